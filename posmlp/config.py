@@ -1,0 +1,350 @@
+"""What a model is, as a frozen dataclass of plain values, and the presets.
+
+Nothing here needs torch, so the command line can answer and a grid can be checked without it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+GATE_NAMES = ("lrpe", "gqpe", "dense", "lrpe+dense", "attention", "conv", "mean", "none")
+GATE_FORMS = ("multiply", "add", "mix")
+INITS = ("normal", "fan_in", "unit_bias", "released")
+BRANCHES = ("T", "S", "ST")
+GQPE_SPREADS = ("full", "diagonal", "scalar")
+
+
+def one_of(value: object, valid: Iterable[str], what: str) -> None:
+    """Raise a ValueError that names the valid values, nearest first, unless `value` is one."""
+    valid = list(valid)
+    if value not in valid:
+        near = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown {what} {value!r}.{hint} Use one of: {', '.join(valid)}")
+
+
+def parse_layout(layout: str) -> tuple[tuple[str, ...], ...]:
+    """Residual steps of a block, each the parallel branches whose sum it adds.
+
+    `"T+S"` is `(("T", "S"),)`, `"T>S"` is `(("T",), ("S",))`. Raises ValueError on anything that
+    is not branches (T, S, ST) joined by `+` (in parallel) and `>` (one after the other).
+    """
+    if not isinstance(layout, str):
+        raise ValueError(f"layout {layout!r} is not a string; write for example 'T+S'")
+    steps = tuple(tuple(part.strip() for part in step.split("+")) for step in layout.split(">"))
+    for branch in (branch for step in steps for branch in step):
+        if branch not in BRANCHES:
+            raise ValueError(
+                f"layout {layout!r} has {branch!r} where a branch should stand; branches are T "
+                "(time), S (space), ST (joint), joined by '+' (parallel) or '>' (sequential), "
+                "for example 'T+S' or 'T>S>ST'"
+            )
+    return steps
+
+
+@dataclass(frozen=True)
+class PosMLPConfig:
+    """A PosMLP or PosMLP-Video model in plain values: JSON in, JSON out.
+
+    One value or one a stage: `num_groups`, `windows`, `temporal_windows`, `mlp_ratio`, `layout`.
+    Every field is checked when the config is made; ValueError names the value and the mend.
+
+    Source: section 3 of the paper for the parts; the released repositories for the rest.
+    """
+
+    num_classes: int = 14
+    """Width of the head; 0 leaves the pooled features as they are."""
+    in_channels: int = 3
+    num_frames: int = 8
+    image_size: int | tuple[int, int] = 32
+    """Side in pixels, or (height, width). Any size whose stages the windows divide works too."""
+    depths: tuple[int, ...] = (1, 1, 2, 1)
+    """Blocks a stage."""
+    dims: tuple[int, ...] = (16, 32, 64, 128)
+    """Channels a stage."""
+    num_groups: int | tuple[int, ...] = (2, 4, 8, 16)
+    """Channel groups (the paper's gamma): channel c uses relation c % num_groups."""
+    windows: int | tuple[int, ...] = (4, 4, 2, 1)
+    """Side of the spatial window in tokens."""
+    temporal_windows: int | tuple[int, ...] | None = None
+    """Frames a temporal window; None: the whole clip."""
+    layout: str | tuple[str, ...] = "T+S"
+    """How a block is wired: see `parse_layout`."""
+    gate: str | Callable[..., Any] = "lrpe"
+    """One of GATE_NAMES, or in a notebook a callable `Gate(dim, window, num_groups)`."""
+    gate_form: str = "multiply"
+    """`multiply`: mix(u) * v; `add`: mix(u) + v; `mix`: mix(u), and fc1 makes no v."""
+    token_bias: bool = True
+    """Whether each output position has a learned bias, shared by channels, after the mixing."""
+    mlp_ratio: float | tuple[float, ...] = 2.0
+    """Width of fc1's output (u and v together) over the block's width."""
+    gqpe_spread: str = "full"
+    """GQPE's precision matrix: `full`, `diagonal`, or `scalar` (released `generalized=False`)."""
+    gqpe_symmetric: bool = True
+    """Whether GQPE's matrix is A A^T (positive semi-definite) or A itself."""
+    gqpe_softmax: bool = True
+    """Whether GQPE's scores are normalised over the input positions."""
+    conv_size: int = 3
+    """Side of the `conv` gate's kernel along each axis; odd."""
+    init: str = "normal"
+    """One of INITS: see `posmlp.gating.initialise`."""
+    drop_path: float = 0.0
+    """Stochastic depth rate of the last block; rates rise linearly from 0 at the first."""
+    kind: str = "video"
+    """`video` (PosMLPVideo) or `image` (PosMLP: one frame, layout S)."""
+    stem_convs: int = 2
+    """2: the video stem; 3: the image stem, which adds a pointwise convolution."""
+    stem_norm: str = "batch"
+    downsample: bool | tuple[bool, ...] = True
+    """Whether stage i + 1 halves the resolution; it always does where the width changes."""
+    downsample_norm: str = "layer"
+    downsample_depthwise: bool = False
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name in ("depths", "dims"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.depths) != len(self.dims) or not self.depths:
+            raise ValueError(
+                f"depths {self.depths} and dims {self.dims} must name the same number of stages"
+            )
+        if self.temporal_windows is None:
+            object.__setattr__(self, "temporal_windows", self.num_frames)
+        for name in ("num_groups", "windows", "temporal_windows", "mlp_ratio"):
+            object.__setattr__(self, name, self._one_a_stage(name, len(self.depths)))
+        object.__setattr__(self, "downsample", self._one_a_stage("downsample", self.num_stages - 1))
+        if not isinstance(self.layout, str):
+            layouts = self._one_a_stage("layout", self.num_stages)
+            same = len(set(layouts)) == 1
+            object.__setattr__(self, "layout", layouts[0] if same else layouts)
+        if not isinstance(self.image_size, int):
+            height, width = self.image_size
+            object.__setattr__(self, "image_size", height if height == width else (height, width))
+        self._check_values()
+        self._check_stages()
+
+    def _one_a_stage(self, name: str, count: int) -> tuple[Any, ...]:
+        value = getattr(self, name)
+        if isinstance(value, int | float | str):
+            return (value,) * count
+        if len(value) != count:
+            raise ValueError(
+                f"{name}={list(value)} has {len(value)} values for {count} places; give one value "
+                "or one for each"
+            )
+        return tuple(value)
+
+    def _check_values(self) -> None:
+        if not callable(self.gate):
+            one_of(self.gate, GATE_NAMES, "gate")
+        one_of(self.gate_form, GATE_FORMS, "gate_form")
+        one_of(self.init, INITS, "init")
+        one_of(self.gqpe_spread, GQPE_SPREADS, "gqpe_spread")
+        one_of(self.kind, ("video", "image"), "kind")
+        one_of(self.stem_norm, ("batch", "layer"), "stem_norm")
+        one_of(self.downsample_norm, ("batch", "layer"), "downsample_norm")
+        if self.stem_convs not in (2, 3):
+            raise ValueError(f"stem_convs={self.stem_convs} must be 2 (video) or 3 (image)")
+        if not 0.0 <= self.drop_path < 1.0:
+            raise ValueError(f"drop_path={self.drop_path} must be at least 0 and less than 1")
+        if self.conv_size < 1 or self.conv_size % 2 == 0:
+            raise ValueError(f"conv_size={self.conv_size} must be odd and positive, for example 3")
+        for name in ("in_channels", "num_frames", "depths", "dims", "num_groups", "windows"):
+            values = getattr(self, name)
+            for value in values if isinstance(values, tuple) else (values,):
+                if not isinstance(value, int) or value < 1:
+                    raise ValueError(f"{name}={values} must be whole numbers of at least 1")
+        if not isinstance(self.num_classes, int) or self.num_classes < 0:
+            raise ValueError(
+                f"num_classes={self.num_classes} must be a whole number, 0 for no head"
+            )
+        if self.kind == "image" and (self.num_frames != 1 or set(self.layouts) != {"S"}):
+            raise ValueError(
+                f"kind='image' needs num_frames=1 and layout='S', not num_frames={self.num_frames} "
+                f"and layout={self.layout!r}; use kind='video' for clips"
+            )
+
+    def _check_stages(self) -> None:
+        for layout in self.layouts:
+            parse_layout(layout)
+        for i in range(self.num_stages):
+            width, groups = self.gate_dim(i), self.num_groups[i]
+            if width < 1 or width % groups:
+                raise ValueError(
+                    f"num_groups={groups} does not divide the {width} gated channels of stage "
+                    f"{i + 1}; use one of {[g for g in range(1, width + 1) if width % g == 0]}"
+                )
+            if self.dims[0] % 2:
+                raise ValueError(f"dims[0]={self.dims[0]} must be even: the stem starts with half")
+            if self.downsample_depthwise and i and self.dims[i] % self.dims[i - 1]:
+                raise ValueError(
+                    f"dims[{i}]={self.dims[i]} is not a multiple of dims[{i - 1}]="
+                    f"{self.dims[i - 1]}, which downsample_depthwise=True needs"
+                )
+        height, width = self.size
+        self.check_clip(self.num_frames, height, width)
+
+    def check_clip(self, num_frames: int, height: int, width: int) -> None:
+        """Raise ValueError unless every stage's windows divide its frames, height and width."""
+        for i, (rows, columns) in enumerate(self.stage_sizes(height, width)):
+            window, temporal = self.windows[i], self.temporal_windows[i]
+            for axis, side in (("H", rows), ("W", columns)):
+                if side % window:
+                    divisors = [w for w in range(1, side + 1) if side % w == 0]
+                    raise ValueError(
+                        f"{axis}={side} is not divisible by window {window} (stage {i + 1}, clips "
+                        f"of {height}x{width}); use a window that divides {side}: {divisors}"
+                    )
+            if num_frames % temporal:
+                raise ValueError(
+                    f"{num_frames} frames are not divisible by temporal window {temporal} (stage "
+                    f"{i + 1}); use a number of frames that is a multiple of {temporal}, or set "
+                    "temporal_windows to a divisor"
+                )
+
+    @property
+    def num_stages(self) -> int:
+        return len(self.depths)
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """The layout of each stage."""
+        return (self.layout,) * self.num_stages if isinstance(self.layout, str) else self.layout
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of a frame in pixels."""
+        return (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
+
+    def stage_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """(rows, columns) of tokens in each stage for frames of `height` x `width` pixels."""
+        rows, columns = (math.ceil(math.ceil(side / 2) / 2) for side in (height, width))
+        sizes = [(rows, columns)]
+        for i in range(1, self.num_stages):
+            if self.halves(i):
+                rows, columns = math.ceil(rows / 2), math.ceil(columns / 2)
+            sizes.append((rows, columns))
+        return sizes
+
+    def halves(self, stage: int) -> bool:
+        """Whether `stage` (from 0) starts with a stride-2 convolution."""
+        changes_width = self.dims[stage] != self.dims[stage - 1]
+        return stage > 0 and (self.downsample[stage - 1] or changes_width)
+
+    def gate_dim(self, stage: int) -> int:
+        """Channels of u, the half that is mixed, in `stage` (from 0)."""
+        return int(self.mlp_ratio[stage] * self.dims[stage]) // 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `from_dict` gives an equal config back."""
+        if callable(self.gate):
+            raise ValueError(
+                f"gate {self.gate!r} is a Python object and cannot be written as JSON; "
+                f"use one of: {', '.join(GATE_NAMES)}"
+            )
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PosMLPConfig:
+        """A config from plain values; an unknown key raises ValueError naming the valid ones."""
+        for key in values:
+            one_of(key, [field.name for field in fields(cls)], "config key")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+_S16 = PosMLPConfig(
+    num_classes=174,
+    num_frames=16,
+    image_size=224,
+    depths=(3, 4, 9, 3),
+    dims=(72, 144, 288, 576),
+    num_groups=(8, 16, 32, 64),
+    windows=(14, 14, 14, 7),
+    drop_path=0.1,
+    init="released",
+)
+_B_DEPTHS = (4, 6, 15, 4)
+_WIDE = dict(dims=(112, 224, 392, 784), num_groups=(8, 16, 28, 56))
+_IMAGE_T = PosMLPConfig(
+    num_classes=1000,
+    num_frames=1,
+    image_size=224,
+    depths=(2, 2, 18, 2),
+    dims=(96, 192, 384, 768),
+    num_groups=(8, 16, 32, 64),
+    windows=(14, 14, 14, 7),
+    layout="S",
+    gate="gqpe",
+    mlp_ratio=(4.0, 4.0, 4.0, 2.0),
+    drop_path=0.1,
+    init="released",
+    kind="image",
+    stem_convs=3,
+    downsample_depthwise=True,
+    norm_eps=1e-6,
+)
+_REPAIRED = (
+    "repaired: the released file of this size sets no windows, temporal windows or groups and does "
+    "not run; temporal window = frames, groups 8, 16, 28, 56 (the widths allow no 32 and 64)"
+)
+_WIDTHS_96 = "the released history: S16 at the image model's widths 96 to 768"
+_REPAIRED_32 = (
+    "repaired: the released 32-frame file builds MorphMLP or does not run; this is the 16-frame "
+    "size with 32 frames"
+)
+
+_PRESETS: dict[str, tuple[PosMLPConfig, str]] = {
+    "toy": (PosMLPConfig(), "ours: 8x32x32 clips, trains in about a minute on two CPU cores"),
+    "toy-16": (
+        PosMLPConfig(num_frames=16, image_size=64, windows=(8, 8, 4, 2)),
+        "ours: the toy at 16x64x64",
+    ),
+    "s16": (_S16, "released: SSV1_S16, the one released video configuration that runs"),
+    "s16-96": (replace(_S16, dims=(96, 192, 384, 768)), _WIDTHS_96),
+    "s16-112": (replace(_S16, **_WIDE), _REPAIRED),
+    "s32-112": (replace(_S16, **_WIDE, num_frames=32, temporal_windows=None), _REPAIRED_32),
+    "b16": (replace(_S16, depths=_B_DEPTHS), "ours: B's depths at the released S16's widths"),
+    "b16-96": (
+        replace(_S16, depths=_B_DEPTHS, dims=(96, 192, 384, 768)),
+        _WIDTHS_96 + ", B's depths",
+    ),
+    "b16-112": (replace(_S16, **_WIDE, depths=_B_DEPTHS), _REPAIRED),
+    "b32-112": (
+        replace(_S16, **_WIDE, depths=_B_DEPTHS, num_frames=32, temporal_windows=None),
+        _REPAIRED_32,
+    ),
+    "image-t": (_IMAGE_T, "released: PosMLP-T (ACM MM 2022), GQPE"),
+    "image-s": (
+        replace(_IMAGE_T, dims=(128, 256, 512, 1024)),
+        "released: PosMLP-S (ACM MM 2022), GQPE",
+    ),
+    "image-b": (
+        replace(_IMAGE_T, dims=(192, 384, 768, 1536)),
+        "PosMLP-B: widths inferred from the published 82 M parameters",
+    ),
+}
+
+PRESETS: dict[str, PosMLPConfig] = {name: config for name, (config, _) in _PRESETS.items()}
+PRESET_SOURCES: dict[str, str] = {name: source for name, (_, source) in _PRESETS.items()}
+
+
+def resolve(config: PosMLPConfig | str, **overrides: Any) -> PosMLPConfig:
+    """The config itself or the preset of that name, with fields replaced.
+
+    Raises ValueError for an unknown preset or field.
+    """
+    if isinstance(config, str):
+        one_of(config, PRESETS, "preset")
+        config = PRESETS[config]
+    names = [field.name for field in fields(PosMLPConfig)]
+    for key in overrides:
+        one_of(key, names, "config key")
+    if "num_frames" in overrides and "temporal_windows" not in overrides:
+        whole_clip = all(t == config.num_frames for t in config.temporal_windows)
+        overrides["temporal_windows"] = None if whole_clip else config.temporal_windows
+    lists = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    return replace(config, **lists)

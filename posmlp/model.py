@@ -1,0 +1,291 @@
+"""PosMLP-Video and the image PosMLP, from one set of parts.
+
+Shapes: B clips, T frames, H x W tokens, C channels; inside a stage the windows are folded into the
+batch: W windows of B clips, n tokens a frame of a window, so that tokens are (W, T, n, C).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from posmlp.config import PosMLPConfig, parse_layout, resolve
+from posmlp.gating import GATES, GatingUnit, initialise
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of (B, C, H, W)."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return super().forward(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def make_norm(kind: str, dim: int, eps: float) -> nn.Module:
+    """`batch` or `layer` norm for (B, C, H, W)."""
+    return nn.BatchNorm2d(dim, eps=eps) if kind == "batch" else ChannelNorm(dim, eps=eps)
+
+
+class Stem(nn.Module):
+    """Frames (B*T, 3, H, W) -> (B*T, C, H/4, W/4), rounded up: two stride-2 convolutions.
+
+    The image model adds a pointwise convolution. Source: the released models' `patch_embed1` and
+    `patch_embed`; their (1, 3, 3) convolutions over clips are these over frames.
+    """
+
+    def __init__(self, config: PosMLPConfig) -> None:
+        super().__init__()
+        dim = config.dims[0]
+        widths = [config.in_channels, dim // 2, dim, dim][: config.stem_convs + 1]
+        geometry = [(3, 2, 1), (3, 2, 1), (1, 1, 0)]  # kernel, stride, padding
+        self.convs = nn.ModuleList(
+            nn.Conv2d(c_in, c_out, *g)
+            for c_in, c_out, g in zip(widths, widths[1:], geometry, strict=False)
+        )
+        self.norms = nn.ModuleList(
+            make_norm(config.stem_norm, width, config.norm_eps) for width in widths[1:]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            x = norm(conv(F.gelu(x) if i else x))
+        return x
+
+
+class Downsample(nn.Module):
+    """(B, T, H, W, C) -> (B, T, H/2, W/2, C'), rounded up: a stride-2 convolution and a norm."""
+
+    def __init__(self, config: PosMLPConfig, stage: int) -> None:
+        super().__init__()
+        c_in, c_out = config.dims[stage - 1], config.dims[stage]
+        groups = c_in if config.downsample_depthwise else 1
+        self.conv = nn.Conv2d(c_in, c_out, 3, stride=2, padding=1, groups=groups)
+        self.norm = make_norm(config.downsample_norm, c_out, config.norm_eps)
+
+    def forward(self, x_BTHWC: Tensor) -> Tensor:
+        frames = x_BTHWC.flatten(0, 1).permute(0, 3, 1, 2)  # a view: channels-last memory
+        y = self.norm(self.conv(frames)).permute(0, 2, 3, 1)
+        return y.unflatten(0, x_BTHWC.shape[:2])
+
+
+class Batched(nn.Module):
+    """Gives a notebook's own gate h as (B, N, 2C), with all leading dimensions in the batch."""
+
+    def __init__(self, gate: nn.Module) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.gate(h.flatten(0, -3)).unflatten(0, h.shape[:-2])
+
+
+class Branch(nn.Module):
+    """norm, fc1, GELU, gating unit, fc2 over one kind of window: tokens (W, T, n, C) -> the same.
+
+    `T` mixes over frames at each place, `S` over the n places of each frame, `ST` over both.
+    """
+
+    def __init__(self, config: PosMLPConfig, stage: int, axes: str) -> None:
+        super().__init__()
+        dim, mixed = config.dims[stage], config.gate_dim(stage)
+        side = config.windows[stage]
+        self.axes, self.frames = axes, config.temporal_windows[stage]
+        window = {"T": (self.frames,), "S": (side, side), "ST": (self.frames, side, side)}[axes]
+        self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
+        gate = make_gate(config, mixed, window, config.num_groups[stage])
+        own = not isinstance(gate, GatingUnit)
+        self.fc1 = nn.Linear(dim, 2 * mixed if own else gate.in_features)
+        self.gate = Batched(gate) if own else gate
+        self.fc2 = nn.Linear(mixed, dim)
+
+    def forward(self, x_WTnC: Tensor) -> Tensor:
+        h = F.gelu(self.fc1(self.norm(x_WTnC)))
+        if self.axes == "S":
+            return self.fc2(self.gate(h))
+        h = h.unflatten(1, (-1, self.frames))  # (W, T/t, t, n, 2C)
+        if self.axes == "T":
+            z = self.gate(h.transpose(2, 3)).transpose(2, 3)
+        else:
+            z = self.gate(h.flatten(2, 3)).unflatten(2, h.shape[2:4])
+        return self.fc2(z.flatten(1, 2))
+
+
+def make_gate(
+    config: PosMLPConfig, dim: int, window: tuple[int, ...], num_groups: int
+) -> nn.Module:
+    """The gating unit that `config` names, initialised."""
+    if callable(config.gate):
+        return config.gate(dim, window, num_groups)
+    options: dict[str, Any] = {"form": config.gate_form, "token_bias": config.token_bias}
+    if config.gate == "gqpe":
+        options |= {
+            "spread": config.gqpe_spread,
+            "symmetric": config.gqpe_symmetric,
+            "softmax": config.gqpe_softmax,
+        }
+    if config.gate == "conv":
+        options["size"] = config.conv_size
+    return GATES[config.gate](dim, window, num_groups, **options)
+
+
+class Block(nn.Module):
+    """Residual steps one after the other, each adding the sum of its parallel branches.
+
+    Source: the released block is `T+S`; the paper's other orders are the other layouts.
+    """
+
+    def __init__(self, config: PosMLPConfig, stage: int) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(
+            nn.ModuleDict({axes: Branch(config, stage, axes) for axes in step})
+            for step in parse_layout(config.layouts[stage])
+        )
+
+    def forward(self, x_WTnC: Tensor, scales: list[Tensor | None]) -> Tensor:
+        for step, scale in zip(self.steps, scales, strict=True):
+            update = sum(branch(x_WTnC) for branch in step.values())
+            x_WTnC = x_WTnC + (update if scale is None else update * scale)
+        return x_WTnC
+
+
+class Stage(nn.Module):
+    """Blocks over one division into windows: (B, T, H, W, C) -> the same."""
+
+    def __init__(self, config: PosMLPConfig, stage: int) -> None:
+        super().__init__()
+        self.window = config.windows[stage]
+        self.blocks = nn.ModuleList(Block(config, stage) for _ in range(config.depths[stage]))
+
+    def forward(self, x_BTHWC: Tensor, scales: list[list[Tensor | None]]) -> Tensor:
+        B, T, H, W, C = x_BTHWC.shape
+        k = self.window
+        grid = (B, H // k, W // k)
+        x = x_BTHWC.reshape(B, T, H // k, k, W // k, k, C).permute(0, 2, 4, 1, 3, 5, 6)
+        x = x.reshape(-1, T, k * k, C)  # (windows, T, n, C)
+        for block, block_scales in zip(self.blocks, scales, strict=True):
+            per_window = [None if s is None else self._repeat(s, grid) for s in block_scales]
+            x = block(x, per_window)
+        x = x.reshape(*grid, T, k, k, C).permute(0, 3, 1, 4, 2, 5, 6)
+        return x.reshape(B, T, H, W, C)
+
+    @staticmethod
+    def _repeat(scale_B: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        return scale_B[:, None, None].expand(grid).reshape(-1, 1, 1, 1)
+
+
+class PosMLPVideo(nn.Module):
+    """Clips (B, 3, T, H, W) float -> logits (B, num_classes).
+
+    Raises ValueError for clips whose channels, frames or size the configuration does not take.
+    Source: section 3 of the paper; zhouds1918/PosMLP_Video for the released configuration.
+    """
+
+    def __init__(self, config: PosMLPConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stem = Stem(config)
+        self.downsamples = nn.ModuleList(
+            Downsample(config, i) if config.halves(i) else nn.Identity()
+            for i in range(1, config.num_stages)
+        )
+        self.stages = nn.ModuleList(Stage(config, i) for i in range(config.num_stages))
+        self.norm = nn.LayerNorm(config.dims[-1], eps=config.norm_eps)
+        head = nn.Linear(config.dims[-1], config.num_classes) if config.num_classes else None
+        self.head = head or nn.Identity()
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear) or (
+                isinstance(module, nn.Conv2d) and self.config.kind == "image"
+            ):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, GatingUnit):
+                initialise(module, self.config.init)
+
+    def forward(self, clips: Tensor, residual_scales: Tensor | None = None) -> Tensor:
+        """Logits. `residual_scales` (steps, B) replaces the drawn stochastic depth, if given."""
+        tokens = self.norm(self._features(clips, residual_scales)[-1])
+        return self.head(tokens.mean(dim=(1, 2, 3)))
+
+    def forward_features(self, clips: Tensor) -> list[Tensor]:
+        """The stem's output and each stage's, every one (B, T, H, W, C)."""
+        return self._features(clips, None)
+
+    def _features(self, clips: Tensor, residual_scales: Tensor | None) -> list[Tensor]:
+        self._check(clips)
+        if residual_scales is None and self.training and self.config.drop_path:
+            residual_scales = self.draw_residual_scales(clips.shape[0], device=clips.device)
+        scales = iter(
+            self.num_residual_steps * [None] if residual_scales is None else residual_scales
+        )
+        frames = self.stem(clips.transpose(1, 2).flatten(0, 1))
+        x = frames.permute(0, 2, 3, 1).unflatten(0, (clips.shape[0], clips.shape[2]))
+        features = [x]
+        for i, stage in enumerate(self.stages):
+            x = self.downsamples[i - 1](x) if i else x
+            x = stage(x, [[next(scales) for _ in block.steps] for block in stage.blocks])
+            features.append(x)
+        return features
+
+    def _check(self, clips: Tensor) -> None:
+        if clips.dim() != 5 or clips.shape[1] != self.config.in_channels:
+            raise ValueError(
+                f"clips of shape {tuple(clips.shape)} are not "
+                f"(B, {self.config.in_channels}, T, H, W)"
+            )
+        self.config.check_clip(*clips.shape[2:])
+
+    @property
+    def num_residual_steps(self) -> int:
+        return sum(len(block.steps) for stage in self.stages for block in stage.blocks)
+
+    def draw_residual_scales(
+        self,
+        num_clips: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Stochastic depth: (steps, num_clips) of 0 (dropped) or 1 / (1 - rate).
+
+        Rates rise linearly over the blocks to drop_path. All steps of a block share its rate; each
+        draws its own mask, one value a clip.
+        """
+        blocks = [block for stage in self.stages for block in stage.blocks]
+        rates = torch.linspace(0, self.config.drop_path, len(blocks))
+        steps = torch.tensor([len(block.steps) for block in blocks])
+        keep = 1 - rates.repeat_interleave(steps)[:, None]
+        draw = torch.rand(len(keep), num_clips, generator=generator)
+        return ((draw < keep) / keep).to(device)
+
+
+class PosMLP(PosMLPVideo):
+    """Images (B, 3, H, W) -> logits (B, num_classes): the video model of one frame with layout S.
+
+    Source: Zhicaiwww/PosMLP (ACM MM 2022).
+    """
+
+    def forward(self, images: Tensor, residual_scales: Tensor | None = None) -> Tensor:
+        return super().forward(self._one_frame(images), residual_scales)
+
+    def forward_features(self, images: Tensor) -> list[Tensor]:
+        """The stem's output and each stage's, every one (B, H, W, C)."""
+        return [x.squeeze(1) for x in super().forward_features(self._one_frame(images))]
+
+    def _one_frame(self, images: Tensor) -> Tensor:
+        if images.dim() != 4:
+            raise ValueError(f"images of shape {tuple(images.shape)} are not (B, 3, H, W)")
+        return images[:, :, None]
+
+
+def create_model(config: PosMLPConfig | str, **overrides: Any) -> PosMLPVideo:
+    """A model from a config or a preset's name, with fields replaced: a PosMLP if kind is `image`.
+
+    Raises ValueError that names the field, the value and the valid ones.
+    """
+    config = resolve(config, **overrides)
+    return (PosMLP if config.kind == "image" else PosMLPVideo)(config)
