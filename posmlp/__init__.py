@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from posmlp.checkpoint import inflate, load, load_released, save
-    from posmlp.config import PRESET_SOURCES, PRESETS, PosMLPConfig
+    from posmlp.config import PRESET_SOURCES, PRESETS, PosMLPConfig, TrainConfig
     from posmlp.gating import GATES, PositionalGatingUnit
     from posmlp.model import PosMLP, PosMLPVideo, create_model
     from posmlp.positions import relative_position_index
-    from posmlp.train import TrainConfig, evaluate, fit
+    from posmlp.train import evaluate, fit
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "checkpoint": ("inflate", "load", "load_released", "save"),
-    "config": ("PRESETS", "PRESET_SOURCES", "PosMLPConfig"),
+    "config": ("PRESETS", "PRESET_SOURCES", "PosMLPConfig", "TrainConfig"),
     "gating": ("GATES", "PositionalGatingUnit"),
     "model": ("PosMLP", "PosMLPVideo", "create_model"),
     "positions": ("relative_position_index",),
-    "train": ("TrainConfig", "evaluate", "fit"),
+    "train": ("evaluate", "fit"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -9,13 +9,20 @@ import difflib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeAlias
+
+MODEL_VERSION = "1"
+"""Changes when the same config and seed give another model; part of every result's identity."""
 
 GATE_NAMES = ("lrpe", "gqpe", "dense", "lrpe+dense", "attention", "conv", "mean", "none")
 GATE_FORMS = ("multiply", "add", "mix")
 INITS = ("normal", "fan_in", "unit_bias", "released")
 BRANCHES = ("T", "S", "ST")
 GQPE_SPREADS = ("full", "diagonal", "scalar")
+
+
+PerStage: TypeAlias = Any
+"""One value for all stages, or a sequence of one a stage; a tuple once the config is made."""
 
 
 def one_of(value: object, valid: Iterable[str], what: str) -> None:
@@ -43,7 +50,17 @@ def parse_layout(layout: str) -> tuple[tuple[str, ...], ...]:
                 "(time), S (space), ST (joint), joined by '+' (parallel) or '>' (sequential), "
                 "for example 'T+S' or 'T>S>ST'"
             )
+    for step in steps:
+        if len(set(step)) < len(step):
+            raise ValueError(
+                f"layout {layout!r} has a branch twice in parallel in {'+'.join(step)!r}; name it "
+                "once there, or in another step after '>'"
+            )
     return steps
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
 
 
 @dataclass(frozen=True)
@@ -66,13 +83,13 @@ class PosMLPConfig:
     """Blocks a stage."""
     dims: tuple[int, ...] = (16, 32, 64, 128)
     """Channels a stage."""
-    num_groups: int | tuple[int, ...] = (2, 4, 8, 16)
+    num_groups: PerStage = (2, 4, 8, 16)
     """Channel groups (the paper's gamma): channel c uses relation c % num_groups."""
-    windows: int | tuple[int, ...] = (4, 4, 2, 1)
+    windows: PerStage = (4, 4, 2, 1)
     """Side of the spatial window in tokens."""
-    temporal_windows: int | tuple[int, ...] | None = None
+    temporal_windows: PerStage = None
     """Frames a temporal window; None: the whole clip."""
-    layout: str | tuple[str, ...] = "T+S"
+    layout: PerStage = "T+S"
     """How a block is wired: see `parse_layout`."""
     gate: str | Callable[..., Any] = "lrpe"
     """One of GATE_NAMES, or in a notebook a callable `Gate(dim, window, num_groups)`."""
@@ -80,7 +97,7 @@ class PosMLPConfig:
     """`multiply`: mix(u) * v; `add`: mix(u) + v; `mix`: mix(u), and fc1 makes no v."""
     token_bias: bool = True
     """Whether each output position has a learned bias, shared by channels, after the mixing."""
-    mlp_ratio: float | tuple[float, ...] = 2.0
+    mlp_ratio: PerStage = 2.0
     """Width of fc1's output (u and v together) over the block's width."""
     gqpe_spread: str = "full"
     """GQPE's precision matrix: `full`, `diagonal`, or `scalar` (released `generalized=False`)."""
@@ -99,7 +116,7 @@ class PosMLPConfig:
     stem_convs: int = 2
     """2: the video stem; 3: the image stem, which adds a pointwise convolution."""
     stem_norm: str = "batch"
-    downsample: bool | tuple[bool, ...] = True
+    downsample: PerStage = True
     """Whether stage i + 1 halves the resolution; it always does where the width changes."""
     downsample_norm: str = "layer"
     downsample_depthwise: bool = False
@@ -253,7 +270,64 @@ class PosMLPConfig:
         """A config from plain values; an unknown key raises ValueError naming the valid ones."""
         for key in values:
             one_of(key, [field.name for field in fields(cls)], "config key")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return cls(**_with_tuples(values))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained, in plain values; checked when it is made.
+
+    Source: the released recipe (AdamW, weight decay 0.05 on tensors of two or more dimensions,
+    linear warm-up and cosine an iteration, label smoothing 0.1, gradient norm clipped), with the
+    toy preset's epochs, batch and rate.
+    """
+
+    epochs: int = 10
+    batch_size: int = 32
+    """Clips a step and seed."""
+    lr: float = 2e-3
+    """Peak learning rate; not scaled by the batch."""
+    min_lr: float = 1e-6
+    warmup_epochs: float = 1.0
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    grad_clip: float = 1.0
+    """Largest gradient norm, per seed; 0 leaves gradients as they are."""
+    precision: str = "auto"
+    """`float32`, `bfloat16` (autocast), or `auto`: bfloat16 on a GPU, float32 elsewhere."""
+    sampling: str = "segment"
+    """How frames are chosen from longer videos: `segment` or `dense`."""
+    sampling_rate: int = 4
+    """Frames between the frames of a `dense` clip."""
+    max_bad_share: float = 0.0
+    """Share of unreadable files up to which training goes on without them."""
+    num_clips: int = 4000
+    """Training clips when the data are generated (`moving-digits`) rather than read."""
+
+    def __post_init__(self) -> None:
+        one_of(self.precision, ("auto", "float32", "bfloat16"), "precision")
+        one_of(self.sampling, ("segment", "dense"), "sampling")
+        for name in ("epochs", "batch_size", "sampling_rate", "num_clips"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+        for name in ("lr", "min_lr", "warmup_epochs", "weight_decay", "grad_clip"):
+            value = getattr(self, name)
+            if isinstance(value, str) or value < 0:
+                raise ValueError(f"{name}={value!r} must be a number of at least 0")
+        for name in ("label_smoothing", "max_bad_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be in [0, 1)")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """A config from plain values; an unknown key raises ValueError naming the valid ones."""
+        for key in values:
+            one_of(key, [field.name for field in fields(cls)], "training key")
+        return cls(**values)
 
 
 _S16 = PosMLPConfig(
@@ -268,7 +342,7 @@ _S16 = PosMLPConfig(
     init="released",
 )
 _B_DEPTHS = (4, 6, 15, 4)
-_WIDE = dict(dims=(112, 224, 392, 784), num_groups=(8, 16, 28, 56))
+_WIDE: dict[str, Any] = {"dims": (112, 224, 392, 784), "num_groups": (8, 16, 28, 56)}
 _IMAGE_T = PosMLPConfig(
     num_classes=1000,
     num_frames=1,
@@ -346,5 +420,4 @@ def resolve(config: PosMLPConfig | str, **overrides: Any) -> PosMLPConfig:
     if "num_frames" in overrides and "temporal_windows" not in overrides:
         whole_clip = all(t == config.num_frames for t in config.temporal_windows)
         overrides["temporal_windows"] = None if whole_clip else config.temporal_windows
-    lists = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
-    return replace(config, **lists)
+    return replace(config, **_with_tuples(overrides))

@@ -251,7 +251,7 @@ def initialise(unit: GatingUnit, init: str) -> None:
         elif last == "spreads":
             nn.init.normal_(parameter, std=0.01)
             with torch.no_grad():
-                parameter += torch.eye(parameter.shape[-1]) if parameter.dim() == 3 else 1.0
+                parameter.add_(torch.eye(parameter.shape[-1]) if parameter.dim() == 3 else 1.0)
         elif last == "token_bias":
             nn.init.constant_(parameter, 1.0 if init == "unit_bias" else 0.0)
         elif not name.startswith("query_key"):

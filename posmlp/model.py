@@ -95,9 +95,8 @@ class Branch(nn.Module):
         window = {"T": (self.frames,), "S": (side, side), "ST": (self.frames, side, side)}[axes]
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         gate = make_gate(config, mixed, window, config.num_groups[stage])
-        own = not isinstance(gate, GatingUnit)
-        self.fc1 = nn.Linear(dim, 2 * mixed if own else gate.in_features)
-        self.gate = Batched(gate) if own else gate
+        self.fc1 = nn.Linear(dim, gate.in_features if isinstance(gate, GatingUnit) else 2 * mixed)
+        self.gate = gate if isinstance(gate, GatingUnit) else Batched(gate)
         self.fc2 = nn.Linear(mixed, dim)
 
     def forward(self, x_WTnC: Tensor) -> Tensor:
@@ -130,8 +129,19 @@ def make_gate(
     return GATES[config.gate](dim, window, num_groups, **options)
 
 
+class Step(nn.ModuleDict):
+    """Parallel branches by their axes: tokens (W, T, n, C) -> the sum of what they give."""
+
+    def forward(self, x_WTnC: Tensor) -> Tensor:
+        first, *others = self.values()
+        update = first(x_WTnC)
+        for branch in others:
+            update = update + branch(x_WTnC)
+        return update
+
+
 class Block(nn.Module):
-    """Residual steps one after the other, each adding the sum of its parallel branches.
+    """Residual steps one after the other.
 
     Source: the released block is `T+S`; the paper's other orders are the other layouts.
     """
@@ -139,13 +149,13 @@ class Block(nn.Module):
     def __init__(self, config: PosMLPConfig, stage: int) -> None:
         super().__init__()
         self.steps = nn.ModuleList(
-            nn.ModuleDict({axes: Branch(config, stage, axes) for axes in step})
+            Step({axes: Branch(config, stage, axes) for axes in step})
             for step in parse_layout(config.layouts[stage])
         )
 
     def forward(self, x_WTnC: Tensor, scales: list[Tensor | None]) -> Tensor:
         for step, scale in zip(self.steps, scales, strict=True):
-            update = sum(branch(x_WTnC) for branch in step.values())
+            update = step(x_WTnC)
             x_WTnC = x_WTnC + (update if scale is None else update * scale)
         return x_WTnC
 
@@ -202,7 +212,8 @@ class PosMLPVideo(nn.Module):
                 isinstance(module, nn.Conv2d) and self.config.kind == "image"
             ):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for module in self.modules():
             if isinstance(module, GatingUnit):
                 initialise(module, self.config.init)
@@ -228,9 +239,13 @@ class PosMLPVideo(nn.Module):
         features = [x]
         for i, stage in enumerate(self.stages):
             x = self.downsamples[i - 1](x) if i else x
-            x = stage(x, [[next(scales) for _ in block.steps] for block in stage.blocks])
+            x = stage(x, [[next(scales) for _ in block.steps] for block in self._blocks(stage)])
             features.append(x)
         return features
+
+    @staticmethod
+    def _blocks(stage: nn.Module) -> list[Block]:
+        return [module for module in stage.modules() if isinstance(module, Block)]
 
     def _check(self, clips: Tensor) -> None:
         if clips.dim() != 5 or clips.shape[1] != self.config.in_channels:
@@ -242,7 +257,7 @@ class PosMLPVideo(nn.Module):
 
     @property
     def num_residual_steps(self) -> int:
-        return sum(len(block.steps) for stage in self.stages for block in stage.blocks)
+        return sum(len(block.steps) for block in self._blocks(self))
 
     def draw_residual_scales(
         self,
@@ -255,7 +270,7 @@ class PosMLPVideo(nn.Module):
         Rates rise linearly over the blocks to drop_path. All steps of a block share its rate; each
         draws its own mask, one value a clip.
         """
-        blocks = [block for stage in self.stages for block in stage.blocks]
+        blocks = self._blocks(self)
         rates = torch.linspace(0, self.config.drop_path, len(blocks))
         steps = torch.tensor([len(block.steps) for block in blocks])
         keep = 1 - rates.repeat_interleave(steps)[:, None]

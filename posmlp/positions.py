@@ -72,11 +72,16 @@ class TiedRelation(Relation):
     G n^2 (2T-1) instead of G n^2 T^2 at the same G N^2 multiply-adds a channel column.
     """
 
+    index: Tensor
+
     def __init__(self, window: tuple[int, ...], num_groups: int) -> None:
         super().__init__(window, num_groups)
         self.in_blocks = len(window) > 1 and num_groups * self.num_tokens**2 > LARGE_RELATION
         index = relative_position_index(self.window[1:] if self.in_blocks else self.window)
         self.register_buffer("index", index.flatten(), persistent=False)
+
+    def bias_table(self) -> Tensor:
+        raise NotImplementedError
 
     def normalise(self, rows: Tensor) -> Tensor:
         """Rows (G, rows, N) as they are used; a subclass may normalise over N."""
@@ -124,6 +129,8 @@ class GQPE(TiedRelation):
     Source: Zhicaiwww/PosMLP for two axes, its y pointing up; one and three axes are ours (the
     released one-axis unit does not run).
     """
+
+    displacement: Tensor
 
     def __init__(
         self,

@@ -1,0 +1,45 @@
+# make demo | test | lab | check. PYTHON picks the interpreter (3.11 or newer) that makes .venv.
+PYTHON ?= python3
+WORKERS ?= 2
+BIN := .venv/bin
+DEMO := runs/demo
+
+.PHONY: help setup demo test check lab clean
+
+help:
+	@echo "make demo   train a small ablation on real video files and write runs/demo/report.html"
+	@echo "make test   run the tests"
+	@echo "make lab    open JupyterLab on the notebooks"
+	@echo "make check  ruff and mypy"
+
+# The stamp depends on pyproject.toml, so that a changed requirement is installed on the next call.
+setup: .venv/stamp
+.venv/stamp: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + \
+	  "; call make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+$(DEMO)/data/dataset.json: .venv/stamp
+	$(BIN)/posmlp data make moving-digits $(DEMO)/data
+
+demo: $(DEMO)/data/dataset.json
+	$(BIN)/ablations run ablations/grids/demo.yaml --data $(DEMO)/data --out $(DEMO)/grid \
+	  --workers $(WORKERS) --device cpu
+	$(BIN)/ablations report $(DEMO)/grid --out $(DEMO)/report.html
+
+test: .venv/stamp
+	$(BIN)/python -m pytest
+
+check: .venv/stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lab: .venv/stamp
+	$(BIN)/jupyter lab notebooks
+
+clean:
+	rm -rf .venv runs

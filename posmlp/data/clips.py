@@ -1,0 +1,110 @@
+"""From a video file to one clip: the rule, the random draw, and what a decoding worker does.
+
+No torch here: decoding workers import this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posmlp.data.sampling import (
+    check_crop,
+    crop_offsets,
+    dense_indices,
+    resize_short_side,
+    segment_indices,
+)
+from posmlp.data.video import VideoFrames, read_video
+
+Sampling = Literal["segment", "dense"]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which clip of a video: a random one by its `seed`, or else a test view and crop."""
+
+    seed: int | None = None
+    view: int = 0
+    num_views: int = 1
+    crop: int = 0
+    num_crops: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.view < self.num_views:
+            raise ValueError(f"view={self.view} is not one of num_views={self.num_views}")
+        check_crop(self.crop, self.num_crops)
+
+    def generator(self, purpose: int) -> np.random.Generator | None:
+        """Return a fresh generator, so that asking twice gives the same numbers, or None."""
+        return None if self.seed is None else np.random.default_rng((self.seed, purpose))
+
+
+@dataclass(frozen=True)
+class ClipRule:
+    """How a clip of `num_frames` frames of `image_size` x `image_size` is cut from a video."""
+
+    num_frames: int
+    image_size: int
+    sampling: Sampling = "segment"
+    sampling_rate: int = 1
+
+    def __post_init__(self) -> None:
+        if self.sampling not in get_args(Sampling):
+            raise ValueError(f"sampling={self.sampling!r} is not one of {get_args(Sampling)}")
+        for name in ("num_frames", "image_size", "sampling_rate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is below 1; use a positive integer")
+
+    def indices(self, num_frames: int, fps: float | None, draw: Draw) -> NDArray[np.int64]:
+        """Return the clip's frames, (T,), in a video of `num_frames`.
+
+        Segment sampling takes a video of exactly T frames whole. The released rule would repeat
+        one of its frames and drop its last, and so tell a clip from its reversal by that alone.
+        """
+        rng = draw.generator(0)
+        if self.sampling == "dense":
+            return dense_indices(
+                num_frames, self.num_frames, sampling_rate=self.sampling_rate, fps=fps,
+                rng=rng, view=draw.view, num_views=draw.num_views,
+            )  # fmt: skip
+        if num_frames == self.num_frames:
+            return np.arange(num_frames)
+        return segment_indices(
+            num_frames, self.num_frames, rng=rng, view=draw.view, num_views=draw.num_views
+        )
+
+    def crop(self, frames: NDArray[np.uint8], draw: Draw) -> NDArray[np.uint8]:
+        """Cut the square from resized frames (T, H, W, 3), at a random place or at the draw's."""
+        height, width = frames.shape[1:3]
+        size = self.image_size
+        rng = draw.generator(1)
+        if rng is None:
+            y, x = crop_offsets(height, width, size, draw.crop, draw.num_crops)
+        else:  # every offset, the last included
+            y, x = rng.integers(0, (height - size, width - size), endpoint=True).tolist()
+        return frames[:, y : y + size, x : x + size]
+
+
+def load_clip(path: str, rule: ClipRule, draw: Draw) -> VideoFrames:
+    """Read one clip: its frames are (T, image_size, image_size, 3)."""
+    video = read_video(
+        path,
+        lambda num_frames, fps: rule.indices(num_frames, fps, draw),
+        short_side=rule.image_size,
+    )
+    frames = resize_short_side(video.frames, rule.image_size)
+    return replace(video, frames=np.ascontiguousarray(rule.crop(frames, draw)))
+
+
+def load_whole(path: str, rule: ClipRule, max_frames: int) -> VideoFrames:
+    """Read all frames, resized but not cropped; only the first if there are over `max_frames`."""
+    video = read_video(
+        path,
+        lambda num_frames, fps: np.arange(num_frames if num_frames <= max_frames else 1),
+        short_side=rule.image_size,
+    )
+    return replace(video, frames=resize_short_side(video.frames, rule.image_size))

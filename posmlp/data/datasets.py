@@ -1,0 +1,225 @@
+"""Labelled clips from a folder of videos, in batches.
+
+Shapes: `n` clips, `k` clips in a batch, `T` frames, `S` pixels a side, `K` classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
+from posmlp.data.layouts import Listing, list_videos
+from posmlp.data.pool import DecodePool, under_way
+from posmlp.data.survey import Survey, refuse_or_report, survey_files
+from posmlp.data.video import VideoFrames
+
+
+class VideoClips:
+    """The clips of one split of a data set; make one with `VideoClips.open`.
+
+    `labels` is a LongTensor (n,), `reverse_of` a LongTensor (K,) that gives the label of each
+    label's time reversal, or None. `unreadable` lists the files that were dropped, `backends`
+    counts the files that each decoder read, and `damaged` gives, for each file that lacks frames,
+    how many.
+    """
+
+    def __init__(self, listing: Listing, rule: ClipRule, pool: DecodePool, survey: Survey) -> None:
+        lost = {error.path for error in survey.unreadable}
+        keep = [i for i, path in enumerate(listing.paths) if str(path) not in lost]
+        self.name = listing.name
+        self.split = listing.split
+        self.classes = listing.classes
+        self.rule = rule
+        self.paths = [str(listing.paths[i]) for i in keep]
+        self.labels = torch.tensor([listing.labels[i] for i in keep], dtype=torch.int64)
+        self.reverse_of = None if listing.reverse_of is None else torch.tensor(listing.reverse_of)
+        self.unreadable = survey.unreadable
+        self.backends = survey.backends
+        self.damaged = survey.damaged
+        self._listing = listing
+        self._pool = pool
+        self.cached = survey.videos is not None
+        # What is cached: one tensor (n, T, S, S, 3) where clips need no choosing, else the videos.
+        self._memory = _one_tensor(survey.videos or [], rule)
+        self._videos = survey.videos if self._memory is None else None
+
+    @classmethod
+    def open(
+        cls,
+        root: str | Path,
+        split: str,
+        *,
+        num_frames: int,
+        image_size: int,
+        sampling: Sampling = "segment",
+        sampling_rate: int = 1,
+        num_workers: int = 2,
+        timeout_s: float = 20.0,
+        max_bad_share: float = 0.0,
+        cache_gib: float = 2.0,
+    ) -> VideoClips:
+        """List the split's videos and read each file once, to check it and to cache short ones.
+
+        If all frames of all files, resized, fit in `cache_gib` GiB, they are kept in memory.
+        Otherwise one test clip of each file is read as a check, and batches are decoded when they
+        are asked for, by `num_workers` processes (0: in this one, without a time limit).
+
+        Raises:
+            ValueError: the folder is not a data set.
+            VideoError: more than `max_bad_share` of the files cannot be read.
+        """
+        if not 0.0 <= max_bad_share <= 1.0:
+            raise ValueError(f"max_bad_share={max_bad_share} is not a share from 0 to 1")
+        if cache_gib < 0:
+            raise ValueError(f"cache_gib={cache_gib} is negative; use 0 to cache nothing")
+        listing = list_videos(root, split)
+        rule = ClipRule(num_frames, image_size, sampling, sampling_rate)
+        pool = DecodePool(num_workers, timeout_s)
+        try:
+            survey = survey_files(listing, rule, pool, cache_bytes=int(cache_gib * 2**30))
+            refuse_or_report(survey, str(root), len(listing.paths), max_bad_share)
+        except BaseException:
+            pool.close()
+            raise
+        if survey.videos is not None:
+            pool.close()
+        return cls(listing, rule, pool, survey)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def close(self) -> None:
+        """Stop the decoding workers."""
+        self._pool.close()
+
+    def batch(
+        self,
+        indices: Tensor,
+        *,
+        rng: np.random.Generator | None = None,
+        view: int = 0,
+        num_views: int = 1,
+        crop: int = 0,
+        num_crops: int = 1,
+    ) -> Tensor:
+        """Return clips `indices` (k,) as uint8 (k, T, S, S, 3); see `batches`."""
+        rngs = None if rng is None else [rng]
+        (clips,) = self.batches(
+            [indices], rngs=rngs, view=view, num_views=num_views, crop=crop, num_crops=num_crops
+        )
+        return clips
+
+    def batches(
+        self,
+        index_batches: Iterable[Tensor],
+        *,
+        rngs: Iterable[np.random.Generator] | None = None,
+        view: int = 0,
+        num_views: int = 1,
+        crop: int = 0,
+        num_crops: int = 1,
+    ) -> Iterator[Tensor]:
+        """Yield clips as uint8 (k, T, S, S, 3) for each batch of indices (k,).
+
+        With `rngs`, one generator a batch, frames and crops are random (training); without, they
+        are those of test view `view` and crop `crop`. One batch is decoded ahead, so both iterables
+        are read one batch ahead. What is yielded does not depend on workers or caching.
+
+        Raises:
+            VideoError: a file that could be read before cannot be read now.
+        """
+        test = Draw(None, view, num_views, crop, num_crops)
+        draws = _draws(index_batches, rngs, test)
+        for finish in under_way((self._start(i, d) for i, d in draws), num_ahead=1):
+            yield finish()
+
+    def describe(self) -> dict[str, Any]:
+        """Return where the clips come from, as plain values for a run's record.
+
+        `sha256` is that of a line "path, label, size in bytes" (tab-separated) for each clip.
+        """
+        root = self._listing.root
+        lines = "".join(
+            f"{Path(path).relative_to(root).as_posix()}\t{label}\t{Path(path).stat().st_size}\n"
+            for path, label in zip(self.paths, self.labels.tolist(), strict=True)
+        )
+        return {
+            "name": self.name,
+            "root": root.resolve().name,
+            "split": self.split,
+            "layout": self._listing.layout,
+            "split_rule": self._listing.split_rule,
+            "num_clips": len(self),
+            "num_other_files": self._listing.num_other_files,
+            "classes": list(self.classes),
+            "unreadable": [{"path": e.path, "reason": e.reason} for e in self.unreadable],
+            "damaged": self.damaged,
+            "backends": dict(self.backends),
+            "cached": self.cached,
+            **asdict(self.rule),
+            "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+        }
+
+    def _start(self, indices: list[int], draws: list[Draw]) -> Callable[[], Tensor]:
+        """Begin to read a batch; calling what is returned waits for it."""
+        if indices and not 0 <= min(indices) <= max(indices) < len(self):
+            raise IndexError(
+                f"clip indices reach from {min(indices)} to {max(indices)}; "
+                f"{self.name} ({self.split}) has clips 0 to {len(self) - 1}"
+            )
+        if self._memory is not None:
+            return partial(self._memory.index_select, 0, torch.tensor(indices, dtype=torch.int64))
+        if self._videos is not None:
+            videos = [self._videos[i] for i in indices]
+            clips: list[Callable[[], NDArray[np.uint8]]]
+            clips = [partial(_cut, v, self.rule, d) for v, d in zip(videos, draws, strict=True)]
+        else:
+            waits = [
+                self._pool.submit(load_clip, self.paths[i], self.rule, draw)
+                for i, draw in zip(indices, draws, strict=True)
+            ]
+            clips = [partial(_frames, wait) for wait in waits]
+        return lambda: torch.from_numpy(np.stack([clip() for clip in clips]))
+
+
+def _draws(
+    index_batches: Iterable[Tensor], rngs: Iterable[np.random.Generator] | None, test: Draw
+) -> Iterator[tuple[list[int], list[Draw]]]:
+    """Yield each batch's indices, and which clip of each of its videos is meant."""
+    generators = None if rngs is None else iter(rngs)
+    for batch in index_batches:
+        indices = batch.tolist()
+        if generators is None:
+            yield indices, [test] * len(indices)
+            continue
+        rng = next(generators, None)
+        if rng is None:
+            raise ValueError("rngs ended before index_batches; give one generator a batch")
+        # One seed a clip, so that a clip does not depend on which worker reads it, or when.
+        yield indices, [Draw(seed) for seed in rng.integers(2**63, size=len(indices)).tolist()]
+
+
+def _cut(video: VideoFrames, rule: ClipRule, draw: Draw) -> NDArray[np.uint8]:
+    return rule.crop(video.frames[rule.indices(video.num_frames, video.fps, draw)], draw)
+
+
+def _frames(wait: Callable[[], VideoFrames]) -> NDArray[np.uint8]:
+    return wait().frames
+
+
+def _one_tensor(videos: list[VideoFrames], rule: ClipRule) -> Tensor | None:
+    """Stack videos that are clips already: T frames of S x S, taken whole. None if some are not."""
+    shape = (rule.num_frames, rule.image_size, rule.image_size, 3)
+    if not videos or rule.sampling != "segment" or any(v.frames.shape != shape for v in videos):
+        return None
+    return torch.from_numpy(np.stack([video.frames for video in videos]))

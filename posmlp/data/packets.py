@@ -1,0 +1,109 @@
+"""What a video file's packets tell before any is decoded, and which files decord reads exactly.
+
+No torch here: decoding workers import this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+
+
+class VideoError(ValueError):
+    """A video file that cannot be read: `path` names it and `reason` says why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)  # both in args, so that the error can be pickled
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class PacketIndex:
+    """What a file's packets say before any is decoded."""
+
+    num_frames: int  # packets that are shown
+    num_declared: int  # frames that the container or its packets promise, hidden ones not counted
+    has_hidden_packets: bool
+    reorders_across_keys: bool
+    height: int
+    width: int
+    fps: float | None
+
+    @property
+    def decord_is_exact(self) -> bool:
+        """Whether decord 0.6.0 returns the asked frames of this file.
+
+        Hidden packets (an edit list, from cutting by stream copy) shift its count, freeze its
+        clock or hang it. A frame shown before the key frame that precedes it in the file (open
+        groups of pictures, packed MPEG-4) makes its seeks land on other frames.
+        """
+        return not (self.has_hidden_packets or self.reorders_across_keys)
+
+
+def list_packets(path: str) -> PacketIndex:
+    """Read a file's index, without decoding; raises VideoError if it has no usable video."""
+    if not Path(path).is_file():
+        kind = "a folder" if Path(path).is_dir() else "no such file"
+        raise VideoError(path, f"{kind}; give the path of a video file")
+    if Path(path).stat().st_size == 0:
+        raise VideoError(path, "the file is empty (0 bytes); fetch it again or remove it")
+    try:
+        with av.open(path) as container:
+            stream = container.streams.best("video")
+            if stream is None:
+                raise VideoError(path, "no video stream; remove the file from the data set")
+            return _index_of(container, stream)
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError(path, f"cannot be opened as a video ({in_short(error)})") from error
+
+
+def _index_of(container: Any, stream: Any) -> PacketIndex:
+    shown = hidden = 0
+    reorders = False
+    key_time: int | None = None
+    times: set[int] = set()
+    for packet in packets_of(container, stream):
+        shown += not packet.is_discard
+        hidden += bool(packet.is_discard)
+        if packet.pts is None or packet.pts in times:
+            reorders = True  # without distinct times no order can be relied on
+            continue
+        times.add(packet.pts)
+        if packet.is_keyframe:
+            key_time = packet.pts
+        elif key_time is None or packet.pts < key_time:
+            reorders = True
+    rate = stream.average_rate or stream.guessed_rate
+    return PacketIndex(
+        num_frames=shown,
+        num_declared=max(shown, stream.frames - hidden),
+        has_hidden_packets=hidden > 0,
+        reorders_across_keys=reorders,
+        height=stream.height,
+        width=stream.width,
+        fps=float(rate) if rate else None,
+    )
+
+
+def packets_of(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield the packets that hold data, up to where the file is cut short."""
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+    except av.error.InvalidDataError:
+        return  # the frames that are missing from here on are counted as damaged
+
+
+def in_short(error: Exception) -> str:
+    """Return the error's first line, without the place in decord's or FFmpeg's sources."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0].split("Check failed: ")[-1].strip()

@@ -1,0 +1,138 @@
+"""Where clips come from: one interface over generated clips and video files.
+
+Shapes: k clips a batch, T frames, S pixels a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from posmlp.config import PosMLPConfig, TrainConfig, one_of
+from posmlp.data.clips import Sampling
+from posmlp.data.datasets import VideoClips
+from posmlp.data.moving_digits import MovingDigits
+from posmlp.data.scenes import DIFFICULTIES
+
+NUM_GENERATED_TEST_CLIPS = 560  # 40 a class: 280 exactly reversed pairs
+
+
+class ClipSource(Protocol):
+    """Labelled clips of one split, in an order; what `fit` and `evaluate` read."""
+
+    name: str
+    classes: tuple[str, ...]
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,) int64."""
+        ...
+
+    @property
+    def reverse_of(self) -> Tensor | None:
+        """(num_classes,) int64: the class of each class's time reversal, or None."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batches(
+        self,
+        index_batches: Iterable[Tensor],
+        *,
+        rngs: Iterable[np.random.Generator] | None = None,
+        view: int = 0,
+        num_views: int = 1,
+        crop: int = 0,
+        num_crops: int = 1,
+    ) -> Iterator[Tensor]:
+        """uint8 clips (k, T, S, S, 3) of each batch of indices; random views if rngs are given."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What determines the clips, as plain values."""
+        ...
+
+
+class GeneratedClips:
+    """Moving digits rendered once and kept in memory, as uint8; every view is the whole clip."""
+
+    def __init__(self, digits: MovingDigits) -> None:
+        self.digits = digits
+        self.name, self.classes = digits.name, digits.classes
+        self.labels, self.reverse_of = digits.labels, digits.reverse_of
+        self._clips = digits.render(torch.arange(len(digits))).clips
+
+    def __len__(self) -> int:
+        return len(self.digits)
+
+    def batches(
+        self,
+        index_batches: Iterable[Tensor],
+        *,
+        rngs: Iterable[np.random.Generator] | None = None,
+        view: int = 0,
+        num_views: int = 1,
+        crop: int = 0,
+        num_crops: int = 1,
+    ) -> Iterator[Tensor]:
+        """uint8 clips (k, T, S, S, 3) of each batch of indices.
+
+        Raises ValueError for more than one view or crop: a generated clip has no other.
+        """
+        if (num_views, num_crops) != (1, 1):
+            raise ValueError(
+                f"num_views={num_views}, num_crops={num_crops}, but generated clips have exactly "
+                "the model's frames and size; use one view and one crop"
+            )
+        return (self._clips[indices] for indices in index_batches)
+
+    def describe(self) -> dict[str, Any]:
+        return self.digits.describe()
+
+
+def open_clips(
+    data: str, split: str, config: PosMLPConfig, *, train: TrainConfig, num_workers: int = 2
+) -> ClipSource:
+    """The clips that `data` names, at the frames and size that `config` takes.
+
+    `moving-digits` or `moving-digits:DIFFICULTY` are generated (training clips by
+    `train.num_clips`; test clips in exactly reversed pairs); anything else is a folder of videos.
+    Raises ValueError or VideoError, naming the value and the mend.
+    """
+    if not isinstance(config.image_size, int):
+        raise ValueError(
+            f"image_size={config.image_size} is not square, but clips are; use one side length"
+        )
+    if data.split(":")[0] == MovingDigits.name:
+        difficulty = data.partition(":")[2] or "medium"
+        one_of(difficulty, DIFFICULTIES, "difficulty")
+        test = split == "test"
+        digits = MovingDigits(
+            split,
+            NUM_GENERATED_TEST_CLIPS if test else train.num_clips,
+            difficulty=difficulty,
+            num_frames=config.num_frames,
+            image_size=config.image_size,
+            paired=test,
+        )
+        return GeneratedClips(digits)
+    if not Path(data).exists():
+        raise ValueError(
+            f"no folder at {data!r}, and it is not a generated data set; give a folder of videos, "
+            f"or 'moving-digits[:{'|'.join(DIFFICULTIES)}]'"
+        )
+    return VideoClips.open(
+        data,
+        split,
+        num_frames=config.num_frames,
+        image_size=config.image_size,
+        sampling=cast(Sampling, train.sampling),
+        sampling_rate=train.sampling_rate,
+        num_workers=num_workers,
+        max_bad_share=train.max_bad_share,
+    )

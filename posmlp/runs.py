@@ -1,0 +1,154 @@
+"""Run folders: what a training run leaves behind, and where it was made.
+
+RUN/config.json              model, training, data and seeds
+RUN/environment.json         versions, device, machine and commit
+RUN/metrics.csv              a row an epoch and seed
+RUN/model-seed{k}.safetensors
+RUN/state.safetensors        what resuming needs; removed when the run is complete
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from posmlp.checkpoint import write_atomically
+
+_REPORTED = ("torch", "numpy", "decord", "av", "scikit-learn", "scikit-image", "safetensors")
+
+
+def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Versions, device, threads and commit that a result depends on, in plain values."""
+    device = torch.device(device)
+    cuda = device.type == "cuda"
+    return {
+        "python": platform.python_version(),
+        "packages": {name: found for name in _REPORTED if (found := _version(name))},
+        "platform": platform.platform(),
+        "cpu": platform.processor() or platform.machine(),
+        "num_threads": torch.get_num_threads(),
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if cuda else None,
+        "cuda": torch.version.cuda if cuda else None,
+        **_commit(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> dict[str, Any]:
+    """The source tree's commit and whether it had changes; None outside a git checkout."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return {"commit": None, "dirty": None}
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    return {"commit": git("rev-parse", "HEAD") or None, "dirty": bool(git("status", "--porcelain"))}
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+class RunFolder:
+    """One run's files. Raises ValueError if the folder holds a run of another configuration."""
+
+    def __init__(self, root: str | Path, config: dict[str, Any], device: torch.device) -> None:
+        self.root = Path(root)
+        config = json.loads(json.dumps(config))
+        stored = self._read_config()
+        if stored is None:
+            write_json(self.root / "config.json", config)
+        elif stored != config:
+            raise ValueError(
+                f"{self.root} holds a run of another configuration "
+                f"({_difference(stored, config)}); give another folder, or the same "
+                "configuration to resume"
+            )
+        write_json(self.root / "environment.json", environment(device))
+
+    def _read_config(self) -> dict[str, Any] | None:
+        path = self.root / "config.json"
+        if path.exists():
+            return json.loads(path.read_text())
+        if self.root.is_dir() and any(self.root.iterdir()):
+            raise ValueError(f"{self.root} is not empty and holds no run; give an empty folder")
+        return None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The metrics stored so far, a dict an epoch and seed."""
+        path = self.root / "metrics.csv"
+        return read_metrics(path) if path.exists() else []
+
+    def write_rows(self, rows: list[dict[str, Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.root / "metrics.csv", text.getvalue().encode())
+
+    def model_path(self, seed: int) -> Path:
+        return self.root / f"model-seed{seed}.safetensors"
+
+    def save_state(self, tensors: dict[str, Tensor], epoch: int) -> None:
+        """Everything needed to go on after `epoch` epochs."""
+        content = to_bytes({k: v.contiguous() for k, v in tensors.items()}, {"epoch": str(epoch)})
+        write_atomically(self.root / "state.safetensors", content)
+
+    def load_state(self) -> tuple[dict[str, Tensor], int] | None:
+        path = self.root / "state.safetensors"
+        if not path.exists():
+            return None
+        with safe_open(str(path), "pt") as file:
+            epoch = int(file.metadata()["epoch"])
+        return load_file(str(path)), epoch
+
+    def drop_state(self) -> None:
+        (self.root / "state.safetensors").unlink(missing_ok=True)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics file, with numbers as numbers."""
+    with path.open(newline="") as file:
+        return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(text: str) -> int | float | str | None:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text or None
+
+
+def _difference(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> str:
+    """The first few keys in which two nested configurations differ, with both values."""
+    found: list[str] = []
+    for key in sorted({*stored, *asked}):
+        old, new = stored.get(key), asked.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += [text for text in [_difference(old, new, f"{prefix}{key}.")] if text]
+        elif old != new:
+            found.append(f"{prefix}{key}: {old!r} there, {new!r} asked")
+    return "; ".join(found[:4])

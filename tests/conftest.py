@@ -1,0 +1,55 @@
+"""Fixtures for all tests: the shared folder, where there is one, and small real video files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+WriteClip = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return the folder of golden values and odd clips that lies beside the repository."""
+    folder = Path(__file__).parents[1] / "../shared"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not on this machine")
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def write_clip() -> WriteClip:
+    """Return a function that writes a file whose frame k is of one grey level, `levels[k]`."""
+
+    def write(
+        path: Path,
+        levels: Sequence[int],
+        *,
+        height: int = 32,
+        width: int = 32,
+        fps: int = 8,
+        codec: str = "libx264",
+        options: dict[str, str] | None = None,
+    ) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        intra_only = {"qp": "10", "preset": "ultrafast", "g": "1", "x264-params": "keyint=1"}
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=fps, options=options or intra_only)
+            stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+            for level in levels:
+                grey = np.full((height, width, 3), level, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+            container.mux(stream.encode())
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def grey_levels() -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from frames (..., H, W, 3) to their mean levels (...)."""
+    return lambda frames: np.asarray(frames, dtype=np.float64).mean((-3, -2, -1))

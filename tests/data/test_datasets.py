@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from posmlp.data import layouts
+from posmlp.data.datasets import VideoClips
+from posmlp.data.video import VideoError
+
+SIZES = {"num_frames": 4, "image_size": 32, "num_workers": 0}
+
+
+def level(clip: int, frame: int) -> int:
+    """Return the grey level of a frame: no two frames of the first clips have the same."""
+    return 20 + 40 * clip + 8 * frame
+
+
+@pytest.fixture(scope="module")
+def folders(write_clip, tmp_path_factory) -> Path:
+    """Write ROOT/{train,test}/{a,b}, 2 wide clips of 6 frames each: levels name clip and frame."""
+    root = tmp_path_factory.mktemp("folders")
+    for i in range(4):
+        for split in ("train", "test"):
+            path = root / split / "ab"[i // 2] / f"{i}.mp4"
+            write_clip(path, [level(i, k) for k in range(6)], width=64)
+    (root / "train/a/notes.txt").write_text("not a video")
+    (root / "train/.hidden").mkdir()
+    return root
+
+
+@pytest.fixture(scope="module")
+def listed(write_clip, tmp_path_factory) -> Path:
+    """Write a data set with dataset.json and csv files, whose order is not that of the names."""
+    root = tmp_path_factory.mktemp("listed")
+    rows = [("test/right/0.mp4", 0), ("test/left/1.mp4", 1), ("test/right/2.mp4", 0)]
+    for i, (path, _) in enumerate(rows):
+        write_clip(root / path, [level(i, k) for k in range(4)])
+    with (root / "test.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([("path", "label", "class"), *((p, k, "") for p, k in rows)])
+    about = {
+        "name": "arrows",
+        "classes": ["right", "left"],
+        "reverse_of": {"right": "left", "left": "right"},
+    }
+    (root / "dataset.json").write_text(json.dumps(about))
+    return root
+
+
+def spoil(root: Path, names: list[str]) -> None:
+    for name in names:
+        (root / "train" / name).write_bytes(b"no video")
+
+
+@pytest.fixture
+def spoilt(folders, tmp_path) -> Path:
+    """Copy the folders and add one unreadable file."""
+    for path in (folders / "train").rglob("*.mp4"):
+        copy = tmp_path / "train" / path.parent.name / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    spoil(tmp_path, ["a/00.mp4"])
+    return tmp_path
+
+
+def test_class_folders_give_files_and_labels_in_order(folders):
+    clips = VideoClips.open(folders, "train", **SIZES)
+    assert clips.classes == ("a", "b")
+    assert clips.labels.tolist() == [0, 0, 1, 1]
+    assert clips.labels.dtype == torch.int64
+    assert [Path(p).name for p in clips.paths] == ["0.mp4", "1.mp4", "2.mp4", "3.mp4"]
+    assert (len(clips), clips.reverse_of, clips.unreadable) == (4, None, [])
+    assert clips.backends == Counter(decord=4)
+
+
+def test_listing_gives_its_own_order_and_reversals(listed, grey_levels):
+    clips = VideoClips.open(listed, "test", **SIZES)
+    assert (clips.name, clips.classes) == ("arrows", ("right", "left"))
+    assert clips.labels.tolist() == [0, 1, 0]
+    assert clips.reverse_of is not None
+    assert clips.reverse_of.tolist() == [1, 0]
+    found = grey_levels(clips.batch(torch.tensor([1, 2])))
+    np.testing.assert_allclose(found, [[level(i, k) for k in range(4)] for i in (1, 2)], atol=2)
+
+
+def test_test_clips_follow_the_segment_rule(folders, grey_levels):
+    clips = VideoClips.open(folders, "test", **SIZES)
+    batch = clips.batch(torch.tensor([2, 0]))
+    assert batch.shape == (2, 4, 32, 32, 3)
+    assert batch.dtype == torch.uint8
+    # 6 frames in 4 segments of 5/4: frames 0, 1, 2, 4
+    expected = [[level(i, k) for k in (0, 1, 2, 4)] for i in (2, 0)]
+    np.testing.assert_allclose(grey_levels(batch), expected, atol=2)
+
+
+def test_dense_sampling_takes_frames_in_a_row(folders, grey_levels):
+    clips = VideoClips.open(folders, "test", sampling="dense", sampling_rate=4, **SIZES)
+    # 8 fps: 16 frames at 30 fps are 4.27 here; (6 - 4.27) // 2 = 0; frames 0, 1.09, 2.18, 3.27
+    expected = [level(0, k) for k in (0, 1, 2, 3)]
+    np.testing.assert_allclose(grey_levels(clips.batch(torch.tensor([0])))[0], expected, atol=2)
+
+
+@pytest.mark.parametrize("cache_gib", [0.0, 2.0])
+def test_videos_of_exactly_t_frames_are_taken_whole(listed, cache_gib):
+    clips = VideoClips.open(listed, "test", cache_gib=cache_gib, **SIZES)
+    test = clips.batch(torch.arange(3))
+    train = clips.batch(torch.arange(3), rng=np.random.default_rng(0))
+    assert torch.equal(test, train)
+    assert all(len(frames.unique(dim=0)) == 4 for frames in test)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_clips_do_not_depend_on_workers_cache_or_batches(folders, training):
+    def read(num_workers: int, cache_gib: float) -> torch.Tensor:
+        clips = VideoClips.open(
+            folders, "train", num_frames=3, image_size=20, num_workers=num_workers,
+            cache_gib=cache_gib,
+        )  # fmt: skip
+        assert clips.cached == (cache_gib > 0)
+        rngs = [np.random.default_rng(s) for s in (5, 6)] if training else None
+        batches = list(clips.batches([torch.tensor([3, 1]), torch.tensor([0, 2])], rngs=rngs))
+        clips.close()
+        return torch.cat(batches)
+
+    reference = read(0, 2.0)
+    assert torch.equal(read(0, 0.0), reference)
+    assert torch.equal(read(2, 0.0), reference)
+    assert torch.equal(read(1, 2.0), reference)
+
+
+def test_random_clips_differ_by_seed_and_keep_order(folders, grey_levels):
+    clips = VideoClips.open(folders, "train", **SIZES)
+    drawn = [clips.batch(torch.tensor([0]), rng=np.random.default_rng(s)) for s in range(12)]
+    levels = np.stack([grey_levels(clip)[0] for clip in drawn])
+    assert (np.diff(levels, axis=1) > -2).all()
+    assert len({tuple(np.round(row / 8)) for row in levels}) > 3
+    again = clips.batch(torch.tensor([0]), rng=np.random.default_rng(3))
+    assert torch.equal(again, drawn[3])
+
+
+def test_crops_are_left_centre_and_right(tmp_path):
+    for name in ("a/0.mkv", "b/0.mkv"):  # lossless: columns of black, grey, white
+        path = tmp_path / "test" / name
+        path.parent.mkdir(parents=True)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("ffv1", rate=8)
+            stream.width, stream.height, stream.pix_fmt = 96, 32, "bgr0"
+            image = np.repeat(np.array([0, 128, 255], np.uint8), 32)[None, :, None]
+            frame = av.VideoFrame.from_ndarray(np.tile(image, (32, 1, 3)), format="rgb24")
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    clips = VideoClips.open(tmp_path, "test", **SIZES)
+    crops = [
+        clips.batch(torch.tensor([0]), crop=c, num_crops=3).unique().tolist() for c in range(3)
+    ]
+    assert crops == [[0], [128], [255]]
+    assert clips.batch(torch.tensor([0])).unique().tolist() == [128]
+    many = [clips.batch(torch.tensor([0]), rng=np.random.default_rng(s)) for s in range(20)]
+    assert len({tuple(clip.unique().tolist()) for clip in many}) > 1
+
+
+def test_batches_are_read_one_ahead(folders):
+    clips = VideoClips.open(folders, "train", cache_gib=0.0, **SIZES)
+    taken = []
+    batches = clips.batches(taken.append(i) or torch.tensor([i]) for i in range(4))
+    next(batches)
+    assert taken == [0, 1]
+
+
+def test_classes_without_a_split_are_split_alike_each_time(write_clip, tmp_path):
+    for i in range(20):
+        write_clip(tmp_path / "xy"[i % 2] / f"{i}.mp4", [60] * 4)
+    parts = {s: VideoClips.open(tmp_path, s, **SIZES) for s in ("train", "test")}
+    assert Counter(parts["test"].labels.tolist()) == {0: 2, 1: 2}
+    assert Counter(parts["train"].labels.tolist()) == {0: 8, 1: 8}
+    assert not set(parts["train"].paths) & set(parts["test"].paths)
+    assert VideoClips.open(tmp_path, "test", **SIZES).paths == parts["test"].paths
+    assert "seed 0" in parts["test"].describe()["split_rule"]
+    with pytest.raises(ValueError, match="split='val'"):
+        VideoClips.open(tmp_path, "val", **SIZES)
+
+
+def test_unreadable_files_are_refused_by_name(spoilt):
+    with pytest.raises(VideoError, match=r"1 of 5 videos.*max_bad_share=0.2(?s:.)*a/00.mp4"):
+        VideoClips.open(spoilt, "train", **SIZES)
+    spoil(spoilt, [f"b/x{i}.mp4" for i in range(6)])
+    with pytest.raises(VideoError, match=r"and 2 more"):
+        VideoClips.open(spoilt, "train", max_bad_share=0.5, **SIZES)
+
+
+@pytest.mark.parametrize("cache_gib", [0.0, 2.0])
+def test_tolerated_files_are_dropped_and_never_replaced(spoilt, cache_gib, grey_levels, capsys):
+    clips = VideoClips.open(spoilt, "train", max_bad_share=0.2, cache_gib=cache_gib, **SIZES)
+    assert len(clips) == 4
+    assert clips.labels.tolist() == [0, 0, 1, 1]
+    assert [Path(e.path).name for e in clips.unreadable] == ["00.mp4"]
+    assert "00.mp4" in capsys.readouterr().err
+    first_frames = grey_levels(clips.batch(torch.arange(4)))[:, 0]
+    np.testing.assert_allclose(first_frames, [level(i, 0) for i in range(4)], atol=2)
+    assert json.loads(json.dumps(clips.describe()))["unreadable"][0]["reason"]
+
+
+def test_file_that_vanishes_later_is_an_error(spoilt):
+    clips = VideoClips.open(spoilt, "train", max_bad_share=0.2, cache_gib=0.0, **SIZES)
+    Path(clips.paths[2]).unlink()
+    with pytest.raises(VideoError, match=r"b/2.mp4"):
+        clips.batch(torch.tensor([0, 2]))
+
+
+def test_description_depends_on_files_and_order(folders, spoilt):
+    one = VideoClips.open(folders, "train", **SIZES).describe()
+    same = VideoClips.open(spoilt, "train", max_bad_share=0.2, **SIZES).describe()
+    assert one["num_clips"] == 4
+    assert one["num_other_files"] == 1
+    assert (one["layout"], one["backends"], one["cached"]) == ("split-folders", {"decord": 4}, True)
+    assert one["sha256"] == same["sha256"]
+    (spoilt / "train/b/3.mp4").write_bytes((spoilt / "train/b/3.mp4").read_bytes() + b"\0")
+    other = VideoClips.open(spoilt, "train", max_bad_share=0.2, **SIZES).describe()
+    assert one["sha256"] != other["sha256"]
+
+
+def test_damaged_and_odd_files_are_counted(shared, tmp_path, capsys):
+    for name, label in {"mid_corrupt.mp4": "a", "one_frame.mp4": "b", "cut_copy.mp4": "b"}.items():
+        (tmp_path / "test" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "test" / label / name).write_bytes((shared / "clips" / name).read_bytes())
+    clips = VideoClips.open(tmp_path, "test", num_frames=4, image_size=32, num_workers=1)
+    assert {Path(p).name: n for p, n in clips.damaged.items()} == {"mid_corrupt.mp4": 3}
+    assert clips.backends == Counter(pyav=2, decord=1)
+    assert "mid_corrupt.mp4: 3 of its frames" in capsys.readouterr().err
+
+
+def test_cached_clips_are_quick(listed):
+    clips = VideoClips.open(listed, "test", **SIZES)
+    indices = [torch.randint(0, 3, (64,)) for _ in range(200)]
+    rngs = [np.random.default_rng(i) for i in range(200)]
+    start = time.perf_counter()
+    num_clips = sum(len(batch) for batch in clips.batches(indices, rngs=rngs))
+    assert num_clips / (time.perf_counter() - start) > 20_000
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda root: root / "none", "does not exist"),
+        (lambda root: root / "file.txt", "is a file"),
+        (lambda root: root / "empty", "is empty"),
+        (lambda root: root / "bare", "no class folders"),
+        (lambda root: root / "no_videos", r"class folder .*one.* holds no video"),
+        (lambda root: root / "single", r"1 class \['only'\]"),
+        (lambda root: root / "lonely", "has 1 video"),
+        (lambda root: root / "only_test", r"split='train'.*\['test'\]"),
+        (lambda root: root / "bad_label", r"train.csv:2: label '7'"),
+        (lambda root: root / "bad_columns", "it needs 'path' and 'label'"),
+        (lambda root: root / "bad_json", "dataset.json is not as expected"),
+    ],
+)
+def test_folders_that_are_no_data_set_are_named(make, words, tmp_path):
+    files = {
+        "file.txt": "",
+        "bare/readme.txt": "",
+        "no_videos/train/one/x.txt": "",
+        "single/train/only/1.mp4": "",
+        "lonely/a/1.mp4": "",
+        "lonely/b/1.mp4": "",
+        "only_test/test/a/1.mp4": "",
+        "bad_label/dataset.json": '{"classes": ["a", "b"]}',
+        "bad_label/train.csv": "path,label\nx.mp4,7\n",
+        "bad_columns/dataset.json": '{"classes": ["a", "b"]}',
+        "bad_columns/train.csv": "x.mp4 1\n",
+        "bad_json/dataset.json": '{"classes": ["a", "b"], "reverse_of": {"a": "c"}}',
+        "bad_json/train.csv": "path,label\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=words):
+        layouts.list_videos(make(tmp_path), "train")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_frames": 0}, "num_frames=0"),
+        ({"image_size": 0}, "image_size=0"),
+        ({"sampling": "loop"}, "sampling='loop'"),
+        ({"max_bad_share": 1.5}, "max_bad_share=1.5"),
+        ({"timeout_s": 0}, "timeout_s=0"),
+        ({"cache_gib": -1.0}, "cache_gib=-1"),
+    ],
+)
+def test_bad_arguments_are_named(folders, change, words):
+    with pytest.raises(ValueError, match=words):
+        VideoClips.open(folders, "train", **(SIZES | change))
+
+
+def test_bad_batches_are_named(listed):
+    clips = VideoClips.open(listed, "test", **SIZES)
+    with pytest.raises(IndexError, match="clips 0 to 2"):
+        clips.batch(torch.tensor([3]))
+    with pytest.raises(IndexError, match="from -1"):
+        clips.batch(torch.tensor([-1]))
+    with pytest.raises(ValueError, match="view=1"):
+        clips.batch(torch.tensor([0]), view=1)
+    with pytest.raises(ValueError, match="one generator a batch"):
+        list(clips.batches([torch.tensor([0])] * 2, rngs=[np.random.default_rng(0)]))
