@@ -85,7 +85,8 @@ def parse_value(text: str) -> Any:
     import yaml
 
     try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
+        value = yaml.safe_load(text)
+        return float(value) if isinstance(value, str) else value
     except (ValueError, yaml.YAMLError):
         return text
 
@@ -246,3 +247,6 @@ def _info(options: argparse.Namespace) -> None:
         with torch.device("meta"):
             count = sum(p.numel() for p in create_model(name).parameters())
         print(f"{name:8} {count:>11,} parameters  {PRESET_SOURCES[name]}")
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""The command line as a user meets it: real processes, one clear message, exit code 2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from posmlp import create_model, load, save
+from posmlp.checkpoint import released_name
+from posmlp.cli import configs, main, parse_value
+
+SMALL = [
+    "depths=[1,1]", "dims=[8,16]", "num_groups=[2,4]", "windows=[4,2]", "downsample=true",
+    "mlp_ratio=2.0", "image_size=16", "num_frames=4", "temporal_windows=4",
+    "epochs=1", "batch_size=8", "num_clips=28",
+]  # fmt: skip
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "posmlp.cli", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["layout=T+Q"], "'Q' where a branch should stand"),
+        (["layout=T+T"], "twice in parallel"),
+        (["gate=lrp"], "Did you mean 'lrpe'"),
+        (["num_groups=3"], "num_groups=3 does not divide the 16 gated channels of stage 1"),
+        (["windows=3"], "not divisible by window 3 (stage 1"),
+        (["num_frames=9", "temporal_windows=2"], "9 frames are not divisible by temporal window 2"),
+        (["image_size=40"], "use a window that divides"),
+        (["gates=lrpe"], "unknown config key 'gates'"),
+        (["lr=fast"], "lr='fast' must be a number"),
+        (["gate"], "'gate' is not key=value"),
+        (["--data", "nowhere"], "no folder at 'nowhere'"),
+        (["--seeds", "a,b"], "--seeds 'a,b' must be whole numbers"),
+        (["--config", "s17"], "unknown preset 's17'"),
+        (["--config", "missing.yaml"], "no file at missing.yaml"),
+    ],
+)
+def test_train_refuses_bad_input_with_one_message(tmp_path, capsys, words, expected):
+    assert main(["train", "--out", str(tmp_path / "run"), *words]) == 2
+    message = capsys.readouterr().err
+    assert expected in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_input_leaves_no_traceback(tmp_path):
+    done = run("train", "--out", str(tmp_path / "run"), "gate=lrp")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("posmlp train: unknown gate 'lrp'")
+
+
+def test_train_refuses_bad_folders(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    out = ["--out", str(tmp_path / "run")]
+    assert main(["train", *out, "--data", str(tmp_path / "empty")]) == 2
+    assert "empty" in capsys.readouterr().err
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            folder = tmp_path / "bad" / split / name
+            folder.mkdir(parents=True)
+            (folder / "broken.mp4").write_bytes(b"this is not a video")
+    assert main(["train", *out, "--data", str(tmp_path / "bad"), "num_classes=2"]) == 2
+    message = capsys.readouterr().err
+    assert "broken.mp4" in message
+    assert "max_bad_share" in message
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path, capsys):
+    path = tmp_path / "model.safetensors"
+    save(create_model("toy"), path)
+    assert main(["convert", str(path), str(tmp_path / "out.safetensors")]) == 2
+    assert "keys are of neither released model" in capsys.readouterr().err
+    path.write_bytes(b"junk")
+    assert main(["eval", str(path), "--data", "moving-digits"]) == 2
+    assert "not a readable safetensors file" in capsys.readouterr().err
+    assert main(["eval", str(tmp_path / "nothing")]) == 2
+    assert "no run at" in capsys.readouterr().err
+
+
+def test_make_train_eval_on_real_files(tmp_path, capsys):
+    data, out = str(tmp_path / "data"), str(tmp_path / "run")
+    make = ["data", "make", "moving-digits", data, "--train", "28", "--test", "28"]
+    assert main([*make, "--frames", "4", "--size", "32", "--difficulty", "easy"]) == 0
+    settings = [text for text in SMALL if text != "image_size=16"]
+    settings += ["image_size=32", "depths=[1,1,1]", "dims=[8,8,16]", "num_groups=2", "windows=2"]
+    assert main(["data", "check", data, "--frames", "4"]) == 0
+    assert "28 readable videos in 14 classes" in capsys.readouterr().out
+    assert main(["train", "--data", data, "--out", out, "--workers", "0", *settings]) == 0
+    trained = capsys.readouterr().out
+    assert main(["eval", out, "--workers", "0"]) == 0
+    scored = capsys.readouterr().out
+    top1 = trained.split("test_top1 ")[1].split()[0]
+    assert f"top1 {top1}" in scored
+    assert json.loads((Path(out) / "config.json").read_text())["classes"][:2] == ["right", "left"]
+
+
+def test_convert_writes_a_loadable_model(tmp_path):
+    model = create_model("toy")
+    state = {released_name(key, "video"): tensor for key, tensor in model.state_dict().items()}
+    for key, tensor in state.items():
+        if key.endswith("bias_table"):
+            state[key] = tensor.flatten(1).T.contiguous()
+        elif key.endswith("token_proj_n_bias"):
+            state[key] = tensor[None]
+        elif tensor.dim() == 4:
+            state[key] = tensor[:, :, None]
+    torch.save({"model_state": state}, tmp_path / "released.pth")
+    target = tmp_path / "ours.safetensors"
+    assert main(["convert", str(tmp_path / "released.pth"), str(target)]) == 0
+    clips = torch.randn(1, 3, 8, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(load(target)(clips), model.eval()(clips))
+
+
+def test_help_is_quick_and_needs_no_torch():
+    code = (
+        "import sys\nfrom posmlp.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("3", 3),
+        ("0.5", 0.5),
+        ("true", True),
+        ("[1,2]", [1, 2]),
+        ("T+S", "T+S"),
+        ("none", "none"),
+        ("dense", "dense"),
+    ],
+)
+def test_parse_value_reads_settings_as_meant(text, value):
+    assert parse_value(text) == value
+
+
+def test_configs_from_yaml_and_settings(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("preset: toy\nlayout: T>S\nlr: 1e-3\n")
+    model, train = configs(str(path), ["gate=none", "epochs=2"])
+    assert (model.layout, model.gate) == ("T>S", "none")
+    assert (train.lr, train.epochs) == (1e-3, 2)

@@ -1,0 +1,77 @@
+"""A population's numbers are those of each seed alone, whichever way it is advanced."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from posmlp.config import PRESETS
+from posmlp.population import Population, seeded_model
+
+TINY = replace(
+    PRESETS["toy"],
+    depths=(1, 1),
+    dims=(8, 16),
+    num_groups=(2, 4),
+    windows=(2, 1),
+    temporal_windows=None,
+    downsample=True,
+    mlp_ratio=2.0,
+    image_size=8,
+    num_frames=4,
+    num_classes=3,
+    drop_path=0.5,
+)
+
+
+def batch(num_seeds: int, size: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.randn(num_seeds, size, 3, 4, 8, 8, generator=generator)
+    labels = torch.randint(0, 3, (num_seeds, size), generator=generator)
+    scales = torch.randint(0, 2, (num_seeds, 2, size), generator=generator) * 2.0
+    return clips, labels, scales
+
+
+@pytest.mark.parametrize("vectorised", [False, True])
+def test_gradients_equal_each_seed_alone(vectorised):
+    clips, labels, scales = batch(3)
+    population = Population(TINY, [3, 5, 8], vectorised=vectorised)
+    gradients, losses, logits = population.gradients(clips, labels, scales, label_smoothing=0.1)
+    for i, seed in enumerate(population.seeds):
+        model = seeded_model(TINY, seed).train()
+        own = model(clips[i], scales[i])
+        loss = F.cross_entropy(own, labels[i], label_smoothing=0.1)
+        loss.backward()
+        torch.testing.assert_close(logits[i], own, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(losses[i], loss, rtol=1e-5, atol=1e-6)
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(
+                gradients[name][i], parameter.grad, rtol=1e-3, atol=2e-5, msg=name
+            )
+        for name, tensor in model.state_dict().items():
+            if "running" in name:
+                torch.testing.assert_close(population.statistics[name][i], tensor)
+
+
+@pytest.mark.parametrize("vectorised", [False, True])
+def test_logits_equal_the_members(vectorised):
+    population = Population(TINY, [1, 2], vectorised=vectorised)
+    clips = batch(1)[0][0]
+    with torch.no_grad():
+        alone = torch.stack([population.member(seed)(clips) for seed in (1, 2)])
+    torch.testing.assert_close(population.logits(clips), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_seeded_model_depends_on_the_seed_alone():
+    torch.manual_seed(99)
+    first = seeded_model(TINY, 7).state_dict()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    second = seeded_model(TINY, 7).state_dict()
+    assert torch.equal(before, torch.get_rng_state()), "the global generator was moved"
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = seeded_model(TINY, 8).state_dict()
+    assert not torch.equal(first["head.weight"], other["head.weight"])
