@@ -1,0 +1,221 @@
+"""Attribution: which pixels of which frames a model's score for a class rests on.
+
+captum computes what it can; token Grad-CAM is ours, since captum's reads the channels of
+(B, T, H, W, C) from axis 1, which is time here, and says nothing.
+
+Shapes: B clips, T frames, H x W pixels, K classes; in a stage, C channels.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analysis.baselines import Baseline, baseline_clips
+from analysis.methods import METHODS, REFUSED, Chunk, default_options, target_scores
+from posmlp.config import one_of
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """One map a clip, and how it was made.
+
+    values: (B, T, H, W) float32 on the CPU, in logits a pixel (`signed`: positive speaks for the
+    target) or in a unit of its own. target: (B,) int64. score: (B,), the target's logit. options:
+    every option of the method, with its value. gap: (B,), sum of the values minus `change`, where
+    change (B,) is the score less the baseline's score; both None for methods that do not promise
+    that the two are equal.
+    """
+
+    values: Tensor
+    method: str
+    target: Tensor
+    score: Tensor
+    signed: bool
+    options: dict[str, Any]
+    gap: Tensor | None = None
+    change: Tensor | None = None
+
+    @property
+    def baseline(self) -> str | None:
+        """The name of the baseline, 'given' for a tensor, None for a method without one."""
+        baseline = self.options.get("baseline")
+        return "given" if isinstance(baseline, Tensor) else baseline
+
+    def frame_shares(self) -> Tensor:
+        """Each frame's share of its clip's |values|, (B, T); NaN where all values are 0."""
+        mass = self.values.abs().double().sum(dim=(2, 3))
+        return mass / mass.sum(dim=1, keepdim=True)
+
+    def caption(self, clip: int) -> str:
+        """Method, options and completeness gap of one clip, in one line."""
+        shown = {**self.options, **({"baseline": self.baseline} if self.baseline else {})}
+        parts = [self.method, *(f"{k} {_in_words(v)}" for k, v in shown.items())]
+        if self.gap is not None and self.change is not None:
+            parts.append(f"completeness gap {self.gap[clip]:.1e} of {self.change[clip]:.2f} logits")
+        return ", ".join(parts).replace("_", " ")
+
+
+def attribute(
+    model: nn.Module,
+    clips: Tensor,
+    target: int | Sequence[int] | Tensor,
+    method: str = "integrated_gradients",
+    *,
+    internal_batch_size: int = 16,
+    **options: Any,
+) -> Attribution:
+    """How much each pixel of each frame contributes to the logit of `target`.
+
+    Methods and their options:
+
+    - `integrated_gradients`: baseline="mean_frame", num_steps=32 (Gauss-Legendre). The gradient
+      averaged on the way from the baseline, times the way; sums to the change in score.
+      Source: Sundararajan et al., 2017.
+    - `occlusion`: baseline="mean_frame", tube=(t, h, w), stride=(t, h, w). The drop in score when
+      a tube of space-time is replaced, averaged over the tubes that hold a pixel; by default tubes
+      of a quarter of each axis, half a tube apart. Source: Zeiler and Fergus, 2014.
+    - `frame_ablation`: baseline="mean_frame". The drop when a whole frame is replaced, at each of
+      its pixels.
+    - `grad_cam`: layer. Rectified sum of a stage's channels, each weighted by its mean gradient
+      over the tokens (T, H, W), resized trilinearly. `layer`: a stage's number from 1, or a module
+      that gives (B, T, H, W, C); by default the last stage of 4 x 4 tokens or more.
+      Source: Selvaraju et al., 2017.
+    - `saliency`: largest |gradient| over colours. Source: Simonyan et al., 2014.
+    - `gradient_x_input`: gradient times pixel, summed over colours.
+    - `smooth_grad`: num_samples=16, noise=0.15, seed=0. Saliency of the mean gradient under
+      Gaussian noise of `noise` x the clip's range. Source: Smilkov et al., 2017.
+    - `random`: seed=0. Uniform noise that looks at nothing: the control of any score.
+
+    Parameters
+    ----------
+    model : Module
+        (B, 3, T, H, W) -> (B, K). It runs in eval mode and is handed back as it was.
+    clips : Tensor
+        (B, 3, T, H, W) float, normalised as for the model (`posmlp.train.normalise`).
+    target : int or (B,)
+        The class of all clips, or of each.
+    internal_batch_size : int
+        Most clips that pass through the model at once; it bounds memory.
+
+    Returns
+    -------
+    Attribution
+        A clip's map does not depend on the clips beside it.
+
+    Raises
+    ------
+    ValueError
+        For clips, targets or options that do not fit, an unknown method, and methods that quietly
+        compute something else on these models (DeepLift, guided backpropagation, ...).
+    """
+    run, signed, complete = _checked_method(method)
+    if internal_batch_size < 1:
+        raise ValueError(f"internal_batch_size={internal_batch_size} must be at least 1")
+    _check_clips(clips)
+    options = _checked_options(method, options, model, clips)
+    device = next((p.device for p in model.parameters()), clips.device)
+    parts = []
+    with borrowed(model), torch.inference_mode(False), torch.enable_grad():
+        classes = _checked_target(target, len(clips))
+        for rows in torch.arange(len(clips)).split(internal_batch_size):
+            chosen = {k: v[rows] if isinstance(v, Tensor) else v for k, v in options.items()}
+            chunk = Chunk(
+                model,
+                clips[rows.to(clips.device)].detach().clone().to(device),
+                classes[rows].to(device),
+                rows,
+                internal_batch_size,
+            )
+            score = target_scores(chunk)
+            values = run(chunk, **chosen).detach().float()
+            start = _baseline_scores(chunk, chosen["baseline"]) if complete else score
+            parts.append([part.float().cpu() for part in (values, score, score - start)])
+    values, score, change = (torch.cat(part) for part in zip(*parts, strict=True))
+    if not complete:
+        return Attribution(values, method, classes, score, signed, options)
+    gap = (values.double().sum(dim=(1, 2, 3)) - change).float()
+    return Attribution(values, method, classes, score, signed, options, gap, change)
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients of parameters; afterwards every flag is as it was.
+
+    Gradients that parameters hold are not touched, nor are batch norm's running statistics.
+    """
+    training = [(module, module.training) for module in model.modules()]
+    learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        model.requires_grad_(False)
+        yield
+    finally:
+        for module, flag in training:
+            module.training = flag
+        for parameter, flag in learning:
+            parameter.requires_grad_(flag)
+
+
+def _baseline_scores(chunk: Chunk, baseline: Baseline) -> Tensor:
+    return target_scores(chunk._replace(clips=baseline_clips(baseline, chunk.clips)))
+
+
+def _checked_method(method: str) -> Any:
+    plain = str(method).lower().replace("_", "").replace("-", "")
+    if plain in REFUSED:
+        raise ValueError(f"method {method!r} is refused: {REFUSED[plain]}")
+    one_of(method, METHODS, "method")
+    return METHODS[method]
+
+
+def _check_clips(clips: Tensor) -> None:
+    if not isinstance(clips, Tensor) or clips.dim() != 5 or not clips.is_floating_point():
+        kind = f"{clips.dtype} of shape {tuple(clips.shape)}" if hasattr(clips, "dtype") else "that"
+        raise ValueError(
+            f"clips must be a float tensor (B, 3, T, H, W), not {kind}; uint8 clips (B, T, H, W, 3)"
+            " go through posmlp.train.normalise first"
+        )
+    if not len(clips):
+        raise ValueError("clips is empty; give at least one clip")
+
+
+def _checked_options(
+    method: str, options: dict[str, Any], model: nn.Module, clips: Tensor
+) -> dict[str, Any]:
+    """The options of the method, those not given at their defaults."""
+    known = {
+        name: parameter.default
+        for name, parameter in inspect.signature(METHODS[method].run).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    for name in options:
+        if name not in known:
+            has = f"it takes {', '.join(known)}" if known else "it takes no options"
+            raise ValueError(f"method {method!r} has no option {name!r}; {has}")
+    options = default_options(known | options, model, clips)
+    if "baseline" in options:
+        baseline_clips(options["baseline"], clips)
+    for name in ("num_steps", "num_samples"):
+        if name in options and options[name] < 1:
+            raise ValueError(f"{name}={options[name]} must be at least 1")
+    return options
+
+
+def _checked_target(target: int | Sequence[int] | Tensor, num_clips: int) -> Tensor:
+    classes = torch.as_tensor(target).cpu()
+    if classes.is_floating_point() or classes.shape not in ((), (num_clips,)):
+        raise ValueError(
+            f"target {target!r} must be one class number, or one for each of the {num_clips} clips"
+        )
+    return classes.to(torch.int64).expand(num_clips).clone()
+
+
+def _in_words(value: Any) -> str:
+    return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)

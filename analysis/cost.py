@@ -1,0 +1,147 @@
+"""What a model costs: parameters, and multiply-adds of one clip.
+
+Counted exactly: convolutions, linear layers and the mixing of tokens. Not counted: norms, GELU,
+sums, u * v. One multiply-add is what other tools call two FLOPs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from analysis.bias_maps import units
+from analysis.count import count_macs
+from posmlp import PosMLPConfig, PosMLPVideo, create_model
+from posmlp.config import GATE_NAMES, one_of
+
+
+def cost(model_or_config: PosMLPVideo | PosMLPConfig | str) -> dict[str, Any]:
+    """Parameters and multiply-adds of one clip at the configuration's size.
+
+    The model's forward pass is traced once in eval mode, on zeros. What no clip enters into is not
+    counted, since it is done once however many clips follow: `gqpe` making its table from centres
+    and spreads, `attention` laying out its bias. What it costs to *use* them is: `gqpe` counts the
+    same multiply-adds as `lrpe`.
+
+    Parameters
+    ----------
+    model_or_config : PosMLPVideo, PosMLPConfig or str
+        A model (a `meta` one too), a configuration, or a preset's name.
+
+    Returns
+    -------
+    dict
+        params : int, all parameters.
+        macs : int, multiply-adds of one clip; gmacs : float, the same in units of 1e9.
+        by_module : DataFrame (module, type, params, macs), a row a module that has any of its
+        own; what lies in its submodules is in their rows, so that the columns sum to the totals.
+        Mixing stands at the gating unit, `stages.0.blocks.0.steps.0.T.gate`.
+        relation_params : int, parameters that make mixing weights: all of the gating units'
+        except their token biases.
+        num_tokens : tuple of int, tokens of a clip in each stage.
+
+    Raises
+    ------
+    ValueError
+        If a notebook's own gate uses a product that cannot be counted.
+    """
+    model = _countable(model_or_config)
+    rows = _count_by_module(model)
+    frames, (height, width) = model.config.num_frames, model.config.size
+    macs = sum(row["macs"] for row in rows)
+    return {
+        "params": sum(row["params"] for row in rows),
+        "macs": macs,
+        "gmacs": macs / 1e9,
+        "by_module": pd.DataFrame(rows),
+        "relation_params": sum(
+            parameter.numel()
+            for place in units(model)
+            for name, parameter in place.unit.named_parameters()
+            if name != "token_bias"
+        ),
+        "num_tokens": tuple(
+            frames * rows * columns for rows, columns in model.config.stage_sizes(height, width)
+        ),
+    }
+
+
+def relation_params(
+    gate: str,
+    window: tuple[int, ...],
+    num_groups: int,
+    dim: int,
+    *,
+    conv_size: int = 3,
+    gqpe_spread: str = "full",
+) -> int:
+    """Parameters that make a unit's mixing weights, by formula; token biases are not among them.
+
+    `window`: (T,), (H, W) or (T, H, W) tokens; `dim`: mixed channels. Raises ValueError for an
+    unknown gate.
+    """
+    one_of(gate, GATE_NAMES, "gate")
+    num_tokens, num_axes = math.prod(window), len(window)
+    table = num_groups * math.prod(2 * side - 1 for side in window)
+    spread = {"full": num_axes**2, "diagonal": num_axes, "scalar": 1}[gqpe_spread]
+    return {
+        "lrpe": table,
+        "gqpe": num_groups * (num_axes + spread),
+        "dense": num_groups * num_tokens**2,
+        "lrpe+dense": table + num_tokens**2,
+        "attention": table + 2 * dim * dim + 2 * dim,  # the query and key projection
+        "conv": num_groups * _taps(window, conv_size),
+        "mean": 0,
+        "none": 0,
+    }[gate]
+
+
+def relation_macs(gate: str, window: tuple[int, ...], dim: int, *, conv_size: int = 3) -> int:
+    """Multiply-adds of mixing one window, by formula: N^2 C for any relation, however it is made.
+
+    Groups do not appear: they cost parameters, never multiply-adds. `attention` pays for the
+    queries and keys, their products, and the weighted sum. Raises ValueError for an unknown gate.
+    """
+    one_of(gate, GATE_NAMES, "gate")
+    num_tokens = math.prod(window)
+    return dim * {
+        "attention": 2 * num_tokens * dim + 2 * num_tokens**2,
+        "conv": num_tokens * _taps(window, conv_size),
+        "mean": 0,
+        "none": 0,
+    }.get(gate, num_tokens**2)
+
+
+def _taps(window: tuple[int, ...], conv_size: int) -> int:
+    return math.prod(min(conv_size, 2 * side - 1) for side in window)
+
+
+def _countable(model_or_config: PosMLPVideo | PosMLPConfig | str) -> PosMLPVideo:
+    """A model whose tensors are real: fvcore cannot trace one on `meta`."""
+    if isinstance(model_or_config, nn.Module):
+        if not any(tensor.is_meta for tensor in model_or_config.parameters()):
+            return model_or_config
+        model_or_config = model_or_config.config
+    with torch.random.fork_rng(devices=[]):  # drawing weights must not move the caller's seed
+        return create_model(model_or_config)
+
+
+def _count_by_module(model: PosMLPVideo) -> list[dict[str, Any]]:
+    """For each module with parameters or multiply-adds of its own: its name, type and counts."""
+    inclusive = count_macs(model)
+    own = Counter(inclusive)
+    for name, macs in inclusive.items():
+        if name:
+            own[name.rpartition(".")[0]] -= macs
+    rows = []
+    for name, module in model.named_modules():
+        params = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        if params or own[name]:
+            row = {"module": name, "type": type(module).__name__}
+            rows.append({**row, "params": params, "macs": own[name]})
+    return rows

@@ -1,0 +1,23 @@
+"""All figures in one place.
+
+Every draw_* takes tidy rows first and the rest by keyword, draws on `ax` or on a new figure, and
+returns the Axes. Nothing is shown, saved or computed beyond means and intervals. A `title` should
+state the finding; without one the figure only says what it is.
+"""
+
+from __future__ import annotations
+
+from analysis.draw_bias import draw_spatial_bias, draw_temporal_bias
+from analysis.draw_results import (
+    draw_accuracy,
+    draw_cost_accuracy,
+    draw_learning_curves,
+)
+
+__all__ = [
+    "draw_accuracy",
+    "draw_cost_accuracy",
+    "draw_learning_curves",
+    "draw_spatial_bias",
+    "draw_temporal_bias",
+]

@@ -1,0 +1,163 @@
+"""Figures of mixing weights by offset: they take rows of `analysis.bias_maps`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from analysis.style import add_colour_bar, colour, styled, symmetric_limit, wrapped
+
+MOST_LINES = 8
+OFFSET = "query - key"
+
+
+@styled
+def draw_temporal_bias(
+    maps: pd.DataFrame, *, ax: Axes | None = None, title: str | None = None
+) -> Axes:
+    """Mixing weight against dt: a line a group, or above eight groups a dt x group heatmap.
+
+    `maps`: the rows of one unit of `bias_maps`, of a T branch, or of an ST branch at one dy and
+    dx. The heatmap sorts groups by the dt of their largest |weight| and clips colours at the 99th
+    percentile of |weight|. Raises ValueError for the rows of several units or places.
+    """
+    what = _check_one_unit(maps, ["group", "dt"])
+    table = maps.pivot(index="group", columns="dt", values="bias")
+    ax = ax or plt.subplots(figsize=(5.2, 3.2))[1]
+    ax.axvline(0, color="0.6", linewidth=0.7, zorder=0)
+    if len(table) <= MOST_LINES:
+        ax.axhline(0, color="0.6", linewidth=0.7, zorder=0)
+        for group, row in table.iterrows():
+            ax.plot(row.index, row, marker="o", label=str(group), color=colour(group))
+        ax.legend(title="group", loc="upper left", bbox_to_anchor=(1, 1))
+        ax.set_ylabel("mixing weight")
+    else:
+        _draw_heatmap(table, ax)
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    ax.set_xlabel(f"dt = {OFFSET} (frames; right: key in the past)")
+    ax.set_title(wrapped(title or f"Temporal mixing weights, {what}", 4.6))
+    return ax
+
+
+def _draw_heatmap(table: pd.DataFrame, ax: Axes) -> None:
+    peaks = table.columns.to_numpy()[np.abs(table.to_numpy()).argmax(axis=1)]
+    table = table.iloc[np.argsort(peaks, kind="stable")]
+    dt = table.columns
+    limit = symmetric_limit(table.to_numpy())
+    image = ax.imshow(
+        table,
+        aspect="auto",
+        vmin=-limit,
+        vmax=limit,
+        extent=(dt[0] - 0.5, dt[-1] + 0.5, len(table) - 0.5, -0.5),
+    )
+    ax.axvline(0, color="0.3", linewidth=0.7)
+    step = -(-len(table) // 16)
+    ax.set_yticks(range(0, len(table), step), table.index[::step])
+    ax.set_ylabel(f"group, by dt of its peak{'' if step == 1 else f' (every {step}th named)'}")
+    add_colour_bar(image, ax, table.to_numpy(), limit)
+
+
+@styled
+def draw_spatial_bias(
+    maps: pd.DataFrame,
+    *,
+    groups: Sequence[int] | None = None,
+    axes: NDArray[Any] | None = None,
+    title: str | None = None,
+) -> NDArray[Any]:
+    """A map a group of mixing weight against (dy, dx), with one symmetric colour scale.
+
+    `maps`: the rows of one unit of `bias_maps`, of an S branch, or of an ST branch at one dt.
+    `groups`: which to draw, all by default; `axes`: as many Axes or more. Rows run down as in the
+    image; colours are clipped at the 99th percentile of |weight| over the maps drawn. Returns the
+    array of Axes, one a group. Raises ValueError for the rows of several units or dt, for a group
+    that is not there, and for too few axes.
+    """
+    what = _check_one_unit(maps, ["group", "dy", "dx"])
+    present = sorted(maps["group"].unique().tolist())
+    chosen = present if groups is None else list(groups)
+    if not chosen or not set(chosen) <= set(present):
+        raise ValueError(f"groups={chosen} must be some of {present}")
+    panels = _panels(len(chosen)) if axes is None else np.asarray(axes).ravel()
+    if len(panels) < len(chosen):
+        raise ValueError(f"{len(panels)} axes cannot hold {len(chosen)} groups; give one a group")
+    drawn = panels[: len(chosen)]
+    limit = symmetric_limit(maps.loc[maps["group"].isin(chosen), "bias"].to_numpy())
+    for ax, group in zip(drawn, chosen, strict=True):
+        table = maps[maps["group"] == group].pivot(index="dy", columns="dx", values="bias")
+        image = _draw_map(ax, table, limit)
+        ax.set_title(f"group {group}", fontsize=8, fontweight="normal")
+        if axes is not None:
+            ax.set(xlabel="dx", ylabel="dy")
+    add_colour_bar(image, list(drawn), maps.loc[maps["group"].isin(chosen), "bias"], limit)
+    figure = drawn[0].figure
+    if axes is None:
+        figure.supxlabel(f"dx = {OFFSET} (tokens; right: key to the left)", fontsize=8)
+        figure.supylabel("dy (down: key above)", fontsize=8)
+    if title or axes is None:
+        text = wrapped(title or f"Spatial mixing weights, {what}", figure.get_figwidth())
+        figure.suptitle(text, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    return drawn
+
+
+def _panels(count: int) -> NDArray[Any]:
+    """Axes of a new figure, in reading order, those that are not needed removed."""
+    num_columns = min(8, int(np.ceil(np.sqrt(1.6 * count))))
+    num_rows = -(-count // num_columns)
+    size = (max(3.6, 1.25 * num_columns + 0.9), 1.2 * num_rows + 0.8)
+    figure, axes = plt.subplots(
+        num_rows, num_columns, figsize=size, sharex=True, sharey=True, squeeze=False
+    )
+    for ax in axes.flat[count:]:
+        figure.delaxes(ax)
+    for ax in axes.flat[count - num_columns : count]:  # the lowest of their columns
+        ax.xaxis.set_tick_params(labelbottom=True)
+    return axes.ravel()[:count]
+
+
+def _draw_map(ax: Axes, table: pd.DataFrame, limit: float) -> Any:
+    dy, dx = table.index, table.columns
+    image = ax.imshow(
+        table,
+        vmin=-limit,
+        vmax=limit,
+        extent=(dx[0] - 0.5, dx[-1] + 0.5, dy[-1] + 0.5, dy[0] - 0.5),
+    )
+    ax.axhline(0, color="0.3", linewidth=0.5)
+    ax.axvline(0, color="0.3", linewidth=0.5)
+    ax.set_xticks([dx[0], 0, dx[-1]])
+    ax.set_yticks([dy[0], 0, dy[-1]])
+    return image
+
+
+def _check_one_unit(maps: pd.DataFrame, keys: list[str]) -> str:
+    """The unit whose rows these are, in words, or ValueError if they are not one value a key."""
+    places = [column for column in ("stage", "block", "step", "branch") if column in maps.columns]
+    missing = [column for column in [*keys, "bias"] if column not in maps.columns]
+    if missing or not len(maps):
+        what = f"have no column {missing[0]!r}" if missing else "are empty"
+        raise ValueError(f"the rows {what}; give some rows of analysis.bias_maps(model)")
+    found = maps[places].drop_duplicates()
+    if len(found) > 1:
+        raise ValueError(
+            f"rows of {len(found)} units, the first {found.iloc[0].to_dict()}; choose one, for "
+            "example maps.query(\"stage == 1 and block == 1 and branch == 'S'\")"
+        )
+    if maps.duplicated(keys).any():
+        rest = [
+            axis for axis in ("dt", "dy", "dx") if axis not in keys and maps[axis].nunique() > 1
+        ]
+        raise ValueError(
+            f"more than one row for the same {', '.join(keys)}; fix {' and '.join(rest)}, for "
+            f"example maps.query('{' and '.join(f'{axis} == 0' for axis in rest)}')"
+        )
+    shown = [name for name in places if name != "step" or maps["step"].iloc[0] > 1]
+    return ", ".join(f"{name} {found.iloc[0][name]}".removeprefix("branch ") for name in shown)

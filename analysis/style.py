@@ -1,0 +1,52 @@
+"""What the figures share: the style, colours, colour scales and titles."""
+
+from __future__ import annotations
+
+import functools
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+from matplotlib import pyplot as plt
+from numpy.typing import NDArray
+
+STYLE = str(Path(__file__).with_name("posmlp.mplstyle"))
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Draw under the project's style, and leave matplotlib's settings as they were."""
+
+    @functools.wraps(draw)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        with plt.style.context(STYLE):
+            return draw(*args, **kwargs)
+
+    return wrapper
+
+
+def colour(number: int) -> str:
+    """The same colour for the same group or variant number in every figure."""
+    colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    return colours[number % len(colours)]
+
+
+def symmetric_limit(values: NDArray[Any]) -> float:
+    """The 99th percentile of |value|, by which colours are cut; 1 if that is 0."""
+    return float(np.percentile(np.abs(values), 99)) or 1.0
+
+
+def add_colour_bar(image: Any, ax: Any, values: Any, limit: float) -> None:
+    """A colour bar with pointed ends where values lie beyond it."""
+    beyond = {(False, False): "neither", (True, False): "min", (False, True): "max"}
+    key = (bool(values.min() < -limit), bool(values.max() > limit))
+    figure = image.axes.figure
+    figure.colorbar(image, ax=ax, extend=beyond.get(key, "both"), label="mixing weight", aspect=25)
+
+
+def wrapped(title: str, width_inches: float) -> str:
+    """A bold title broken into lines that fit; 11 letters an inch."""
+    return textwrap.fill(title, max(20, int(11 * width_inches)))

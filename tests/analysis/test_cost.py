@@ -1,0 +1,208 @@
+"""Counts against hand counts, closed formulas, and torch's own counter."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from analysis import cost, relation_macs, relation_params, units
+from posmlp import GATES, PosMLPConfig, create_model
+
+SMALL = PosMLPConfig(
+    num_classes=3,
+    num_frames=4,
+    image_size=16,
+    depths=(1, 2),
+    dims=(8, 12),
+    num_groups=(2, 3),
+    windows=(4, 2),
+)
+LAYOUTS = ["T+S", "T>S", "ST", "S", "T", "ST+S"]
+
+
+def torch_flops(model: nn.Module) -> int:
+    """One clip's FLOPs by torch's counter, less those of making relations from parameters."""
+    config = model.config
+    clip = torch.zeros(1, config.in_channels, config.num_frames, *config.size)
+    with torch.no_grad(), FlopCounterMode(display=False) as forward:
+        model.eval()(clip)
+    with torch.no_grad(), FlopCounterMode(display=False) as making:
+        for place in units(model):
+            place.unit.bias_table()
+    return forward.get_total_flops() - making.get_total_flops()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("gate", GATES)
+def test_cost_equals_torch_counter_and_formulas(gate: str, layout: str) -> None:
+    model = create_model(SMALL, gate=gate, layout=layout)
+    found = cost(model)
+    by_module = found["by_module"].set_index("module")
+    assert 2 * found["macs"] == torch_flops(model)
+    assert found["params"] == sum(p.numel() for p in model.parameters())
+    assert by_module["macs"].sum() == found["macs"] == round(found["gmacs"] * 1e9)
+    assert by_module["params"].sum() == found["params"]
+
+    params = macs = 0
+    for place in units(model):
+        i, unit = place.stage - 1, place.unit
+        params += relation_params(gate, unit.window, SMALL.num_groups[i], unit.dim)
+        windows = found["num_tokens"][i] // math.prod(unit.window)
+        macs += windows * relation_macs(gate, unit.window, unit.dim)
+    in_gates = by_module.index.str.contains(r"\.gate(?:\.|$)")
+    assert found["relation_params"] == params
+    assert by_module[in_gates]["macs"].sum() == macs
+
+
+@pytest.mark.parametrize("spread", ["full", "diagonal", "scalar"])
+def test_relation_params_counts_gqpe_spreads(spread: str) -> None:
+    model = create_model(SMALL, gate="gqpe", layout="ST", gqpe_spread=spread)
+    expected = sum(
+        relation_params("gqpe", p.unit.window, p.unit.num_groups, p.unit.dim, gqpe_spread=spread)
+        for p in units(model)
+    )
+    assert cost(model)["relation_params"] == expected
+
+
+def test_relation_of_a_wide_convolution_ends_at_the_table() -> None:
+    model = create_model(SMALL, gate="conv", conv_size=5, layout="S")
+    found = cost(model)
+    first = found["by_module"].set_index("module").loc["stages.0.blocks.0.steps.0.S.gate"]
+    assert first["macs"] == 4 * relation_macs("conv", (4, 4), 8, conv_size=5)
+    assert relation_params("conv", (2, 2), 3, 12, conv_size=5) == 3 * 3 * 3
+
+
+@pytest.mark.parametrize("form", ["add", "mix"])
+def test_cost_is_half_of_torch_flops_for_gate_forms(form: str) -> None:
+    model = create_model(SMALL, gate="attention", gate_form=form)
+    assert 2 * cost(model)["macs"] == torch_flops(model)
+
+
+def test_cost_of_one_linear_gate_by_hand() -> None:
+    config = PosMLPConfig(
+        num_classes=5, num_frames=2, image_size=8, depths=(1,), dims=(4,), num_groups=2, windows=2
+    )
+    tokens, dim = 2 * 2 * 2, 4
+    expected = {
+        "stem.convs.0": 2 * 4 * 4 * 2 * 3 * 9,
+        "stem.convs.1": 2 * 2 * 2 * 4 * 2 * 9,
+        "head": dim * 5,
+    }
+    for branch, window in (("T", 2), ("S", 4)):
+        at = f"stages.0.blocks.0.steps.0.{branch}"
+        expected |= {f"{at}.fc1": tokens * dim * 2 * dim, f"{at}.fc2": tokens * dim * dim}
+        expected[f"{at}.gate"] = tokens * dim * window
+    found = cost(config)
+    counted = found["by_module"].set_index("module")["macs"]
+    assert counted[counted > 0].to_dict() == expected
+    assert found["num_tokens"] == (tokens,)
+
+
+def test_cost_of_s16_is_the_known_one() -> None:
+    found = cost("s16")
+    assert found["params"] == 13_509_537
+    assert found["relation_params"] == 324_160
+    assert found["num_tokens"] == (50176, 12544, 3136, 784)
+    module = found["by_module"]["module"]
+    parts = {
+        "": 40.17,
+        "^stem": 1.37,
+        "^downsamples": 3.51,
+        "fc1$": 19.77,
+        "fc2$": 9.88,
+        r"\.S\.gate$": 5.20,
+        r"\.T\.gate$": 0.44,
+    }
+    for pattern, giga in parts.items():
+        part = found["by_module"][module.str.contains(pattern)]["macs"].sum() / 1e9
+        assert part == pytest.approx(giga, abs=0.005), pattern
+
+
+def test_cost_of_an_image_model_counts_one_frame() -> None:
+    small = {"image_size": 64, "windows": (8, 8, 4, 2), "depths": (1, 1, 1, 1)}
+    quadratic, learned = (create_model("image-t", gate=g, **small) for g in ("gqpe", "lrpe"))
+    assert cost(quadratic)["num_tokens"][0] == 16 * 16
+    assert cost(quadratic)["macs"] == cost(learned)["macs"]
+
+
+def test_cost_on_meta_equals_cost_in_memory() -> None:
+    with torch.device("meta"):
+        model = create_model(SMALL)
+    assert cost(model)["macs"] == cost(SMALL)["macs"]
+    assert cost(model)["params"] == cost(SMALL)["params"]
+
+
+def test_cost_leaves_model_seed_and_warnings_alone() -> None:
+    model = create_model(SMALL, drop_path=0.5).train()
+    model.head.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cost(model)
+        cost(SMALL)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert not model.head.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class EinsumGate(nn.Module):
+    """What a notebook may write: u mixed by a free matrix a group, given as an einsum."""
+
+    def __init__(self, dim: int, window: tuple[int, ...], num_groups: int) -> None:
+        super().__init__()
+        num_tokens = math.prod(window)
+        self.weight = nn.Parameter(torch.zeros(num_groups, num_tokens, num_tokens))
+        self.scale = nn.Parameter(torch.zeros(dim, 3, 3))
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        u, v = h.chunk(2, dim=-1)
+        u = u.unflatten(-1, (-1, len(self.weight)))
+        mixed = torch.einsum("gmn,...nvg->...mvg", self.weight, u).flatten(-2)
+        return mixed * v + torch.einsum("cij,cjk->c", self.scale, self.scale)
+
+
+class AddingGate(EinsumGate):
+    """The same product as a matrix product that adds in the same call."""
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        u, v = h.chunk(2, dim=-1)
+        weight = self.weight[:1].expand(len(u), -1, -1)
+        return torch.baddbmm(v, weight, u)
+
+
+@pytest.mark.parametrize("gate", [EinsumGate, AddingGate])
+def test_cost_counts_a_notebooks_gate_but_not_what_no_clip_enters(gate: type[nn.Module]) -> None:
+    config = PosMLPConfig(**{**vars(SMALL), "gate": gate})
+    found = cost(config)
+    assert found["macs"] == cost(SMALL)["macs"]
+    # its parameters: each group's matrix over 4 frames, and over 4x4 or 2x2 places; the scales
+    matrices = 2 * (4**2 + 16**2) + 2 * 3 * (4**2 + 4**2)
+    assert found["relation_params"] == matrices + 9 * (2 * 8 + 4 * 12)
+
+
+def test_cost_refuses_products_that_it_cannot_count() -> None:
+    class Tensordot(EinsumGate):
+        def forward(self, h: torch.Tensor) -> torch.Tensor:
+            return torch.tensordot(h.chunk(2, dim=-1)[0], torch.eye(h.shape[-1] // 2), dims=1)
+
+    class Triple(EinsumGate):
+        def forward(self, h: torch.Tensor) -> torch.Tensor:
+            u = h.chunk(2, dim=-1)[0]
+            return torch.einsum("gij,gjk,bkc->bic", self.weight, self.weight, u)
+
+    with pytest.raises(ValueError, match=r"cannot count aten::tensordot.*matmul"):
+        cost(PosMLPConfig(**{**vars(SMALL), "gate": Tensordot}))
+    with pytest.raises(ValueError, match="several einsums"):
+        cost(PosMLPConfig(**{**vars(SMALL), "gate": Triple}))
+    with pytest.raises(ValueError, match="unknown preset"):
+        cost("s17")
+    with pytest.raises(ValueError, match="unknown gate"):
+        relation_macs("lrp", (4,), 8)

@@ -1,0 +1,209 @@
+"""Figures: what is drawn where, read back from the artists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.image import AxesImage
+
+from analysis import (
+    draw_accuracy,
+    draw_cost_accuracy,
+    draw_learning_curves,
+    draw_spatial_bias,
+    draw_temporal_bias,
+    t_interval,
+)
+
+RUNS = pd.DataFrame(
+    {
+        "variant": ["S"] * 3 + ["T+S"] * 3 + ["dead"] * 2,
+        "seed": [0, 1, 2, 0, 1, 2, 0, 1],
+        "accuracy": [0.3, 0.4, 0.35, 0.7, 0.75, np.nan, np.nan, np.nan],
+        "gmacs": [1.0] * 3 + [4.0] * 3 + [2.0] * 2,
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def _plain_settings_and_closed_figures() -> Iterator[None]:
+    mpl.use("Agg")
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        yield
+    plt.close("all")
+
+
+def unit_maps(num_groups: int, *, frames: int = 1, side: int = 1) -> pd.DataFrame:
+    """Rows of one unit; the bias says where it stands: 1000 group + 100 dt + 10 dy + dx."""
+    axes = [np.arange(1 - n, n) for n in (frames, side, side)]
+    grid = np.meshgrid(np.arange(num_groups), *axes, indexing="ij")
+    rows = dict(zip(("group", "dt", "dy", "dx"), (g.ravel() for g in grid), strict=True))
+    bias = 1000 * rows["group"] + 100 * rows["dt"] + 10 * rows["dy"] + rows["dx"]
+    branch = ("T" if side == 1 else "S") if frames == 1 or side == 1 else "ST"
+    return pd.DataFrame({"stage": 1, "block": 2, "step": 1, "branch": branch, **rows, "bias": bias})
+
+
+def value_at(image: AxesImage, x: float, y: float) -> float:
+    """What the image shows at a point in data coordinates."""
+    array = np.asarray(image.get_array())
+    left, right, bottom, top = image.get_extent()
+    column = int((x - left) / (right - left) * array.shape[1])
+    return float(array[int((y - top) / (bottom - top) * array.shape[0]), column])
+
+
+def test_temporal_bias_draws_a_line_a_group() -> None:
+    ax = draw_temporal_bias(unit_maps(3, frames=4), title="A finding")
+    lines = {line.get_label(): line for line in ax.get_lines() if len(line.get_xdata()) == 7}
+    assert set(lines) == {"0", "1", "2"}
+    assert list(lines["2"].get_xdata()) == [-3, -2, -1, 0, 1, 2, 3]
+    assert list(lines["2"].get_ydata()) == [1700, 1800, 1900, 2000, 2100, 2200, 2300]
+    assert len({line.get_color() for line in lines.values()}) == 3
+    assert ax.get_title(loc="left") == "A finding"
+    assert "frames" in ax.get_xlabel()
+
+
+def test_temporal_bias_above_eight_groups_is_a_heatmap_sorted_by_peak() -> None:
+    maps = unit_maps(10, frames=3)
+    peaks = dict(enumerate([2, -2, 1, 0, -1, 2, 1, 0, -1, -2]))
+    maps["bias"] = np.where(maps["dt"] == maps["group"].map(peaks), -5.0, 0.1)
+    ax = draw_temporal_bias(maps)
+    image = ax.images[0]
+    shown = [label.get_text() for label in ax.get_yticklabels()]
+    assert shown == ["1", "9", "4", "8", "3", "7", "2", "6", "0", "5"]
+    assert value_at(image, -2, 0) == -5.0
+    assert value_at(image, 2, 9) == -5.0
+    assert value_at(image, 2, 0) == 0.1
+    assert image.norm.vmin == -image.norm.vmax == -5.0
+
+
+def test_spatial_bias_maps_stand_at_their_offsets_in_one_scale() -> None:
+    maps = unit_maps(3, side=3)
+    axes = draw_spatial_bias(maps)
+    assert len(axes) == 3
+    limits = {ax.images[0].norm.vmax for ax in axes} | {-ax.images[0].norm.vmin for ax in axes}
+    assert limits == {np.percentile(maps["bias"].abs(), 99)}
+    for group, ax in enumerate(axes):
+        image = ax.images[0]
+        assert image.get_interpolation() == "nearest"
+        assert value_at(image, 2, -1) == 1000 * group - 10 + 2
+        assert value_at(image, -2, 1) == 1000 * group + 10 - 2
+        assert ax.yaxis_inverted()  # y runs down, as in the image
+        assert ax.get_title(loc="left") == f"group {group}"
+
+
+def test_spatial_bias_draws_chosen_groups_on_given_axes() -> None:
+    figure, given = plt.subplots(1, 3)
+    drawn = draw_spatial_bias(unit_maps(4, side=2), groups=[3, 1], axes=given)
+    assert list(drawn) == list(given[:2])
+    assert value_at(drawn[0].images[0], 0, 0) == 3000
+    assert not given[2].images
+    assert figure.get_axes()[-1].get_ylabel() == "mixing weight"
+    with pytest.raises(ValueError, match="3 axes cannot hold 4 groups"):
+        draw_spatial_bias(unit_maps(4, side=2), axes=given)
+    with pytest.raises(ValueError, match=r"groups=\[7\] must be some of \[0, 1"):
+        draw_spatial_bias(unit_maps(4, side=2), groups=[7])
+
+
+def test_spatial_bias_of_zeros_has_a_scale() -> None:
+    axes = draw_spatial_bias(unit_maps(1, side=2).assign(bias=0.0))
+    assert axes[0].images[0].norm.vmax == 1.0
+
+
+def test_bias_figures_refuse_rows_of_more_than_one_picture() -> None:
+    joint = unit_maps(2, frames=2, side=2)
+    with pytest.raises(ValueError, match=r"fix dy and dx.*dy == 0 and dx == 0"):
+        draw_temporal_bias(joint)
+    with pytest.raises(ValueError, match=r"fix dt, for example maps.query\('dt == 0'\)"):
+        draw_spatial_bias(joint)
+    two = pd.concat([unit_maps(2, side=2), unit_maps(2, side=2).assign(block=3)])
+    with pytest.raises(ValueError, match="rows of 2 units"):
+        draw_spatial_bias(two)
+    with pytest.raises(ValueError, match="are empty"):
+        draw_spatial_bias(two.query("stage == 5"))
+    assert len(draw_spatial_bias(joint.query("dt == 1"))) == 2
+
+
+def test_accuracy_shows_means_intervals_seeds_and_missing_runs() -> None:
+    ax = draw_accuracy(RUNS, metric="accuracy", chance=0.1)
+    assert [t.get_text() for t in ax.get_yticklabels()] == [
+        "S",
+        "T+S (2/3 runs)",
+        "dead (0/2 runs)",
+    ]
+    lines = [line.get_xydata() for line in ax.get_lines()]
+    mean, low, high = t_interval([0.3, 0.4, 0.35])
+    assert any(line.tolist() == [[mean, 0]] for line in lines)
+    assert any(np.array_equal(line, [[low, 0], [high, 0]]) for line in lines)
+    assert any(sorted(line[:, 0]) == [0.3, 0.35, 0.4] for line in lines)
+    assert any((line[:, 0] == 0.1).all() for line in lines)
+    assert ax.yaxis_inverted()  # the first variant is at the top
+    assert "2 to 3 seeds" in ax.get_xlabel()
+
+
+def test_cost_accuracy_places_variants_on_a_log_axis() -> None:
+    ax = draw_cost_accuracy(RUNS, y="accuracy")
+    assert ax.get_xscale() == "log"
+    points = [line.get_xydata().tolist() for line in ax.get_lines() if line.get_marker() == "o"]
+    assert points == [[[1.0, pytest.approx(0.35)]], [[4.0, pytest.approx(0.725)]]]
+    assert {text.get_text() for text in ax.texts} == {"S", "T+S"}
+    assert "no finished run: dead" in ax.get_xlabel()
+
+
+def test_cost_accuracy_labels_of_one_place_do_not_overlap() -> None:
+    rows = [{"variant": f"variant {i}", "accuracy": 0.5, "gmacs": 1.0} for i in range(4)]
+    rows += [{"variant": "far", "accuracy": 0.9, "gmacs": 2.0}]
+    ax = draw_cost_accuracy(pd.DataFrame(rows), y="accuracy")
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_cost_accuracy_draws_quartiles_of_a_cost_that_varies() -> None:
+    df = pd.DataFrame({"variant": "a", "accuracy": [0.5, 0.5, 0.5], "latency_ms": [1.0, 2.0, 9.0]})
+    ax = draw_cost_accuracy(df, x="latency_ms")
+    spans = [line.get_xdata().tolist() for line in ax.get_lines()]
+    assert [1.5, 5.5] in spans
+    assert [2.0] in spans
+    assert "ms" in ax.get_xlabel()
+
+
+def test_result_figures_refuse_what_they_cannot_draw() -> None:
+    with pytest.raises(ValueError, match="no column 'top1'"):
+        draw_accuracy(RUNS, metric="top1")
+    with pytest.raises(ValueError, match="nothing to draw"):
+        draw_accuracy(RUNS[RUNS["variant"] == "dead"], metric="accuracy")
+    with pytest.raises(ValueError, match="log axis needs positive"):
+        draw_cost_accuracy(RUNS.assign(gmacs=0.0), y="accuracy")
+    with pytest.raises(ValueError, match="no column 'flops'"):
+        draw_cost_accuracy(RUNS, x="flops", y="accuracy")
+
+
+def test_drawing_uses_the_given_axes_and_leaves_settings_alone() -> None:
+    before = dict(mpl.rcParams)
+    _, given = plt.subplots(1, 3)
+    assert draw_temporal_bias(unit_maps(2, frames=2), ax=given[0]) is given[0]
+    assert draw_accuracy(RUNS, metric="accuracy", ax=given[1]) is given[1]
+    assert draw_cost_accuracy(RUNS, y="accuracy", ax=given[2]) is given[2]
+    assert plt.get_fignums() == [1]
+    assert dict(mpl.rcParams) == before
+
+
+def test_draw_learning_curves_draws_each_run_and_the_mean():
+    rows = [
+        {"variant": name, "seed": seed, "epoch": epoch, "top1": level + 0.1 * seed + 0.01 * epoch}
+        for name, level in (("a", 0.2), ("b", 0.5))
+        for seed in (0, 1)
+        for epoch in (1, 2, 3)
+    ]
+    ax = draw_learning_curves(pd.DataFrame(rows), metric="top1")
+    lines = {line.get_label(): line.get_ydata() for line in ax.lines}
+    np.testing.assert_allclose(lines["b"], [0.56, 0.57, 0.58])
+    assert len(ax.lines) == 6
+    with pytest.raises(ValueError, match="no column 'epoch'"):
+        draw_learning_curves(pd.DataFrame(rows).drop(columns="epoch"), metric="top1")
