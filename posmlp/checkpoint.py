@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from posmlp.config import PRESETS, PosMLPConfig
+from posmlp.config import PRESETS, PosMLPConfig, parse_layout
 from posmlp.model import PosMLP, PosMLPVideo, create_model
 
 StateDict = Mapping[str, Tensor]
@@ -37,6 +37,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 def save(model: PosMLPVideo, path: str | Path, **metadata: str) -> None:
     """Write a model's state and its config to one safetensors file."""
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if "config" in metadata:
+        raise ValueError("the metadata key 'config' is the model's own; choose another name")
     header = {"config": json.dumps(model.config.to_dict()), **metadata}
     write_atomically(path, to_bytes(state, header))
 
@@ -54,8 +56,13 @@ def load(path: str | Path) -> PosMLPVideo:
         )
     model = create_model(PosMLPConfig.from_dict(json.loads(metadata["config"])))
     _check_keys(state, {k: tuple(v.shape) for k, v in model.state_dict().items()}, str(path))
-    model.load_state_dict(state)
+    model.to(_precision(state)).load_state_dict(state)
     return model.eval()
+
+
+def _precision(state: StateDict) -> torch.dtype:
+    """The floating-point type of a state's parameters."""
+    return next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
 
 
 def _read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -117,9 +124,8 @@ def load_released(
     shapes = {names[key]: _released_shape(names[key], tensor) for key, tensor in ours.items()}
     _check_keys(state, shapes, where)
     converted = {key: _ours(names[key], state[names[key]], ours[key]) for key in ours}
-    model.load_state_dict(converted)
-    dtype = next(v.dtype for v in converted.values() if v.is_floating_point())
-    return model.to(dtype).eval()
+    model.to(_precision(converted)).load_state_dict(converted)
+    return model.eval()
 
 
 def _read_released(path: Path) -> dict[str, Tensor]:
@@ -293,20 +299,51 @@ def _smallest_image(windows: tuple[int, ...]) -> int:
     return math.lcm(*(4 * 2**stage * window for stage, window in enumerate(windows)))
 
 
+# What stem, downsampling, norms and spatial branches depend on.
+_COPIED = (
+    "in_channels",
+    "depths",
+    "dims",
+    "num_groups",
+    "windows",
+    "gate",
+    "gate_form",
+    "token_bias",
+    "mlp_ratio",
+    "gqpe_spread",
+    "gqpe_symmetric",
+    "gqpe_softmax",
+    "conv_size",
+    "stem_convs",
+    "stem_norm",
+    "downsample",
+    "downsample_norm",
+    "downsample_depthwise",
+    "norm_eps",
+)
+
+
 def inflate(image_model: PosMLP, video_config: PosMLPConfig) -> PosMLPVideo:
     """A video model that starts as the image model applied to each frame, its logits averaged.
 
     Spatial branches, stem, downsampling, norm and (if the classes agree) head are copied; temporal
     and joint branches start with fc2 = 0, so that their residual step is the identity. Raises
-    ValueError, naming the key and shapes, where the two configurations differ in a copied part.
+    ValueError where the two configurations differ in a part that is copied.
     """
+    for name in _COPIED:
+        ours, theirs = getattr(video_config, name), getattr(image_model.config, name)
+        if ours != theirs:
+            raise ValueError(
+                f"{name}={ours!r} but the image model has {theirs!r}; derive the video config from "
+                "image_model.config with dataclasses.replace"
+            )
     for stage, layout in enumerate(video_config.layouts):
-        if re.split(r"[+>]", layout).count("S") != 1:
+        if sum(step.count("S") for step in parse_layout(layout)) != 1:
             raise ValueError(
                 f"layout {layout!r} (stage {stage + 1}) must have exactly one S branch to hold the "
                 "image model's; use for example 'T+S' or 'T>S'"
             )
-    video = create_model(video_config)
+    video = create_model(video_config).to(_precision(image_model.state_dict()))
     image_state, state = image_model.state_dict(), video.state_dict()
     for key, tensor in state.items():
         if re.search(r"\.steps\.\d+\.(T|ST)\.", key):
@@ -316,11 +353,5 @@ def inflate(image_model: PosMLP, video_config: PosMLPConfig) -> PosMLPVideo:
         source = re.sub(r"\.steps\.\d+\.S\.", ".steps.0.S.", key)
         if key.startswith("head.") and video_config.num_classes != image_model.config.num_classes:
             continue
-        if source not in image_state or image_state[source].shape != tensor.shape:
-            found = list(image_state[source].shape) if source in image_state else "nothing"
-            raise ValueError(
-                f"{key!r} has shape {list(tensor.shape)} but the image model has {found}; derive "
-                "the video config from image_model.config with dataclasses.replace"
-            )
         tensor.copy_(image_state[source])
     return video

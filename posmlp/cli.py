@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -21,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, PermissionError) as error:
         print(f"posmlp {options.command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("posmlp: stopped; the same command goes on from the last epoch", file=sys.stderr)
         return 130
@@ -152,7 +155,6 @@ def _train(options: argparse.Namespace) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     """Score a run's models on the test split."""
-    from posmlp.checkpoint import load
     from posmlp.train import evaluate
 
     run = Path(options.run_folder)
@@ -170,10 +172,10 @@ def _eval(options: argparse.Namespace) -> None:
         raise ValueError("a bare checkpoint does not name its data; give --data")
     for path in paths:
         scores = evaluate(
-            load(path),
+            path,
             spec,
-            num_views=options.clips,
-            num_crops=options.crops,
+            clips=options.clips,
+            crops=options.crops,
             num_workers=options.workers,
             train=train,
         )
@@ -247,6 +249,7 @@ def _info(options: argparse.Namespace) -> None:
         with torch.device("meta"):
             count = sum(p.numel() for p in create_model(name).parameters())
         print(f"{name:8} {count:>11,} parameters  {PRESET_SOURCES[name]}")
+
 
 if __name__ == "__main__":
     sys.exit(main())

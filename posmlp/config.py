@@ -59,6 +59,32 @@ def parse_layout(layout: str) -> tuple[tuple[str, ...], ...]:
     return steps
 
 
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _real(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_POSITIVE = ("whole numbers of at least 1", _whole)
+_SWITCH = ("true or false", lambda value: isinstance(value, bool))
+_ABOVE_ZERO = ("a number above 0", lambda value: _real(value) and value > 0)
+_SHARE = ("a number of at least 0 and less than 1", lambda value: _real(value) and 0 <= value < 1)
+_COUNT = ("a whole number of at least 0", lambda value: value == 0 or _whole(value))
+_VALID: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "num_classes": _COUNT,
+    **dict.fromkeys(("in_channels", "num_frames", "image_size", "conv_size"), _POSITIVE),
+    **dict.fromkeys(("depths", "dims", "num_groups", "windows", "temporal_windows"), _POSITIVE),
+    **dict.fromkeys(("token_bias", "gqpe_symmetric", "gqpe_softmax"), _SWITCH),
+    **dict.fromkeys(("downsample", "downsample_depthwise"), _SWITCH),
+    **dict.fromkeys(("mlp_ratio", "norm_eps"), _ABOVE_ZERO),
+    "drop_path": _SHARE,
+}
+_LISTS = {"depths", "dims", "num_groups", "windows", "temporal_windows", "mlp_ratio"}
+_LISTS |= {"downsample", "image_size"}
+
+
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
 
@@ -123,8 +149,7 @@ class PosMLPConfig:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        for name in ("depths", "dims"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._check_types()
         if len(self.depths) != len(self.dims) or not self.depths:
             raise ValueError(
                 f"depths {self.depths} and dims {self.dims} must name the same number of stages"
@@ -132,21 +157,37 @@ class PosMLPConfig:
         if self.temporal_windows is None:
             object.__setattr__(self, "temporal_windows", self.num_frames)
         for name in ("num_groups", "windows", "temporal_windows", "mlp_ratio"):
-            object.__setattr__(self, name, self._one_a_stage(name, len(self.depths)))
+            object.__setattr__(self, name, self._one_a_stage(name, self.num_stages))
         object.__setattr__(self, "downsample", self._one_a_stage("downsample", self.num_stages - 1))
-        if not isinstance(self.layout, str):
-            layouts = self._one_a_stage("layout", self.num_stages)
-            same = len(set(layouts)) == 1
-            object.__setattr__(self, "layout", layouts[0] if same else layouts)
+        self._set_layout()
         if not isinstance(self.image_size, int):
             height, width = self.image_size
             object.__setattr__(self, "image_size", height if height == width else (height, width))
         self._check_values()
         self._check_stages()
 
+    def _check_types(self) -> None:
+        """Raise ValueError for a value of the wrong type or sign; turn lists into tuples."""
+        for name, (what, valid) in _VALID.items():
+            value = getattr(self, name)
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, name, value)
+            values = value if isinstance(value, tuple) else (value,)
+            if name == "image_size" and isinstance(value, tuple) and len(value) != 2:
+                raise ValueError(f"image_size={value!r} must be a side or (height, width)")
+            if name == "temporal_windows" and value is None:
+                continue
+            if name in ("depths", "dims") and not isinstance(value, tuple):
+                raise ValueError(f"{name}={value!r} must be a list of one value a stage")
+            if isinstance(value, tuple) and name not in _LISTS:
+                raise ValueError(f"{name}={value!r} must be a single value: {what}")
+            if not all(valid(each) for each in values):
+                raise ValueError(f"{name}={value!r} must be {what}")
+
     def _one_a_stage(self, name: str, count: int) -> tuple[Any, ...]:
         value = getattr(self, name)
-        if isinstance(value, int | float | str):
+        if not isinstance(value, tuple | list):
             return (value,) * count
         if len(value) != count:
             raise ValueError(
@@ -155,8 +196,21 @@ class PosMLPConfig:
             )
         return tuple(value)
 
+    def _set_layout(self) -> None:
+        """Write layouts without spaces, and as one string where all stages agree."""
+        layouts = self._one_a_stage("layout", self.num_stages)
+        layouts = tuple(">".join("+".join(step) for step in parse_layout(one)) for one in layouts)
+        same = len(set(layouts)) == 1
+        object.__setattr__(self, "layout", layouts[0] if same else layouts)
+
     def _check_values(self) -> None:
-        if not callable(self.gate):
+        if callable(self.gate):
+            if self.gate_form != "multiply" or not self.token_bias:
+                raise ValueError(
+                    "gate_form and token_bias are for the gates of this package; build them into "
+                    "your own gate and leave both at their defaults"
+                )
+        else:
             one_of(self.gate, GATE_NAMES, "gate")
         one_of(self.gate_form, GATE_FORMS, "gate_form")
         one_of(self.init, INITS, "init")
@@ -166,19 +220,8 @@ class PosMLPConfig:
         one_of(self.downsample_norm, ("batch", "layer"), "downsample_norm")
         if self.stem_convs not in (2, 3):
             raise ValueError(f"stem_convs={self.stem_convs} must be 2 (video) or 3 (image)")
-        if not 0.0 <= self.drop_path < 1.0:
-            raise ValueError(f"drop_path={self.drop_path} must be at least 0 and less than 1")
-        if self.conv_size < 1 or self.conv_size % 2 == 0:
-            raise ValueError(f"conv_size={self.conv_size} must be odd and positive, for example 3")
-        for name in ("in_channels", "num_frames", "depths", "dims", "num_groups", "windows"):
-            values = getattr(self, name)
-            for value in values if isinstance(values, tuple) else (values,):
-                if not isinstance(value, int) or value < 1:
-                    raise ValueError(f"{name}={values} must be whole numbers of at least 1")
-        if not isinstance(self.num_classes, int) or self.num_classes < 0:
-            raise ValueError(
-                f"num_classes={self.num_classes} must be a whole number, 0 for no head"
-            )
+        if self.conv_size % 2 == 0:
+            raise ValueError(f"conv_size={self.conv_size} must be odd, for example 3")
         if self.kind == "image" and (self.num_frames != 1 or set(self.layouts) != {"S"}):
             raise ValueError(
                 f"kind='image' needs num_frames=1 and layout='S', not num_frames={self.num_frames} "
@@ -186,8 +229,6 @@ class PosMLPConfig:
             )
 
     def _check_stages(self) -> None:
-        for layout in self.layouts:
-            parse_layout(layout)
         for i in range(self.num_stages):
             width, groups = self.gate_dim(i), self.num_groups[i]
             if width < 1 or width % groups:
@@ -303,6 +344,8 @@ class TrainConfig:
     """Share of unreadable files up to which training goes on without them."""
     num_clips: int = 4000
     """Training clips when the data are generated (`moving-digits`) rather than read."""
+    checkpoint_every: int = 0
+    """Epochs between the models kept under RUN/checkpoints; 0: only the last is kept."""
 
     def __post_init__(self) -> None:
         one_of(self.precision, ("auto", "float32", "bfloat16"), "precision")
@@ -311,6 +354,10 @@ class TrainConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+        if not isinstance(self.checkpoint_every, int) or self.checkpoint_every < 0:
+            raise ValueError(
+                f"checkpoint_every={self.checkpoint_every!r} must be a whole number, 0 for none"
+            )
         for name in ("lr", "min_lr", "warmup_epochs", "weight_decay", "grad_clip"):
             value = getattr(self, name)
             if isinstance(value, str) or value < 0:

@@ -29,6 +29,8 @@ class GatingUnit(nn.Module):
     Source: section 3 of the paper; the released PoSGU and PoSGUT.
     """
 
+    like: Tensor
+
     def __init__(
         self,
         dim: int,
@@ -40,11 +42,15 @@ class GatingUnit(nn.Module):
     ) -> None:
         super().__init__()
         one_of(form, GATE_FORMS, "gate_form")
-        if dim % num_groups:
-            raise ValueError(f"num_groups={num_groups} does not divide dim={dim}; use a divisor")
+        if num_groups < 1 or dim % num_groups:
+            raise ValueError(
+                f"num_groups={num_groups} does not divide dim={dim}; use a divisor from 1"
+            )
         self.dim, self.window, self.num_groups, self.form = dim, tuple(window), num_groups, form
         self.num_tokens = math.prod(window)
         self.token_bias = nn.Parameter(torch.zeros(self.num_tokens, 1)) if token_bias else None
+        # Moves with the unit, so that a relation without parameters has its type and device.
+        self.register_buffer("like", torch.zeros(()), persistent=False)
 
     @property
     def in_features(self) -> int:
@@ -138,6 +144,8 @@ class AttentionGate(GatingUnit):
         super().__init__(dim, window, num_groups, form=form, token_bias=token_bias)
         self.positions = LRPE(window, num_groups)
         self.query_key = nn.Linear(dim, 2 * dim)
+        nn.init.trunc_normal_(self.query_key.weight, std=0.02)
+        nn.init.zeros_(self.query_key.bias)
 
     def mix(self, u: Tensor) -> Tensor:
         query, key = (self._grouped(half) for half in self.query_key(u.flatten(-2)).chunk(2, -1))
@@ -170,6 +178,8 @@ class ConvGate(GatingUnit):
         size: int = 3,
     ) -> None:
         super().__init__(dim, window, num_groups, form=form, token_bias=token_bias)
+        if size < 1 or size % 2 == 0:
+            raise ValueError(f"size={size} must be odd and positive, for example 3")
         sides = (min(size, full) for full in table_shape(self.window))
         self.kernel = nn.Parameter(torch.zeros(num_groups, *sides))
 
@@ -179,7 +189,7 @@ class ConvGate(GatingUnit):
         taps = self.kernel.flip(axes).repeat(self.dim // self.num_groups, *(1 for _ in axes))
         conv = (F.conv1d, F.conv2d, F.conv3d)[len(axes) - 1]
         u_NC = u.flatten(-2)
-        x = u_NC.flatten(0, -3).mT.unflatten(2, self.window)  # (*, C, window)
+        x = u_NC.reshape(-1, *u_NC.shape[-2:]).mT.unflatten(2, self.window)  # (*, C, window)
         padding = tuple(side // 2 for side in self.kernel.shape[1:])
         y = conv(x, taps[:, None], padding=padding, groups=self.dim)
         return self._grouped(y.flatten(2).mT.reshape(u_NC.shape))
@@ -198,11 +208,11 @@ class MeanGate(GatingUnit):
     """Uniform mixing: every output is the window's mean."""
 
     def mix(self, u: Tensor) -> Tensor:
-        return u.mean(dim=-3, keepdim=True)
+        return u.mean(dim=-3, keepdim=True).expand_as(u)
 
     def relation(self) -> Tensor:
         shape = (self.num_groups, self.num_tokens, self.num_tokens)
-        return torch.full(shape, 1.0 / self.num_tokens)
+        return self.like.new_full(shape, 1.0 / self.num_tokens)
 
 
 class NoMixing(GatingUnit):
@@ -212,7 +222,7 @@ class NoMixing(GatingUnit):
         return u
 
     def relation(self) -> Tensor:
-        return torch.eye(self.num_tokens).expand(self.num_groups, -1, -1)
+        return torch.eye(self.num_tokens).to(self.like).expand(self.num_groups, -1, -1)
 
 
 GATES: dict[str, Callable[..., GatingUnit]] = {

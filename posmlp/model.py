@@ -23,6 +23,23 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def make_linear(c_in: int, c_out: int) -> nn.Linear:
+    """A linear layer with weights truncated normal of std 0.02 and biases 0, as released."""
+    layer = nn.Linear(c_in, c_out)
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def make_conv(config: PosMLPConfig, c_in: int, c_out: int, **geometry: Any) -> nn.Conv2d:
+    """A convolution started as released: PyTorch's default (video), or as `make_linear` (image)."""
+    conv = nn.Conv2d(c_in, c_out, **geometry)
+    if config.kind == "image" and conv.bias is not None:
+        nn.init.trunc_normal_(conv.weight, std=0.02)
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
 def make_norm(kind: str, dim: int, eps: float) -> nn.Module:
     """`batch` or `layer` norm for (B, C, H, W)."""
     return nn.BatchNorm2d(dim, eps=eps) if kind == "batch" else ChannelNorm(dim, eps=eps)
@@ -39,10 +56,11 @@ class Stem(nn.Module):
         super().__init__()
         dim = config.dims[0]
         widths = [config.in_channels, dim // 2, dim, dim][: config.stem_convs + 1]
-        geometry = [(3, 2, 1), (3, 2, 1), (1, 1, 0)]  # kernel, stride, padding
+        halving = {"kernel_size": 3, "stride": 2, "padding": 1}
+        geometry = [halving, halving, {"kernel_size": 1}]
         self.convs = nn.ModuleList(
-            nn.Conv2d(c_in, c_out, *g)
-            for c_in, c_out, g in zip(widths, widths[1:], geometry, strict=False)
+            make_conv(config, c_in, c_out, **each)
+            for c_in, c_out, each in zip(widths, widths[1:], geometry, strict=False)
         )
         self.norms = nn.ModuleList(
             make_norm(config.stem_norm, width, config.norm_eps) for width in widths[1:]
@@ -61,7 +79,9 @@ class Downsample(nn.Module):
         super().__init__()
         c_in, c_out = config.dims[stage - 1], config.dims[stage]
         groups = c_in if config.downsample_depthwise else 1
-        self.conv = nn.Conv2d(c_in, c_out, 3, stride=2, padding=1, groups=groups)
+        self.conv = make_conv(
+            config, c_in, c_out, kernel_size=3, stride=2, padding=1, groups=groups
+        )
         self.norm = make_norm(config.downsample_norm, c_out, config.norm_eps)
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
@@ -95,9 +115,9 @@ class Branch(nn.Module):
         window = {"T": (self.frames,), "S": (side, side), "ST": (self.frames, side, side)}[axes]
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         gate = make_gate(config, mixed, window, config.num_groups[stage])
-        self.fc1 = nn.Linear(dim, gate.in_features if isinstance(gate, GatingUnit) else 2 * mixed)
+        self.fc1 = make_linear(dim, gate.in_features if isinstance(gate, GatingUnit) else 2 * mixed)
         self.gate = gate if isinstance(gate, GatingUnit) else Batched(gate)
-        self.fc2 = nn.Linear(mixed, dim)
+        self.fc2 = make_linear(mixed, dim)
 
     def forward(self, x_WTnC: Tensor) -> Tensor:
         h = F.gelu(self.fc1(self.norm(x_WTnC)))
@@ -114,7 +134,7 @@ class Branch(nn.Module):
 def make_gate(
     config: PosMLPConfig, dim: int, window: tuple[int, ...], num_groups: int
 ) -> nn.Module:
-    """The gating unit that `config` names, initialised."""
+    """The gating unit that `config` names, initialised; a notebook's own initialises itself."""
     if callable(config.gate):
         return config.gate(dim, window, num_groups)
     options: dict[str, Any] = {"form": config.gate_form, "token_bias": config.token_bias}
@@ -126,7 +146,9 @@ def make_gate(
         }
     if config.gate == "conv":
         options["size"] = config.conv_size
-    return GATES[config.gate](dim, window, num_groups, **options)
+    gate = GATES[config.gate](dim, window, num_groups, **options)
+    initialise(gate, config.init)
+    return gate
 
 
 class Step(nn.ModuleDict):
@@ -202,21 +224,8 @@ class PosMLPVideo(nn.Module):
         )
         self.stages = nn.ModuleList(Stage(config, i) for i in range(config.num_stages))
         self.norm = nn.LayerNorm(config.dims[-1], eps=config.norm_eps)
-        head = nn.Linear(config.dims[-1], config.num_classes) if config.num_classes else None
-        self.head = head or nn.Identity()
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear) or (
-                isinstance(module, nn.Conv2d) and self.config.kind == "image"
-            ):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for module in self.modules():
-            if isinstance(module, GatingUnit):
-                initialise(module, self.config.init)
+        classes = config.num_classes
+        self.head = make_linear(config.dims[-1], classes) if classes else nn.Identity()
 
     def forward(self, clips: Tensor, residual_scales: Tensor | None = None) -> Tensor:
         """Logits. `residual_scales` (steps, B) replaces the drawn stochastic depth, if given."""
@@ -228,7 +237,7 @@ class PosMLPVideo(nn.Module):
         return self._features(clips, None)
 
     def _features(self, clips: Tensor, residual_scales: Tensor | None) -> list[Tensor]:
-        self._check(clips)
+        self._check(clips, residual_scales)
         if residual_scales is None and self.training and self.config.drop_path:
             residual_scales = self.draw_residual_scales(clips.shape[0], device=clips.device)
         scales = iter(
@@ -247,13 +256,23 @@ class PosMLPVideo(nn.Module):
     def _blocks(stage: nn.Module) -> list[Block]:
         return [module for module in stage.modules() if isinstance(module, Block)]
 
-    def _check(self, clips: Tensor) -> None:
+    def _check(self, clips: Tensor, residual_scales: Tensor | None) -> None:
         if clips.dim() != 5 or clips.shape[1] != self.config.in_channels:
             raise ValueError(
                 f"clips of shape {tuple(clips.shape)} are not "
                 f"(B, {self.config.in_channels}, T, H, W)"
             )
+        if not clips.is_floating_point():
+            raise ValueError(
+                f"clips of {clips.dtype} must be floating point; posmlp.train.normalise makes them"
+            )
         self.config.check_clip(*clips.shape[2:])
+        steps = (self.num_residual_steps, clips.shape[0])
+        if residual_scales is not None and residual_scales.shape != steps:
+            raise ValueError(
+                f"residual_scales of shape {tuple(residual_scales.shape)} are not (steps, B), here "
+                f"{steps}"
+            )
 
     @property
     def num_residual_steps(self) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from posmlp.checkpoint import save
+from posmlp.checkpoint import load, save
 from posmlp.config import PosMLPConfig, TrainConfig, resolve
 from posmlp.data.sources import ClipSource, open_clips
 from posmlp.model import PosMLPVideo
@@ -262,6 +262,10 @@ class _Training:
     def _store(self, folder: RunFolder, epoch: int) -> None:
         folder.write_rows(self.history)
         if epoch < self.train.epochs:
+            if self.train.checkpoint_every and epoch % self.train.checkpoint_every == 0:
+                for seed in self.population.seeds:
+                    path = folder.root / "checkpoints" / f"epoch{epoch}-seed{seed}.safetensors"
+                    save(self.population.member(seed), path, seed=str(seed), epoch=str(epoch))
             model = {f"model.{name}": tensor for name, tensor in self.population.state().items()}
             moments = optimiser_state(self.optimiser, self.population.parameters)
             folder.save_state({**model, **moments}, epoch)
@@ -368,19 +372,29 @@ def score(population: Population, clips: ClipSource) -> list[dict[str, float]]:
 
 
 def evaluate(
-    model: PosMLPVideo,
+    model: PosMLPVideo | str | Path,
     data: str | ClipSource = "moving-digits",
     *,
     split: str = "test",
-    num_views: int = 1,
-    num_crops: int = 1,
+    clips: int = 1,
+    crops: int = 1,
     batch_size: int = 64,
     num_workers: int = 2,
     train: TrainConfig | None = None,
 ) -> dict[str, float]:
-    """`metrics` of a model over a split, averaging logits over `num_views` x `num_crops` views."""
+    """`metrics` of a model over a split, averaging logits over `clips` x `crops` views a video.
+
+    `model`: a model or the path of one that `save` wrote. `data`: what `open_clips` takes, or a
+    source. `train` tells how frames are sampled. Raises ValueError for what does not fit together.
+    """
+    model = load(model) if isinstance(model, str | Path) else model
     if isinstance(data, str):
         train = train or TrainConfig()
         data = open_clips(data, split, model.config, train=train, num_workers=num_workers)
-    logits = predict(model, data, num_views=num_views, num_crops=num_crops, batch_size=batch_size)
+    if len(data.classes) != model.config.num_classes:
+        raise ValueError(
+            f"the model has {model.config.num_classes} classes but {data.name} has "
+            f"{len(data.classes)}; evaluate it on the data it was trained for"
+        )
+    logits = predict(model, data, num_views=clips, num_crops=crops, batch_size=batch_size)
     return metrics(logits, data.labels, data.reverse_of)

@@ -1,0 +1,369 @@
+"""Saving, loading, the released files, and starting a video model from an image one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from posmlp import (
+    PosMLP,
+    PosMLPConfig,
+    PosMLPVideo,
+    create_model,
+    inflate,
+    load,
+    load_released,
+    save,
+)
+from posmlp.config import GATE_NAMES
+from tests import reference
+from tests.test_model import SMALL, listed_shapes, make, randn, randomise
+
+F64 = torch.float64
+DEPTHS, DIMS, SIDES, GROUPS = (1, 2, 1, 1), (8, 12, 16, 20), (4, 2, 2, 1), (2, 3, 8, 10)
+TABLE = "blocks2.0.t_fc.encoder.gate_unit.pos.window_relative_position_bias_table"
+
+
+def released_state(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    shapes = reference.video_shapes(DEPTHS, DIMS, SIDES, 4, GROUPS, 6)
+    state = reference.random_state(shapes, seed=1, dtype=dtype)
+    for key in [k for k in state if k.endswith("bias_table")]:  # the buffers of a released file
+        index = key.replace("bias_table", "index")
+        num_tokens = state[key.replace("window_relative_position_bias_table", "token_proj_n_bias")]
+        count = num_tokens.shape[1]
+        temporal = ".t_fc." in key
+        whole = reference.index_1d(count) if temporal else reference.index_2d(int(count**0.5))
+        state[index] = whole[..., None] if temporal else whole
+    return state
+
+
+# Our own files
+
+
+@pytest.mark.parametrize("gate", GATE_NAMES)
+def test_saved_model_loads_equal(gate: str, tmp_path: Path) -> None:
+    model = randomise(create_model(PosMLPConfig(**SMALL, gate=gate, layout="T>S"))).float()
+    path = tmp_path / "folder" / "model.safetensors"
+    save(model, path)
+    again = load(path)
+    assert again.config == model.config
+    assert not again.training
+    clips = randn(2, 3, 4, 16, 16, dtype=torch.float32)
+    assert torch.equal(again(clips), model(clips))
+    assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]  # nothing temporary
+
+
+def test_saved_dtype_is_kept(tmp_path: Path) -> None:
+    model = make()
+    save(model, tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors")
+    assert next(again.parameters()).dtype == F64
+    clips = randn(2, 3, 4, 16, 16)
+    assert torch.equal(again(clips), model(clips))
+
+
+def test_saved_image_model_loads_as_an_image_model(tmp_path: Path) -> None:
+    model = make(num_frames=1, layout="S", kind="image")
+    save(model, tmp_path / "model.safetensors")
+    assert isinstance(load(tmp_path / "model.safetensors"), PosMLP)
+
+
+def test_saved_file_holds_its_config_and_metadata(tmp_path: Path) -> None:
+    model, path = make(), tmp_path / "model.safetensors"
+    save(model, path, seed="3")
+    with safe_open(str(path), "pt") as file:
+        metadata = file.metadata()
+    assert PosMLPConfig.from_dict(json.loads(metadata["config"])) == model.config
+    assert metadata["seed"] == "3"
+
+
+def test_metadata_cannot_replace_the_config(tmp_path: Path) -> None:
+    with pytest.raises((ValueError, TypeError), match="config"):
+        save(make(), tmp_path / "model.safetensors", config="{}")
+
+
+def write(path: Path, state: dict[str, Tensor], config: PosMLPConfig) -> None:
+    save_file(state, path, {"config": json.dumps(config.to_dict())})
+
+
+@pytest.mark.parametrize("change", ["missing", "shape", "extra"])
+def test_loading_another_models_file_names_the_key(change: str, tmp_path: Path) -> None:
+    model, path = make(), tmp_path / "model.safetensors"
+    state, key = dict(model.state_dict()), "stages.0.blocks.0.steps.0.T.fc1.weight"
+    if change == "missing":
+        del state[key]
+    elif change == "shape":
+        state[key] = torch.zeros(3, 8)
+    else:
+        key = "stages.7.weight"
+        state[key] = torch.zeros(1)
+    write(path, state, model.config)
+    with pytest.raises(ValueError, match=re.escape(key)) as error:
+        load(path)
+    expected = {"missing": ["[16, 8]"], "shape": ["[3, 8]", "[16, 8]"], "extra": ["unexpected"]}
+    assert all(part in str(error.value) for part in expected[change]), str(error.value)
+
+
+def test_loading_what_is_no_model_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"absent\.safetensors"):
+        load(tmp_path / "absent.safetensors")
+    text = tmp_path / "text.safetensors"
+    text.write_text("no tensors here", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"text\.safetensors"):
+        load(text)
+    bare = tmp_path / "bare.safetensors"
+    save_file({"weight": torch.zeros(2)}, bare)
+    with pytest.raises(ValueError, match="load_released"):
+        load(bare)
+    wrong = tmp_path / "wrong.safetensors"
+    save_file({"weight": torch.zeros(2)}, wrong, {"config": json.dumps({"gamma": 8})})
+    with pytest.raises(ValueError, match="gamma"):
+        load(wrong)
+
+
+# Released files
+
+
+def released_file(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
+    """A released checkpoint as its repository would write it."""
+    path = folder / f"model.{'safetensors' if kind == 'safetensors' else 'pth'}"
+    if kind == "safetensors":
+        save_file(state, path)
+        return path
+    content: Any = {
+        "pth": state,
+        "slowfast": {"epoch": 3, "model_state": state, "cfg": "NUM_GPUS: 8"},
+        "timm": {"state_dict": state, "arch": "posmlp"},
+        "parallel": {"model": {f"module.{k}": v for k, v in state.items()}},
+    }[kind]
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth", "slowfast", "timm", "parallel"])
+def test_released_file_of_every_container_loads_as_its_state(kind: str, tmp_path: Path) -> None:
+    state = released_state()
+    path = released_file(kind, tmp_path, state)
+    clips = randn(1, 3, 4, 32, 32, dtype=torch.float32)
+    assert torch.equal(load_released(path)(clips), load_released(state)(clips))
+    assert torch.equal(load_released(str(path))(clips), load_released(state)(clips))
+
+
+def test_released_video_config_is_read_from_the_shapes() -> None:
+    config = load_released(released_state()).config
+    assert (config.depths, config.dims, config.windows) == (DEPTHS, DIMS, SIDES)
+    assert (config.num_groups, config.temporal_windows) == (GROUPS, (4,) * 4)
+    assert (config.num_classes, config.num_frames, config.kind) == (6, 4, "video")
+    assert (config.layout, config.gate, config.token_bias) == ("T+S", "lrpe", True)
+
+
+@pytest.mark.parametrize(
+    ("title", "expected"),
+    [
+        (
+            "image tiny LRPE + token_proj_n_weight",
+            dict(gate="lrpe+dense", stem_norm="layer", downsample_norm="batch",
+                 downsample_depthwise=False),
+        ),
+        ("image tiny GQPE generalised", dict(gate="gqpe", gqpe_spread="full",
+                                             downsample_depthwise=True, stem_norm="batch")),
+        ("image tiny GQPE plain", dict(gate="gqpe", gqpe_spread="scalar")),
+        ("image tiny LRPE (golden d)", dict(gate="lrpe", downsample_norm="layer")),
+    ],
+)  # fmt: skip
+def test_released_image_config_is_read_from_the_shapes(
+    shared: Path, title: str, expected: dict[str, Any]
+) -> None:
+    state = reference.random_state(listed_shapes(shared, title), seed=2)
+    config = load_released(state).config
+    assert config.dims == (16, 32, 64, 128)
+    assert config.num_groups == (2, 4, 8, 16)
+    assert (config.depths, config.windows, config.mlp_ratio) == (
+        (1, 1, 2, 1), (4, 4, 4, 2), (4.0, 4.0, 4.0, 2.0)
+    )  # fmt: skip
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("title", "num_parameters"),
+    [("video SSV1_MLP_S16", 13_509_537), ("image PosMLP-T 224", 20_925_538)],
+)
+def test_whole_released_key_list_loads(shared: Path, title: str, num_parameters: int) -> None:
+    shapes = listed_shapes(shared, title)
+    state = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    model = load_released(state)
+    assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters
+    assert isinstance(model, PosMLP if title.startswith("image") else PosMLPVideo)
+
+
+def test_released_dtype_is_kept_exactly() -> None:
+    state = released_state(F64)
+    state["norm.weight"] = state["norm.weight"] + 1e-12  # no float32 number
+    model = load_released(state)
+    assert model.norm.weight.dtype == F64
+    assert torch.equal(model.norm.weight, state["norm.weight"])
+
+
+def test_load_released_does_not_share_memory_with_its_source() -> None:
+    state = released_state()
+    model = load_released(state)
+    before = model.norm.weight.clone()
+    state["norm.weight"].zero_()
+    assert torch.equal(model.norm.weight, before)
+    assert model.norm.weight.any()
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+def test_released_key_that_is_missing_is_named(with_config: bool) -> None:
+    state = released_state()
+    config = load_released(state).config if with_config else None
+    del state[TABLE]
+    with pytest.raises(ValueError, match=re.escape(TABLE)) as error:
+        load_released(state, config)
+    assert "[7, 3]" in str(error.value)
+
+
+def test_released_key_of_another_shape_is_named() -> None:
+    state = released_state()
+    config = load_released(state).config
+    state[TABLE] = torch.zeros(15, 3)
+    with pytest.raises(ValueError, match=re.escape(TABLE)) as error:
+        load_released(state, config)
+    assert all(part in str(error.value) for part in ("[15, 3]", "[7, 3]")), str(error.value)
+
+
+def test_released_key_that_is_unexpected_is_named() -> None:
+    state = released_state() | {"decoder.weight": torch.zeros(2)}
+    with pytest.raises(ValueError, match=r"decoder\.weight"):
+        load_released(state)
+
+
+def test_released_checkpoint_of_another_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="patch_embed"):
+        load_released({"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.bias": torch.zeros(1000)})
+
+
+@pytest.mark.parametrize(
+    "change", [{"layout": "T>S"}, {"layout": "S"}, {"gate": "conv"}, {"num_classes": 9}]
+)
+def test_released_checkpoint_does_not_fit_another_config(change: dict[str, Any]) -> None:
+    state = released_state()
+    config = dataclasses.replace(load_released(state).config, **change)
+    with pytest.raises(ValueError, match=r"T\+S|key"):
+        load_released(state, config)
+
+
+class Payload:
+    """A pickle that would write a file when read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return (Path.write_text, (self.path, "ran"))
+
+
+def test_pickle_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
+    witness, path = tmp_path / "witness", tmp_path / "model.pth"
+    torch.save({"model_state": released_state(), "cfg": Payload(witness)}, path)
+    with pytest.raises(ValueError, match=r"model\.pth"):
+        load_released(path)
+    path.write_bytes(pickle.dumps(Payload(witness)))
+    with pytest.raises(ValueError, match=r"model\.pth"):
+        load_released(path)
+    assert not witness.exists()
+
+
+def test_released_file_that_is_absent_or_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"absent\.pth"):
+        load_released(tmp_path / "absent.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match=r"list\.pth"):
+        load_released(tmp_path / "list.pth")
+
+
+# From images to clips
+
+
+def image_model(**values: Any) -> PosMLP:
+    model = make(**{"num_frames": 1, "layout": "S", "kind": "image", "stem_convs": 3, **values})
+    assert isinstance(model, PosMLP)
+    return model
+
+
+def video_config(image: PosMLP, **values: Any) -> PosMLPConfig:
+    changes = {"kind": "video", "num_frames": 4, "temporal_windows": None, "layout": "T+S"}
+    return dataclasses.replace(image.config, **{**changes, **values})
+
+
+@pytest.mark.parametrize("layout", ["T+S", "T>S", "S>T", "ST+S", "T>S>ST", "S", "T + S"])
+@pytest.mark.parametrize("gate", ["lrpe", "gqpe", "attention"])
+def test_inflated_model_starts_as_the_image_model_averaged_over_frames(
+    layout: str, gate: str
+) -> None:
+    image = image_model(gate=gate)
+    video = inflate(image, video_config(image, layout=layout)).double().eval()
+    clips = randn(2, 3, 4, 16, 16)
+    frames = torch.stack([image(clips[:, :, t]) for t in range(4)])
+    # inflate may work in float32, which is what the wider tolerance allows; see the next test
+    torch.testing.assert_close(video(clips), frames.mean(0), rtol=0, atol=1e-5)
+
+
+def test_inflated_model_keeps_the_image_models_dtype_and_values() -> None:
+    image = image_model()
+    video = inflate(image, video_config(image))
+    assert torch.equal(video.norm.weight, image.norm.weight)
+    clips = randn(2, 3, 4, 16, 16)
+    frames = torch.stack([image(clips[:, :, t]) for t in range(4)])
+    torch.testing.assert_close(video.eval()(clips), frames.mean(0), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"windows": (1, 1)},
+        {"num_groups": (4, 3)},
+        {"gate": "dense"},
+        {"gate_form": "add"},
+        {"gqpe_softmax": False},
+        {"norm_eps": 1e-3},
+        {"stem_convs": 2},
+        {"stem_norm": "layer"},
+        {"layout": "T"},
+        {"layout": "S>S"},
+    ],
+    ids=str,
+)
+def test_inflating_into_another_computation_is_refused(change: dict[str, Any]) -> None:
+    """Whatever would make the first outputs differ, not only what changes a shape."""
+    image = image_model(gate="gqpe")
+    with pytest.raises(ValueError, match=r"."):
+        inflate(image, video_config(image, **change))
+
+
+def test_inflated_head_is_new_where_the_classes_differ() -> None:
+    image = image_model()
+    video = inflate(image, video_config(image, num_classes=9))
+    dtype = image.head.weight.dtype
+    assert video(torch.zeros(1, 3, 4, 16, 16, dtype=dtype)).shape == (1, 9)
+    assert torch.equal(video.stem.convs[0].weight, image.stem.convs[0].weight)
+
+
+def test_inflate_leaves_the_image_model_as_it_was() -> None:
+    image = image_model()
+    before = {k: v.clone() for k, v in image.state_dict().items()}
+    video = inflate(image, video_config(image))
+    with torch.no_grad():
+        for parameter in video.parameters():
+            parameter.zero_()
+    assert all(torch.equal(v, before[k]) for k, v in image.state_dict().items())

@@ -1,0 +1,283 @@
+"""Gating units: what each mixes, channel by channel, how it gates, and its gradients."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from posmlp import GATES, PositionalGatingUnit, relative_position_index
+from posmlp.config import GATE_FORMS, GATE_NAMES, INITS
+from posmlp.gating import GatingUnit, initialise
+
+F64 = torch.float64
+LAWS = settings(deadline=None, derandomize=True)
+TIED = [name for name in GATE_NAMES if name != "attention"]
+windows = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
+widths = st.tuples(st.integers(1, 3), st.integers(1, 4))  # groups, channels a group
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+def make(
+    gate: str, dim: int, window: tuple[int, ...], groups: int, form: str = "mix", **options: Any
+) -> GatingUnit:
+    """A float64 unit with every parameter random, so that nothing is trivially zero."""
+    unit = GATES[gate](dim, window, groups, form=form, **options).double()
+    with torch.no_grad():
+        for seed, parameter in enumerate(unit.parameters()):
+            parameter.copy_(randn(*parameter.shape, seed=seed))
+    return unit
+
+
+def test_gates_are_the_named_ones() -> None:
+    assert set(GATES) == set(GATE_NAMES)
+    assert set(GATE_NAMES) == {
+        "lrpe", "gqpe", "dense", "lrpe+dense", "attention", "conv", "mean", "none"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("gate", TIED)
+@given(windows, widths, st.booleans())
+@settings(LAWS, max_examples=12)
+def test_mix_is_the_relation_times_u_channel_by_channel(
+    gate: str, window: tuple[int, ...], width: tuple[int, int], token_bias: bool
+) -> None:
+    groups, dim = width[0], width[0] * width[1]
+    num_tokens = math.prod(window)
+    unit = make(gate, dim, window, groups, token_bias=token_bias)
+    relation = unit.relation().double()
+    assert relation.shape == (groups, num_tokens, num_tokens)
+    u = randn(2, num_tokens, dim, seed=9)
+    shift = unit.token_bias.view(-1) if token_bias and unit.token_bias is not None else 0.0
+    expected = [relation[c % groups] @ u[b, :, c] + shift for b in range(2) for c in range(dim)]
+    out = unit(u).transpose(1, 2).reshape(-1, num_tokens)
+    atol = 1e-6 if gate == "mean" else 1e-11  # test_relation_has_the_units_dtype holds mean's
+    torch.testing.assert_close(out, torch.stack(expected), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("gate", ["mean", "none"])
+def test_relation_has_the_units_dtype_and_device(gate: str) -> None:
+    unit = make(gate, 4, (3,), 2)
+    assert unit.relation().dtype == F64
+    with torch.device("meta"):
+        built_on_meta = GATES[gate](4, (3,), 2)
+    assert built_on_meta.relation().device.type == "meta"
+
+
+@pytest.mark.parametrize("gate", GATE_NAMES)
+def test_form_gates_the_mixed_first_half_by_the_second(gate: str) -> None:
+    window, dim = (2, 3), 6
+    mixer = make(gate, dim, window, 3)
+    u, v = randn(4, 6, dim, seed=1), randn(4, 6, dim, seed=2)
+    for form, expected in (("multiply", mixer(u) * v), ("add", mixer(u) + v)):
+        unit = make(gate, dim, window, 3, form=form)
+        unit.load_state_dict(mixer.state_dict())
+        out = unit(torch.cat([u, v], dim=-1))
+        torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+    assert mixer.in_features == dim
+    assert unit.in_features == 2 * dim
+
+
+@pytest.mark.parametrize("gate", GATE_NAMES)
+@pytest.mark.parametrize("form", GATE_FORMS)
+@pytest.mark.parametrize("token_bias", [True, False])
+def test_unit_keeps_leading_dimensions(gate: str, form: str, token_bias: bool) -> None:
+    unit = make(gate, 4, (3, 2), 2, form=form, token_bias=token_bias)
+    h = randn(2, 5, 6, unit.in_features)
+    out = unit(h)
+    assert out.shape == (2, 5, 6, 4)
+    torch.testing.assert_close(out.flatten(0, 1), unit(h.flatten(0, 1)), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("gate", GATE_NAMES)
+def test_unit_takes_one_window_alone(gate: str) -> None:
+    unit = make(gate, 4, (3, 2), 2, form="multiply")
+    h = randn(5, 6, 8)
+    torch.testing.assert_close(unit(h[3]), unit(h)[3], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("form", GATE_FORMS)
+@pytest.mark.parametrize("gate", GATE_NAMES)
+def test_gradients_are_the_numerical_ones(gate: str, form: str) -> None:
+    unit = make(gate, 4, (2, 2), 2, form=form)
+    names = [name for name, _ in unit.named_parameters()]
+    values = [parameter.detach().clone().requires_grad_() for parameter in unit.parameters()]
+    h = randn(2, 4, unit.in_features, seed=7).requires_grad_()
+
+    def run(h: Tensor, *parameters: Tensor) -> Tensor:
+        named = dict(zip(names, parameters, strict=True))
+        return torch.func.functional_call(unit, named, (h,))
+
+    assert torch.autograd.gradcheck(run, (h, *values))
+
+
+@pytest.mark.parametrize("dim_groups", [(6, groups) for groups in (1, 2, 3, 6)])
+def test_channels_of_one_group_share_a_relation_and_are_interleaved(
+    dim_groups: tuple[int, int],
+) -> None:
+    dim, groups = dim_groups
+    unit = make("lrpe", dim, (3,), groups, token_bias=False)
+    impulse = torch.zeros(3, dim, dtype=F64)
+    impulse[1] = 1.0
+    response = unit(impulse)  # column c is the relation of channel c's group
+    for a in range(dim):
+        for b in range(dim):
+            same = torch.equal(response[:, a], response[:, b])
+            assert same == (a % groups == b % groups)
+
+
+def test_token_bias_is_one_number_an_output_position() -> None:
+    unit = make("dense", 4, (2, 3), 2)
+    assert unit.token_bias is not None
+    assert unit.token_bias.numel() == 6
+    shift = unit(torch.zeros(2, 6, 4, dtype=F64))
+    torch.testing.assert_close(shift, unit.token_bias.view(1, 6, 1).expand(2, 6, 4))
+    without = GATES["dense"](4, (2, 3), 2, token_bias=False)
+    assert without.token_bias is None
+    assert "token_bias" not in without.state_dict()
+
+
+def test_attention_equals_its_formula() -> None:
+    """A head a group: softmax(q k / sqrt(V) + relative position bias) over keys, values are u."""
+    groups, per_group, window = 2, 3, (2, 2)
+    dim, num_tokens = groups * per_group, 4
+    unit = make("attention", dim, window, groups)
+    u = randn(num_tokens, dim, seed=5)
+    assert unit.token_bias is not None
+    query, key = unit.query_key(u).chunk(2, dim=-1)
+    out = unit(u[None])[0]
+    for g in range(groups):
+        c = torch.arange(g, dim, groups)
+        scores = query[:, c] @ key[:, c].T / math.sqrt(per_group) + unit.relation()[g]
+        expected = scores.softmax(-1) @ u[:, c] + unit.token_bias
+        torch.testing.assert_close(out[:, c], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("gate", ["lrpe", "lrpe+dense", "attention", "conv", "gqpe"])
+def test_bias_table_has_an_entry_for_each_offset(gate: str) -> None:
+    table = make(gate, 4, (2, 3, 4), 2).bias_table()
+    assert table is not None
+    assert table.shape == (2, 3, 5, 7)
+
+
+@pytest.mark.parametrize("gate", ["dense", "mean", "none"])
+def test_bias_table_is_none_where_there_are_no_offsets(gate: str) -> None:
+    assert make(gate, 4, (2, 3), 2).bias_table() is None
+
+
+@pytest.mark.parametrize("gate", ["lrpe", "attention", "conv"])
+@given(windows)
+@settings(LAWS, max_examples=10)
+def test_relation_reads_the_bias_table_at_query_minus_key(
+    gate: str, window: tuple[int, ...]
+) -> None:
+    unit = make(gate, 4, window, 2)
+    table = unit.bias_table()
+    assert table is not None
+    expected = table.flatten(1)[:, relative_position_index(window)]
+    torch.testing.assert_close(unit.relation(), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("size", "radius"), [(1, 0), (3, 1), (5, 2)])
+def test_conv_reaches_its_radius_and_no_further(size: int, radius: int) -> None:
+    relation = make("conv", 2, (6, 4), 2, size=size).relation()
+    for m in range(24):
+        for n in range(24):
+            distance = max(abs(m // 4 - n // 4), abs(m % 4 - n % 4))
+            assert bool((relation[:, m, n] != 0).all()) == (distance <= radius)
+            assert bool((relation[:, m, n] != 0).any()) == (distance <= radius)
+
+
+def test_mean_and_none_are_the_uniform_and_the_unit_matrix() -> None:
+    u = randn(2, 6, 4)
+    flat = make("mean", 4, (2, 3), 2, token_bias=False)
+    same = make("none", 4, (2, 3), 2, token_bias=False)
+    torch.testing.assert_close(flat(u), u.mean(1, keepdim=True).expand(2, 6, 4))
+    assert torch.equal(same(u), u)
+
+
+def test_positional_unit_over_any_number_of_axes_is_one_class() -> None:
+    for window in ((4,), (2, 2), (2, 2, 2)):
+        unit = PositionalGatingUnit(4, window, 2)
+        assert isinstance(unit, PositionalGatingUnit)
+        assert unit.relation().shape == (2, math.prod(window), math.prod(window))
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("gate", GATE_NAMES)
+def test_group_count_that_does_not_divide_is_refused(gate: str) -> None:
+    with pytest.raises(ValueError, match=r"4.*6|6.*4"):
+        GATES[gate](6, (3,), 4)
+
+
+@pytest.mark.parametrize("num_groups", [0, -1])
+def test_group_count_below_one_is_refused(num_groups: int) -> None:
+    with pytest.raises(ValueError, match=str(num_groups)):
+        PositionalGatingUnit(6, (3,), num_groups)
+
+
+def test_unknown_form_names_the_valid_ones() -> None:
+    with pytest.raises(ValueError, match=r"multiply.*add.*mix"):
+        PositionalGatingUnit(6, (3,), 3, form="times")
+
+
+@pytest.mark.parametrize("gate", GATE_NAMES)
+@pytest.mark.parametrize("shape", [(1, 1, 8), (1, 4, 8), (1, 3, 4), (1, 6, 8)])
+def test_tokens_of_another_window_are_refused_not_broadcast(
+    gate: str, shape: tuple[int, ...]
+) -> None:
+    """Source: the released unit sums silently over a window of size one (FACTS 5.3)."""
+    unit = GATES[gate](4, (3,), 2)
+    with pytest.raises(ValueError, match=r"3, 8"):
+        unit(torch.zeros(shape))
+
+
+def test_even_convolution_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="4"):
+        GATES["conv"](4, (6,), 2, size=4)
+
+
+# Initialisation
+
+
+@pytest.mark.parametrize("gate", GATE_NAMES)
+@pytest.mark.parametrize("init", INITS)
+def test_initialise_sets_tables_and_token_biases_as_named(gate: str, init: str) -> None:
+    torch.manual_seed(0)
+    unit = GATES[gate](4, (6, 6), 2)
+    initialise(unit, init)
+    assert unit.token_bias is not None
+    level = 1.0 if init == "unit_bias" else 0.0
+    assert torch.equal(unit.token_bias, torch.full((36, 1), level))
+    std = {"released": 0.0, "normal": 0.02, "fan_in": 1 / 6, "unit_bias": 1e-3}[init]
+    for name, value in unit.named_parameters():
+        if name.endswith(("table", "weight", "kernel")) and "query_key" not in name:
+            few = value.numel() < 100
+            assert value.std().item() == pytest.approx(std, rel=0.5 if few else 0.15)
+
+
+@pytest.mark.parametrize("spread", ["full", "diagonal", "scalar"])
+def test_gqpe_starts_at_small_centres_and_unit_spreads(spread: str) -> None:
+    torch.manual_seed(0)
+    unit = GATES["gqpe"](64, (3, 3), 64, spread=spread)
+    initialise(unit, "released")
+    centres, spreads = unit.positions.centers, unit.positions.spreads
+    assert centres.std().item() == pytest.approx(0.01, rel=0.25)
+    identity = torch.eye(2) if spread == "full" else torch.ones(())
+    assert (spreads - identity).std().item() == pytest.approx(0.01, rel=0.25)
+    assert (spreads - identity).mean().abs() < 0.005
+
+
+def test_unknown_init_names_the_valid_ones() -> None:
+    with pytest.raises(ValueError, match=r"normal.*released"):
+        initialise(PositionalGatingUnit(4, (3,), 2), "xavier")
