@@ -245,7 +245,6 @@ def test_damaged_and_odd_files_are_counted(shared, tmp_path, capsys):
     assert "mid_corrupt.mp4: 3 of its frames" in capsys.readouterr().err
 
 
-
 @pytest.mark.parametrize(
     ("make", "words"),
     [

@@ -1,0 +1,145 @@
+"""The command line: ablations plan | run | status | why | repeat | report.
+
+Only what a command needs is imported, so that status and why answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Exit code: 0; 1 something failed; 2 wrong input; 130 Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except ValueError as error:
+        print(f"ablations: {error}", file=sys.stderr)
+        return 2
+    except (OSError, RuntimeError) as error:
+        kept = "; what is finished is kept" if options.command is _run else ""
+        print(f"ablations: {type(error).__name__}: {error}{kept}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ablations",
+        description="Ablation grids: see what one costs, run it, read what came out. Running "
+        "again is resuming: what is finished is never trained twice.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    plan = commands.add_parser("plan", help="cells, parameters, cost, time; runs nothing")
+    plan.set_defaults(command=_plan)
+    run = commands.add_parser("run", help="train what is missing; exit code 1 if any failed")
+    run.set_defaults(command=_run)
+    for command in (plan, run):
+        command.add_argument("grid", type=Path, help="a grid file (YAML)")
+        command.add_argument("--out", type=Path, help="the folder (default: runs/NAME/grid)")
+        command.add_argument("--data", help="data in place of the grid's")
+        command.add_argument("--workers", type=int, default=1, help="trainings at once")
+    run.add_argument("--engine", default="local", help="where to run: local")
+    run.add_argument("--device", help="cpu, cuda (all GPUs) or cuda:N; default: a GPU if any")
+    run.add_argument("--threads", type=int, default=1, help="CPU threads of each worker")
+    run.add_argument("--retry-failed", action="store_true", help="also run what failed before")
+    run.add_argument("--shard", help="i/n: only the i-th of n parts, for schedulers")
+    run.add_argument("--quiet", action="store_true", help="no progress")
+
+    status = commands.add_parser("status", help="what is done, failed and to do")
+    status.set_defaults(command=_status)
+    why = commands.add_parser("why", help="how one cell ended, and the command that repeats it")
+    why.set_defaults(command=_why)
+    repeat = commands.add_parser("repeat", help="train one cell again elsewhere, and compare")
+    repeat.set_defaults(command=_repeat)
+    report = commands.add_parser("report", help="report.html and tables")
+    report.set_defaults(command=_report)
+    for command in (status, why, repeat, report):
+        command.add_argument("folder", type=Path, help="the --out of a run")
+    for command in (why, repeat):
+        command.add_argument("cell", help="id, start of an id, or name")
+    why.add_argument("--seed", type=int, help="default: all seeds")
+    repeat.add_argument("--seed", type=int, required=True)
+    repeat.add_argument("--device", default="cpu")
+    repeat.add_argument("--threads", type=int, default=1, help="CPU threads")
+    report.add_argument("--out", type=Path, help="the HTML file (default: FOLDER/report.html)")
+    repeat.add_argument("--to", type=Path, help="a new folder for the run (default: temporary)")
+    return parser
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from ablations.plan import plan
+
+    out = options.out or _default_out(options.grid)
+    print(plan(options.grid, out, data=options.data, workers=options.workers))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ablations.run import run
+
+    out = options.out or _default_out(options.grid)
+    table = run(
+        options.grid,
+        out,
+        data=options.data,
+        engine=options.engine,
+        workers=options.workers,
+        device=options.device,
+        num_threads=options.threads,
+        retry_failed=options.retry_failed,
+        shard=options.shard,
+        progress=not options.quiet,
+    )
+    num_failed = 0 if table.empty else int((table["status"] == "failed").sum())
+    print(f"next: ablations report {out}")
+    return 1 if num_failed else 0
+
+
+def _default_out(grid: Path) -> Path:
+    return Path("runs") / grid.stem / "grid"
+
+
+def _status(options: argparse.Namespace) -> int:
+    from ablations.status import status
+
+    print(status(options.folder))
+    return 0
+
+
+def _why(options: argparse.Namespace) -> int:
+    from ablations.status import why
+
+    print(why(options.folder, options.cell, options.seed))
+    return 0
+
+
+def _repeat(options: argparse.Namespace) -> int:
+    from ablations.repeat import repeat
+
+    text, same = repeat(
+        options.folder,
+        options.cell,
+        options.seed,
+        device=options.device,
+        num_threads=options.threads,
+        to=options.to,
+    )
+    print(text)
+    return 0 if same else 1
+
+
+def _report(options: argparse.Namespace) -> int:
+    from ablations.report import write_report
+
+    print(f"report: {write_report(options.folder, options.out)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""The grid file: a question, axes and seeds -> cells with ids that only their content decides.
+
+An example with every key:
+
+    question: does a relation that is shared along offsets beat a free one?
+    prediction: lrpe is ahead of dense at every layout
+    base: {preset: toy, data: moving-digits, train: {epochs: 6}}
+    axes: {gate: [lrpe, dense], layout: [T+S, S]}    # every combination is a cell
+    zip: [{num_frames: [8, 16], train.lr: [2e-3, 1e-3]}]    # axes that move together
+    exclude: [{gate: dense, layout: S}]
+    include: [{gate: none}]    # what is not named is as in the baseline
+    seeds: [0, 1, 2]    # or a count
+    baseline: {gate: lrpe, layout: T+S}
+    design: full    # or one-at-a-time, from the baseline
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ablations import datasets
+from ablations.expand import Combination, combinations, matches
+from ablations.gridfile import GridFile
+from ablations.settings import build, content_hash, identity, shown_value
+from posmlp.config import PosMLPConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One variant: what is trained, on what, and where it stands in the grid."""
+
+    name: str
+    config: PosMLPConfig
+    train: TrainConfig
+    data: datasets.Data
+    axes: dict[str, Any] = field(hash=False)
+    """The value of every axis of the grid, for tables."""
+
+    @cached_property
+    def id(self) -> str:
+        """12 hexadecimal digits over everything that changes the result, seed aside."""
+        return content_hash(self.identity)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return identity(self.config, self.train, self.data.identity)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a cell at a seed."""
+
+    cell: Cell
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.cell.name} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A checked grid file."""
+
+    file: GridFile
+    cells: tuple[Cell, ...]
+    baseline: Cell
+    seeds: tuple[int, ...]
+    axes: tuple[str, ...]
+    design: str
+    settings: tuple[Combination, ...]
+    """Of each cell: its settings, and where in the file they stand."""
+
+    @property
+    def question(self) -> str:
+        return str(self.file.values.get("question", "")).strip()
+
+    @property
+    def prediction(self) -> str:
+        return str(self.file.values.get("prediction", "")).strip()
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The baseline at every seed, then all other cells at each seed in turn.
+
+        So that stopping at any moment leaves a table whose cells have the same seeds.
+        """
+        others = [cell for cell in self.cells if cell.id != self.baseline.id]
+        return [Job(self.baseline, seed) for seed in self.seeds] + [
+            Job(cell, seed) for seed in self.seeds for cell in others
+        ]
+
+    def check_data(self) -> None:
+        """Raise GridError where a cell's clips cannot be what its configs ask for."""
+        _all_possible(
+            self.file,
+            self.settings,
+            [lambda c=cell: datasets.check(c.data, c.config, c.train) for cell in self.cells],
+        )
+
+
+def read_grid(grid: str | Path | Mapping[str, Any], data: str | None = None) -> Grid:
+    """Read and check a grid: a file's path, or the same content as a mapping.
+
+    `data` replaces the data of `base`. Raises GridError (a ValueError) that names file, line,
+    column, what is wrong and what would be right.
+    """
+    file = GridFile.read(grid)
+    plan = combinations(file, data)
+    sources: dict[str, datasets.Data] = {}
+
+    def cell_of(settings: Combination) -> Cell:
+        values = {name: setting.value for name, setting in settings.items()}
+        spec = values.get("data", datasets.GENERATED)
+        source = sources[spec] = sources.get(spec) or datasets.describe(spec)
+        config, train = build(values, source.num_classes)
+        axes = {name: _value(name, values, config, train) for name in plan.axes}
+        shown = [name for name in plan.axes if name in plan.declared or name in settings]
+        name = " ".join(f"{axis}={shown_value(axes[axis])}" for axis in shown)
+        return Cell(name or "base", config, train, source, axes)
+
+    cells = _all_possible(file, plan.cells, [lambda s=s: cell_of(s) for s in plan.cells])
+    _all_different(file, plan.cells, cells)
+    wanted = {name: setting.value for name, setting in plan.baseline.items()}
+    found = [
+        cell
+        for cell, settings in zip(cells, plan.cells, strict=True)
+        if matches(settings, plan.baseline)
+        or all(_value(n, {}, cell.config, cell.train) == v for n, v in wanted.items())
+    ]
+    if len(found) != 1:
+        _fail_baseline(file, wanted, found or cells, len(found))
+    return Grid(file, tuple(cells), found[0], plan.seeds, plan.axes, plan.design, plan.cells)
+
+
+def _value(name: str, values: dict[str, Any], config: PosMLPConfig, train: TrainConfig) -> Any:
+    """What a cell has at `name`: as the grid says, or else as the configs have it."""
+    if name in values or name in ("preset", "data"):
+        return values.get(name)
+    if name.startswith("train."):
+        return getattr(train, name.removeprefix("train."))
+    return getattr(config, name)
+
+
+def _all_possible(
+    file: GridFile, settings: tuple[Combination, ...], attempts: list[Any]
+) -> list[Any]:
+    """What the attempts return; GridError with the first reason if any raises ValueError."""
+    results, failures = [], []
+    for combination, attempt in zip(settings, attempts, strict=True):
+        try:
+            results.append(attempt())
+        except ValueError as error:
+            failures.append((combination, str(error)))
+    if failures:
+        combination, reason = failures[0]
+        cell = " ".join(f"{n}={shown_value(s.value)}" for n, s in combination.items() if s.varies)
+        more = f" ({len(failures)} of {len(settings)} cells are impossible.)"
+        more = more if len(failures) > 1 else ""
+        file.fail(
+            _culprit(combination, reason), f"cell {cell or 'base'} is impossible: {reason}.{more}"
+        )
+    return results
+
+
+def _culprit(combination: Combination, reason: str) -> tuple[str | int, ...]:
+    """Where the setting stands whose name and value the reason mentions."""
+
+    def score(item: tuple[str, Any]) -> int:
+        name, setting = item
+        named = re.search(rf"\b{name.removeprefix('train.')}\b", reason) is not None
+        return named * (2 + 2 * (repr(setting.value) in reason)) + setting.varies
+
+    best = max(combination.items(), key=score, default=None)
+    return best[1].where if best and score(best) else ("base",)
+
+
+def _all_different(file: GridFile, settings: tuple[Combination, ...], cells: list[Cell]) -> None:
+    seen: dict[str, Cell] = {}
+    for combination, cell in zip(settings, cells, strict=True):
+        if cell.id in seen:
+            where = next((s.where for s in reversed(combination.values()) if s.varies), ("base",))
+            other = f"cells {seen[cell.id].name!r} and {cell.name!r}"
+            file.fail(where, f"{other} are the same configuration; take one out.")
+        seen[cell.id] = cell
+
+
+def _fail_baseline(
+    file: GridFile, wanted: dict[str, Any], cells: list[Cell], num_found: int
+) -> NoReturn:
+    settings = " ".join(f"{name}={shown_value(value)}" for name, value in wanted.items())
+    which = "; ".join(cell.name for cell in cells[:6]) + ("; ..." if len(cells) > 6 else "")
+    found = f"{num_found} cells" if num_found else "no cell"
+    file.fail(("baseline",), f"baseline {settings} is {found}; name one of: {which}.", key=True)

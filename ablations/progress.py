@@ -1,0 +1,118 @@
+"""What a run says while it runs: a live table on a terminal, else a line a finished job."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ablations.grid import Job
+from ablations.store import Result
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+Report = Callable[[Job, Result], None]
+SHOWN_METRICS = ("test_top1", "test_within_pair")
+
+
+@contextmanager
+def reporter(num_jobs: int, num_finished: int, command: str, *, show: bool) -> Iterator[Report]:
+    """A function to call with each result. Ctrl-C, on its way out, says how to go on."""
+    if not show:
+        yield lambda job, result: None
+        return
+    from rich.console import Console
+
+    state, console = _State(num_jobs, num_finished), Console(stderr=True)
+    print(f"{num_jobs} trainings, {num_finished} finished before", file=sys.stderr)
+    try:
+        if console.is_terminal or console.is_jupyter:
+            with _live(state, console) as report:
+                yield report
+        else:
+            yield lambda job, result: print(state.line(job, result), file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print(f"stopped at {state.summary()}; go on with: {command}", file=sys.stderr)
+        raise
+    print(state.summary(), file=sys.stderr)
+
+
+class _State:
+    """Counts and times of a run."""
+
+    def __init__(self, num_jobs: int, num_finished: int) -> None:
+        self.num_jobs, self.num_finished = num_jobs, num_finished
+        self.num_here = 0
+        self.counts: Counter[str] = Counter()
+        self.started = time.monotonic()
+        self.rows: list[tuple[Job, Result]] = []
+
+    def add(self, job: Job, result: Result) -> None:
+        self.num_finished += 1
+        self.num_here += 1
+        self.counts[result["status"]] += 1
+        self.rows.append((job, result))
+
+    def line(self, job: Job, result: Result) -> str:
+        self.add(job, result)
+        return f"[{self.num_finished}/{self.num_jobs}] {job}: {outcome(result)}"
+
+    def summary(self) -> str:
+        """How far the run is, and how long the rest takes at the pace so far."""
+        text = f"{self.num_finished} of {self.num_jobs}"
+        if self.counts["failed"]:
+            text += f" ({self.counts['failed']} failed; see `ablations why`)"
+        elapsed = time.monotonic() - self.started
+        if self.num_here and self.num_finished < self.num_jobs:
+            left = elapsed / self.num_here * (self.num_jobs - self.num_finished)
+            text += f", about {duration(left)} left"
+        return text
+
+
+def outcome(result: Result) -> str:
+    """A result in a few words."""
+    seconds = result["timings"]["seconds"]
+    if result["status"] == "failed":
+        reason = result["reason"].partition("\n")[0]
+        return f"failed ({result['failure']}) after {duration(seconds)}: {reason}"
+    found = [f"{n} {result['metrics'][n]:.3f}" for n in SHOWN_METRICS if n in result["metrics"]]
+    return ", ".join(["done", *found, duration(seconds)])
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 12.3 s, 4 min 5 s, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+@contextmanager
+def _live(state: _State, console: Console) -> Iterator[Report]:
+    from rich.live import Live
+
+    with Live(_table(state, console.height), console=console, auto_refresh=False) as live:
+
+        def report(job: Job, result: Result) -> None:
+            state.add(job, result)
+            live.update(_table(state, console.height), refresh=True)
+
+        yield report
+
+
+def _table(state: _State, height: int) -> Table:
+    """The latest results, as many as fit the screen."""
+    from rich.table import Table
+
+    table = Table("cell", "seed", "result", caption=state.summary())
+    for job, result in state.rows[-max(height - 6, 3) :]:
+        style = "red" if result["status"] == "failed" else None
+        table.add_row(job.cell.name, str(job.seed), outcome(result), style=style)
+    return table

@@ -1,0 +1,66 @@
+"""Train one stored cell again, in another folder, and compare what comes out."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ablations.datasets import describe
+from ablations.grid import Cell, Job
+from ablations.job import Training
+from ablations.status import find_cell
+from ablations.store import Store, described_cell, write_json
+from ablations.worker import Place
+from posmlp.config import PosMLPConfig, TrainConfig
+
+
+def repeat(
+    out: str | Path,
+    cell: str,
+    seed: int,
+    *,
+    device: str = "cpu",
+    num_threads: int = 1,
+    to: str | Path | None = None,
+) -> tuple[str, bool]:
+    """Train a stored cell again; a comparison in words, and whether all metrics are the same bits.
+
+    `cell`: id, start of an id, or name. `to`: a folder that keeps the run. Raises ValueError if
+    there is no such cell, or its data have changed.
+    """
+    store = Store(out)
+    stored = store.cell(find_cell(store.plan(), cell)["id"])
+    job = Job(_cell(stored), seed)
+    if to is not None:
+        return _repeat(store, job, Place(0, device, num_threads), Path(to))
+    with tempfile.TemporaryDirectory() as folder:
+        return _repeat(store, job, Place(0, device, num_threads), Path(folder))
+
+
+def _cell(stored: dict[str, Any]) -> Cell:
+    config = PosMLPConfig.from_dict(stored["model"])
+    train = TrainConfig.from_dict(stored["train"])
+    data = describe(stored["data"]["spec"])
+    if data.identity != stored["data"]["identity"]:
+        raise ValueError(f"{data.spec} holds other clips than those that this run was trained on")
+    return Cell(stored["name"], config, train, data, stored["axes"])
+
+
+def _repeat(store: Store, job: Job, place: Place, to: Path) -> tuple[str, bool]:
+    if to.exists() and any(to.iterdir()):
+        raise ValueError(f"{to} is not empty; give a new folder")
+    write_json(Store(to).cell_path(job.cell.id), described_cell(job.cell))
+    new = Training(to)(job, place)
+    old = store.result(job.cell.id, job.seed)
+    if new["status"] == "failed":
+        return f"{job} failed: {new['reason']}\n{new['traceback'] or ''}", False
+    if old is None or old["status"] == "failed":
+        return f"{job}: {new['metrics']}; there is no finished result to compare with", True
+    lines = [
+        f"{name}: {old['metrics'].get(name)!r} stored, {value!r} now"
+        for name, value in new["metrics"].items()
+    ]
+    same = new["metrics"] == old["metrics"]
+    verdict = "the same to the last bit" if same else "not the same"
+    return "\n".join([*lines, f"{job}: {verdict}"]), same

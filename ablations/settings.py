@@ -1,0 +1,113 @@
+"""What a grid may set: names, values as their fields mean them, and the configs that they make.
+
+A setting is `preset`, `data`, a field of PosMLPConfig, or `train.` and a field of TrainConfig.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import Field, fields, replace
+from typing import Any
+
+from posmlp.config import MODEL_VERSION, PosMLPConfig, TrainConfig, resolve
+
+TRAIN = "train."
+_MODEL, _TRAINING = PosMLPConfig(), TrainConfig()
+_FIELDS: dict[str, tuple[Field[Any], Any]] = {
+    **{field.name: (field, getattr(_MODEL, field.name)) for field in fields(_MODEL)},
+    **{TRAIN + field.name: (field, getattr(_TRAINING, field.name)) for field in fields(_TRAINING)},
+}
+SETTINGS = ("preset", "data", *_FIELDS)
+_WORDS = {"on": True, "yes": True, "off": False, "no": False}
+_WANTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def meant(name: str, value: Any) -> Any:
+    """A value from YAML as the field `name` means it, so that 1 and 1.0 are one value.
+
+    Lists become tuples (one value a stage). Raises ValueError naming what the field takes.
+    """
+    if name not in _FIELDS:
+        return _scalar(name, value, str)
+    field, default = _FIELDS[name]
+    kind = type(default[0] if isinstance(default, tuple) else default)
+    declared = str(field.type)
+    if isinstance(value, list | tuple):
+        if "PerStage" not in declared and "tuple" not in declared:
+            raise ValueError(f"{name} takes one value, not the list {list(value)}")
+        return tuple(_scalar(f"each value of {name}", item, kind) for item in value)
+    if declared.startswith("tuple"):
+        raise ValueError(f"{name}={value!r} must be a list, one value a stage: [{value}]")
+    if value is None and field.default is None:
+        return None
+    return _scalar(name, value, kind)
+
+
+def _scalar(name: str, value: Any, kind: type) -> Any:
+    if type(value) is kind and kind is not float:
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if kind is int and float(value).is_integer():
+            return int(value)
+        if kind is float:
+            return float(f"{value:.12g}")  # 0.1 + 0.2 is 0.3
+    if kind is bool and str(value).lower() in _WORDS:
+        return _WORDS[value.lower()]
+    mend = f"; write it in quotes: '{value}'" if kind is str and value is not None else ""
+    raise ValueError(f"{name}={value!r} must be {_WANTED[kind]}{mend}")
+
+
+def shown_value(value: Any) -> str:
+    """A setting's value as it stands in names and tables."""
+    if isinstance(value, tuple | list):
+        return ",".join(shown_value(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def build(settings: Mapping[str, Any], num_classes: int) -> tuple[PosMLPConfig, TrainConfig]:
+    """The configs that meant settings make; `num_classes` is the data's, unless they set it.
+
+    Raises ValueError where they make no model or no training.
+    """
+    model = {k: v for k, v in settings.items() if k not in ("preset", "data") and TRAIN not in k}
+    train = {k.removeprefix(TRAIN): v for k, v in settings.items() if k.startswith(TRAIN)}
+    model.setdefault("num_classes", num_classes)
+    return resolve(settings.get("preset", "toy"), **model), TrainConfig(**train)
+
+
+def identity(config: PosMLPConfig, train: TrainConfig, data: str) -> dict[str, Any]:
+    """All that a cell's results depend on, seed aside: what differs from the defaults.
+
+    A field at its default is left out, so that a field added later changes no identity.
+    """
+    return {
+        "model": _not_default(config),
+        "train": _not_default(train),
+        "data": data,
+        "model_version": MODEL_VERSION,
+    }
+
+
+def content_hash(value: Any) -> str:
+    """12 hexadecimal digits of the SHA-256 of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _not_default(config: PosMLPConfig | TrainConfig) -> dict[str, Any]:
+    return {k: v for k, v in config.to_dict().items() if not _at_default(config, k)}
+
+
+def _at_default(config: PosMLPConfig | TrainConfig, name: str) -> bool:
+    """Whether setting the field to its default makes no difference to this config.
+
+    One default may stand for several values (one a stage, all frames), so they are not compared.
+    """
+    default = next(field.default for field in fields(config) if field.name == name)
+    at_default: dict[str, Any] = {name: default}
+    try:
+        return replace(config, **at_default) == config
+    except ValueError:
+        return False

@@ -1,0 +1,121 @@
+"""Worker processes: they die, are killed, print, and end with their driver; no job is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ablation_tasks import CannotStart, Task, jobs
+
+from ablations.engines import EngineError, WorkerDied, in_process, pool
+from ablations.worker import Place
+
+TWO = [Place(0, "cpu", 1), Place(1, "cpu", 1)]
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended but was not yet collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_pool_runs_every_job_once_on_every_worker(tmp_path: Path) -> None:
+    results = dict(pool(jobs(12), Task(tmp_path, "nap"), TWO))
+    assert sorted(job.seed for job in results) == list(range(12))
+    assert all(job.seed == result["seed"] for job, result in results.items())
+    assert {result["worker"] for result in results.values()} == {0, 1}
+    assert sorted((tmp_path / "finished").read_text().split(), key=int) == [
+        str(i) for i in range(12)
+    ]
+
+
+@pytest.mark.parametrize(("deed", "cause"), [("die", "SIGKILL"), ("crash", "SIGABRT")])
+def test_a_workers_death_fails_its_job_alone(tmp_path: Path, deed: str, cause: str) -> None:
+    results = dict(pool(jobs(6), Task(tmp_path, deed, bad=(1, 4)), TWO))
+    dead = {job.seed: r for job, r in results.items() if isinstance(r, WorkerDied)}
+    assert sorted(dead) == [1, 4]
+    assert all(cause in death.cause for death in dead.values())
+    assert len(results) == 6
+    assert int((tmp_path / "1.started").read_text()) == dead[1].pid
+
+
+def test_a_crash_leaves_its_trace_in_the_jobs_log(tmp_path: Path) -> None:
+    list(pool(jobs(2), Task(tmp_path, "crash", bad=(1,)), TWO[:1]))
+    assert "Fatal Python error: Aborted" in (tmp_path / "1.log").read_text()
+    assert not (tmp_path / "0.log").exists()
+
+
+def test_a_worker_killed_while_idle_is_replaced(tmp_path: Path) -> None:
+    stream = pool(jobs(3), Task(tmp_path), TWO[:1])
+    first = next(stream)[1]
+    assert not isinstance(first, WorkerDied)
+    # The worker takes the next job at once, so kill it until a job is met or all are done.
+    os.kill(first["pid"], signal.SIGKILL)
+    rest = [outcome for _, outcome in stream]
+    assert len(rest) == 2
+    assert not any(isinstance(outcome, WorkerDied) for outcome in rest[1:])
+
+
+def test_printing_goes_to_the_jobs_log_in_both_engines(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    list(in_process(jobs(1), Task(tmp_path / "a", "shout"), TWO[0]))
+    list(pool(jobs(1), Task(tmp_path / "b", "shout"), TWO))
+    assert (tmp_path / "a/0.log").read_text() == "to the output\nto the error\n"
+    in_worker = (tmp_path / "b/0.log").read_text()
+    assert all(words in in_worker for words in ("to the output", "to the error", "by the system"))
+
+
+def test_a_worker_that_cannot_start_is_an_error_not_a_wait(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"ended 3 times before .*exited with code 7"):
+        list(pool(jobs(4), CannotStart(tmp_path), TWO))
+
+
+def test_a_result_that_cannot_be_stored_stops_the_pool(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="no room to store this"):
+        list(pool(jobs(4), Task(tmp_path, "fail"), TWO))
+
+
+def test_leaving_early_ends_the_workers(tmp_path: Path) -> None:
+    stream = pool(jobs(9), Task(tmp_path, "sleep", bad=(1, 2)), TWO)
+    next(stream)
+    wait_for(lambda: (tmp_path / "1.started").exists() and (tmp_path / "2.started").exists())
+    pids = [int((tmp_path / f"{i}.started").read_text()) for i in (1, 2)]
+    stream.close()
+    assert not any(is_alive(pid) for pid in pids)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at processes through /proc")
+def test_no_worker_outlives_a_killed_driver(tmp_path: Path) -> None:
+    # No `__name__` guard, on purpose: workers must not import the script that starts them.
+    script = tmp_path / "driver.py"
+    script.write_text(
+        "from pathlib import Path\nfrom ablation_tasks import Task, jobs\n"
+        "from ablations.engines import pool\nfrom ablations.worker import Place\n"
+        f"list(pool(jobs(4), Task(Path({str(tmp_path)!r}), 'sleep'), "
+        "[Place(0, 'cpu', 1), Place(1, 'cpu', 1)]))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    driver = subprocess.Popen([sys.executable, str(script)], env=environment)
+    try:
+        wait_for(lambda: len(list(tmp_path.glob("*.started"))) == 2)
+    finally:
+        driver.kill()
+        driver.wait()
+    pids = [int(path.read_text()) for path in tmp_path.glob("*.started")]
+    wait_for(lambda: not any(is_alive(pid) for pid in pids), timeout_s=1.0)

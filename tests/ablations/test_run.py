@@ -1,0 +1,232 @@
+"""Real trainings of a tiny model: engines agree, failures are rows, and nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from ablation_tasks import TINY
+from pandas.testing import assert_frame_equal
+
+from ablations import load, plan, read_grid, run
+from ablations.run import part
+from ablations.store import Store, read_json, write_json
+
+CANNOT_AGREE = ("started", "finished", "seconds", "train_seconds", "peak_memory_mb", "dirty")
+
+
+def facts(table: pd.DataFrame) -> pd.DataFrame:
+    """A table without times, memory and the state of the checkout."""
+    return table.drop(columns=list(CANNOT_AGREE))
+
+
+def changed(**base: Any) -> dict[str, Any]:
+    train = {**TINY["base"]["train"], **base.pop("train", {})}
+    return TINY | {"base": {**TINY["base"], **base, "train": train}}
+
+
+def written(grid: dict[str, Any], folder: Path) -> Path:
+    path = folder / "grid.yaml"
+    path.write_text(json.dumps(grid))  # JSON is YAML
+    return path
+
+
+def started(path: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "ablations.cli", "run", str(path), "--out", str(out), *options]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that any thread of a process has started."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for path in lists for child in path.read_text().split()]
+
+
+def wait_for_file(folder: Path, pattern: str, timeout_s: float = 60.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not list(folder.glob(pattern)):
+        assert time.monotonic() < end, f"no {pattern} in {folder}"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    return out, run(TINY, out, device="cpu", progress=False)
+
+
+def test_table_has_a_row_a_cell_and_seed(undisturbed: tuple[Path, pd.DataFrame]) -> None:
+    _, table = undisturbed
+    assert list(zip(table.gate, table.seed, table.baseline, strict=True)) == [
+        *[("lrpe", 0, True), ("lrpe", 1, True), ("mean", 0, False), ("mean", 1, False)]
+    ]
+    assert (table.status == "done").all()
+    assert table.test_top1.between(0, 1).all()
+    assert table.test_within_pair.between(0, 1).all()
+    assert (table.num_threads == 1).all()
+    assert table.peak_memory_mb.gt(50).all()
+    assert table.params[0] > table.params[2]  # lrpe has tables
+
+
+def test_pool_gives_the_same_bits_as_in_process(
+    undisturbed: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
+    pooled = run(TINY, tmp_path / "run", workers=2, device="cpu", progress=False)
+    assert_frame_equal(facts(pooled), facts(undisturbed[1]), check_exact=True)
+
+
+def test_shards_make_up_the_whole(undisturbed: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    for shard in ("2/2", "1/2"):
+        table = run(TINY, tmp_path / "run", shard=shard, device="cpu", progress=False)
+    assert_frame_equal(facts(table), facts(undisturbed[1]), check_exact=True)
+    grid_jobs = read_grid(TINY).jobs
+    parts = [part(grid_jobs, f"{i}/3") for i in (1, 2, 3)]
+    assert sorted(map(str, grid_jobs)) == sorted(str(job) for jobs in parts for job in jobs)
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/0"])
+def test_shard_that_cannot_be_is_refused(shard: str) -> None:
+    with pytest.raises(ValueError, match="must be i/n"):
+        part([], shard)
+
+
+def test_damaged_result_is_named_and_trained_again(
+    undisturbed: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    run(TINY, out, device="cpu", progress=False)
+    cell = read_grid(TINY).baseline
+    path = Store(out).result_path(cell.id, 1)
+    path.write_text(path.read_text()[:200])
+    others = {p: p.stat().st_mtime_ns for p in out.glob("cells/*/*/result.json") if p != path}
+    with pytest.warns(UserWarning, match=r"gate=lrpe seed 1 is damaged: .*result.json is not JSON"):
+        assert len(load(out)) == 3
+    table = run(TINY, out, device="cpu", progress=False)
+    assert_frame_equal(facts(table), facts(undisturbed[1]), check_exact=True)
+    assert others == {p: p.stat().st_mtime_ns for p in others}
+
+
+def test_failures_are_rows_and_the_rest_goes_on(tmp_path: Path) -> None:
+    grid = TINY | {"axes": {"train.lr": [1e-3, 1e30]}, "seeds": 1}
+    table = run(grid, tmp_path / "run", device="cpu", progress=False)
+    assert list(table.status) == ["done", "failed"]
+    assert table.failure[1] == "not finite"
+    assert "train_loss is nan" in table.reason[1]
+    result = Store(tmp_path / "run").result_path(table.id[1], 0)
+    before = result.stat().st_mtime_ns
+    run(grid, tmp_path / "run", device="cpu", progress=False)
+    assert result.stat().st_mtime_ns == before
+    run(grid, tmp_path / "run", device="cpu", progress=False, retry_failed=True)
+    assert result.stat().st_mtime_ns > before
+
+
+def test_exception_is_a_row_with_its_traceback(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("left", "right"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for i in range(2):
+                (tmp_path / "data" / split / name / f"{i}.mp4").write_bytes(b"not a video")
+    grid = changed(train={"batch_size": 2}) | {"axes": {}, "seeds": 1}
+    out = tmp_path / "run"
+    table = run(grid, out, data=str(tmp_path / "data"), device="cpu", progress=False)
+    assert (table.status[0], table.failure[0]) == ("failed", "exception")
+    assert ".mp4" in table.reason[0]
+    stored = Store(out).result(table.id[0], 0)
+    assert stored is not None
+    assert "Traceback" in stored["traceback"]
+
+
+def test_run_resumes_after_a_kill_to_the_same_bits(tmp_path: Path) -> None:
+    grid = changed(train={"epochs": 40}) | {"axes": {}, "seeds": 1}
+    whole = run(grid, tmp_path / "whole", device="cpu", progress=False)
+    path, out = written(grid, tmp_path), tmp_path / "run"
+    runner = started(path, out, "--device", "cpu")
+    wait_for_file(out, "cells/*/seed0/state.safetensors")
+    runner.kill()
+    runner.communicate()
+    assert not list(out.glob("cells/*/seed0/result.json"))
+    resumed = run(path, out, device="cpu", progress=False)
+    assert list(resumed.reason) == [None]
+    assert_frame_equal(facts(resumed), facts(whole), check_exact=True)
+
+
+def test_scraps_of_a_kill_do_not_stop_the_next_run(
+    undisturbed: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
+    cell = read_grid(TINY).baseline
+    out = tmp_path / "run"
+    Store(out).declare(read_grid(TINY), "none")
+    scrap = Store(out).run_folder(cell.id, 0) / ".config.json.123.tmp"
+    scrap.parent.mkdir(parents=True)
+    scrap.write_text("{")
+    table = run(TINY, out, device="cpu", progress=False)
+    assert_frame_equal(facts(table), facts(undisturbed[1]), check_exact=True)
+
+
+def test_run_begun_before_a_new_field_starts_anew(
+    undisturbed: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    run(TINY, out, device="cpu", progress=False)
+    cell = read_grid(TINY).baseline
+    folder = Store(out).run_folder(cell.id, 0)
+    (folder / "result.json").unlink()
+    config = read_json(folder / "config.json")
+    del config["train"]["sampling"]
+    write_json(folder / "config.json", config)
+    table = run(TINY, out, device="cpu", progress=False)
+    assert_frame_equal(facts(table), facts(undisturbed[1]), check_exact=True)
+    assert "starts anew" in Store(out).log_path(cell.id, 0).read_text()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes through /proc")
+def test_second_runner_is_refused_killed_worker_is_a_row_and_interrupt_says_how_to_go_on(
+    tmp_path: Path,
+) -> None:
+    grid = changed(train={"epochs": 500}) | {"seeds": 2}
+    path, out = written(grid, tmp_path), tmp_path / "run"
+    runner = started(path, out, "--device", "cpu", "--workers", "2")
+    try:
+        wait_for_file(out, ".runner.json")
+        with pytest.raises(ValueError, match=f"in use by another runner .process {runner.pid} on"):
+            run(path, out, device="cpu", progress=False)
+        for seed in (0, 1):
+            wait_for_file(out, f"cells/*/seed{seed}/state.safetensors")
+        os.kill(children(runner.pid)[0], signal.SIGKILL)
+        wait_for_file(out, "cells/*/*/result.json")
+        runner.send_signal(signal.SIGINT)
+        _, said = runner.communicate(timeout=20)
+    finally:
+        runner.kill()
+    assert runner.returncode == 130
+    table = load(out)
+    assert list(table.failure) == ["worker killed"]
+    assert "was killed by SIGKILL" in table.reason[0]
+    assert table.seconds[0] > 0
+    assert f"go on with: ablations run {path} --out {out} --workers 2 --device cpu" in said
+    assert "Traceback" not in said
+
+
+def test_plan_counts_predicts_and_names_what_is_stale(
+    undisturbed: tuple[Path, pd.DataFrame],
+) -> None:
+    out, table = undisturbed
+    more = changed(train={"epochs": 1}) | {"seeds": 3}
+    found = plan(more, out)
+    assert [planned.counts for planned in found.cells] == [{"done": 2, "failed": 0, "to do": 1}] * 2
+    assert [planned.params for planned in found.cells] == list(table.params[[0, 2]])
+    assert found.seconds == pytest.approx(table.groupby("gate").seconds.mean().sum())
+    assert "3 seeds find" in str(found)
+    assert "at least 3.3 times" in str(found)
+    longer = plan(changed(train={"epochs": 4}), out)
+    assert len(longer.stale) == 2
+    assert all("train.epochs was 1, is 4" in reason for reason in longer.stale)
+    assert plan(TINY).seconds is None
