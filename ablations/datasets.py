@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posmlp.config import PosMLPConfig, TrainConfig, one_of
+from posmlp.data.catalogue import CLASSES, DIFFICULTIES, GENERATOR_VERSION, MOVING_DIGITS
 from posmlp.data.layouts import list_videos
-
-GENERATED = "moving-digits"
-NUM_GENERATED_CLASSES = 14
-DIFFICULTIES = ("easy", "medium", "hard")
 
 
 @dataclass(frozen=True)
@@ -31,14 +28,16 @@ def describe(spec: str) -> Data:
     Raises ValueError if it names nothing.
     """
     name, _, difficulty = spec.partition(":")
-    if name == GENERATED:
+    if name == MOVING_DIGITS:
         difficulty = difficulty or "medium"
         one_of(difficulty, DIFFICULTIES, f"difficulty in data={spec!r},")
-        return Data(spec, f"{GENERATED}:{difficulty}", NUM_GENERATED_CLASSES, None)
+        identity = f"{MOVING_DIGITS}:{difficulty}:{GENERATOR_VERSION}"
+        return Data(spec, identity, len(CLASSES), None)
     if not Path(spec).exists():
         known = "|".join(DIFFICULTIES)
         raise ValueError(
-            f"data={spec!r} is no folder here; give a folder of videos, or '{GENERATED}[:{known}]'"
+            f"data={spec!r} is no folder here; give a folder of videos, or "
+            f"'{MOVING_DIGITS}[:{known}]'"
         )
     return _describe_folder(spec)
 

@@ -28,6 +28,7 @@ from ablations.expand import Combination, combinations, matches
 from ablations.gridfile import GridFile
 from ablations.settings import build, content_hash, identity, shown_value
 from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.data.catalogue import MOVING_DIGITS
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def read_grid(grid: str | Path | Mapping[str, Any], data: str | None = None) -> 
 
     def cell_of(settings: Combination) -> Cell:
         values = {name: setting.value for name, setting in settings.items()}
-        spec = values.get("data", datasets.GENERATED)
+        spec = str(values.get("data", MOVING_DIGITS))
         source = sources[spec] = sources.get(spec) or datasets.describe(spec)
         config, train = build(values, source.num_classes)
         axes = {name: _value(name, values, config, train) for name in plan.axes}

@@ -25,6 +25,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from posmlp.checkpoint import write_atomically
+from posmlp.config import PosMLPConfig, TrainConfig
 
 _REPORTED = ("torch", "numpy", "decord", "av", "scikit-learn", "scikit-image", "safetensors")
 
@@ -79,7 +80,7 @@ class RunFolder:
         stored = self._read_config()
         if stored is None:
             write_json(self.root / "config.json", config)
-        elif stored != config:
+        elif _filled(stored) != config:
             raise ValueError(
                 f"{self.root} holds a run of another configuration "
                 f"({_difference(stored, config)}); give another folder, or the same "
@@ -91,7 +92,7 @@ class RunFolder:
         path = self.root / "config.json"
         if path.exists():
             return json.loads(path.read_text())
-        if self.root.is_dir() and any(self.root.iterdir()):
+        if self.root.is_dir() and any(not p.name.startswith(".") for p in self.root.iterdir()):
             raise ValueError(f"{self.root} is not empty and holds no run; give an empty folder")
         return None
 
@@ -125,6 +126,12 @@ class RunFolder:
 
     def drop_state(self) -> None:
         (self.root / "state.safetensors").unlink(missing_ok=True)
+
+
+def _filled(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration with the fields that came to be since it was written, at defaults."""
+    model = PosMLPConfig.from_dict(stored["model"]).to_dict()
+    return {**stored, "model": model, "train": TrainConfig.from_dict(stored["train"]).to_dict()}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

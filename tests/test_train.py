@@ -37,8 +37,16 @@ def values(rows: list[dict]) -> list[dict]:
 # Values of the released rule for lr 4e-4, 60 epochs, 5 of warm-up.
 @pytest.mark.parametrize(
     ("epoch", "rate"),
-    [(0, 1e-6), (0.5, 4.09e-05), (2.5, 0.0002005), (4.999, 0.0003999202), (5, 0.0004)]
-    + [(10, 0.00039191884823609226), (30, 0.00022889181023552036), (59.999, 1.000000325452254e-06)],
+    [
+        (0, 1e-06),
+        (0.5, 4.09e-05),
+        (2.5, 0.0002005),
+        (4.999, 0.0003999202),
+        (5, 0.0004),
+        (10, 0.00039191884823609226),
+        (30, 0.00022889181023552036),
+        (59.999, 1.000000325452254e-06),
+    ],
 )
 def test_learning_rate_matches_the_released_schedule(epoch, rate):
     config = TrainConfig(epochs=60, warmup_epochs=5, lr=4e-4)
@@ -182,3 +190,27 @@ def test_evaluate_agrees_with_the_last_epoch(clips, tmp_path):
     scores = evaluate(load(tmp_path / "run" / "model-seed0.safetensors"), clips[1])
     assert scores["top1"] == pytest.approx(rows[-1]["test_top1"])
     assert scores["loss"] == pytest.approx(rows[-1]["test_loss"], rel=1e-5)
+
+
+def test_fit_keeps_the_model_of_every_nth_epoch_and_trains_the_same(clips, tmp_path):
+    plain = fit(CONFIG, TRAIN, clips, [0, 1], tmp_path / "plain", progress=False)
+    kept = replace(TRAIN, checkpoint_every=1)
+    assert values(fit(CONFIG, kept, clips, [0, 1], tmp_path / "run", progress=False)) == values(
+        plain
+    )
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert names == {f"epoch{n}-seed{k}.safetensors" for n in (1, 2) for k in (0, 1)}
+    scores = evaluate(load(tmp_path / "run" / "checkpoints" / "epoch2-seed1.safetensors"), clips[1])
+    assert scores["top1"] == pytest.approx(plain[3]["test_top1"])
+    assert scores["loss"] == pytest.approx(plain[3]["test_loss"], rel=1e-5)
+    fit(CONFIG, replace(TRAIN, checkpoint_every=2), clips, [0], tmp_path / "second", progress=False)
+    assert [path.name for path in (tmp_path / "second" / "checkpoints").iterdir()] == [
+        "epoch2-seed0.safetensors"
+    ]
+    assert not (tmp_path / "plain" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("every", [-1, 1.5])
+def test_train_config_refuses_a_checkpoint_interval_that_is_no_count(every):
+    with pytest.raises(ValueError, match=f"checkpoint_every={every}"):
+        TrainConfig(checkpoint_every=every)

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from posmlp.data import scenes
+from posmlp.data.catalogue import CLASSES, DIFFICULTIES, MOVING_DIGITS, REVERSE_OF, Difficulty
 from posmlp.data.draws import Draws
-from posmlp.data.scenes import CLASSES, DIFFICULTIES, NUM_MOVERS, NUM_PAIRS, REVERSE_OF, Difficulty
+from posmlp.data.scenes import NUM_MOVERS, NUM_PAIRS
 from posmlp.data.sprites import digit_bank, draw_sprites, draw_windows, texture_bank
 
 SPLITS = ("train", "test")
@@ -64,7 +65,7 @@ class MovingDigits:
     image_size: int = 32
     paired: bool = False
 
-    name: ClassVar[str] = "moving-digits"
+    name: ClassVar[str] = MOVING_DIGITS
     classes: ClassVar[tuple[str, ...]] = CLASSES
 
     def __post_init__(self) -> None:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from posmlp.config import PosMLPConfig, TrainConfig, one_of
+from posmlp.data.catalogue import DIFFICULTIES
 from posmlp.data.clips import Sampling
 from posmlp.data.datasets import VideoClips
 from posmlp.data.moving_digits import MovingDigits
-from posmlp.data.scenes import DIFFICULTIES
 
 NUM_GENERATED_TEST_CLIPS = 560  # 40 a class: 280 exactly reversed pairs
 

@@ -23,8 +23,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from posmlp.data.catalogue import (
+    CLASSES,
+    DIFFICULTIES,
+    GENERATOR_VERSION,
+    REVERSE_OF,
+    Difficulty,
+)
 from posmlp.data.moving_digits import MovingDigits, RenderedClips
-from posmlp.data.scenes import CLASSES, DIFFICULTIES, REVERSE_OF, Difficulty
 
 __all__ = [
     "CLASSES",
@@ -39,7 +45,6 @@ __all__ = [
 
 FRAMES_PER_S = 8
 RENDER_BATCH = 64
-GENERATOR_VERSION = 1  # raise it when the same fields come to give other clips
 CSV_HEADER = ("path", "label", "class", "index", "pair")
 TRUTH_FILE = "test-truth.npz"
 # decord 0.6.0 returns a wrong number of channels at these widths, without a word.

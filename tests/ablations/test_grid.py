@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablations import GridError, read_grid
-from ablations.datasets import DIFFICULTIES, NUM_GENERATED_CLASSES, describe
+from ablations.datasets import describe
 from ablations.settings import content_hash, identity, meant
 from posmlp import PRESETS, PosMLPConfig, TrainConfig
 
@@ -225,13 +225,6 @@ def test_grid_error_names_the_place_and_the_mend(text: str, tmp_path: Path) -> N
 def test_data_that_cannot_be_are_refused(base: dict[str, Any], problem: str) -> None:
     with pytest.raises(GridError, match=problem):
         read_grid({"base": base}).check_data()
-
-
-def test_generated_data_are_described_as_they_are() -> None:
-    from posmlp.data import scenes
-
-    assert tuple(scenes.DIFFICULTIES) == DIFFICULTIES
-    assert len(scenes.CLASSES) == NUM_GENERATED_CLASSES
 
 
 def folder_of_videos(root: Path) -> Path:
