@@ -11,45 +11,122 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.bias_maps import bias_maps, bias_statistics, units
+    from analysis.animation import save_attribution_animation
+    from analysis.attribution import Attribution, attribute
+    from analysis.baselines import baseline_clips
+    from analysis.bias_history import bias_history
+    from analysis.bias_maps import bias_maps, units
+    from analysis.bias_statistics import bias_statistics
     from analysis.cost import cost, relation_macs, relation_params
     from analysis.draw import (
         draw_accuracy,
+        draw_bias_history,
         draw_cost_accuracy,
+        draw_interventions,
         draw_learning_curves,
         draw_spatial_bias,
         draw_temporal_bias,
+        save_bias_animation,
     )
+    from analysis.draw_attribution import draw_attribution, draw_frame_shares, draw_scorecard
+    from analysis.explain import explain_video
+    from analysis.explorer import BiasExplorer
+    from analysis.faithfulness import (
+        curve_areas,
+        perturbation_curves,
+        randomisation_check,
+        reinitialised,
+    )
+    from analysis.intervene import intervene
+    from analysis.interventions import Intervention, knock_outs
+    from analysis.localisation import localisation
+    from analysis.pareto import pareto
+    from analysis.resize_bias import accuracy_at, resize_bias
+    from analysis.scorecard import attribution_scorecard, attribution_scores, summarise_scores
+    from analysis.speed import measure_speed
     from analysis.statistics import compare, detectable_effect, seeds_needed, t_interval
 
 _HOMES = {
-    "bias_maps": ("bias_maps", "bias_statistics", "units"),
+    "animation": ("save_attribution_animation",),
+    "attribution": ("Attribution", "attribute"),
+    "baselines": ("baseline_clips",),
+    "bias_history": ("bias_history",),
+    "bias_maps": ("bias_maps", "units"),
+    "bias_statistics": ("bias_statistics",),
     "cost": ("cost", "relation_macs", "relation_params"),
     "draw": (
         "draw_accuracy",
+        "draw_bias_history",
         "draw_cost_accuracy",
+        "draw_interventions",
         "draw_learning_curves",
         "draw_spatial_bias",
         "draw_temporal_bias",
+        "save_bias_animation",
     ),
+    # not in draw: they need captum, which takes two seconds to load
+    "draw_attribution": ("draw_attribution", "draw_frame_shares", "draw_scorecard"),
+    "explain": ("explain_video",),
+    "explorer": ("BiasExplorer",),
+    "faithfulness": (
+        "curve_areas",
+        "perturbation_curves",
+        "randomisation_check",
+        "reinitialised",
+    ),
+    "intervene": ("intervene",),
+    "interventions": ("Intervention", "knock_outs"),
+    "localisation": ("localisation",),
+    "pareto": ("pareto",),
+    "resize_bias": ("accuracy_at", "resize_bias"),
+    "scorecard": ("attribution_scorecard", "attribution_scores", "summarise_scores"),
+    "speed": ("measure_speed",),
     "statistics": ("compare", "detectable_effect", "seeds_needed", "t_interval"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Attribution",
+    "BiasExplorer",
+    "Intervention",
+    "accuracy_at",
+    "attribute",
+    "attribution_scorecard",
+    "attribution_scores",
+    "baseline_clips",
+    "bias_history",
     "bias_maps",
     "bias_statistics",
     "compare",
     "cost",
+    "curve_areas",
     "detectable_effect",
     "draw_accuracy",
+    "draw_attribution",
+    "draw_bias_history",
     "draw_cost_accuracy",
+    "draw_frame_shares",
+    "draw_interventions",
     "draw_learning_curves",
+    "draw_scorecard",
     "draw_spatial_bias",
     "draw_temporal_bias",
+    "explain_video",
+    "intervene",
+    "knock_outs",
+    "localisation",
+    "measure_speed",
+    "pareto",
+    "perturbation_curves",
+    "randomisation_check",
+    "reinitialised",
     "relation_macs",
     "relation_params",
+    "resize_bias",
+    "save_attribution_animation",
+    "save_bias_animation",
     "seeds_needed",
+    "summarise_scores",
     "t_interval",
     "units",
 ]

@@ -8,7 +8,6 @@ Shapes: B clips, T frames, H x W pixels, K classes; in a stage, C channels.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from analysis.baselines import Baseline, baseline_clips
-from analysis.methods import METHODS, REFUSED, Chunk, default_options, target_scores
+from analysis.method_options import checked_options
+from analysis.methods import METHODS, REFUSED, Chunk, Method, target_scores
 from posmlp.config import one_of
 
 
@@ -47,6 +47,11 @@ class Attribution:
         """The name of the baseline, 'given' for a tensor, None for a method without one."""
         baseline = self.options.get("baseline")
         return "given" if isinstance(baseline, Tensor) else baseline
+
+    @property
+    def relative_gap(self) -> Tensor | None:
+        """|gap| as a share of |change|, (B,)."""
+        return None if self.gap is None or self.change is None else (self.gap / self.change).abs()
 
     def frame_shares(self) -> Tensor:
         """Each frame's share of its clip's |values|, (B, T); NaN where all values are 0."""
@@ -107,7 +112,8 @@ def attribute(
     Returns
     -------
     Attribution
-        A clip's map does not depend on the clips beside it.
+        A clip's map does not depend on the clips beside it (that of `random` is drawn from its
+        number among them).
 
     Raises
     ------
@@ -119,7 +125,7 @@ def attribute(
     if internal_batch_size < 1:
         raise ValueError(f"internal_batch_size={internal_batch_size} must be at least 1")
     _check_clips(clips)
-    options = _checked_options(method, options, model, clips)
+    options = checked_options(method, options, model, clips)
     device = next((p.device for p in model.parameters()), clips.device)
     parts = []
     with borrowed(model), torch.inference_mode(False), torch.enable_grad():
@@ -167,7 +173,7 @@ def _baseline_scores(chunk: Chunk, baseline: Baseline) -> Tensor:
     return target_scores(chunk._replace(clips=baseline_clips(baseline, chunk.clips)))
 
 
-def _checked_method(method: str) -> Any:
+def _checked_method(method: str) -> Method:
     plain = str(method).lower().replace("_", "").replace("-", "")
     if plain in REFUSED:
         raise ValueError(f"method {method!r} is refused: {REFUSED[plain]}")
@@ -186,28 +192,6 @@ def _check_clips(clips: Tensor) -> None:
         raise ValueError("clips is empty; give at least one clip")
 
 
-def _checked_options(
-    method: str, options: dict[str, Any], model: nn.Module, clips: Tensor
-) -> dict[str, Any]:
-    """The options of the method, those not given at their defaults."""
-    known = {
-        name: parameter.default
-        for name, parameter in inspect.signature(METHODS[method].run).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
-    for name in options:
-        if name not in known:
-            has = f"it takes {', '.join(known)}" if known else "it takes no options"
-            raise ValueError(f"method {method!r} has no option {name!r}; {has}")
-    options = default_options(known | options, model, clips)
-    if "baseline" in options:
-        baseline_clips(options["baseline"], clips)
-    for name in ("num_steps", "num_samples"):
-        if name in options and options[name] < 1:
-            raise ValueError(f"{name}={options[name]} must be at least 1")
-    return options
-
-
 def _checked_target(target: int | Sequence[int] | Tensor, num_clips: int) -> Tensor:
     classes = torch.as_tensor(target).cpu()
     if classes.is_floating_point() or classes.shape not in ((), (num_clips,)):
@@ -218,4 +202,6 @@ def _checked_target(target: int | Sequence[int] | Tensor, num_clips: int) -> Ten
 
 
 def _in_words(value: Any) -> str:
+    if isinstance(value, nn.Module):
+        return type(value).__name__
     return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)

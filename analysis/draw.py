@@ -8,6 +8,8 @@ state the finding; without one the figure only says what it is.
 from __future__ import annotations
 
 from analysis.draw_bias import draw_spatial_bias, draw_temporal_bias
+from analysis.draw_effects import draw_interventions
+from analysis.draw_history import draw_bias_history, save_bias_animation
 from analysis.draw_results import (
     draw_accuracy,
     draw_cost_accuracy,
@@ -16,8 +18,11 @@ from analysis.draw_results import (
 
 __all__ = [
     "draw_accuracy",
+    "draw_bias_history",
     "draw_cost_accuracy",
+    "draw_interventions",
     "draw_learning_curves",
     "draw_spatial_bias",
     "draw_temporal_bias",
+    "save_bias_animation",
 ]

@@ -28,7 +28,7 @@ def draw_temporal_bias(
     dx. The heatmap sorts groups by the dt of their largest |weight| and clips colours at the 99th
     percentile of |weight|. Raises ValueError for the rows of several units or places.
     """
-    what = _check_one_unit(maps, ["group", "dt"])
+    what = check_one_unit(maps, ["group", "dt"])
     table = maps.pivot(index="group", columns="dt", values="bias")
     ax = ax or plt.subplots(figsize=(5.2, 3.2))[1]
     ax.axvline(0, color="0.6", linewidth=0.7, zorder=0)
@@ -81,19 +81,19 @@ def draw_spatial_bias(
     array of Axes, one a group. Raises ValueError for the rows of several units or dt, for a group
     that is not there, and for too few axes.
     """
-    what = _check_one_unit(maps, ["group", "dy", "dx"])
+    what = check_one_unit(maps, ["group", "dy", "dx"])
     present = sorted(maps["group"].unique().tolist())
     chosen = present if groups is None else list(groups)
     if not chosen or not set(chosen) <= set(present):
         raise ValueError(f"groups={chosen} must be some of {present}")
-    panels = _panels(len(chosen)) if axes is None else np.asarray(axes).ravel()
-    if len(panels) < len(chosen):
-        raise ValueError(f"{len(panels)} axes cannot hold {len(chosen)} groups; give one a group")
-    drawn = panels[: len(chosen)]
+    given = panels(len(chosen)) if axes is None else np.asarray(axes).ravel()
+    if len(given) < len(chosen):
+        raise ValueError(f"{len(given)} axes cannot hold {len(chosen)} groups; give one a group")
+    drawn = given[: len(chosen)]
     limit = symmetric_limit(maps.loc[maps["group"].isin(chosen), "bias"].to_numpy())
     for ax, group in zip(drawn, chosen, strict=True):
         table = maps[maps["group"] == group].pivot(index="dy", columns="dx", values="bias")
-        image = _draw_map(ax, table, limit)
+        image = draw_map(ax, table, limit)
         ax.set_title(f"group {group}", fontsize=8, fontweight="normal")
         if axes is not None:
             ax.set(xlabel="dx", ylabel="dy")
@@ -108,7 +108,7 @@ def draw_spatial_bias(
     return drawn
 
 
-def _panels(count: int) -> NDArray[Any]:
+def panels(count: int) -> NDArray[Any]:
     """Axes of a new figure, in reading order, those that are not needed removed."""
     num_columns = min(8, int(np.ceil(np.sqrt(1.6 * count))))
     num_rows = -(-count // num_columns)
@@ -123,7 +123,8 @@ def _panels(count: int) -> NDArray[Any]:
     return axes.ravel()[:count]
 
 
-def _draw_map(ax: Axes, table: pd.DataFrame, limit: float) -> Any:
+def draw_map(ax: Axes, table: pd.DataFrame, limit: float) -> Any:
+    """One dy x dx table in offset coordinates, with a cross-hair at (0, 0); returns the image."""
     dy, dx = table.index, table.columns
     image = ax.imshow(
         table,
@@ -138,7 +139,7 @@ def _draw_map(ax: Axes, table: pd.DataFrame, limit: float) -> Any:
     return image
 
 
-def _check_one_unit(maps: pd.DataFrame, keys: list[str]) -> str:
+def check_one_unit(maps: pd.DataFrame, keys: list[str]) -> str:
     """The unit whose rows these are, in words, or ValueError if they are not one value a key."""
     places = [column for column in ("stage", "block", "step", "branch") if column in maps.columns]
     missing = [column for column in [*keys, "bias"] if column not in maps.columns]

@@ -5,8 +5,6 @@ Shapes: k clips of a chunk, T frames, H x W pixels, K classes. A map is (k, T, H
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,11 +36,10 @@ REFUSED = {
     "guidedgradcam": _BACKPROPAGATION + " and 'grad_cam'",
     "layergradcam": "captum's version takes axis 1 for channels and averages over the rest, which "
     "on tokens (B, T, H, W, C) mixes channels and keeps time; use 'grad_cam'",
-    "lrp": "captum has no rules for these layers (LayerNorm over tokens, products in gating units); "
+    "lrp": "captum has no rules for these layers (norms over tokens, products in gating units); "
     "use 'integrated_gradients'",
 }
 REFUSED["deepliftshap"] = REFUSED["deeplift"]
-COARSEST = 4  # tokens a side that Grad-CAM's default stage has at the least
 
 
 class Chunk(NamedTuple):
@@ -104,11 +101,9 @@ def _occlusion(
     chunk: Chunk,
     *,
     baseline: Baseline = "mean_frame",
-    tube: tuple[int, int, int] | None = None,
-    stride: tuple[int, int, int] | None = None,
+    tube: tuple[int, ...] = (),
+    stride: tuple[int, ...] = (),
 ) -> Tensor:
-    assert tube is not None  # default_options has set both
-    assert stride is not None
     colours = chunk.clips.shape[1]
     values = Occlusion(chunk.model).attribute(
         chunk.clips,
@@ -135,11 +130,12 @@ def _frame_ablation(chunk: Chunk, *, baseline: Baseline = "mean_frame") -> Tenso
 
 
 def _grad_cam(chunk: Chunk, *, layer: int | nn.Module | None = None) -> Tensor:
-    module: Any = chunk.model.stages[layer - 1] if isinstance(layer, int) else layer  # type: ignore[index]
+    stages: Any = getattr(chunk.model, "stages", ())
+    module: Any = stages[layer - 1] if isinstance(layer, int) else layer
     outputs: list[Tensor] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:
-        score = _chosen(chunk.model(chunk.clips.requires_grad_()), chunk.target)
+        score = _chosen(chunk.model(_leaf(chunk.clips)), chunk.target)
     finally:
         handle.remove()
     tokens = outputs[-1]
@@ -153,6 +149,11 @@ def _grad_cam(chunk: Chunk, *, layer: int | nn.Module | None = None) -> Tensor:
     cam = (weights * tokens).sum(dim=-1).relu()
     size = chunk.clips.shape[2:]
     return F.interpolate(cam[:, None], size, mode="trilinear", align_corners=False)[:, 0]
+
+
+def _leaf(clips: Tensor) -> Tensor:
+    """A copy of which a gradient can be asked."""
+    return clips.detach().clone().requires_grad_()
 
 
 def _saliency(chunk: Chunk) -> Tensor:
@@ -202,40 +203,3 @@ METHODS: dict[str, Method] = {
     "smooth_grad": Method(_smooth_grad, signed=False),
     "random": Method(_random, signed=False),
 }
-
-
-def default_options(options: dict[str, Any], model: nn.Module, clips: Tensor) -> dict[str, Any]:
-    """The options with what depends on clips or model set and checked: tube, stride, layer."""
-    options = dict(options)
-    if "tube" in options:
-        size = tuple(clips.shape[2:])
-        tube = tuple(options["tube"] or (max(1, side // 4) for side in size))
-        stride = tuple(options["stride"] or (math.ceil(side / 2) for side in tube))
-        fits = len(tube) == len(stride) == 3
-        if not fits or any(
-            not 1 <= s <= w <= n for s, w, n in zip(stride, tube, size, strict=True)
-        ):
-            raise ValueError(
-                f"tube={tube} and stride={stride} must be three whole numbers each, with 1 <= "
-                f"stride <= tube <= (T, H, W) = {size}, so that every pixel is in a tube"
-            )
-        options |= {"tube": tube, "stride": stride}
-    if "layer" in options and not isinstance(options["layer"], nn.Module):
-        options["layer"] = _stage_number(options["layer"], model, clips)
-    return options
-
-
-def _stage_number(layer: int | None, model: nn.Module, clips: Tensor) -> int:
-    stages = getattr(model, "stages", None)
-    if stages is None:
-        raise ValueError(
-            f"{type(model).__name__} has no stages; give grad_cam layer=, a module of it that "
-            "returns (B, T, H, W, C)"
-        )
-    if layer is None:
-        config: Any = model.config
-        sizes = config.stage_sizes(*clips.shape[3:])
-        return max((i for i, s in enumerate(sizes, start=1) if min(s) >= COARSEST), default=1)
-    if not 1 <= layer <= len(stages):
-        raise ValueError(f"layer={layer} is not a stage of this model; use 1 to {len(stages)}")
-    return layer

@@ -8,8 +8,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
 WriteClip = Callable[..., Path]
+
+# One thread: tests are small, and two contending threads take longer than one.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,15 @@
-"""Maps and statistics on tables whose values were put there by hand."""
+"""Maps of tables whose values were put there by hand."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from analysis import bias_maps, bias_statistics, units
+from analysis import bias_maps, units
 from posmlp import GATES, PosMLPConfig, PosMLPVideo, create_model
 
 SMALL = PosMLPConfig(
@@ -116,74 +115,3 @@ def test_bias_maps_reads_a_notebooks_gate_by_its_relation() -> None:
     assert first["bias_std"].tolist() == pytest.approx([0, 2, np.sqrt(32 / 3), 2, 0])
     with pytest.raises(ValueError, match=r"Gate \(stage 1\) has no relation"):
         bias_maps(create_model(PosMLPConfig(**{**vars(SMALL), "gate": Gate})))
-
-
-def test_locality_and_entropy_of_known_tables() -> None:
-    found = bias_statistics(model_with([[0, 0, 5, 0, 0], [1, 0, 0, 0, -1], [1, 1, 1, 1, 1]]))
-    assert found["locality_temporal"].tolist() == pytest.approx([0, 2, np.sqrt(2)])
-    assert found["entropy"].tolist() == pytest.approx([0, np.log(2), np.log(5)])
-    assert found["locality_spatial"].isna().all()
-    spatial = np.zeros((1, 3, 3))
-    spatial[0, 0, 2] = -3  # dy = -1, dx = 1
-    found = bias_statistics(model_with(spatial, layout="S"))
-    assert found["locality_spatial"].tolist() == pytest.approx([np.sqrt(2)])
-    assert found[["locality_temporal", "temporal_asymmetry"]].isna().all(axis=None)
-
-
-def test_temporal_asymmetry_of_odd_even_and_causal_tables() -> None:
-    found = bias_statistics(model_with([[-2, -1, 0, 1, 2], [3, 1, 9, 1, 3], [0, 0, 0, 1, 0]]))
-    assert found["temporal_asymmetry"].tolist() == pytest.approx([1, 0, 0.5])
-    mirrored = np.zeros((1, 5, 3, 3))
-    mirrored[0, 4, 0, 1], mirrored[0, 0, 2, 1] = 1, 1  # reversed in space too: not even in dt
-    found = bias_statistics(model_with(mirrored, layout="ST"))
-    assert found["temporal_asymmetry"].tolist() == pytest.approx([0.5])
-
-
-def test_rank_and_diversity_of_equal_opposite_and_orthogonal_groups() -> None:
-    equal = bias_statistics(model_with([[1, 2, 3, 4, 5], [2, 4, 6, 8, 10]]))
-    assert equal["effective_rank"].tolist() == pytest.approx([1, 1])
-    assert equal["group_diversity"].tolist() == pytest.approx([0, 0], abs=1e-12)
-    orthogonal = bias_statistics(model_with(np.eye(5)[:3] * 2))
-    assert orthogonal["effective_rank"].tolist() == pytest.approx([3, 3, 3])
-    assert orthogonal["group_diversity"].tolist() == pytest.approx([1, 1, 1])
-    opposite = bias_statistics(model_with([[1, 0, 0, 0, 0], [-1, 0, 0, 0, 0], [0, 0, 0, 0, 0]]))
-    assert opposite["group_diversity"].tolist() == pytest.approx([2, 2, 2])
-
-
-@pytest.mark.filterwarnings("error")
-def test_statistics_of_zero_tables_are_nan_without_a_warning() -> None:
-    found = bias_statistics(create_model(SMALL, init="released"))
-    assert len(found) == 2 * 2 * 3
-    assert found.drop(columns=KEYS).isna().all(axis=None)
-
-
-def test_shuffled_control_permutes_each_group_and_is_seeded() -> None:
-    model = randomised(create_model(SMALL, layout="S"))
-    found = bias_statistics(model)
-    pd.testing.assert_frame_equal(found, bias_statistics(model))
-    again = bias_statistics(model, seed=1)
-    assert (found["locality_spatial"] == again["locality_spatial"]).all()
-    assert (found["locality_spatial_shuffled"] != again["locality_spatial_shuffled"]).all()
-    assert found["entropy_shuffled"].to_numpy() == pytest.approx(found["entropy"].to_numpy())
-    # groups that agree stop agreeing: each has a permutation of its own
-    same = bias_statistics(model_with([[1, 2, 3, 4, 9]] * 4))
-    assert same["group_diversity"].max() == pytest.approx(0, abs=1e-12)
-    assert same["group_diversity_shuffled"].min() > 0.05
-
-
-def test_initial_control_is_the_statistics_of_the_initial_model() -> None:
-    model = randomised(create_model(SMALL, layout="T>S"), seed=0)
-    initial = randomised(create_model(SMALL, layout="T>S"), seed=1)
-    found, start = bias_statistics(model, initial), bias_statistics(initial)
-    for name in ("locality_temporal", "effective_rank", "entropy"):
-        expected = start[name].to_numpy()
-        assert found[f"{name}_initial"].to_numpy() == pytest.approx(expected, nan_ok=True)
-    assert len(found) == len(bias_statistics(model)) == 3 * 2 * 2
-
-
-@pytest.mark.parametrize("changes", [{"layout": "S>T"}, {"windows": 2}, {"depths": (1, 1)}])
-def test_initial_control_refuses_another_model(changes: dict[str, Any]) -> None:
-    model, other = create_model(SMALL), create_model(SMALL, **changes)
-    for pair in ((model, other), (other, model)):
-        with pytest.raises(ValueError, match=r"create_model\(model.config\)"):
-            bias_statistics(*pair)

@@ -1,0 +1,116 @@
+"""An attribution as a moving picture: frame and overlay side by side, a cursor on the shares."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from matplotlib import pyplot as plt
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from analysis.attribution import Attribution
+from analysis.draw_attribution import (
+    add_scale,
+    checked_frames,
+    draw_frame,
+    draw_frame_shares,
+    draw_overlay,
+    heading,
+    set_texts,
+)
+from analysis.pictures import raster
+from analysis.style import styled
+from posmlp.checkpoint import write_atomically
+
+SUFFIXES = (".png", ".apng", ".mp4")
+
+
+@styled
+def save_attribution_animation(
+    attribution: Attribution,
+    clips: Tensor | NDArray[np.uint8],
+    path: str | Path,
+    *,
+    clip: int = 0,
+    masks: Tensor | NDArray[Any] | None = None,
+    moving: Tensor | NDArray[Any] | None = None,
+    target_name: str | None = None,
+    frames_per_s: float = 4.0,
+) -> Path:
+    """Write one clip's frames and overlays as an animation, and return its path.
+
+    `.png` or `.apng` makes an animated PNG, which plays in a notebook and survives its export to
+    HTML (GIF does not); `.mp4` an H.264 video. The rest is what `draw_attribution` takes. Raises
+    ValueError for another suffix.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path} must end in one of {', '.join(SUFFIXES)}")
+    if frames_per_s <= 0:
+        raise ValueError(f"frames_per_s={frames_per_s} must be positive, for example 4")
+    encode = _mp4 if path.suffix == ".mp4" else _apng
+    pictures = _pictures(attribution, clips, clip, masks, moving, target_name)
+    write_atomically(path, encode(pictures, frames_per_s))
+    return path
+
+
+def _pictures(
+    attribution: Attribution, clips: Any, clip: int, masks: Any, moving: Any, name: str | None
+) -> list[NDArray[np.uint8]]:
+    """One RGB picture a frame; the figure stays and its images and cursor change."""
+    pixels = checked_frames(attribution, clips, clip)
+    mask = None if masks is None else np.asarray(masks[clip])
+    figure = plt.figure(figsize=(5.0, 4.2))
+    try:
+        grid = figure.add_gridspec(2, 2, height_ratios=[2.6, 1])
+        left, right = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
+        bars = figure.add_subplot(grid[1, :])
+        moves = None if moving is None else np.asarray(moving[clip])
+        draw_frame_shares(attribution, clip=clip, moving=moves, ax=bars)
+        cursor = bars.axvline(0, color="black", linewidth=1.2)
+        add_scale(attribution, clip, [left, right])
+        set_texts(figure, heading(attribution, clip, masks, name), attribution.caption(clip))
+        pictures = []
+        for t, frame in enumerate(pixels):
+            left.clear()
+            right.clear()
+            draw_frame(left, frame, mask=None)
+            draw_overlay(right, attribution, pixels, clip, t, mask)
+            left.set_title(f"t = {t}", fontsize=8)
+            cursor.set_xdata([t, t])
+            pictures.append(raster(figure))
+            figure.set_layout_engine("none")  # as the first picture found it, so that nothing jumps
+    finally:
+        plt.close(figure)
+    return pictures
+
+
+def _apng(pictures: list[NDArray[np.uint8]], frames_per_s: float) -> bytes:
+    """In full colour: a palette would dither the photographs and double the file."""
+    first, *others = (Image.fromarray(picture) for picture in pictures)
+    file = BytesIO()
+    first.save(
+        file, "PNG", save_all=True, append_images=others, duration=1000 / frames_per_s, loop=0
+    )
+    return file.getvalue()
+
+
+def _mp4(pictures: list[NDArray[np.uint8]], frames_per_s: float) -> bytes:
+    file = BytesIO()
+    rate = Fraction(frames_per_s).limit_denominator(1000)
+    with av.open(file, "w", format="mp4") as container:
+        stream: Any = container.add_stream("libx264", rate=rate, options={"crf": "18"})
+        height, width = (side // 2 * 2 for side in pictures[0].shape[:2])  # H.264 wants even ones
+        stream.height, stream.width = height, width
+        stream.pix_fmt = "yuv420p"
+        for picture in pictures:
+            even = np.ascontiguousarray(picture[:height, :width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()

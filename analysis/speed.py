@@ -1,0 +1,219 @@
+"""Timing of models side by side: interleaved, warmed up, with the spread and the load beside it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from posmlp import PosMLPConfig, create_model
+from posmlp.config import one_of
+
+MODES = ("eager", "bfloat16", "compiled", "compiled bfloat16")
+PHASES = ("forward", "training")
+UNSTABLE = 0.10  # inter-quartile range over median from which a row is marked
+
+Model = nn.Module | PosMLPConfig | str
+
+
+def measure_speed(
+    models: Mapping[str, Model] | Sequence[str],
+    *,
+    clip_shape: tuple[int, int, int, int] | None = None,
+    batch_sizes: Sequence[int] = (1,),
+    phases: Sequence[str] = ("forward",),
+    modes: Sequence[str] = ("eager",),
+    device: torch.device | str = "cpu",
+    num_threads: int | None = None,
+    warm_up: int = 10,
+    min_runs: int = 50,
+    min_seconds: float = 2.0,
+    max_seconds: float = 60.0,
+) -> pd.DataFrame:
+    """Latency of each model, measured in turns within this process, one row a setting.
+
+    Every round runs each model once, in order, so that a machine that slows down slows all of
+    them; ratios between rows of one call are worth more than the rows.
+
+    Parameters
+    ----------
+    models : mapping of name to model, configuration or preset; or preset names
+        The first is what `ratio` compares with. A model is used as it is, in eval mode for
+        `forward` and train mode for `training`, and handed back in the mode it had.
+    clip_shape : (C, T, H, W), optional
+        Of the random clips; by default what the first model's config says.
+    batch_sizes, phases, modes
+        Rows for each combination. Phases: `forward` (inference mode), `training` (forward and
+        backward of a sum, gradients dropped). Modes: see MODES; eager float32 is the headline.
+    num_threads : int, optional
+        CPU threads during the measurement; as they are by default.
+    warm_up, min_runs, min_seconds, max_seconds
+        Rounds before counting; then rounds until both minima are met, or `max_seconds` a model.
+
+    Returns
+    -------
+    DataFrame
+        model, phase, mode, batch_size, median_ms, q1_ms, q3_ms, num_runs, clips_per_s, ratio
+        (the first model's median over this one's: above 1 is faster than the first), unstable
+        (IQR over 10% of the median), peak_memory_mb (CUDA only), device, num_threads, load (the
+        machine's 1-minute load average at the start), torch.
+
+    Raises
+    ------
+    ValueError
+        For an unknown phase or mode, or no models.
+    """
+    for phase in phases:
+        one_of(phase, PHASES, "phase")
+    for mode in modes:
+        one_of(mode, MODES, "mode")
+    if not models:
+        raise ValueError("models is empty; give at least one")
+    named = models if isinstance(models, Mapping) else {name: name for name in models}
+    device = torch.device(device)
+    built = {name: _built(model).to(device) for name, model in named.items()}
+    shape = clip_shape or _clip_shape(next(iter(built.values())))
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads or before)
+    limits = (warm_up, min_runs, min_seconds, max_seconds)
+    try:
+        parts = [
+            _measure(built, shape, batch_size, phase, mode, device, limits)
+            for batch_size in batch_sizes
+            for phase in phases
+            for mode in modes
+        ]
+    finally:
+        torch.set_num_threads(before)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _built(model: Model) -> nn.Module:
+    return model if isinstance(model, nn.Module) else create_model(model)
+
+
+def _clip_shape(model: nn.Module) -> tuple[int, int, int, int]:
+    config = getattr(model, "config", None)
+    if config is None:
+        raise ValueError(f"{type(model).__name__} has no config; give clip_shape=(C, T, H, W)")
+    return (config.in_channels, config.num_frames, *config.size)
+
+
+def _measure(
+    models: Mapping[str, nn.Module],
+    shape: tuple[int, int, int, int],
+    batch_size: int,
+    phase: str,
+    mode: str,
+    device: torch.device,
+    limits: tuple[int, int, float, float],
+) -> pd.DataFrame:
+    clips = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    modes_before = {name: model.training for name, model in models.items()}
+    runs = {name: _runner(model, clips, phase, mode) for name, model in models.items()}
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else np.nan
+    try:
+        times = _in_turns(runs, device, *limits)
+        peaks = {name: _peak_memory_mb(run, device) for name, run in runs.items()}
+    finally:
+        for name, model in models.items():
+            model.train(modes_before[name])
+            model.zero_grad(set_to_none=True)
+    first = float(np.median(times[next(iter(times))]))
+    rows = []
+    for name, seconds in times.items():
+        q1, median, q3 = np.percentile(seconds, [25, 50, 75])
+        rows.append(
+            {
+                "model": name,
+                "phase": phase,
+                "mode": mode,
+                "batch_size": batch_size,
+                "median_ms": 1e3 * median,
+                "q1_ms": 1e3 * q1,
+                "q3_ms": 1e3 * q3,
+                "num_runs": len(seconds),
+                "clips_per_s": batch_size / median,
+                "ratio": first / median,
+                "unstable": bool(q3 - q1 > UNSTABLE * median),
+                "peak_memory_mb": peaks[name],
+                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+                "num_threads": torch.get_num_threads(),
+                "load": load,
+                "torch": torch.__version__,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _runner(model: nn.Module, clips: Tensor, phase: str, mode: str) -> Callable[[], None]:
+    """A call that runs the model once in the given phase and mode."""
+    model.train(phase == "training")
+    forward: Any = torch.compile(model) if "compiled" in mode else model
+    autocast = torch.autocast(clips.device.type, torch.bfloat16, enabled="bfloat16" in mode)
+    inference: AbstractContextManager[Any] = (
+        torch.inference_mode() if phase == "forward" else nullcontext()
+    )
+
+    def run() -> None:
+        with inference, autocast:
+            output = forward(clips)
+        if phase == "training":
+            output.float().sum().backward()
+            model.zero_grad(set_to_none=True)
+
+    return run
+
+
+def _in_turns(
+    runs: Mapping[str, Callable[[], None]],
+    device: torch.device,
+    warm_up: int,
+    min_runs: int,
+    min_seconds: float,
+    max_seconds: float,
+) -> dict[str, list[float]]:
+    """Seconds of each counted run; a round runs each model once."""
+    for _ in range(warm_up):
+        for run in runs.values():
+            run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+
+    def enough() -> bool:
+        totals = [sum(seconds) for seconds in times.values()]
+        met = min(len(seconds) for seconds in times.values()) >= min_runs
+        return (met and min(totals) >= min_seconds) or min(totals) >= max_seconds
+
+    while not enough():
+        for name, run in runs.items():
+            times[name].append(_timed(run, device))
+    return times
+
+
+def _timed(run: Callable[[], None], device: torch.device) -> float:
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def _peak_memory_mb(run: Callable[[], None], device: torch.device) -> float:
+    """The most memory that one run holds on a GPU, in MB; NaN on the CPU, where none is counted."""
+    if device.type != "cuda":
+        return float("nan")
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    return torch.cuda.max_memory_allocated(device) / 1e6

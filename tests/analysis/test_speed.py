@@ -1,0 +1,87 @@
+"""Timing: rows, turns, and models handed back as they were."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from analysis import measure_speed, pareto
+from posmlp import create_model
+
+
+class Sleeper(nn.Module):
+    """Takes a known time and notes when it ran."""
+
+    def __init__(self, seconds: float, log: list[float]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.seconds, self.log = seconds, log
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        self.log.append(self.seconds)
+        time.sleep(self.seconds)
+        return clips.sum() * self.weight
+
+
+QUICK = {"clip_shape": (1, 1, 2, 2), "warm_up": 1, "min_runs": 5, "min_seconds": 0.0}
+
+
+def test_measure_speed_ranks_known_times_in_turns():
+    log: list[float] = []
+    models = {"slow": Sleeper(0.02, log), "fast": Sleeper(0.004, log)}
+    table = measure_speed(models, **QUICK).set_index("model")
+    assert table.loc["slow", "ratio"] == 1
+    assert table.loc["fast", "ratio"] > 2
+    assert table.loc["slow", "median_ms"] >= 20
+    assert log == [0.02, 0.004] * 6, "not one run of each a round"
+
+
+def test_measure_speed_has_a_row_for_each_setting():
+    table = measure_speed(
+        {"tiny": create_model("toy", depths=(1, 1), dims=(8, 8), num_groups=1, windows=1,
+                              temporal_windows=8, mlp_ratio=2.0, downsample=True, image_size=8)},
+        batch_sizes=(1, 2), phases=("forward", "training"), modes=("eager", "bfloat16"),
+        num_threads=1, warm_up=0, min_runs=1, min_seconds=0.0,
+    )  # fmt: skip
+    assert len(table) == 8
+    assert len(table.groupby(["batch_size", "phase", "mode"])) == 8
+    assert (table["num_threads"] == 1).all()
+    assert (
+        table["clips_per_s"] - 1e3 * table["batch_size"] / table["median_ms"]
+    ).abs().max() < 1e-6
+
+
+def test_measure_speed_hands_models_back():
+    model = create_model("toy").train()
+    threads = torch.get_num_threads()
+    measure_speed({"a": model}, num_threads=1, warm_up=0, min_runs=1, min_seconds=0.0)
+    assert model.training
+    assert torch.get_num_threads() == threads
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"phases": ("backward",)}, "unknown phase"), ({"modes": ("fp8",)}, "unknown mode")],
+)
+def test_measure_speed_refuses_unknown_settings(changes, message):
+    with pytest.raises(ValueError, match=message):
+        measure_speed({"a": nn.Identity()}, **QUICK, **changes)
+
+
+def test_pareto_keeps_what_nothing_beats():
+    import pandas as pd
+
+    df = pd.DataFrame(
+        {
+            "name": ["cheap", "beaten", "tie", "tie again", "best", "unknown"],
+            "gmacs": [1.0, 2.0, 3.0, 3.0, 9.0, 0.5],
+            "test_top1": [0.5, 0.4, 0.6, 0.6, 0.9, float("nan")],
+        }
+    )
+    assert list(pareto(df)["name"]) == ["cheap", "tie", "best"]
+    with pytest.raises(ValueError, match="no column 'latency'"):
+        pareto(df, cost="latency")
