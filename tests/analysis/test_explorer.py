@@ -44,10 +44,6 @@ def model_of(seed: int = 0, **changes: Any) -> PosMLPVideo:
     return model
 
 
-def place_of(unit: Any) -> dict[str, Any]:
-    return {name: getattr(unit.place, name) for name in ("stage", "block", "step", "branch")}
-
-
 @pytest.mark.parametrize("gate", ["lrpe", "dense", "gqpe", "attention", "conv", "mean", "none"])
 def test_row_is_the_row_of_the_relation(gate: str) -> None:
     model = model_of(gate=gate, layout="T+S>ST")
@@ -282,21 +278,24 @@ def test_page_reads_out_every_offset_and_paints_its_colour(browser: Any, tmp_pat
 
 
 def test_page_shows_the_row_of_a_relation_that_is_not_tied(browser: Any, tmp_path: Path) -> None:
-    model = model_of(layout="T", gate="dense")
-    explorer = BiasExplorer(model, model_of(layout="T"), names=["dense", "tied"])
-    explorer.group = 1
+    model = model_of(layout="ST", gate="dense")
+    explorer = BiasExplorer(model, model_of(layout="ST"), names=["dense", "tied"])
+    explorer.stage, explorer.group, explorer.query = 2, 3, (1, 1, 0)
     page = Page(browser, explorer.save(tmp_path / "bias.html"))
-    relation = next(units(model)).unit.relation()[1].detach().numpy()
-    means = explorer.rows().query("model == 'dense'").set_index("dt")["bias"]
+    unit = next(place.unit for place in units(model) if place.stage == 2)
+    row = unit.relation()[3, 6].detach().numpy().reshape(3, 2, 2)
+    dense = explorer.rows().query("model == 'dense'")
+    means = dense.set_index(["dt", "dy", "dx"])["bias"]
     shown = defaultdict(set)
     for text, _ in page.scan():
-        _, key, (dt, _, _), weight = parsed(text)
-        dense = re.fullmatch(r"dense (\S+), tied \S+", weight)
-        assert dense
-        shown[key and key[0], dt].add(float(dense[1]))
-    for key in range(3):
-        both = sorted([relation[1, key], means[1 - key]])
-        assert sorted(shown[key, 1 - key]) == pytest.approx(both, rel=1e-3)
+        _, key, offset, weight = parsed(text)
+        values = re.fullmatch(r"dense (\S+), tied \S+", weight)
+        assert values
+        shown[key, offset].add(float(values[1]))
+    for key in np.ndindex(3, 2, 2):
+        offset = tuple(np.subtract((1, 1, 0), key))
+        both = sorted([row[key], means[offset]])
+        assert sorted(shown[key, offset]) == pytest.approx(both, rel=1e-3, abs=1e-3)
     assert "dense: the row is exact" in page.tab.locator("main").inner_text()
 
 
