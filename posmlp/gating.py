@@ -249,6 +249,11 @@ def initialise(unit: GatingUnit, init: str) -> None:
     - `unit_bias`: std 1e-3 and token biases 1, gMLP's start: the unit first passes v on.
 
     GQPE starts at centres N(0, 0.01^2) and spreads identity + N(0, 0.01^2) under every name.
+
+    Measured (`ablations run ablations/grids/init.yaml`; toy preset, moving-digits medium, 6 epochs,
+    5 seeds, one CPU thread): top-1 mean and 95% t-interval `normal` .690 [.607, .773], `released`
+    .692 [.665, .720], `fan_in` .686 [.633, .739], `unit_bias` .339 [.178, .499]. The first three
+    cannot be told apart, `unit_bias` is worse; the default, `normal`, is what was intended.
     """
     one_of(init, INITS, "init")
     std = {"released": 0.0, "normal": 0.02, "fan_in": unit.num_tokens**-0.5, "unit_bias": 1e-3}[
