@@ -1,4 +1,4 @@
-"""The command line: ablations plan | run | status | why | repeat | report.
+"""The command line: ablations plan | run | status | why | repeat | report | bench.
 
 Only what a command needs is imported, so that status and why answer at once.
 """
@@ -44,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, help="the folder (default: runs/NAME/grid)")
         command.add_argument("--data", help="data in place of the grid's")
         command.add_argument("--workers", type=int, default=1, help="trainings at once")
-    run.add_argument("--engine", default="local", help="where to run: local")
+    run.add_argument("--engine", default="local", help="local, or ray (several machines)")
+    run.add_argument("--address", help="of the Ray cluster: auto or HOST:PORT; default: start one")
+    run.add_argument("--per-gpu", type=int, default=1, help="trainings that share a GPU of Ray's")
     run.add_argument("--device", help="cpu, cuda (all GPUs) or cuda:N; default: a GPU if any")
     run.add_argument("--threads", type=int, default=1, help="CPU threads of each worker")
     run.add_argument("--retry-failed", action="store_true", help="also run what failed before")
@@ -69,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     repeat.add_argument("--threads", type=int, default=1, help="CPU threads")
     report.add_argument("--out", type=Path, help="the HTML file (default: FOLDER/report.html)")
     repeat.add_argument("--to", type=Path, help="a new folder for the run (default: temporary)")
+    bench = commands.add_parser("bench", help="overhead a job, beside other runners' (extra bench)")
+    bench.set_defaults(command=_bench)
+    bench.add_argument("--jobs", type=int, default=24)
+    bench.add_argument("--seconds", type=float, default=1.0, help="of the jobs that are no no-ops")
+    bench.add_argument("--only", default="", help="part of a runner's name, for example ours")
     return parser
 
 
@@ -92,6 +99,8 @@ def _run(options: argparse.Namespace) -> int:
         workers=options.workers,
         device=options.device,
         num_threads=options.threads,
+        address=options.address,
+        per_gpu=options.per_gpu,
         retry_failed=options.retry_failed,
         shard=options.shard,
         progress=not options.quiet,
@@ -138,6 +147,14 @@ def _report(options: argparse.Namespace) -> int:
     from ablations.report import write_report
 
     print(f"report: {write_report(options.folder, options.out)}")
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from ablations.bench import bench
+
+    for line in bench(options.jobs, options.seconds, options.only):
+        print(line, flush=True)
     return 0
 
 

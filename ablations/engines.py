@@ -2,66 +2,83 @@
 
 Each yields (job, result) as jobs finish. A pool was written rather than taken over: when an idle
 worker is killed, pebble, loky and concurrent.futures all give up the jobs that are waiting.
+`ray_engine` is the third engine, for several machines.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import pickle
 import queue
-import signal
-import subprocess
-import sys
 import threading
-import time
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import TextIO
 
-from ablations import worker
 from ablations.grid import Job
+from ablations.processes import (
+    MAX_STARTS,
+    EngineError,
+    Outcome,
+    Task,
+    WorkerDied,
+    WorkerProcess,
+    drop_if_empty,
+    is_devices_fault,
+)
 from ablations.store import Result
 from ablations.worker import Place
 
-MAX_STARTS = 3
+MAX_FAULTS = 3
+
+__all__ = ["EngineError", "Faults", "Outcome", "Task", "WorkerDied", "in_process", "pool"]
 
 
-class Task(Protocol):
-    """Runs one job; must be importable where workers run."""
+class Faults:
+    """Counts the failures in a row that are a device's own: its worker died, or it gave up."""
 
-    def log_path(self, job: Job) -> Path: ...
+    def __init__(self) -> None:
+        self.in_a_row: Counter[str] = Counter()
+        self.set_aside: set[str] = set()
 
-    def __call__(self, job: Job, place: Place) -> Result: ...
-
-
-class EngineError(RuntimeError):
-    """Workers cannot be started, or cannot store what they compute: going on makes no sense."""
-
-
-@dataclass(frozen=True)
-class WorkerDied:
-    """Comes in place of a result when the worker process ended in the middle of a job."""
-
-    place: Place
-    cause: str
-    pid: int
-    seconds: float
+    def add(self, device: str, outcome: Outcome) -> bool:
+        """Whether this outcome is the one for which the device is set aside."""
+        self.in_a_row[device] = self.in_a_row[device] + 1 if is_devices_fault(outcome) else 0
+        if self.in_a_row[device] < MAX_FAULTS or device in self.set_aside:
+            return False
+        self.set_aside.add(device)
+        return True
 
 
-Outcome = Result | WorkerDied
+def device_of(place: Place) -> str:
+    """What is set aside when a place fails: a GPU with all its workers, or one worker of a CPU."""
+    return place.device if place.device != "cpu" else f"worker {place.worker} (cpu)"
+
+
+def none_left(faults: Faults) -> EngineError:
+    """The error for when every device is set aside."""
+    names = ", ".join(sorted(faults.set_aside))
+    return EngineError(
+        f"no device is left: {MAX_FAULTS} jobs in a row failed on {names} because a worker died or "
+        "the device gave up; see `ablations why`, and go on with --retry-failed when it is mended"
+    )
 
 
 def in_process(jobs: Sequence[Job], task: Task, place: Place) -> Iterator[tuple[Job, Result]]:
-    """One job after the other, here; what they print goes to their logs."""
+    """One job after the other, here; what they print goes to their logs.
+
+    Raises EngineError after several device errors in a row.
+    """
+    faults = Faults()
     for job in jobs:
         log = task.log_path(job)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file, _printing_to(file):
             result = task(job, place)
-        _drop_if_empty(log)
+        drop_if_empty(log)
         yield job, result
+        if faults.add(device_of(place), result) and job is not jobs[-1]:
+            raise none_left(faults)
 
 
 @contextlib.contextmanager
@@ -73,15 +90,21 @@ def _printing_to(file: TextIO) -> Iterator[None]:
 def pool(jobs: Sequence[Job], task: Task, places: Sequence[Place]) -> Iterator[tuple[Job, Outcome]]:
     """Jobs in worker processes, one a place; a worker that dies is replaced.
 
-    Raises EngineError if workers cannot start, or a job's result cannot be stored.
+    A device on which several jobs in a row fail by its own fault is set aside with a warning.
+    Raises EngineError if workers cannot start, a result cannot be stored, or no device is left.
     """
     crew = _Crew(jobs, task, places)
+    num_left = len(jobs)
     try:
-        for _ in jobs:
-            finished = crew.finished.get()
-            if isinstance(finished, BaseException):
-                raise finished
-            yield finished
+        while num_left:
+            news = crew.news.get()
+            if isinstance(news, BaseException):
+                raise news
+            if isinstance(news, str):
+                warnings.warn(news, stacklevel=2)
+                continue
+            num_left -= 1
+            yield news
     finally:
         crew.stop()
 
@@ -94,10 +117,13 @@ class _Crew:
         self.waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
         for job in jobs:
             self.waiting.put(job)
-        self.finished: queue.SimpleQueue[tuple[Job, Outcome] | BaseException] = queue.SimpleQueue()
+        self.news: queue.SimpleQueue[tuple[Job, Outcome] | str | BaseException]
+        self.news = queue.SimpleQueue()
         self.stopping = False
         self.lock = threading.Lock()
-        self.workers: dict[Place, _Worker] = {}
+        self.faults = Faults()
+        self.devices = {device_of(place) for place in places}
+        self.workers: dict[Place, WorkerProcess] = {}
         self.threads = [
             threading.Thread(target=self._serve, args=(place,), daemon=True) for place in places
         ]
@@ -115,7 +141,7 @@ class _Crew:
 
     def _serve(self, place: Place) -> None:
         try:
-            while not self.stopping:
+            while not (self.stopping or device_of(place) in self.faults.set_aside):
                 try:
                     job = self.waiting.get_nowait()
                 except queue.Empty:
@@ -123,13 +149,31 @@ class _Crew:
                 self._start(place)
                 outcome = self.workers[place].run(job)
                 if not self.stopping:
-                    _drop_if_empty(self.task.log_path(job))
-                    self.finished.put((job, outcome))
+                    drop_if_empty(self.task.log_path(job))
+                    self._hand_in(place, job, outcome)
         except BaseException as error:
-            self.finished.put(error)
+            self.news.put(error)
         finally:
             if place in self.workers:
                 self.workers[place].close()
+
+    def _hand_in(self, place: Place, job: Job, outcome: Outcome) -> None:
+        """Pass an outcome on, and judge the device by it."""
+        device = device_of(place)
+        with self.lock:
+            is_last_straw = self.faults.add(device, outcome)
+            is_none_left = self.faults.set_aside == self.devices
+        if is_devices_fault(outcome):
+            self.workers[place].process.kill()  # after a device error it cannot compute any more
+            self.workers[place].process.wait()
+        if is_last_straw:
+            self.news.put(
+                f"{device} is set aside: {MAX_FAULTS} jobs in a row failed on it, the last being "
+                f"{job}; what is left goes to the other devices"
+            )
+        self.news.put((job, outcome))
+        if is_last_straw and is_none_left and not self.waiting.empty():
+            self.news.put(none_left(self.faults))
 
     def _start(self, place: Place) -> None:
         """Have a worker that is alive; idle ones that were killed are replaced without a word."""
@@ -137,83 +181,13 @@ class _Crew:
             with self.lock:
                 if self.stopping:
                     return
-                if place not in self.workers or self.workers[place].process.poll() is not None:
-                    self.workers[place] = _Worker(self.task, place)
+                if place in self.workers and self.workers[place].process.poll() is not None:
+                    self.workers.pop(place).close()
+                if place not in self.workers:
+                    self.workers[place] = WorkerProcess(self.task, place)
             if self.workers[place].wait_ready():
                 return
         raise EngineError(
             f"worker {place.worker} ended {MAX_STARTS} times before it could take a job "
             f"({self.workers[place].cause()}); what it printed stands above"
         )
-
-
-class _Worker:
-    """The driver's end of one worker process."""
-
-    def __init__(self, task: Task, place: Place) -> None:
-        self.place = place
-        self.ready = False
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", worker.__name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # a terminal's Ctrl-C and hang-up reach the driver alone
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
-        )
-        self._send(pickle.dumps((task, place)))
-
-    def wait_ready(self) -> bool:
-        if not self.ready:
-            self.ready = self._receive() is not None
-        return self.ready
-
-    def run(self, job: Job) -> Outcome:
-        """The job's result, or WorkerDied. Raises EngineError if the task itself raised."""
-        started = time.perf_counter()
-        reply = self._receive() if self._send(job) else None
-        if reply is None:
-            seconds = time.perf_counter() - started
-            return WorkerDied(self.place, self.cause(), self.process.pid, seconds)
-        kind, content = reply
-        if kind == worker.ERROR:
-            raise EngineError(f"{job}: {content[0]}")
-        return content
-
-    def cause(self) -> str:
-        """How the process ended."""
-        code = self.process.wait()
-        if code >= 0:
-            return f"worker {self.place.worker} exited with code {code}"
-        name = signal.Signals(-code).name
-        hint = " (out of memory, or killed from outside)" if name == "SIGKILL" else ""
-        return f"worker {self.place.worker} was killed by {name}{hint}"
-
-    def close(self) -> None:
-        """Let the worker end, which it does when its input closes."""
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream:
-                with contextlib.suppress(OSError):  # the process, and what was on its way, are gone
-                    stream.close()
-        self.process.wait()
-
-    def _send(self, content: Any) -> bool:
-        assert self.process.stdin
-        try:
-            pickle.dump(content, self.process.stdin)
-            self.process.stdin.flush()
-        except OSError:
-            return False
-        return True
-
-    def _receive(self) -> tuple[str, Any] | None:
-        assert self.process.stdout
-        try:
-            return pickle.load(self.process.stdout)
-        except (EOFError, pickle.UnpicklingError):
-            self.process.wait()
-            return None
-
-
-def _drop_if_empty(log: Path) -> None:
-    if log.exists() and not log.stat().st_size:
-        log.unlink()

@@ -11,7 +11,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 
 from ablations import memory
 from ablations.grid import Job
-from ablations.store import Result, Store, read_json
+from ablations.store import DEVICE_ERROR, Result, Store, read_json
 from ablations.worker import Place
 from posmlp.model import create_model
 from posmlp.runs import environment
@@ -40,6 +40,10 @@ class Training:
 
     def log_path(self, job: Job) -> Path:
         return Store(self.root).log_path(job.cell.id, job.seed)
+
+    def moved_to(self, folder: Path) -> Training:
+        """The same below another folder, on another machine."""
+        return replace(self, root=folder)
 
     def __call__(self, job: Job, place: Place) -> Result:
         """Train, store and return the result. Raises OSError if it cannot be stored."""
@@ -88,9 +92,8 @@ class Attempt:
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _NO_SPACE:
                 raise
-            failure = "out of memory" if memory.is_out_of_memory(error) else "exception"
             reason = f"{type(error).__name__}: {error}"
-            return self.failed(failure, reason, traceback.format_exc())
+            return self.failed(_kind(error), reason, traceback.format_exc())
         lost = [k for k, v in outcome["metrics"].items() if not math.isfinite(v)]
         if lost:
             said = ", ".join(f"{name} is {outcome['metrics'][name]}" for name in lost)
@@ -124,6 +127,16 @@ class Attempt:
             "log": str(Store(self.root).log_path(cell.id, seed).relative_to(self.root)),
             "command": repeat_command(self.root, cell.id, seed, self.place),
         }
+
+
+def _kind(error: Exception) -> str:
+    """What sort of failure an exception is."""
+    if memory.is_out_of_memory(error):
+        return "out of memory"
+    words = ("CUDA error", "cuDNN error", "CUDNN_STATUS", "CUBLAS_STATUS")
+    if isinstance(error, RuntimeError) and any(word in str(error) for word in words):
+        return DEVICE_ERROR
+    return "exception"
 
 
 def _clear_unless_resumable(folder: Path, job: Job) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 STATUSES = ("done", "failed")
+DEVICE_ERROR = "device error"
+"""The `failure` of a job whose device, not whose mathematics, gave up."""
 _IN_PLAN = ("id", "name", "axes")
 
 

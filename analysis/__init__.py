@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from analysis.animation import save_attribution_animation
     from analysis.attribution import Attribution, attribute
     from analysis.baselines import baseline_clips
+    from analysis.bias_figures import bias_figures, write_bias
     from analysis.bias_history import bias_history
     from analysis.bias_maps import bias_maps, units
     from analysis.bias_statistics import bias_statistics
     from analysis.cost import cost, relation_macs, relation_params
+    from analysis.curves import gather_curves, last_epochs, write_curves
     from analysis.draw import (
         draw_accuracy,
         draw_bias_history,
@@ -25,10 +27,12 @@ if TYPE_CHECKING:
         draw_interventions,
         draw_learning_curves,
         draw_spatial_bias,
+        draw_speed_accuracy,
         draw_temporal_bias,
         save_bias_animation,
     )
     from analysis.draw_attribution import draw_attribution, draw_frame_shares, draw_scorecard
+    from analysis.effects import effects
     from analysis.explain import explain_video
     from analysis.explorer import BiasExplorer
     from analysis.faithfulness import (
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from analysis.intervene import intervene
     from analysis.interventions import Intervention, knock_outs
     from analysis.localisation import localisation
+    from analysis.page import write_page
     from analysis.pareto import pareto
     from analysis.resize_bias import accuracy_at, resize_bias
     from analysis.scorecard import attribution_scorecard, attribution_scores, summarise_scores
@@ -50,10 +55,12 @@ _HOMES = {
     "animation": ("save_attribution_animation",),
     "attribution": ("Attribution", "attribute"),
     "baselines": ("baseline_clips",),
+    "bias_figures": ("bias_figures", "write_bias"),
     "bias_history": ("bias_history",),
     "bias_maps": ("bias_maps", "units"),
     "bias_statistics": ("bias_statistics",),
     "cost": ("cost", "relation_macs", "relation_params"),
+    "curves": ("gather_curves", "last_epochs", "write_curves"),
     "draw": (
         "draw_accuracy",
         "draw_bias_history",
@@ -61,11 +68,13 @@ _HOMES = {
         "draw_interventions",
         "draw_learning_curves",
         "draw_spatial_bias",
+        "draw_speed_accuracy",
         "draw_temporal_bias",
         "save_bias_animation",
     ),
     # not in draw: they need captum, which takes two seconds to load
     "draw_attribution": ("draw_attribution", "draw_frame_shares", "draw_scorecard"),
+    "effects": ("effects",),
     "explain": ("explain_video",),
     "explorer": ("BiasExplorer",),
     "faithfulness": (
@@ -77,6 +86,7 @@ _HOMES = {
     "intervene": ("intervene",),
     "interventions": ("Intervention", "knock_outs"),
     "localisation": ("localisation",),
+    "page": ("write_page",),
     "pareto": ("pareto",),
     "resize_bias": ("accuracy_at", "resize_bias"),
     "scorecard": ("attribution_scorecard", "attribution_scores", "summarise_scores"),
@@ -94,6 +104,7 @@ __all__ = [
     "attribution_scorecard",
     "attribution_scores",
     "baseline_clips",
+    "bias_figures",
     "bias_history",
     "bias_maps",
     "bias_statistics",
@@ -110,10 +121,14 @@ __all__ = [
     "draw_learning_curves",
     "draw_scorecard",
     "draw_spatial_bias",
+    "draw_speed_accuracy",
     "draw_temporal_bias",
+    "effects",
     "explain_video",
+    "gather_curves",
     "intervene",
     "knock_outs",
+    "last_epochs",
     "localisation",
     "measure_speed",
     "pareto",
@@ -129,6 +144,9 @@ __all__ = [
     "summarise_scores",
     "t_interval",
     "units",
+    "write_bias",
+    "write_curves",
+    "write_page",
 ]
 
 

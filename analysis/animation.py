@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 from matplotlib import pyplot as plt
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from analysis.attribution import Attribution
@@ -24,7 +20,7 @@ from analysis.draw_attribution import (
     heading,
     set_texts,
 )
-from analysis.pictures import raster
+from analysis.pictures import raster, to_apng, to_mp4
 from analysis.style import styled
 from posmlp.checkpoint import write_atomically
 
@@ -47,14 +43,12 @@ def save_attribution_animation(
 
     `.png` or `.apng` makes an animated PNG, which plays in a notebook and survives its export to
     HTML (GIF does not); `.mp4` an H.264 video. The rest is what `draw_attribution` takes. Raises
-    ValueError for another suffix.
+    ValueError for another suffix or a rate that is not positive.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path} must end in one of {', '.join(SUFFIXES)}")
-    if frames_per_s <= 0:
-        raise ValueError(f"frames_per_s={frames_per_s} must be positive, for example 4")
-    encode = _mp4 if path.suffix == ".mp4" else _apng
+    encode = to_mp4 if path.suffix == ".mp4" else to_apng
     pictures = _pictures(attribution, clips, clip, masks, moving, target_name)
     write_atomically(path, encode(pictures, frames_per_s))
     return path
@@ -89,28 +83,3 @@ def _pictures(
     finally:
         plt.close(figure)
     return pictures
-
-
-def _apng(pictures: list[NDArray[np.uint8]], frames_per_s: float) -> bytes:
-    """In full colour: a palette would dither the photographs and double the file."""
-    first, *others = (Image.fromarray(picture) for picture in pictures)
-    file = BytesIO()
-    first.save(
-        file, "PNG", save_all=True, append_images=others, duration=1000 / frames_per_s, loop=0
-    )
-    return file.getvalue()
-
-
-def _mp4(pictures: list[NDArray[np.uint8]], frames_per_s: float) -> bytes:
-    file = BytesIO()
-    rate = Fraction(frames_per_s).limit_denominator(1000)
-    with av.open(file, "w", format="mp4") as container:
-        stream: Any = container.add_stream("libx264", rate=rate, options={"crf": "18"})
-        height, width = (side // 2 * 2 for side in pictures[0].shape[:2])  # H.264 wants even ones
-        stream.height, stream.width = height, width
-        stream.pix_fmt = "yuv420p"
-        for picture in pictures:
-            even = np.ascontiguousarray(picture[:height, :width])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
-        container.mux(stream.encode())
-    return file.getvalue()

@@ -1,4 +1,7 @@
-"""`python -m analysis attribute | bench`. Nothing heavy is imported before it is needed."""
+"""`python -m analysis all | attribute | bench | bias | curves`.
+
+Nothing heavy is imported before it is needed.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,20 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    whole = command("all", _all)
+    whole.add_argument("run_folder", metavar="RUN", help="a run folder of `posmlp train`")
+    whole.add_argument("--out", help="the page to write; RUN/analysis.html by default")
+
+    bias = command("bias", _bias)
+    bias.add_argument("run_folder", metavar="RUN", help="a run folder of `posmlp train`")
+    bias.add_argument("--seed", type=int, help="which model of the run; its first by default")
+    bias.add_argument("--out", help="the folder to write to; RUN/bias by default")
+
+    curves = command("curves", _curves)
+    curves.add_argument("folder", metavar="DIR", help="a folder of runs, such as `ablations run`'s")
+    curves.add_argument("--metric", default="test_top1", help="a column of metrics.csv")
+    curves.add_argument("--out", help="the folder to write to; DIR/curves by default")
+
     attribute = command("attribute", _attribute)
     attribute.add_argument("run_folder", metavar="RUN", help="a run folder of `posmlp train`")
     attribute.add_argument("video", metavar="VIDEO", help="a video file")
@@ -60,6 +77,36 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _all(options: argparse.Namespace) -> None:
+    """Gather everything about a run in one HTML page that needs no network."""
+    _use_no_screen()
+    from analysis.page import write_page
+
+    print(write_page(options.run_folder, options.out))
+
+
+def _bias(options: argparse.Namespace) -> None:
+    """Write a run's mixing weights, their statistics and figures of both to a folder."""
+    _use_no_screen()
+    from analysis.bias_figures import write_bias
+
+    print(write_bias(options.run_folder, options.out, options.seed))
+
+
+def _curves(options: argparse.Namespace) -> None:
+    """Draw learning curves and score against cost of the runs in a folder."""
+    _use_no_screen()
+    from analysis.curves import write_curves
+
+    print(write_curves(options.folder, options.out, options.metric))
+
+
+def _use_no_screen() -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+
+
 def _bench(options: argparse.Namespace) -> None:
     """Time the model beside the plain formulation that the tests hold it against."""
     from analysis.bench import SHOWN, bench
@@ -86,9 +133,7 @@ def _bench(options: argparse.Namespace) -> None:
 
 def _attribute(options: argparse.Namespace) -> None:
     """Show which pixels of a video a run's model goes by: sheet, animation, shares of frames."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
+    _use_no_screen()
     from analysis.explain import explain_video
     from posmlp.cli import parse_value
 

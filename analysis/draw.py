@@ -15,6 +15,7 @@ from analysis.draw_results import (
     draw_cost_accuracy,
     draw_learning_curves,
 )
+from analysis.draw_speed import draw_speed_accuracy
 
 __all__ = [
     "draw_accuracy",
@@ -23,6 +24,7 @@ __all__ = [
     "draw_interventions",
     "draw_learning_curves",
     "draw_spatial_bias",
+    "draw_speed_accuracy",
     "draw_temporal_bias",
     "save_bias_animation",
 ]

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib import patheffects, ticker
 from matplotlib import pyplot as plt
-from matplotlib import ticker
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
@@ -32,6 +32,15 @@ class Summary(NamedTuple):
     high: float
 
 
+class Point(NamedTuple):
+    """Where a variant stands in a figure, its name and its colour."""
+
+    x: float
+    y: float
+    name: str
+    colour: str
+
+
 @styled
 def draw_accuracy(
     df: pd.DataFrame,
@@ -48,7 +57,7 @@ def draw_accuracy(
     label says. `chance`: the score of guessing, drawn as a line. Raises ValueError for a missing
     column or no value at all.
     """
-    summaries = _summaries(df, metric, by)
+    summaries = summarise(df, metric, by)
     names = [
         str(name) if len(values) == num_runs else f"{name} ({len(values)}/{num_runs} runs)"
         for name, values, num_runs, *_ in summaries
@@ -64,7 +73,7 @@ def draw_accuracy(
     ax.set_ylim(len(names) - 0.5, -0.5 if chance is None else -0.9)
     if chance is not None:
         _draw_chance(chance, ax)
-    explanation = f"diamond and bar: mean, 95% t-interval; points: {_counts(summaries)}"
+    explanation = f"diamond and bar: mean, 95% t-interval; points: {count_seeds(summaries)}"
     ax.set_xlabel(f"{metric}\n{explanation}")
     ax.set_title(wrapped(title or f"{metric} by {by}", 4.2))
     return ax
@@ -100,13 +109,29 @@ def draw_cost_accuracy(
     quartiles. Variants without a finished run are named in the axis label. Raises ValueError for a
     missing column, an `x` that is not positive, or no value of `y` at all.
     """
-    summaries = _summaries(df, y, by)
-    if x not in df.columns:
-        raise ValueError(f"no column {x!r}; the columns are {list(df.columns)}")
+    summaries = summarise(df, y, by)
     finished = df[df[y].notna()]
+    ax = ax or plt.subplots(figsize=(5.2, 3.6))[1]
+    label_points(ax, draw_points(ax, finished, x, by, summaries))
+    missing = [str(s.name) for s in summaries if not len(s.values)]
+    note = f"\nno finished run: {', '.join(missing)}" if missing else ""
+    ax.set_xlabel(LABELS.get(x, f"{x} (log scale)") + note)
+    ax.set_ylabel(f"{y}\n(mean, 95% t-interval, {count_seeds(summaries)})")
+    ax.set_title(wrapped(title or f"{y} against {x}", 4.6))
+    return ax
+
+
+def draw_points(
+    ax: Axes, finished: pd.DataFrame, x: str, by: str, summaries: list[Summary]
+) -> list[Point]:
+    """Each variant's point with its two bars on a log axis; returns where they stand.
+
+    Raises ValueError where `x` is missing from the finished runs or not positive.
+    """
+    if x not in finished.columns:
+        raise ValueError(f"no column {x!r}; the columns are {list(finished.columns)}")
     if not (finished[x] > 0).all():
         raise ValueError(f"{x} has the value {finished[x].min()}; a log axis needs positive ones")
-    ax = ax or plt.subplots(figsize=(5.2, 3.6))[1]
     points = []
     for i, s in enumerate(summaries):
         if len(s.values):
@@ -115,17 +140,11 @@ def draw_cost_accuracy(
             ax.plot([median, median], [s.low, s.high], color=colour(i))
             ax.plot([lower, upper], [s.mean, s.mean], color=colour(i))
             ax.plot(median, s.mean, "o", color=colour(i), markersize=5)
-            points.append((median, s.mean, str(s.name), colour(i)))
+            points.append(Point(float(median), s.mean, str(s.name), colour(i)))
     ax.set_xscale("log")
-    _set_log_ticks(ax, [cost for cost, *_ in points])
+    _set_log_ticks(ax, [point.x for point in points])
     ax.margins(x=0.12, y=0.08)
-    _label_points(ax, points)
-    missing = [str(s.name) for s in summaries if not len(s.values)]
-    note = f"\nno finished run: {', '.join(missing)}" if missing else ""
-    ax.set_xlabel(LABELS.get(x, f"{x} (log scale)") + note)
-    ax.set_ylabel(f"{y}\n(mean, 95% t-interval, {_counts(summaries)})")
-    ax.set_title(wrapped(title or f"{y} against {x}", 4.6))
-    return ax
+    return points
 
 
 @styled
@@ -152,8 +171,7 @@ def draw_learning_curves(
         counts.append(runs.shape[1])
         ax.plot(runs.index, runs, color=colour(i), linewidth=0.7, alpha=0.5)
         ax.plot(runs.dropna().index, runs.dropna().mean(axis=1), color=colour(i), label=str(name))
-    fewest, most = min(counts), max(counts)
-    ax.set_xlabel(f"epoch (thin: {fewest if fewest == most else f'{fewest} to {most}'} seeds)")
+    ax.set_xlabel(f"epoch (thin: {_seeds(counts)})")
     ax.set_ylabel(metric)
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     ax.set_title(wrapped(title or f"{metric} by epoch", 5.6))
@@ -169,31 +187,36 @@ def _set_log_ticks(ax: Axes, costs: list[float]) -> None:
     ax.xaxis.set_minor_locator(ticker.NullLocator())
 
 
-def _label_points(ax: Axes, points: list[tuple[float, float, str, str]]) -> None:
-    """Names beside points, moved up where the one below would be overwritten."""
+def label_points(ax: Axes, points: list[Point]) -> None:
+    """Names beside points, to the left where the right has no room, moved up where one is below."""
     line_height, letter_width = 9.0, 5.0  # points, at the font size below
     points_a_pixel = 72 / ax.figure.dpi
+    edge = ax.bbox.x1 * points_a_pixel
     placed: list[tuple[float, float, float]] = []  # left, right, height
-    for x, y, name, text_colour in sorted(points, key=lambda point: point[1]):
-        left, bottom = ax.transData.transform((x, y)) * points_a_pixel
-        right, height = left + letter_width * len(name) + 6, bottom
-        for other_left, other_right, other_height in placed:
-            overlaps = left < other_right and other_left < right
-            if overlaps and height < other_height + line_height:
+    for point in sorted(points, key=lambda point: point.y):
+        x, bottom = ax.transData.transform((point.x, point.y)) * points_a_pixel
+        width = letter_width * len(point.name) + 6
+        to_left = x + width > edge
+        left, height = x - width if to_left else x, bottom
+        for other_left, other_right, other_height in sorted(placed, key=lambda label: label[2]):
+            overlaps = left < other_right and other_left < left + width
+            if overlaps and abs(height - other_height) < line_height:
                 height = other_height + line_height
-        placed.append((left, right, height))
+        placed.append((left, left + width, height))
         ax.annotate(
-            name,
-            (x, y),
-            xytext=(6, height - bottom),
+            point.name,
+            (point.x, point.y),
+            xytext=(-6 if to_left else 6, height - bottom),
             textcoords="offset points",
+            ha="right" if to_left else "left",
             va="center",
             fontsize=8,
-            color=text_colour,
+            color=point.colour,
+            path_effects=[patheffects.withStroke(linewidth=2, foreground="white")],
         )
 
 
-def _summaries(df: pd.DataFrame, metric: str, by: str) -> list[Summary]:
+def summarise(df: pd.DataFrame, metric: str, by: str) -> list[Summary]:
     """Each variant in order of appearance; one without a finished run has NaN for its mean."""
     missing = [column for column in (metric, by) if column not in df.columns]
     if missing:
@@ -208,9 +231,12 @@ def _summaries(df: pd.DataFrame, metric: str, by: str) -> list[Summary]:
     return summaries
 
 
-def _counts(summaries: list[Summary]) -> str:
+def count_seeds(summaries: list[Summary]) -> str:
     """How many seeds the variants have, in words."""
-    counts = [len(s.values) for s in summaries if len(s.values)]
+    return _seeds([len(s.values) for s in summaries if len(s.values)])
+
+
+def _seeds(counts: list[int]) -> str:
     fewest, most = min(counts), max(counts)
     number = str(most) if fewest == most else f"{fewest} to {most}"
     return f"{number} seed" + ("s" if most > 1 else "")

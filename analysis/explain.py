@@ -37,15 +37,21 @@ class TrainedModel:
     seed: int
 
 
+def read_config(run: str | Path) -> dict[str, Any]:
+    """What RUN/config.json holds. Raises ValueError if there is none."""
+    path = Path(run) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"no run at {run}: it has no config.json; give a folder of `train`")
+    stored: dict[str, Any] = json.loads(path.read_text())
+    return stored
+
+
 def open_run(run: str | Path, seed: int | None = None) -> TrainedModel:
     """The run's model of that seed, by default its first, with its classes and clip rule.
 
     Raises ValueError if the folder holds no finished run, or no such seed.
     """
-    root = Path(run)
-    if not (root / "config.json").is_file():
-        raise ValueError(f"no run at {root}: it has no config.json; give a folder of `train`")
-    stored = json.loads((root / "config.json").read_text())
+    root, stored = Path(run), read_config(run)
     seeds = stored["seeds"]
     seed = seeds[0] if seed is None else seed
     if seed not in seeds:

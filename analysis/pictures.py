@@ -1,16 +1,20 @@
-"""Figures as pixels, and pictures as an animation."""
+"""Figures as pixels, and pictures as an animation: animated PNG or H.264 video."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from io import BytesIO
+from typing import Any
 
+import av
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-NUM_COLOURS = 128  # of an animated PNG's palette: a quarter of the size of full colour
+NUM_COLOURS = 128  # of an animated PNG's palette
+Pictures = Sequence[NDArray[np.uint8]]
 
 
 def raster(figure: Figure) -> NDArray[np.uint8]:
@@ -20,16 +24,52 @@ def raster(figure: Figure) -> NDArray[np.uint8]:
     return np.asarray(Image.open(file).convert("RGB"))
 
 
-def to_apng(pictures: Sequence[NDArray[np.uint8]], frames_per_s: float) -> bytes:
+def to_apng(pictures: Pictures, frames_per_s: float) -> bytes:
     """An animated PNG that repeats; unlike a GIF it survives a notebook's export to HTML.
 
-    Raises ValueError for a rate that is not positive.
+    `pictures`: RGB, all of one size. In full colour, or with one palette of NUM_COLOURS for all
+    pictures where that is smaller, as it is for most figures without photographs. Raises
+    ValueError for a rate that is not positive and for pictures of several sizes.
     """
+    _check(pictures, frames_per_s)
+    images = [Image.fromarray(picture) for picture in pictures]
+    # An animated PNG holds a single palette, so that it must serve all pictures.
+    palette = Image.fromarray(np.concatenate(pictures)).quantize(NUM_COLOURS)
+    few = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    return min(_png(images, frames_per_s), _png(few, frames_per_s), key=len)
+
+
+def to_mp4(pictures: Pictures, frames_per_s: float) -> bytes:
+    """An H.264 video; an odd last row or column is cut, since the codec wants even sides.
+
+    `pictures`: RGB, all of one size. Raises ValueError as `to_apng` does.
+    """
+    _check(pictures, frames_per_s)
+    file = BytesIO()
+    rate = Fraction(frames_per_s).limit_denominator(1000)
+    with av.open(file, "w", format="mp4") as container:
+        stream: Any = container.add_stream("libx264", rate=rate, options={"crf": "18"})
+        height, width = (side // 2 * 2 for side in pictures[0].shape[:2])
+        stream.height, stream.width = height, width
+        stream.pix_fmt = "yuv420p"
+        for picture in pictures:
+            even = np.ascontiguousarray(picture[:height, :width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def _check(pictures: Pictures, frames_per_s: float) -> None:
     if frames_per_s <= 0:
         raise ValueError(f"frames_per_s={frames_per_s} must be positive, for example 2")
-    first, *others = (Image.fromarray(picture).quantize(NUM_COLOURS) for picture in pictures)
+    shapes = {picture.shape for picture in pictures}
+    if len(shapes) != 1:
+        raise ValueError(f"pictures of shapes {sorted(shapes)}; give one or more of one shape")
+
+
+def _png(images: Sequence[Image.Image], frames_per_s: float) -> bytes:
     file = BytesIO()
-    first.save(
-        file, "PNG", save_all=True, append_images=others, duration=1000 / frames_per_s, loop=0
+    images[0].save(
+        file, "PNG", save_all=True, append_images=images[1:], duration=1000 / frames_per_s, loop=0
     )
     return file.getvalue()

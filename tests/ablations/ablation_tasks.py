@@ -1,4 +1,4 @@
-"""Tasks that workers of the tests run, and tiny grids; imported by worker processes too."""
+"""Tasks that workers of the tests run, tiny grids and helpers; worker processes import it too."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ablations.grid import Job, read_grid
 from ablations.worker import Place
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+TIMES = ("started", "finished", "seconds", "train_seconds")
+CANNOT_AGREE = (*TIMES, "peak_memory_mb", "commit", "dirty")
 TINY: dict[str, Any] = {
     "base": {
         "data": "moving-digits:easy",
@@ -23,6 +28,30 @@ TINY: dict[str, Any] = {
     "axes": {"gate": ["lrpe", "mean"]},
     "seeds": 2,
 }
+
+
+def facts(table: pd.DataFrame) -> pd.DataFrame:
+    """A table without times, memory and the state of the checkout."""
+    return table.drop(columns=list(CANNOT_AGREE))
+
+
+def changed(**base: Any) -> dict[str, Any]:
+    train = {**TINY["base"]["train"], **base.pop("train", {})}
+    return TINY | {"base": {**TINY["base"], **base, "train": train}}
+
+
+def children(pid: int) -> list[int]:
+    """The processes that any thread of a process has started."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for path in lists for child in path.read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended but was not yet collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def jobs(count: int) -> list[Job]:
@@ -37,23 +66,42 @@ class Task:
     folder: Path
     deed: str = ""
     bad: tuple[int, ...] = ()
+    worker: int = -1
 
     def log_path(self, job: Job) -> Path:
         return self.folder / f"{job.seed}.log"
 
+    def moved_to(self, folder: Path) -> Task:
+        return replace(self, folder=folder)
+
     def __call__(self, job: Job, place: Place) -> dict[str, Any]:
+        self.worker = place.worker
         (self.folder / f"{job.seed}.started").write_text(str(os.getpid()))
+        outcome: dict[str, Any] = {}
         if job.seed in self.bad or not self.bad:
-            getattr(self, self.deed, lambda: None)()
+            outcome = getattr(self, self.deed, lambda: None)() or {}
         with (self.folder / "finished").open("a") as file:
             file.write(f"{job.seed}\n")
-        return {"seed": job.seed, "pid": os.getpid(), "worker": place.worker}
+        return {"seed": job.seed, "pid": os.getpid(), "worker": place.worker} | outcome
 
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def crash(self) -> None:
         os.abort()
+
+    def die_on_worker_0(self) -> None:
+        if self.worker == 0:
+            self.die()
+        time.sleep(0.2)
+
+    def die_on_the_second_node(self) -> None:
+        if os.environ.get("TEST_NODE") == "second":
+            self.die()
+        time.sleep(0.2)
+
+    def gives_up(self) -> dict[str, Any]:
+        return {"failure": "device error"}
 
     def nap(self) -> None:
         time.sleep(0.2)

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ablation_tasks import CannotStart, Task, jobs
+from ablation_tasks import CannotStart, Task, is_alive, jobs
 
 from ablations.engines import EngineError, WorkerDied, in_process, pool
 from ablations.worker import Place
@@ -24,14 +26,6 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended but was not yet collected does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_pool_runs_every_job_once_on_every_worker(tmp_path: Path) -> None:
@@ -52,6 +46,49 @@ def test_a_workers_death_fails_its_job_alone(tmp_path: Path, deed: str, cause: s
     assert all(cause in death.cause for death in dead.values())
     assert len(results) == 6
     assert int((tmp_path / "1.started").read_text()) == dead[1].pid
+
+
+def test_a_worker_that_fails_three_times_in_a_row_is_set_aside_and_named(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"worker 0 \(cpu\) is set aside: 3 jobs in a row failed"):
+        results = dict(pool(jobs(10), Task(tmp_path, "die_on_worker_0"), TWO))
+    dead = [r.place.worker for r in results.values() if isinstance(r, WorkerDied)]
+    assert dead == [0, 0, 0]
+    assert len(results) == 10
+
+
+def test_deaths_that_are_not_in_a_row_set_nothing_aside(tmp_path: Path) -> None:
+    with warnings.catch_warnings(action="error"):
+        results = dict(pool(jobs(8), Task(tmp_path, "die", bad=(0, 1, 3, 4, 6)), TWO[:1]))
+    assert sum(isinstance(outcome, WorkerDied) for outcome in results.values()) == 5
+
+
+def test_the_run_stops_when_every_device_is_set_aside(tmp_path: Path) -> None:
+    stream = pool(jobs(9), Task(tmp_path, "die"), TWO[:1])
+    outcomes = []
+    with (
+        pytest.warns(UserWarning, match="set aside"),
+        pytest.raises(EngineError, match=r"no device is left: .* worker 0 \(cpu\)"),
+    ):
+        outcomes += [outcome for _, outcome in stream]
+    assert not (tmp_path / "3.started").exists()
+
+
+@pytest.mark.parametrize("run_them", [in_process, pool])
+def test_device_errors_count_and_the_worker_is_replaced(tmp_path: Path, run_them: Any) -> None:
+    places = TWO[0] if run_them is in_process else TWO[:1]
+    outcomes = list(run_them(jobs(5), Task(tmp_path, "gives_up", bad=(0, 1, 3)), places))
+    assert [outcome.get("failure") for _, outcome in outcomes] == [
+        *["device error", "device error", None, "device error", None]
+    ]
+    assert (len({outcome["pid"] for _, outcome in outcomes}) == 4) == (run_them is pool)
+
+
+@pytest.mark.filterwarnings("ignore:worker 0")
+@pytest.mark.parametrize("run_them", [in_process, pool])
+def test_device_errors_in_a_row_stop_a_run_on_one_device(tmp_path: Path, run_them: Any) -> None:
+    places = TWO[0] if run_them is in_process else TWO[:1]
+    with pytest.raises(EngineError, match="no device is left"):
+        list(run_them(jobs(5), Task(tmp_path, "gives_up", bad=(1, 2, 3)), places))
 
 
 def test_a_crash_leaves_its_trace_in_the_jobs_log(tmp_path: Path) -> None:

@@ -13,24 +13,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from ablation_tasks import TINY
+import torch
+from ablation_tasks import TINY, changed, children, facts
 from pandas.testing import assert_frame_equal
 
 from ablations import load, plan, read_grid, run
+from ablations.job import Attempt
 from ablations.run import part
 from ablations.store import Store, read_json, write_json
-
-CANNOT_AGREE = ("started", "finished", "seconds", "train_seconds", "peak_memory_mb", "dirty")
-
-
-def facts(table: pd.DataFrame) -> pd.DataFrame:
-    """A table without times, memory and the state of the checkout."""
-    return table.drop(columns=list(CANNOT_AGREE))
-
-
-def changed(**base: Any) -> dict[str, Any]:
-    train = {**TINY["base"]["train"], **base.pop("train", {})}
-    return TINY | {"base": {**TINY["base"], **base, "train": train}}
+from ablations.worker import Place
 
 
 def written(grid: dict[str, Any], folder: Path) -> Path:
@@ -42,12 +33,6 @@ def written(grid: dict[str, Any], folder: Path) -> Path:
 def started(path: Path, out: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "ablations.cli", "run", str(path), "--out", str(out), *options]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def children(pid: int) -> list[int]:
-    """The processes that any thread of a process has started."""
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for path in lists for child in path.read_text().split()]
 
 
 def wait_for_file(folder: Path, pattern: str, timeout_s: float = 60.0) -> None:
@@ -144,6 +129,26 @@ def test_exception_is_a_row_with_its_traceback(tmp_path: Path) -> None:
     assert "Traceback" in stored["traceback"]
 
 
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), "device error"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "device error"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+        (RuntimeError("shapes do not match"), "exception"),
+        (ValueError("CUDA error is in the text alone"), "exception"),
+    ],
+)
+def test_failure_says_whether_it_is_the_devices(
+    tmp_path: Path, error: Exception, failure: str
+) -> None:
+    def train(folder: Path) -> dict[str, Any]:
+        raise error
+
+    result = Attempt(read_grid(TINY).jobs[0], Place(0, "cpu", 1), tmp_path).finish(train)
+    assert (result["status"], result["failure"]) == ("failed", failure)
+
+
 def test_run_resumes_after_a_kill_to_the_same_bits(tmp_path: Path) -> None:
     grid = changed(train={"epochs": 40}) | {"axes": {}, "seeds": 1}
     whole = run(grid, tmp_path / "whole", device="cpu", progress=False)
@@ -213,6 +218,30 @@ def test_second_runner_is_refused_killed_worker_is_a_row_and_interrupt_says_how_
     assert table.seconds[0] > 0
     assert f"go on with: ablations run {path} --out {out} --workers 2 --device cpu" in said
     assert "Traceback" not in said
+
+
+def test_ray_that_is_not_installed_is_told_with_the_way_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # so importing it fails as if it were not there
+    with pytest.raises(ValueError, match=r"not installed; get it with: pip install '.*\[ray\]'"):
+        run(TINY, tmp_path / "run", engine="ray", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"address": "auto"}, "are of engine='ray'"),
+        ({"per_gpu": 2}, "are of engine='ray'"),
+        ({"engine": "rai"}, "unknown engine 'rai'. Did you mean 'ray'"),
+        ({"workers": 0}, "workers=0 must be at least 1"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(TINY, tmp_path / "run", progress=False, **options)
 
 
 def test_plan_counts_predicts_and_names_what_is_stale(

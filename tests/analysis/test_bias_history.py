@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib as mpl
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from analysis import bias_history, bias_maps, draw_bias_history, save_bias_animation
 from analysis.pictures import raster, to_apng
@@ -207,4 +208,28 @@ def test_an_apng_shows_its_pictures_in_order() -> None:
     pictures = [raster(figure), np.full((100, 100, 3), 9, np.uint8)]
     assert pictures[0].shape == (100, 100, 3)
     assert pictures[0][0, 0].tolist() == [255, 0, 0]
-    assert to_apng(pictures, 2)[:8] == b"\x89PNG\r\n\x1a\n"
+    shown = decoded(to_apng(pictures, 2))
+    assert [picture[0, 0].tolist() for picture in shown] == [[255, 0, 0], [9, 9, 9]]
+    with pytest.raises(ValueError, match=r"pictures of shapes \[\(50, 100, 3\)"):
+        to_apng([pictures[0], pictures[1][:50]], 2)
+
+
+def test_an_apng_takes_the_smaller_of_palette_and_full_colour() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    assert palette_of(to_apng([noise, noise[::-1]], 2))  # full colour cannot be packed
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None], (256, 64, 3)).copy()
+    ramp[..., 1] = ramp[::-1, :, 0]
+    pictures = [ramp, np.roll(ramp, 64, axis=0)]
+    encoded = to_apng(pictures, 2)
+    assert not palette_of(encoded)
+    np.testing.assert_array_equal(decoded(encoded), pictures)
+
+
+def decoded(apng: bytes) -> list[np.ndarray]:
+    with Image.open(BytesIO(apng)) as image:
+        return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+
+
+def palette_of(apng: bytes) -> bool:
+    with Image.open(BytesIO(apng)) as image:
+        return image.mode == "P"

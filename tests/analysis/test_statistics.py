@@ -103,7 +103,7 @@ def test_compare_says_worse_and_turns_round_for_a_loss() -> None:
     assert losses["difference"].tolist() == scores["difference"].tolist()
 
 
-def test_compare_corrects_by_holm() -> None:
+def test_compare_corrects_byholm() -> None:
     rng = np.random.default_rng(1)
     base = rng.normal(0.5, 0.05, 6)
     variants = {f"v{i}": list(base + rng.normal(0.02 * i, 0.03, 6)) for i in range(4)}
@@ -117,10 +117,10 @@ def test_compare_corrects_by_holm() -> None:
 
 def test_holm_equals_statsmodels() -> None:
     multitest = pytest.importorskip("statsmodels.stats.multitest", reason="statsmodels is absent")
-    from analysis.statistics import _holm
+    from analysis.paired import holm
 
     p = np.random.default_rng(0).uniform(0, 0.1, 12)
-    assert _holm(p) == pytest.approx(multitest.multipletests(p, method="holm")[1])
+    assert holm(p) == pytest.approx(multitest.multipletests(p, method="holm")[1])
 
 
 def test_compare_of_identical_variants_claims_nothing() -> None:

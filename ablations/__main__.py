@@ -1,0 +1,7 @@
+"""`python -m ablations` is the command `ablations`."""
+
+import sys
+
+from ablations.cli import main
+
+sys.exit(main())

@@ -1,0 +1,102 @@
+"""The curves of a folder of runs: learning, and score against cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.bias_figures import png
+from analysis.cost import cost
+from analysis.draw_results import draw_learning_curves
+from analysis.draw_speed import PANELS, draw_speed_accuracy
+from posmlp.checkpoint import write_atomically
+from posmlp.config import PosMLPConfig
+from posmlp.runs import read_metrics
+
+
+def gather_curves(folder: str | Path) -> pd.DataFrame:
+    """Every run's metrics under `folder`, a row a variant, seed and epoch.
+
+    Any folder below that holds metrics.csv and config.json is a run. A run of `ablations` is named
+    by its cell.json, which also lists its axes, and another by its folder. Columns: variant, seed,
+    epoch, those of metrics.csv, epochs (that were asked for), params, gmacs, axis columns. Raises
+    ValueError if there is no run, or two runs of one variant and seed.
+    """
+    root = Path(folder)
+    frames = []
+    counted: dict[str, dict[str, Any]] = {}
+    for path in sorted(root.rglob("metrics.csv")):
+        if not (path.parent / "config.json").is_file():
+            continue
+        stored = json.loads((path.parent / "config.json").read_text())
+        name, axes = _variant(path.parent, root)
+        if name not in counted:
+            found = cost(PosMLPConfig.from_dict(stored["model"]))
+            counted[name] = {key: found[key] for key in ("params", "gmacs")}
+        rows = pd.DataFrame(read_metrics(path))
+        known = {"epochs": stored["train"]["epochs"], **counted[name], **axes}
+        frames.append(rows.assign(variant=name, **known))
+    if not frames:
+        raise ValueError(
+            f"no run under {root}: none of its folders holds metrics.csv and config.json"
+        )
+    table = pd.concat(frames, ignore_index=True)
+    double = table.loc[table.duplicated(["variant", "seed", "epoch"]), ["variant", "seed"]]
+    if len(double):
+        first = double.iloc[0].to_dict()
+        raise ValueError(f"two runs under {root} are of {first}; give a folder with one of them")
+    return table
+
+
+def last_epochs(curves: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One row a variant and seed: its last epoch; `metric` is NaN where the run is not complete."""
+    last = curves.sort_values("epoch").groupby(["variant", "seed"], sort=False).tail(1)
+    last = last.sort_index()
+    return last.assign(**{metric: last[metric].where(last["epoch"] >= last["epochs"])})
+
+
+def write_curves(
+    folder: str | Path, out: str | Path | None = None, metric: str = "test_top1"
+) -> Path:
+    """Draw the learning curves and the cost-score panels of a folder's runs, to `out`.
+
+    Writes learning-curves.png, speed-accuracy.png and runs.csv (the rows that the second shows) to
+    `out`, by default FOLDER/curves. Where FOLDER/table.csv has latency_ms or clips_per_s by
+    variant, they become panels too. Returns the folder. Raises ValueError where there is no run,
+    no complete one, or no such metric.
+    """
+    root = Path(folder)
+    target = Path(out) if out else root / "curves"
+    curves = gather_curves(root)
+    if metric not in curves:
+        raise ValueError(f"no metric {metric!r}; the columns are {list(curves.columns)}")
+    runs = _with_speed(last_epochs(curves, metric), root / "table.csv")
+    if not runs[metric].notna().any():
+        raise ValueError(f"no run under {root} has come to its last epoch; let one finish")
+    speed = draw_speed_accuracy(runs, metric=metric)[0].figure
+    learning = draw_learning_curves(curves, metric=metric).figure
+    write_atomically(target / "learning-curves.png", png(learning))
+    write_atomically(target / "speed-accuracy.png", png(speed))
+    write_atomically(target / "runs.csv", runs.to_csv(index=False).encode())
+    return target
+
+
+def _variant(run: Path, root: Path) -> tuple[str, dict[str, Any]]:
+    """A run's name and axes: its cell's, or its folder's name and none."""
+    cell = run.parent / "cell.json"
+    if cell.is_file():
+        stored = json.loads(cell.read_text())
+        return stored["name"], stored.get("axes", {})
+    return (run.relative_to(root).as_posix() if run != root else root.resolve().name), {}
+
+
+def _with_speed(runs: pd.DataFrame, table: Path) -> pd.DataFrame:
+    """The runs with the measured columns of table.csv, one row a variant, that they lack."""
+    if not table.is_file():
+        return runs
+    known = pd.read_csv(table)
+    new = [name for name in PANELS if name in known and name not in runs]
+    return runs.merge(known[["variant", *new]], on="variant", how="left") if new else runs

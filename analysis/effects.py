@@ -1,0 +1,145 @@
+"""Main effects and two-way interactions of a grid of variants, paired by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations, product
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.paired import SIGNIFICANCE, holm, t_interval, t_test, undecided
+
+
+class _Contrast(NamedTuple):
+    """Which levels of which axes are held against the first ones."""
+
+    axes: tuple[str, ...]
+    levels: tuple[Any, ...]
+    references: tuple[Any, ...]
+
+    @property
+    def words(self) -> str:
+        """For example `gate=dense for lrpe x layout=T for S`."""
+        named = zip(self.axes, self.levels, self.references, strict=True)
+        return " x ".join(f"{axis}={level} for {first}" for axis, level, first in named)
+
+
+def effects(df: pd.DataFrame, axes: Sequence[str], metric: str, seed: str = "seed") -> pd.DataFrame:
+    """Main effects and two-way interactions of a full grid, paired by seed.
+
+    The first level of each axis, in order of appearance, is its reference. A main effect is the
+    mean of the metric at a level minus that at the reference, over all combinations of the other
+    axes. An interaction is how much one axis' effect changes with the other's:
+    (a1 b1 - a0 b1) - (a1 b0 - a0 b0), likewise averaged. Each is computed for every seed by
+    itself, and Student's t over seeds gives interval and p.
+
+    Parameters
+    ----------
+    df : DataFrame
+        One row a combination of `axes` and a seed. A NaN metric counts as a run that is missing.
+    axes : sequence of str
+        Columns that span the grid, each with two levels or more.
+    metric, seed : str
+        Column names.
+
+    Returns
+    -------
+    DataFrame
+        One row a contrast: kind ("main effect" or "interaction"); axes, levels and references,
+        joined by " x "; n (seeds that have every combination) and incomplete (seeds that have
+        not, which are not used); effect; low, high (95%, each by itself); p; p_holm, corrected for
+        all rows (Holm); sentence.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, an axis has one level, a run is there twice, or no seed has every
+        combination.
+    """
+    wide, levels = _grid_by_seed(df, list(axes), metric, seed)
+    complete = wide.dropna()
+    rows = []
+    for contrast in _contrasts(levels):
+        differences = _contrast_by_seed(complete, contrast)
+        effect, low, high = t_interval(differences)
+        p, size = t_test(differences) if len(differences) > 1 else (np.nan, np.nan)
+        row: dict[str, Any] = {"kind": "main effect" if len(contrast.axes) == 1 else "interaction"}
+        row |= {name: " x ".join(map(str, getattr(contrast, name))) for name in contrast._fields}
+        row |= {"n": len(complete), "incomplete": len(wide) - len(complete)}
+        row |= {"effect": effect, "low": low, "high": high, "p": p, "size": size}
+        rows.append(row | {"words": contrast.words})
+    table = pd.DataFrame(rows)
+    table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table["p"].to_numpy(float)))
+    sentences = [_sentence(row, metric, len(table)) for _, row in table.iterrows()]
+    return table.drop(columns=["size", "words"]).assign(sentence=sentences)
+
+
+def _grid_by_seed(
+    df: pd.DataFrame, axes: list[str], metric: str, seed: str
+) -> tuple[pd.DataFrame, dict[str, list[Any]]]:
+    """The metric with a row a seed and a column a combination, and the axes' levels."""
+    missing = [column for column in (*axes, metric, seed) if column not in df.columns]
+    if missing or not axes:
+        problem = f"no column {missing[0]!r}" if missing else "no axes"
+        raise ValueError(f"{problem}; the columns are {list(df.columns)}")
+    levels = {axis: df[axis].unique().tolist() for axis in axes}
+    alone = [axis for axis, values in levels.items() if len(values) < 2]
+    if alone:
+        raise ValueError(f"{alone[0]!r} has the single level {levels[alone[0]]}; leave it out")
+    double = df.loc[df.duplicated([*axes, seed]), [*axes, seed]].to_dict("records")
+    if double:
+        raise ValueError(
+            f"{len(double)} rows repeat a combination and seed, the first {double[0]}; average "
+            "them, or name every column that varies as an axis"
+        )
+    cells = list(product(*levels.values()))
+    runs = [df[(df[axes] == list(cell)).all(axis=1)] for cell in cells]
+    columns = [rows.set_index(seed)[metric].astype(float) for rows in runs]
+    wide = pd.concat(columns, axis=1, keys=range(len(cells)))
+    wide.columns = pd.MultiIndex.from_tuples(cells, names=axes)
+    if wide.dropna().empty:
+        empty = [cell for cell, runs in wide.items() if runs.isna().all()]
+        which = f"no seed has {empty[0]}" if empty else "each seed lacks another"
+        raise ValueError(
+            f"no seed has all {len(cells)} combinations of {', '.join(axes)} ({which}); run what "
+            "is missing, or keep the levels that form a full grid"
+        )
+    return wide, levels
+
+
+def _contrasts(levels: dict[str, list[Any]]) -> Iterator[_Contrast]:
+    for count in (1, 2):
+        for axes in combinations(levels, count):
+            first = tuple(levels[axis][0] for axis in axes)
+            for others in product(*(levels[axis][1:] for axis in axes)):
+                yield _Contrast(axes, others, first)
+
+
+def _contrast_by_seed(wide: pd.DataFrame, contrast: _Contrast) -> NDArray[np.float64]:
+    """Each seed's value of the contrast: signed means over the combinations of other axes."""
+    total = np.zeros(len(wide))
+    for changed in product((False, True), repeat=len(contrast.axes)):
+        chosen = np.ones(wide.shape[1], dtype=bool)
+        options = zip(contrast.axes, contrast.levels, contrast.references, changed, strict=True)
+        for axis, level, first, is_changed in options:
+            chosen &= wide.columns.get_level_values(axis) == (level if is_changed else first)
+        sign = -1 if (len(changed) - sum(changed)) % 2 else 1
+        total += sign * wide.to_numpy()[:, chosen].mean(axis=1)
+    return total
+
+
+def _sentence(row: pd.Series, metric: str, num_tests: int) -> str:
+    """What a row of `effects` shows, and whether it is certain."""
+    what = {
+        "main effect": f"{row['words']} changes {metric} by {row['effect']:+.3g}",
+        "interaction": f"{row['words']}: together they change {metric} by {row['effect']:+.3g} "
+        "beyond the sum of each alone",
+    }[row["kind"]]
+    if row["n"] > 1:
+        what += f" [{row['low']:+.3g}, {row['high']:+.3g}] over {row['n']} seeds"
+    if row["p_holm"] < SIGNIFICANCE:
+        return f"{what}, Holm-corrected p = {row['p_holm']:.2g}."
+    return f"{what}; {undecided(row['n'], row['size'], num_tests)}."

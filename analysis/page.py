@@ -1,0 +1,78 @@
+"""One page that gathers everything about one run: a single HTML file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib import pyplot as plt
+
+from analysis import page_attribution, page_sections
+from analysis.bias_figures import png
+from analysis.explain import open_run
+from analysis.page_sections import Section
+from posmlp.checkpoint import write_atomically
+
+SECTIONS: dict[str, Callable[[Path], Section]] = {
+    "Accuracy": page_sections.accuracy,
+    "Cost": page_sections.costs,
+    "Mixing weights": page_sections.maps,
+    "Statistics of the mixing weights": page_sections.statistics,
+    "Which groups the model uses": page_sections.group_knock_outs,
+    "Where it looks": page_attribution.sheets,
+    "Which attribution can be believed": page_attribution.scorecard,
+    "Provenance": page_sections.provenance,
+}
+
+
+def write_page(run: str | Path, out: str | Path | None = None) -> Path:
+    """Analyse one run and write its page, RUN/analysis.html by default; returns the path.
+
+    Accuracy is of every seed, the rest of the run's first. A section that does not apply to the
+    run says why. Nothing is trained. Raises ValueError for a folder that holds no trained model.
+    """
+    run = Path(run)
+    out = Path(out) if out else run / "analysis.html"
+    opened = open_run(run)
+    sections = [_section(title, gather, run) for title, gather in SECTIONS.items()]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
+    )
+    page = environment.get_template("page_template.html").render(
+        name=run.resolve().name,
+        config=opened.model.config,
+        seed=opened.seed,
+        sections=sections,
+        seconds=sum(section["seconds"] for section in sections),
+    )
+    write_atomically(out, page.encode())
+    return out
+
+
+def _section(title: str, gather: Callable[[Path], Section], run: Path) -> dict[str, Any]:
+    """What the template shows of one section; where it cannot be gathered, the reason."""
+    start = time.perf_counter()
+    open_before = set(plt.get_fignums())
+    try:
+        section, reason = gather(run), ""
+    except ValueError as error:
+        section, reason = Section(""), str(error)
+        for number in set(plt.get_fignums()) - open_before:
+            plt.close(number)
+    figures = [
+        {"caption": caption, "png": base64.b64encode(png(figure)).decode()}
+        for caption, figure in section.figures
+    ]
+    return {
+        "title": title,
+        "anchor": title.lower().replace(" ", "-"),
+        "words": section.words,
+        "reason": reason,
+        "tables": section.tables,
+        "figures": figures,
+        "seconds": time.perf_counter() - start,
+    }

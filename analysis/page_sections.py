@@ -1,0 +1,235 @@
+"""The sections of a run's page: each function gathers one, or raises ValueError with the reason.
+
+A section of data that a run lacks is thus shown as that reason, not left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.bias_figures import bias_figures
+from analysis.bias_maps import bias_maps
+from analysis.bias_statistics import DISTANCE, STATISTICS, bias_statistics
+from analysis.cost import cost
+from analysis.draw_effects import draw_interventions
+from analysis.draw_results import draw_learning_curves
+from analysis.explain import open_run, read_config
+from analysis.intervene import intervene
+from analysis.interventions import knock_outs
+from analysis.run_clips import run_clips
+from posmlp.population import seeded_model
+from posmlp.runs import read_metrics
+
+SCORES = ("train_top1", "test_top1", "test_within_pair")
+MOST_CLIPS = 560
+FEWEST_CLIPS = 28
+KNOCK_OUT_GMACS = 600  # about half a minute of one core on a toy model
+NUM_KNOCK_OUTS = 24
+
+
+@dataclass
+class Table:
+    """Cells as text; `folded`: shown only when the reader asks."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    folded: bool = False
+
+
+@dataclass
+class Section:
+    """One chapter of the page: words, tables, and matplotlib figures after their captions."""
+
+    words: str
+    tables: list[Table] = field(default_factory=list)
+    figures: list[tuple[str, Any]] = field(default_factory=list)
+
+
+def accuracy(run: Path) -> Section:
+    """The last epoch of every seed, and the learning curves."""
+    path = run / "metrics.csv"
+    rows = pd.DataFrame(read_metrics(path)) if path.is_file() else pd.DataFrame()
+    if not len(rows):
+        raise ValueError("the run has no metrics.csv, which training writes after each epoch")
+    last = rows.sort_values("epoch").groupby("seed").tail(1).sort_values("seed")
+    shown = [name for name in rows.columns if name.startswith(("train_", "test_"))]
+    cells = [
+        [str(row["seed"]), str(row["epoch"]), *(f"{row[name]:.3f}" for name in shown)]
+        for row in last.to_dict("records")
+    ]
+    scores = [name for name in SCORES if name in rows]
+    curves = rows.melt(["seed", "epoch"], scores, "score", "share of clips")
+    axes = draw_learning_curves(curves, metric="share of clips", by="score", title="By epoch")
+    asked = read_config(run)["train"]["epochs"]
+    words = f"Held-out scores after the last of {asked} epochs, one row a seed. "
+    if "test_within_pair" in rows:
+        words += (
+            "test_within_pair is the share of test clips whose true class outscores the class of "
+            "the same clip played backwards: 0.5 is what a model blind to the order of frames gets."
+        )
+    figures = [("Shares of clips by epoch; a thin line a seed.", axes.figure)]
+    return Section(words, [Table("", ["seed", "epoch", *shown], cells)], figures)
+
+
+def costs(run: Path) -> Section:
+    """Parameters and multiply-adds by stage, and by module for who asks."""
+    counted = cost(open_run(run).model)
+    modules = counted["by_module"]
+    parts = modules.assign(part=modules["module"].str.extract(r"^(stages\.\d+|[^.]+)")[0])
+    by_part = parts.groupby("part", sort=False)[["params", "macs"]].sum()
+    whole = pd.DataFrame({"params": counted["params"], "macs": counted["macs"]}, index=["all"])
+    head = ["part", "parameters", "multiply-adds of a clip (M)", "share of them"]
+    cells = [
+        [_stage_name(str(part)), f"{row['params']:,.0f}", f"{row['macs'] / 1e6:,.3f}",
+         f"{row['macs'] / counted['macs']:.1%}"]
+        for part, row in pd.concat([by_part, whole]).iterrows()
+    ]  # fmt: skip
+    fine = [
+        [row["module"], row["type"], f"{row['params']:,}", f"{row['macs'] / 1e6:,.3f}"]
+        for row in modules.to_dict("records")
+    ]
+    words = (
+        f"{counted['params']:,} parameters, {counted['relation_params']:,} of them in the "
+        f"relations; {counted['gmacs']:.4g} GMACs for one clip, counted from a trace."
+    )
+    tables = [
+        Table("", head, cells),
+        Table("by module", ["module", "type", "parameters", "M multiply-adds"], fine, folded=True),
+    ]
+    return Section(words, tables)
+
+
+def _stage_name(part: str) -> str:
+    """`stages.0` as `stage 1`, which is how the rest of the page counts."""
+    return f"stage {int(part[7:]) + 1}" if part.startswith("stages.") else part
+
+
+def maps(run: Path) -> Section:
+    """The first block of each stage over time and over space, beside its initial state."""
+    opened = open_run(run)
+    learned = bias_maps(opened.model)
+    start = bias_maps(seeded_model(opened.model.config, opened.seed))
+    figures = [
+        (drawn.caption, drawn.figure)
+        for drawn in bias_figures(learned.query("block == 1"), start.query("block == 1"))
+    ]
+    words = (
+        f"Mixing weight by offset (query - key) of seed {opened.seed}, block 1 of each stage. "
+        "Trained and initial share one scale; initial is the model made again from its seed. "
+        "Axes of a single token have no offset and no map. "
+    )
+    hidden = learned["bias_std"].max()
+    if hidden > 0:
+        words += (
+            f"This gate, {opened.model.config.gate}, is not tied by offset: a map shows means over "
+            f"pairs of equal offset, which differ by up to {hidden:.2g} (standard deviation)."
+        )
+    return Section(words, figures=figures)
+
+
+def statistics(run: Path) -> Section:
+    """Means over the groups and blocks of each stage and branch, each beside its controls."""
+    opened = open_run(run)
+    table = bias_statistics(opened.model, seeded_model(opened.model.config, opened.seed))
+    words = (
+        "Means over groups and blocks: trained / the same model at initialisation / trained with "
+        "offsets shuffled. A statistic that is not far from both controls shows nothing learned. "
+        "Definitions: analysis.bias_statistics. Distances are from initialisation, so that their "
+        "middle value is 0 by definition; locality_temporal and centre_dt are in frames, "
+        "locality_spatial, centre_dy and centre_dx in tokens, entropy in nats. Shuffling cannot "
+        "change entropy, and a window of one token has a single offset, hence nothing but zeros."
+    )
+    tables = []
+    for branch, rows in table.groupby("branch", sort=False):
+        means = rows.drop(columns=["branch", "block", "step", "group"]).groupby("stage").mean()
+        cells = []
+        for name in (*STATISTICS, DISTANCE):
+            values = [_triple(row, name) for _, row in means.iterrows()]
+            if any(values):
+                cells.append([name.replace("_", " "), *(value or "undefined" for value in values)])
+        stages = [f"stage {stage}" for stage in means.index]
+        tables.append(Table(f"branch {branch}", ["statistic", *stages], cells))
+    return Section(words, tables)
+
+
+def _triple(row: pd.Series, name: str) -> str:
+    """Trained / initial / shuffled; empty where the trained value is undefined."""
+    if pd.isna(row[name]):
+        return ""
+    initial = 0.0 if name == DISTANCE else row[f"{name}_initial"]
+    values = (row[name], initial, row[f"{name}_shuffled"])
+    return " / ".join("undefined" if pd.isna(value) else f"{value:.2f}" for value in values)
+
+
+def group_knock_outs(run: Path) -> Section:
+    """What each group's knock-out changes, the largest drawn and all in a table."""
+    opened = open_run(run)
+    changes = knock_outs(opened.model)
+    affordable = int(KNOCK_OUT_GMACS / (cost(opened.model)["gmacs"] * len(changes)))
+    if affordable < FEWEST_CLIPS:
+        raise ValueError(
+            f"{len(changes)} knock-outs of this model on {FEWEST_CLIPS} clips take more than "
+            f"{KNOCK_OUT_GMACS} GMACs; call analysis.intervene with some of them, on a GPU"
+        )
+    clips = run_clips(run, min(MOST_CLIPS, affordable))
+    effects = intervene(opened.model, clips, changes)
+    metric = "within_pair" if "within_pair" in effects else "top1"
+    axes = draw_interventions(
+        effects, metric=metric, most=NUM_KNOCK_OUTS, title="One group's table set to 0"
+    )
+    order = effects[f"{metric}_change"].abs().sort_values(ascending=False, kind="stable").index
+    columns = [name for name in ("top1", "within_pair") if name in effects]
+    cells = [
+        [row["intervention"], *(_change(row, name) for name in columns), f"{row['changed']:.1%}"]
+        for row in effects.loc[order].to_dict("records")
+    ]
+    head = ["intervention", *(f"{name}, change in points [95%]" for name in columns)]
+    words = (
+        f"Each group's table of seed {opened.seed} is set to 0 by itself, and the model is scored "
+        f"on the same {len(clips)} test clips. Intervals are not widened for the "
+        f"{len(changes)} knock-outs: at 95% about one in twenty excludes 0 by chance."
+    )
+    folded = Table("all knock-outs", [*head, "predictions changed"], cells, folded=True)
+    caption = f"The {min(NUM_KNOCK_OUTS, len(effects))} largest changes."
+    return Section(words, [folded], [(caption, axes.figure)])
+
+
+def _change(row: dict[str, Any], name: str) -> str:
+    mean, low, high = (100 * row[f"{name}_{part}"] for part in ("change", "low", "high"))
+    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def provenance(run: Path) -> Section:
+    """What the run was made from, as it stored it."""
+    stored = read_config(run)
+    path = run / "environment.json"
+    machine = json.loads(path.read_text()) if path.is_file() else {}
+    if machine.pop("dirty", False) and machine.get("commit"):
+        machine["commit"] += " with uncommitted changes"
+    groups = {
+        "model": stored["model"],
+        "training": stored["train"],
+        "test clips": stored.get("data", {}).get("test", {}),
+        "seeds": {"seeds": stored["seeds"]},
+        "environment": machine or {"environment.json": "missing"},
+    }
+    tables = [
+        Table(name, ["field", "value"], [[key, _text(value)] for key, value in values.items()])
+        for name, values in groups.items()
+    ]
+    for table in tables[:3]:
+        table.folded = True
+    return Section("As stored in the run's config.json and environment.json.", tables)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {each}" for key, each in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
