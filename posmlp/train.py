@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from posmlp.checkpoint import load, save
 from posmlp.config import PosMLPConfig, TrainConfig, resolve
-from posmlp.data.sources import ClipSource, open_clips
+from posmlp.data.datasets import VideoClips
+from posmlp.data.sources import ClipSource, GeneratedClips, open_clips
 from posmlp.model import PosMLPVideo
 from posmlp.population import Population
 from posmlp.runs import RunFolder
@@ -72,22 +73,24 @@ def fit(
     config, train = resolve(config), train or TrainConfig()
     seeds = _checked_seeds(seeds)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if isinstance(data, str):
-        pair = (
-            open_clips(data, "train", config, train=train, num_workers=num_workers),
-            open_clips(data, "test", config, train=train, num_workers=num_workers),
-        )
-    else:
-        pair = data
-    training = _Training(config, train, pair[0], pair[1], seeds, device)
-    training.source = data if isinstance(data, str) else None
-    folder = None
-    if out is not None:
-        folder = RunFolder(out, training.describe(), device)
-        if training.resume(folder):
-            return folder.rows()
-    training.run(folder, progress)
-    return training.history
+    opened: list[VideoClips | GeneratedClips] = []
+    try:
+        if isinstance(data, str):
+            for split in ("train", "test"):
+                opened.append(open_clips(data, split, config, train=train, num_workers=num_workers))
+        pair = (opened[0], opened[1]) if isinstance(data, str) else data
+        training = _Training(config, train, pair[0], pair[1], seeds, device)
+        training.source = data if isinstance(data, str) else None
+        folder = None
+        if out is not None:
+            folder = RunFolder(out, training.describe(), device)
+            if training.resume(folder):
+                return folder.rows()
+        training.run(folder, progress)
+        return training.history
+    finally:
+        for clips in opened:
+            clips.close()
 
 
 def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
@@ -260,8 +263,12 @@ class _Training:
                 print(f"seed {seed}: loss is {row['train_loss']} in epoch {epoch}", file=sys.stderr)
 
     def _store(self, folder: RunFolder, epoch: int) -> None:
-        folder.write_rows(self.history)
+        """Store an epoch in an order that a kill at any moment leaves resumable.
+
+        Rows of the last epoch mean that the run is complete, so the models come before them.
+        """
         if epoch < self.train.epochs:
+            folder.write_rows(self.history)
             if self.train.checkpoint_every and epoch % self.train.checkpoint_every == 0:
                 for seed in self.population.seeds:
                     path = folder.root / "checkpoints" / f"epoch{epoch}-seed{seed}.safetensors"
@@ -272,6 +279,7 @@ class _Training:
             return
         for seed in self.population.seeds:
             save(self.population.member(seed), folder.model_path(seed), seed=str(seed))
+        folder.write_rows(self.history)
         folder.drop_state()
 
 
@@ -390,11 +398,21 @@ def evaluate(
     model = load(model) if isinstance(model, str | Path) else model
     if isinstance(data, str):
         train = train or TrainConfig()
-        data = open_clips(data, split, model.config, train=train, num_workers=num_workers)
-    if len(data.classes) != model.config.num_classes:
+        source = open_clips(data, split, model.config, train=train, num_workers=num_workers)
+        try:
+            return _evaluate(model, source, clips, crops, batch_size)
+        finally:
+            source.close()
+    return _evaluate(model, data, clips, crops, batch_size)
+
+
+def _evaluate(
+    model: PosMLPVideo, source: ClipSource, num_views: int, num_crops: int, batch_size: int
+) -> dict[str, float]:
+    if len(source.classes) != model.config.num_classes:
         raise ValueError(
-            f"the model has {model.config.num_classes} classes but {data.name} has "
-            f"{len(data.classes)}; evaluate it on the data it was trained for"
+            f"the model has {model.config.num_classes} classes but {source.name} has "
+            f"{len(source.classes)}; evaluate it on the data it was trained for"
         )
-    logits = predict(model, data, num_views=clips, num_crops=crops, batch_size=batch_size)
-    return metrics(logits, data.labels, data.reverse_of)
+    logits = predict(model, source, num_views=num_views, num_crops=num_crops, batch_size=batch_size)
+    return metrics(logits, source.labels, source.reverse_of)

@@ -214,3 +214,17 @@ def test_fit_keeps_the_model_of_every_nth_epoch_and_trains_the_same(clips, tmp_p
 def test_train_config_refuses_a_checkpoint_interval_that_is_no_count(every):
     with pytest.raises(ValueError, match=f"checkpoint_every={every}"):
         TrainConfig(checkpoint_every=every)
+
+
+def test_fit_killed_before_its_models_are_stored_trains_again(clips, tmp_path, monkeypatch):
+    one = replace(TRAIN, epochs=1)
+
+    def killed(*_arguments, **_metadata):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(CONFIG, one, clips, [0], tmp_path / "run", progress=False)
+    monkeypatch.undo()
+    fit(CONFIG, one, clips, [0], tmp_path / "run", progress=False)
+    assert (tmp_path / "run" / "model-seed0.safetensors").exists()

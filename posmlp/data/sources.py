@@ -94,14 +94,18 @@ class GeneratedClips:
     def describe(self) -> dict[str, Any]:
         return self.digits.describe()
 
+    def close(self) -> None:
+        """Nothing is held open."""
+
 
 def open_clips(
     data: str, split: str, config: PosMLPConfig, *, train: TrainConfig, num_workers: int = 2
-) -> ClipSource:
+) -> VideoClips | GeneratedClips:
     """The clips that `data` names, at the frames and size that `config` takes.
 
     `moving-digits` or `moving-digits:DIFFICULTY` are generated (training clips by
     `train.num_clips`; test clips in exactly reversed pairs); anything else is a folder of videos.
+    Close what is returned when done: it may hold decoding processes.
     Raises ValueError or VideoError, naming the value and the mend.
     """
     if not isinstance(config.image_size, int):
