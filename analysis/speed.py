@@ -24,7 +24,7 @@ Model = nn.Module | PosMLPConfig | str
 
 
 def measure_speed(
-    models: Mapping[str, Model] | Sequence[str],
+    models: Model | Mapping[str, Model] | Sequence[str],
     *,
     clip_shape: tuple[int, int, int, int] | None = None,
     batch_sizes: Sequence[int] = (1,),
@@ -44,7 +44,7 @@ def measure_speed(
 
     Parameters
     ----------
-    models : mapping of name to model, configuration or preset; or preset names
+    models : model, configuration or preset; mapping of name to these; or preset names
         The first is what `ratio` compares with. A model is used as it is, in eval mode for
         `forward` and train mode for `training`, and handed back in the mode it had.
     clip_shape : (C, T, H, W), optional
@@ -74,9 +74,9 @@ def measure_speed(
         one_of(phase, PHASES, "phase")
     for mode in modes:
         one_of(mode, MODES, "mode")
-    if not models:
+    named = _named(models)
+    if not named:
         raise ValueError("models is empty; give at least one")
-    named = models if isinstance(models, Mapping) else {name: name for name in models}
     device = torch.device(device)
     built = {name: _built(model).to(device) for name, model in named.items()}
     shape = clip_shape or _clip_shape(next(iter(built.values())))
@@ -93,6 +93,14 @@ def measure_speed(
     finally:
         torch.set_num_threads(before)
     return pd.concat(parts, ignore_index=True)
+
+
+def _named(models: Model | Mapping[str, Model] | Sequence[str]) -> Mapping[str, Model]:
+    if isinstance(models, Mapping):
+        return models
+    if isinstance(models, nn.Module | PosMLPConfig):
+        return {type(models).__name__: models}
+    return {name: name for name in ([models] if isinstance(models, str) else models)}
 
 
 def _built(model: Model) -> nn.Module:

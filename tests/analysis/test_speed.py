@@ -54,6 +54,13 @@ def test_measure_speed_has_a_row_for_each_setting():
     ).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("one", ["toy", create_model("toy"), create_model("toy").config])
+def test_measure_speed_takes_one_model(one):
+    table = measure_speed(one, warm_up=0, min_runs=1, min_seconds=0.0)
+    assert len(table) == 1
+    assert table["ratio"].item() == 1
+
+
 def test_measure_speed_hands_models_back():
     model = create_model("toy").train()
     threads = torch.get_num_threads()
