@@ -48,9 +48,8 @@ class Population:
 
     `vectorised`: advance all seeds in one vmapped call, or one seed after the other; both give the
     same numbers up to rounding. By default vectorised on a GPU, where small models leave most of
-    the device idle (not measured yet); on a CPU vmap's grouped convolutions and decomposed batch
-    norm cost more than they save (toy preset, batch 32, 8 seeds, one thread: 58 ms a seed and step
-    vectorised, 50 to 53 ms in turn).
+    the device idle (not measured yet), and in turn on a CPU, where vmap's grouped convolutions and
+    decomposed batch norm were seen to cost more than they save.
     """
 
     def __init__(
