@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.bias_figures import png
 from analysis.cost import cost
-from analysis.draw_results import draw_learning_curves
+from analysis.draw_learning import draw_learning_curves
 from analysis.draw_speed import PANELS, draw_speed_accuracy
 from posmlp.checkpoint import write_atomically
 from posmlp.config import PosMLPConfig
@@ -28,15 +28,13 @@ def gather_curves(folder: str | Path) -> pd.DataFrame:
     root = Path(folder)
     frames = []
     counted: dict[str, dict[str, Any]] = {}
-    for path in sorted(root.rglob("metrics.csv")):
-        if not (path.parent / "config.json").is_file():
-            continue
-        stored = json.loads((path.parent / "config.json").read_text())
-        name, axes = _variant(path.parent, root)
+    for run in runs_under(root):
+        stored = json.loads((run / "config.json").read_text())
+        name, axes = variant_of(run, root)
         if name not in counted:
             found = cost(PosMLPConfig.from_dict(stored["model"]))
             counted[name] = {key: found[key] for key in ("params", "gmacs")}
-        rows = pd.DataFrame(read_metrics(path))
+        rows = pd.DataFrame(read_metrics(run / "metrics.csv"))
         known = {"epochs": stored["train"]["epochs"], **counted[name], **axes}
         frames.append(rows.assign(variant=name, **known))
     if not frames:
@@ -84,7 +82,13 @@ def write_curves(
     return target
 
 
-def _variant(run: Path, root: Path) -> tuple[str, dict[str, Any]]:
+def runs_under(folder: str | Path) -> list[Path]:
+    """The run folders in or below a folder: those that hold metrics.csv and config.json."""
+    found = (path.parent for path in sorted(Path(folder).rglob("metrics.csv")))
+    return [run for run in found if (run / "config.json").is_file()]
+
+
+def variant_of(run: Path, root: Path) -> tuple[str, dict[str, Any]]:
     """A run's name and axes: its cell's, or its folder's name and none."""
     cell = run.parent / "cell.json"
     if cell.is_file():

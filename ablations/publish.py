@@ -1,0 +1,81 @@
+"""What of an ablation is worth keeping under version control, taken into a folder of its own.
+
+The folder is an ablation's folder like any other: `ablations.load`, `status`, `why` and `report`
+read it. Left out are logs, environments that every result repeats, and weights that are too large
+or not asked for.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ablations.store import Store, StoreError, write_durably
+
+LARGEST_MODEL = 2 * 2**20
+"""Bytes; a larger file of weights is not taken along."""
+_OF_A_CELL = ("result.json", "metrics.csv", "config.json")
+_OF_A_GRID = ("grid.yaml", "plan.json", "classes.csv", "classes.png")
+
+
+def publish(out: str | Path, to: str | Path, *, models: str = "none") -> Path:
+    """Take an ablation's results from `out` to `to`, and write its report there.
+
+    `models`: the weights that come along, `none` or `first` (each cell's at its first seed).
+    Raises StoreError if the ablation has unfinished trainings, or `to` holds another ablation's
+    grid; ValueError for another value of `models`.
+    """
+    from ablations.report import write_report
+
+    if models not in ("none", "first"):
+        raise ValueError(f"models={models!r} must be none, or first (each cell's first seed)")
+    source, target = Store(out), Store(to)
+    plan = source.plan()
+    unfinished = [
+        f"{cell['name']} seed {seed}"
+        for cell, seed, result in source.results(plan)
+        if isinstance(result, str)
+    ]
+    if unfinished:
+        raise StoreError(
+            f"{len(unfinished)} trainings of {source.root} are not finished, the first is "
+            f"{unfinished[0]}; run them, or take their seeds or cells out of the grid"
+        )
+    _same_grid(source, target)
+    for name in _OF_A_GRID:
+        if (source.root / name).is_file():
+            write_durably(target.root / name, (source.root / name).read_bytes())
+    for cell in plan["cells"]:
+        write_durably(target.cell_path(cell["id"]), source.cell_path(cell["id"]).read_bytes())
+        for seed in plan["seeds"]:
+            files = [source.run_folder(cell["id"], seed) / name for name in _OF_A_CELL]
+            if models == "first" and seed == plan["seeds"][0]:
+                files += _small_models(source.run_folder(cell["id"], seed))
+            for file in filter(Path.is_file, files):
+                write_durably(target.run_folder(cell["id"], seed) / file.name, file.read_bytes())
+    _remove_others(target, {cell["id"] for cell in plan["cells"]})
+    write_report(target.root)
+    return target.root
+
+
+def _same_grid(source: Store, target: Store) -> None:
+    """Raise StoreError if the target is in use for something else."""
+    if target.root.exists() and any(target.root.iterdir()):
+        there, ours = target.plan(), source.plan()
+        if there["question"] != ours["question"]:
+            raise StoreError(
+                f"{target.root} holds the results of another question ({there['question']!r}); "
+                "give a new folder"
+            )
+
+
+def _small_models(run: Path) -> list[Path]:
+    models = sorted(run.glob("model-seed*.safetensors"))
+    return [path for path in models if path.stat().st_size <= LARGEST_MODEL]
+
+
+def _remove_others(target: Store, kept: set[str]) -> None:
+    """Cells that an earlier version of the grid had."""
+    for folder in (target.root / "cells").iterdir():
+        if folder.name not in kept:
+            shutil.rmtree(folder)

@@ -1,0 +1,66 @@
+"""What is kept of an ablation can be read, reported and published again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from ablation_tasks import TINY
+
+import ablations
+from ablations.publish import publish
+from ablations.store import Store, StoreError, read_json, write_json
+
+
+@pytest.fixture(scope="module")
+def ablation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("ablation") / "out"
+    ablations.run(TINY | {"question": "does anything differ?"}, out, progress=False)
+    return out
+
+
+def test_published_table_equals_original(ablation: Path, tmp_path: Path) -> None:
+    kept = publish(ablation, tmp_path / "kept")
+    pd.testing.assert_frame_equal(ablations.load(kept), ablations.load(ablation))
+    assert (kept / "report.html").is_file()
+
+
+def test_publishing_twice_changes_no_result(ablation: Path, tmp_path: Path) -> None:
+    kept = publish(ablation, tmp_path / "kept")
+    before = {p: p.read_bytes() for p in (kept / "cells").rglob("*") if p.is_file()}
+    publish(ablation, kept)
+    assert before == {p: p.read_bytes() for p in (kept / "cells").rglob("*") if p.is_file()}
+
+
+def test_published_folder_has_models_only_when_asked(ablation: Path, tmp_path: Path) -> None:
+    without = publish(ablation, tmp_path / "without")
+    assert not list(without.rglob("*.safetensors"))
+    first = publish(ablation, tmp_path / "first", models="first")
+    assert {path.parent.name for path in first.rglob("*.safetensors")} == {"seed0"}
+    assert len(list(first.rglob("*.safetensors"))) == 2
+
+
+def test_publish_refuses_unfinished_ablation(ablation: Path, tmp_path: Path) -> None:
+    partial = tmp_path / "partial"
+    shutil.copytree(ablation, partial)
+    cell = read_json(partial / "plan.json")["cells"][1]["id"]
+    Store(partial).result_path(cell, 1).unlink()
+    with pytest.raises(StoreError, match="gate=mean seed 1"):
+        publish(partial, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_publish_refuses_folder_of_another_question(ablation: Path, tmp_path: Path) -> None:
+    kept = publish(ablation, tmp_path / "kept")
+    write_json(kept / "plan.json", read_json(kept / "plan.json") | {"question": "another"})
+    with pytest.raises(StoreError, match="another question"):
+        publish(ablation, kept)
+
+
+def test_publish_drops_cells_that_left_the_grid(ablation: Path, tmp_path: Path) -> None:
+    kept = publish(ablation, tmp_path / "kept")
+    write_json(kept / "cells" / "0" * 12 / "cell.json", {})
+    publish(ablation, kept)
+    assert len(list((kept / "cells").iterdir())) == 2
