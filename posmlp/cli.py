@@ -1,4 +1,7 @@
-"""`posmlp train | eval | data | convert | info`. Nothing heavy is imported before it is needed."""
+"""`posmlp train | eval | predict | data | convert | info`.
+
+Nothing heavy is imported before it is needed.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,22 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from posmlp.config import PRESET_SOURCES, PRESETS, PosMLPConfig, TrainConfig, one_of, resolve
+from posmlp.config import PRESET_SOURCES, PRESETS, TrainConfig, resolve
+from posmlp.data.cli import DATA_HELP, add_data_commands
+from posmlp.settings import configs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a ValueError or a missing file ends with its message and exit code 2."""
+    """Run one command; a ValueError or a missing file ends with its message and exit code 2.
+
+    Exit code 1: the command has done its work, and found something wrong (`data check`).
+    """
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (ValueError, FileNotFoundError, PermissionError) as error:
         print(f"posmlp {options.command}: {error}", file=sys.stderr)
         return 2
@@ -34,14 +41,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="posmlp", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int | None]
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         sub.set_defaults(run=run)
         return sub
 
     train = command("train", _train)
     train.add_argument("--config", default="toy", help="a preset's name or a YAML file")
-    train.add_argument("--data", default="moving-digits", help="moving-digits[:difficulty] or DIR")
+    train.add_argument("--data", default="moving-digits", help=DATA_HELP)
     train.add_argument("--seeds", default="0", help="comma-separated, for example 0,1,2")
     train.add_argument("--out", required=True, help="the run folder; an interrupted run goes on")
     train.add_argument("--device", help="cpu or cuda; the GPU if there is one")
@@ -55,24 +64,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
     evaluate.add_argument("--workers", type=int, default=2, help="video decoding processes")
 
-    data = commands.add_parser("data", help="Make or check a data set.")
-    verbs = data.add_subparsers(dest="verb", required=True)
-    make = verbs.add_parser("make", help="Write a generated data set as video files.")
-    make.set_defaults(run=_data_make)
-    make.add_argument("name", choices=["moving-digits"])
-    make.add_argument("root", metavar="DIR")
-    make.add_argument("--difficulty", default="medium")
-    make.add_argument("--train", type=int, default=4000, dest="num_train", help="training clips")
-    make.add_argument("--test", type=int, default=560, dest="num_test", help="test clips, paired")
-    make.add_argument("--frames", type=int, default=8)
-    make.add_argument("--size", type=int, default=32, help="side in pixels")
-    make.add_argument("--seed", type=int, default=0)
-    check = verbs.add_parser("check", help="Read every file of a data set; list what is wrong.")
-    check.set_defaults(run=_data_check)
-    check.add_argument("root", metavar="DIR")
-    check.add_argument("--frames", type=int, default=8)
-    check.add_argument("--size", type=int, default=32)
-    check.add_argument("--workers", type=int, default=2)
+    guess = command("predict", _predict)
+    guess.add_argument("run_folder", metavar="RUN", help="a run folder")
+    guess.add_argument("videos", metavar="VIDEO", nargs="+", help="video files or frame folders")
+    guess.add_argument("--seed", type=int, help="which of the run's models; its first if left out")
+    guess.add_argument("--clips", type=int, default=1, help="temporal views a video")
+    guess.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
+    guess.add_argument("--annotate", metavar="OUT.mp4", help="write the one video with its classes")
+
+    add_data_commands(commands.add_parser("data", help="Make, check or time a data set."))
 
     convert = command("convert", _convert)
     convert.add_argument("source", metavar="SRC", help=".pth or .safetensors of a released model")
@@ -83,56 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_value(text: str) -> Any:
-    """A setting's value: a YAML scalar or list, with 1e-3 read as a number."""
-    import yaml
-
-    try:
-        value = yaml.safe_load(text)
-        return float(value) if isinstance(value, str) else value
-    except (ValueError, yaml.YAMLError):
-        return text
-
-
-def configs(source: str, settings: Sequence[str]) -> tuple[PosMLPConfig, TrainConfig]:
-    """Model and training configs from a preset or YAML file, with `key=value` settings on top.
-
-    A YAML file has any fields of the two and, to start from a preset, `preset`. Raises ValueError.
-    """
-    values: dict[str, Any] = {}
-    if source not in PRESETS and (source.endswith((".yaml", ".yml")) or Path(source).exists()):
-        values = _read_yaml(Path(source))
-        source = values.pop("preset", "toy")
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise ValueError(f"{setting!r} is not key=value; write for example gate=dense")
-        values[key] = parse_value(text)
-    model_keys = [field.name for field in fields(PosMLPConfig)]
-    train_keys = [field.name for field in fields(TrainConfig)]
-    for key in values:
-        one_of(key, [*model_keys, *train_keys], "config key")
-    model = resolve(source, **{k: v for k, v in values.items() if k in model_keys})
-    return model, TrainConfig.from_dict({k: v for k, v in values.items() if k in train_keys})
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    if not path.is_file():
-        raise ValueError(f"no file at {path}; give a preset ({', '.join(PRESETS)}) or a YAML file")
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold 'key: value' lines, not {type(values).__name__}")
-    return {k: parse_value(v) if isinstance(v, str) else v for k, v in values.items()}
-
-
 def _train(options: argparse.Namespace) -> None:
     """Train a model at one or more seeds."""
-    config, train = configs(options.config, options.settings)
+    config, train = configs(options.config, options.settings, options.data)
     try:
         seeds = [int(text) for text in options.seeds.split(",")]
     except ValueError as error:
@@ -186,44 +139,34 @@ def _line(name: str, scores: dict[str, Any]) -> str:
     return name + "  " + "  ".join(f"{key} {value:.4f}" for key, value in scores.items())
 
 
-def _data_make(options: argparse.Namespace) -> None:
-    """Write a generated data set as video files."""
-    from posmlp.data.synthetic import write_dataset
+def _predict(options: argparse.Namespace) -> int:
+    """Name the five likeliest classes of videos, with their probabilities."""
+    from posmlp.annotate import annotate_video
+    from posmlp.data.packets import VideoError
+    from posmlp.predict import open_run, predict_video
 
-    root = write_dataset(
-        options.root,
-        num_train=options.num_train,
-        num_test=options.num_test,
-        seed=options.seed,
-        difficulty=options.difficulty,
-        num_frames=options.frames,
-        image_size=options.size,
-    )
-    print(f"{options.num_train} training and {options.num_test} test clips in {root}")
-
-
-def _data_check(options: argparse.Namespace) -> None:
-    """Read every file of a data set and list what is wrong."""
-    from posmlp.data.datasets import VideoClips
-
-    bad = 0
-    for split in ("train", "test"):
-        clips = VideoClips.open(
-            options.root,
-            split,
-            num_frames=options.frames,
-            image_size=options.size,
-            num_workers=options.workers,
-            max_bad_share=1.0,
+    if options.annotate and len(options.videos) > 1:
+        raise ValueError(
+            f"--annotate {options.annotate} takes one video, not {len(options.videos)}; run the "
+            "command once for each"
         )
-        decoders = ", ".join(f"{count} by {name}" for name, count in clips.backends.items())
-        print(f"{split}: {len(clips)} readable videos in {len(clips.classes)} classes ({decoders})")
-        for error in clips.unreadable:
-            print(f"  {error}")
-        bad += len(clips.unreadable)
-        clips.close()
-    if bad:
-        raise ValueError(f"{bad} of the files cannot be read; mend or remove them")
+    trained = open_run(options.run_folder, options.seed)
+    failed = 0
+    for video in options.videos:
+        try:
+            found = predict_video(trained, video, num_views=options.clips, num_crops=options.crops)
+        except VideoError as error:  # the others are still worth reading
+            print(f"posmlp predict: {error}", file=sys.stderr)
+            failed = 2
+            continue
+        lacking = f", {found.num_damaged} more are damaged" if found.num_damaged else ""
+        print(f"{video} ({found.num_frames} frames{lacking}, read by {found.decoder})")
+        for name, probability in found.top(5):
+            print(f"  {probability:6.1%}  {name}")
+        if options.annotate:
+            annotate_video(found, options.annotate)
+            print(f"annotated: {options.annotate}")
+    return failed
 
 
 def _convert(options: argparse.Namespace) -> None:

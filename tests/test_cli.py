@@ -12,7 +12,8 @@ import torch
 
 from posmlp import create_model, load, save
 from posmlp.checkpoint import released_name
-from posmlp.cli import configs, main, parse_value
+from posmlp.cli import main
+from posmlp.settings import configs, parse_value
 
 SMALL = [
     "depths=[1,1]", "dims=[8,16]", "num_groups=[2,4]", "windows=[4,2]", "downsample=true",
@@ -40,6 +41,10 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         (["lr=fast"], "lr='fast' must be a number"),
         (["gate"], "'gate' is not key=value"),
         (["--data", "nowhere"], "no folder at 'nowhere'"),
+        (["--data", "ssv3:nowhere"], "unknown layout 'ssv3'"),
+        (["--data", "ssv2:nowhere"], "data folder nowhere does not exist"),
+        (["min_crop_area=0"], "min_crop_area=0 must be in (0, 1]"),
+        (["test_short_side=-1"], "test_short_side=-1 must be a number of pixels"),
         (["--seeds", "a,b"], "--seeds 'a,b' must be whole numbers"),
         (["--config", "s17"], "unknown preset 's17'"),
         (["--config", "missing.yaml"], "no file at missing.yaml"),
@@ -95,7 +100,10 @@ def test_make_train_eval_on_real_files(tmp_path, capsys):
     settings = [text for text in SMALL if text != "image_size=16"]
     settings += ["image_size=32", "depths=[1,1,1]", "dims=[8,8,16]", "num_groups=2", "windows=2"]
     assert main(["data", "check", data, "--frames", "4"]) == 0
-    assert "28 readable videos in 14 classes" in capsys.readouterr().out
+    checked = capsys.readouterr().out
+    assert "(train): layout 'listed', as listed in train.csv: 28 videos of 14 of 14" in checked
+    assert "56 files can be read (56 by decord)" in checked
+    assert "0 problems" in checked
     assert main(["train", "--data", data, "--out", out, "--workers", "0", *settings]) == 0
     trained = capsys.readouterr().out
     assert main(["eval", out, "--workers", "0"]) == 0
@@ -103,6 +111,41 @@ def test_make_train_eval_on_real_files(tmp_path, capsys):
     top1 = trained.split("test_top1 ")[1].split()[0]
     assert f"top1 {top1}" in scored
     assert json.loads((Path(out) / "config.json").read_text())["classes"][:2] == ["right", "left"]
+
+
+def test_named_layout_trains_without_further_words(write_clip, tmp_path, capsys):
+    data, out = tmp_path / "data", tmp_path / "run"
+    for i in range(12):
+        write_clip(data / "videos" / f"{i}.mp4", [40 + 60 * (i % 3)] * 8)
+    rows = [f"videos/{i}.mp4 {i % 3}\n" for i in range(12)]
+    data.joinpath("train.csv").write_text("".join(rows[:9]))
+    data.joinpath("val.csv").write_text("".join(rows[9:]))
+    data.joinpath("classes.txt").write_text("dusk\nnoon\nsnow\n")
+    train = ["train", "--data", f"kinetics:{data}", "--out", str(out), "--workers", "0"]
+    settings = [text for text in SMALL if text not in ("image_size=16", "num_clips=28")]
+    settings += ["image_size=32", "depths=[1,1,1]", "dims=[8,8,16]", "num_groups=2", "windows=2"]
+    assert main([*train, *settings]) == 0
+    assert "layout 'kinetics', as listed in train.csv (space-separated, no header): 9 videos" in (
+        capsys.readouterr().err
+    )
+    stored = json.loads((out / "config.json").read_text())
+    assert stored["classes"] == ["dusk", "noon", "snow"]
+    assert stored["model"]["num_classes"] == 3
+    assert main(["predict", str(out), str(data / "videos/0.mp4")]) == 0
+    assert {"dusk", "noon", "snow"} <= set(capsys.readouterr().out.split())
+
+
+def test_broken_annotations_end_training_before_it_starts(write_clip, tmp_path, capsys):
+    for i in range(4):
+        write_clip(tmp_path / f"data/{i}.mp4", [40] * 8)
+    (tmp_path / "data/train.csv").write_text("0.mp4,0\n1.mp4;1\n2.mp4,1\n3.mp4,zero\n")
+    (tmp_path / "data/val.csv").write_text("0.mp4,0\n2.mp4,1\n")
+    command = ["train", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    assert main(command) == 2
+    message = capsys.readouterr().err
+    assert "train.csv:2" in message
+    assert "train.csv:4" in message
+    assert not (tmp_path / "run").exists()
 
 
 def test_convert_writes_a_loadable_model(tmp_path):

@@ -15,6 +15,8 @@ from posmlp.data.sampling import (
     check_crop,
     crop_offsets,
     dense_indices,
+    random_box,
+    resize_box,
     resize_short_side,
     segment_indices,
 )
@@ -45,12 +47,20 @@ class Draw:
 
 @dataclass(frozen=True)
 class ClipRule:
-    """How a clip of `num_frames` frames of `image_size` x `image_size` is cut from a video."""
+    """How a clip of `num_frames` frames of `image_size` x `image_size` is cut from a video.
+
+    `min_crop_area` is the smallest area of a training crop, as a share of the frame's, before it is
+    resized; at 1 crops are random squares of the video resized to its short side.
+    `test_short_side` is the short side in pixels from which a single test crop is cut, 0 for
+    `image_size`.
+    """
 
     num_frames: int
     image_size: int
     sampling: Sampling = "segment"
     sampling_rate: int = 1
+    min_crop_area: float = 1.0
+    test_short_side: int = 0
 
     def __post_init__(self) -> None:
         if self.sampling not in get_args(Sampling):
@@ -58,6 +68,32 @@ class ClipRule:
         for name in ("num_frames", "image_size", "sampling_rate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1; use a positive integer")
+        if not 0 < self.min_crop_area <= 1:
+            raise ValueError(f"min_crop_area={self.min_crop_area} must be a share in (0, 1]")
+        if self.test_short_side and self.test_short_side < self.image_size:
+            raise ValueError(
+                f"test_short_side={self.test_short_side} holds no crop of {self.image_size}; use "
+                f"at least {self.image_size}, or 0 for that"
+            )
+
+    @property
+    def has_one_scale(self) -> bool:
+        """Whether training and all views read videos at one size, so that they can be kept."""
+        return not self.resizes_crops and self.test_short_side in (0, self.image_size)
+
+    @property
+    def resizes_crops(self) -> bool:
+        return self.min_crop_area < 1
+
+    def short_side(self, draw: Draw) -> int:
+        """Return the short side in pixels, at least, that the frames of a draw are needed at.
+
+        Source: released loaders, which cut training crops of 224 from 256, three test crops from
+        224 and one from `test_short_side`.
+        """
+        if draw.seed is not None:
+            return round(self.image_size * 8 / 7) if self.resizes_crops else self.image_size
+        return (self.test_short_side or self.image_size) if draw.num_crops == 1 else self.image_size
 
     def indices(self, num_frames: int, fps: float | None, draw: Draw) -> NDArray[np.int64]:
         """Return the clip's frames, (T,), in a video of `num_frames`.
@@ -78,10 +114,14 @@ class ClipRule:
         )
 
     def crop(self, frames: NDArray[np.uint8], draw: Draw) -> NDArray[np.uint8]:
-        """Cut the square from resized frames (T, H, W, 3), at a random place or at the draw's."""
-        height, width = frames.shape[1:3]
+        """Cut the square from frames (T, H, W, 3), at a random place or at the draw's."""
         size = self.image_size
         rng = draw.generator(1)
+        if rng is not None and self.resizes_crops:
+            height, width = frames.shape[1:3]
+            return resize_box(frames, random_box(height, width, self.min_crop_area, rng), size)
+        frames = resize_short_side(frames, self.short_side(draw))
+        height, width = frames.shape[1:3]
         if rng is None:
             y, x = crop_offsets(height, width, size, draw.crop, draw.num_crops)
         else:  # every offset, the last included
@@ -94,10 +134,9 @@ def load_clip(path: str, rule: ClipRule, draw: Draw) -> VideoFrames:
     video = read_video(
         path,
         lambda num_frames, fps: rule.indices(num_frames, fps, draw),
-        short_side=rule.image_size,
+        short_side=rule.short_side(draw),
     )
-    frames = resize_short_side(video.frames, rule.image_size)
-    return replace(video, frames=np.ascontiguousarray(rule.crop(frames, draw)))
+    return replace(video, frames=np.ascontiguousarray(rule.crop(video.frames, draw)))
 
 
 def load_whole(path: str, rule: ClipRule, max_frames: int) -> VideoFrames:

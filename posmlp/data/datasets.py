@@ -6,6 +6,7 @@ Shapes: `n` clips, `k` clips in a batch, `T` frames, `S` pixels a side, `K` clas
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -18,19 +19,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
-from posmlp.data.layouts import Listing, list_videos
+from posmlp.data.layouts import list_videos, say
+from posmlp.data.listing import Listing, place_of
 from posmlp.data.pool import DecodePool, under_way
-from posmlp.data.survey import Survey, refuse_or_report, survey_files
-from posmlp.data.video import VideoFrames
+from posmlp.data.survey import Survey, refuse_missing, refuse_or_report, survey_files
+from posmlp.data.video import VideoError, VideoFrames
 
 
 class VideoClips:
     """The clips of one split of a data set; make one with `VideoClips.open`.
 
     `labels` is a LongTensor (n,), `reverse_of` a LongTensor (K,) that gives the label of each
-    label's time reversal, or None. `unreadable` lists the files that were dropped, `backends`
-    counts the files that each decoder read, and `damaged` gives, for each file that lacks frames,
-    how many.
+    label's time reversal, or None. `unreadable` lists the files that were dropped now, `dropped`
+    what an earlier data check said to leave out. `backends` counts the files that each decoder
+    read, and `damaged` gives, for each file that lacks frames, how many.
     """
 
     def __init__(self, listing: Listing, rule: ClipRule, pool: DecodePool, survey: Survey) -> None:
@@ -43,6 +45,7 @@ class VideoClips:
         self.paths = [str(listing.paths[i]) for i in keep]
         self.labels = torch.tensor([listing.labels[i] for i in keep], dtype=torch.int64)
         self.reverse_of = None if listing.reverse_of is None else torch.tensor(listing.reverse_of)
+        self.dropped = listing.dropped
         self.unreadable = survey.unreadable
         self.backends = survey.backends
         self.damaged = survey.damaged
@@ -63,6 +66,8 @@ class VideoClips:
         image_size: int,
         sampling: Sampling = "segment",
         sampling_rate: int = 1,
+        min_crop_area: float = 1.0,
+        test_short_side: int = 0,
         num_workers: int = 2,
         timeout_s: float = 20.0,
         max_bad_share: float = 0.0,
@@ -70,9 +75,11 @@ class VideoClips:
     ) -> VideoClips:
         """List the split's videos and read each file once, to check it and to cache short ones.
 
-        If all frames of all files, resized, fit in `cache_gib` GiB, they are kept in memory.
-        Otherwise one test clip of each file is read as a check, and batches are decoded when they
-        are asked for, by `num_workers` processes (0: in this one, without a time limit).
+        `root` is a folder, or `LAYOUT:FOLDER`; what was found is said on stderr. If all frames of
+        all files, resized, fit in `cache_gib` GiB and are always read at one size, they are kept in
+        memory. Otherwise one test clip of each file is read as a check, unless a data check has
+        read the file, and batches are decoded when they are asked for, by `num_workers` processes
+        (0: in this one, without a time limit).
 
         Raises:
             ValueError: the folder is not a data set.
@@ -82,12 +89,16 @@ class VideoClips:
             raise ValueError(f"max_bad_share={max_bad_share} is not a share from 0 to 1")
         if cache_gib < 0:
             raise ValueError(f"cache_gib={cache_gib} is negative; use 0 to cache nothing")
+        rule = ClipRule(
+            num_frames, image_size, sampling, sampling_rate, min_crop_area, test_short_side
+        )
         listing = list_videos(root, split)
-        rule = ClipRule(num_frames, image_size, sampling, sampling_rate)
+        print(say(listing), file=sys.stderr)
+        refuse_missing(listing, max_bad_share)
         pool = DecodePool(num_workers, timeout_s)
         try:
             survey = survey_files(listing, rule, pool, cache_bytes=int(cache_gib * 2**30))
-            refuse_or_report(survey, str(root), len(listing.paths), max_bad_share)
+            refuse_or_report(survey, str(listing.root), len(listing.paths), max_bad_share)
         except BaseException:
             pool.close()
             raise
@@ -146,12 +157,15 @@ class VideoClips:
     def describe(self) -> dict[str, Any]:
         """Return where the clips come from, as plain values for a run's record.
 
-        `sha256` is that of a line "path, label, size in bytes" (tab-separated) for each clip.
+        `sha256` is that of a line "path, label, size" (tab-separated) for each clip; the size is a
+        file's bytes, or a folder's frames.
         """
-        root = self._listing.root
+        root, kept = self._listing.root, set(self.paths)
+        found = zip(self._listing.paths, self._listing.labels, self._listing.sizes(), strict=True)
         lines = "".join(
-            f"{Path(path).relative_to(root).as_posix()}\t{label}\t{Path(path).stat().st_size}\n"
-            for path, label in zip(self.paths, self.labels.tolist(), strict=True)
+            f"{place_of(path, root)}\t{label}\t{size}\n"
+            for path, label, size in found
+            if str(path) in kept
         )
         return {
             "name": self.name,
@@ -163,6 +177,7 @@ class VideoClips:
             "num_other_files": self._listing.num_other_files,
             "classes": list(self.classes),
             "unreadable": [{"path": e.path, "reason": e.reason} for e in self.unreadable],
+            "dropped": {problem.place: problem.reason for problem in self.dropped},
             "damaged": self.damaged,
             "backends": dict(self.backends),
             "cached": self.cached,
@@ -184,11 +199,11 @@ class VideoClips:
             clips: list[Callable[[], NDArray[np.uint8]]]
             clips = [partial(_cut, v, self.rule, d) for v, d in zip(videos, draws, strict=True)]
         else:
-            waits = [
-                self._pool.submit(load_clip, self.paths[i], self.rule, draw)
+            reads = [
+                partial(self._pool.submit, load_clip, self.paths[i], self.rule, draw)
                 for i, draw in zip(indices, draws, strict=True)
             ]
-            clips = [partial(_frames, wait) for wait in waits]
+            clips = [partial(_frames, read(), read) for read in reads]
         return lambda: torch.from_numpy(np.stack([clip() for clip in clips]))
 
 
@@ -213,8 +228,14 @@ def _cut(video: VideoFrames, rule: ClipRule, draw: Draw) -> NDArray[np.uint8]:
     return rule.crop(video.frames[rule.indices(video.num_frames, video.fps, draw)], draw)
 
 
-def _frames(wait: Callable[[], VideoFrames]) -> NDArray[np.uint8]:
-    return wait().frames
+def _frames(
+    wait: Callable[[], VideoFrames], read: Callable[[], Callable[[], VideoFrames]]
+) -> NDArray[np.uint8]:
+    """Wait for a clip; once more, since the file could be read before: disks have bad moments."""
+    try:
+        return wait().frames
+    except VideoError:
+        return read()().frames
 
 
 def _one_tensor(videos: list[VideoFrames], rule: ClipRule) -> Tensor | None:

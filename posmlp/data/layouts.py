@@ -1,226 +1,40 @@
-"""Where the videos and labels of a data set are: one reader for each folder layout.
+"""Which layout a data set has on disk, and its videos and labels.
 
-A layout is recognised by what stands in the data set's folder, and read into a `Listing`. To add
-one, write its two functions and put them into `LAYOUTS`; the first that recognises a folder wins.
+A layout is named (`NAME:ROOT`) or recognised by what stands in the folder, and read into a
+`Listing`. To add one, write its two functions and put them into `LAYOUTS`; where none is named, the
+first that recognises a folder wins.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
+from posmlp.config import one_of
+from posmlp.data.class_lists import NUM_FOLDS, is_hmdb51, is_ucf101, read_hmdb51, read_ucf101
+from posmlp.data.folders import (
+    has_folders,
+    has_split_folders,
+    is_listed,
+    read_class_folders,
+    read_listed,
+    read_split_folders,
+)
+from posmlp.data.frame_lists import (
+    is_frame_list,
+    is_ssv1_frame_list,
+    is_ssv2_frame_list,
+    read_frame_list,
+)
+from posmlp.data.kinetics import is_kinetics, read_kinetics
+from posmlp.data.listing import SHAPE, Listing, Problem
+from posmlp.data.problem_list import PROBLEM_FILE, read_dropped
+from posmlp.data.something import is_ssv1, is_ssv2, read_ssv1, read_ssv2
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov")
-SPLITS = ("train", "test", "val")
-TEST_SHARE = 0.2  # of each class, where the data set comes without a split
-SPLIT_SEED = 0
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The files of one split, in order, and what their labels mean."""
-
-    root: Path
-    name: str
-    layout: str
-    split: str
-    split_rule: str
-    classes: tuple[str, ...]
-    paths: tuple[Path, ...]
-    labels: tuple[int, ...]
-    reverse_of: tuple[int, ...] | None = None  # label -> label of its time reversal
-    num_other_files: int = 0  # in class folders, not videos by their suffix: left alone
-
-
-def list_videos(root: str | Path, split: str) -> Listing:
-    """List the videos of `split` under `root`.
-
-    Raises:
-        ValueError: nothing usable is there; the message says what was expected.
-    """
-    root = Path(root)
-    if not root.exists():
-        raise ValueError(f"data folder {root} does not exist; give the folder that holds the data")
-    if not root.is_dir():
-        raise ValueError(f"{root} is a file, not a data folder; give the folder that holds it")
-    if not any(root.iterdir()):
-        raise ValueError(f"data folder {root} is empty; put {SHAPE} there")
-    name, layout = next((n, layout) for n, layout in LAYOUTS.items() if layout.recognises(root))
-    listing = layout.read(root, split)
-    if len(set(listing.labels)) < 2:
-        found = [listing.classes[k] for k in sorted(set(listing.labels))]
-        raise ValueError(
-            f"{root} ({split}, layout {name!r}) has videos of {len(found)} class {found}; "
-            "a data set needs at least 2 classes"
-        )
-    return listing
-
-
-SHAPE = "ROOT/train/CLASS/*.mp4 and ROOT/test/CLASS/*.mp4, or ROOT/CLASS/*.mp4"
-
-
-# ---- ROOT/dataset.json and ROOT/{split}.csv ------------------------------------------------------
-
-
-def _is_listed(root: Path) -> bool:
-    return (root / "dataset.json").is_file() and any((root / f"{s}.csv").is_file() for s in SPLITS)
-
-
-def _read_listed(root: Path, split: str) -> Listing:
-    name, classes, reverse_of = _described(root)
-    table = root / f"{split}.csv"
-    if not table.is_file():
-        raise _split_missing(root, split, [s for s in SPLITS if (root / f"{s}.csv").is_file()])
-    paths, labels = [], []
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if not {"path", "label"} <= set(rows.fieldnames or ()):
-            raise ValueError(f"{table} has columns {rows.fieldnames}; it needs 'path' and 'label'")
-        for row in rows:
-            label = row["label"]
-            if not label.isdecimal() or int(label) >= len(classes):
-                raise ValueError(
-                    f"{table}:{rows.line_num}: label {label!r} is not a number from 0 to "
-                    f"{len(classes) - 1}; dataset.json names {len(classes)} classes"
-                )
-            paths.append(root / row["path"])
-            labels.append(int(label))
-    rule = f"as listed in {table.name}"
-    return Listing(
-        root, name, "listed", split, rule, classes, tuple(paths), tuple(labels), reverse_of
-    )
-
-
-def _described(root: Path) -> tuple[str, tuple[str, ...], tuple[int, ...] | None]:
-    """Return name, classes and reversals from dataset.json."""
-    path = root / "dataset.json"
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        classes = tuple(about["classes"])
-        reverse = about.get("reverse_of")
-        reverse_of = tuple(classes.index(reverse[c]) for c in classes) if reverse else None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is not as expected ({error}); it needs 'classes', a list of names, and may "
-            "have 'reverse_of', a name for each class"
-        ) from error
-    return about.get("name", root.resolve().name), classes, reverse_of
-
-
-# ---- ROOT/{train,test,val}/CLASS/* ---------------------------------------------------------------
-
-
-def _has_split_folders(root: Path) -> bool:
-    return any((root / s).is_dir() for s in SPLITS)
-
-
-def _read_split_folders(root: Path, split: str) -> Listing:
-    if not (root / split).is_dir():
-        raise _split_missing(root, split, [s for s in SPLITS if (root / s).is_dir()])
-    files = _class_files(root / split)
-    # All splits count towards the classes, so that a label means the same in each of them.
-    everywhere = {
-        c.name for s in SPLITS if (root / s).is_dir() for c in _visible(root / s) if c.is_dir()
-    }
-    return _by_class(root, "split-folders", split, "by folder", tuple(sorted(everywhere)), files)
-
-
-# ---- ROOT/CLASS/*, without a split ---------------------------------------------------------------
-
-
-def _has_folders(root: Path) -> bool:
-    return True  # the last resort, which then says what is missing
-
-
-def _read_class_folders(root: Path, split: str) -> Listing:
-    if split not in ("train", "test"):
-        raise _split_missing(root, split, ["train", "test"])
-    files = _class_files(root)
-    chosen = {name: _seeded_part(root / name, found, split) for name, found in files.items()}
-    rule = f"{TEST_SHARE:.0%} of each class's files to test, the rest to train; seed {SPLIT_SEED}"
-    return _by_class(root, "class-folders", split, rule, tuple(sorted(files)), chosen)
-
-
-def _seeded_part(folder: Path, files: list[Path], split: str) -> list[Path]:
-    """Return this split's share of one class, in the order of the names."""
-    videos = [f for f in files if f.suffix.lower() in VIDEO_SUFFIXES]
-    if len(videos) < 2:
-        raise ValueError(
-            f"{folder} has {len(videos)} video, which cannot be split into train and test; "
-            "add a second one, or make folders train/ and test/ yourself"
-        )
-    num_test = max(1, round(TEST_SHARE * len(videos)))
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(videos))
-    chosen = order[:num_test] if split == "test" else order[num_test:]
-    return [videos[i] for i in sorted(chosen)]
-
-
-# ---- Common parts --------------------------------------------------------------------------------
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-
-
-def _class_files(folder: Path) -> dict[str, list[Path]]:
-    """Return the files of each class folder; every class has at least one video."""
-    folders = [c for c in _visible(folder) if c.is_dir()]
-    classes = {c.name: [f for f in _visible(c) if f.is_file()] for c in folders}
-    if not classes:
-        raise ValueError(f"{folder} holds no class folders; put {SHAPE} there")
-    for name, files in classes.items():
-        if not any(f.suffix.lower() in VIDEO_SUFFIXES for f in files):
-            raise ValueError(
-                f"class folder {folder / name} holds no video ({' '.join(VIDEO_SUFFIXES)}); "
-                "put some there, or remove the folder"
-            )
-    return classes
-
-
-def _by_class(
-    root: Path,
-    layout: str,
-    split: str,
-    split_rule: str,
-    classes: tuple[str, ...],
-    files: dict[str, list[Path]],
-) -> Listing:
-    """Label the videos by their folder, classes in the order of dataset.json or of their names."""
-    name, reverse_of = root.resolve().name, None
-    if (root / "dataset.json").is_file():
-        name, classes, reverse_of = _described(root)
-    unknown = sorted(set(files) - set(classes))
-    if unknown:
-        raise ValueError(f"{root}: folders {unknown} are not among the classes of dataset.json")
-    paths, labels, num_other = [], [], 0
-    for label, class_name in enumerate(classes):
-        for file in files.get(class_name, []):
-            if file.suffix.lower() in VIDEO_SUFFIXES:
-                paths.append(file)
-                labels.append(label)
-            else:
-                num_other += 1
-    return Listing(
-        root=root,
-        name=name,
-        layout=layout,
-        split=split,
-        split_rule=split_rule,
-        classes=classes,
-        paths=tuple(paths),
-        labels=tuple(labels),
-        reverse_of=reverse_of,
-        num_other_files=num_other,
-    )
-
-
-def _split_missing(root: Path, split: str, found: list[str]) -> ValueError:
-    return ValueError(f"split={split!r} is not in {root}; it has {found}: use one of them")
+NUM_SHOWN = 10  # problems that an error message names
 
 
 class Layout(NamedTuple):
@@ -231,7 +45,106 @@ class Layout(NamedTuple):
 
 
 LAYOUTS: dict[str, Layout] = {
-    "listed": Layout(_is_listed, _read_listed),
-    "split-folders": Layout(_has_split_folders, _read_split_folders),
-    "class-folders": Layout(_has_folders, _read_class_folders),
+    "listed": Layout(is_listed, read_listed),
+    "ucf101": Layout(is_ucf101, read_ucf101),
+    "hmdb51": Layout(is_hmdb51, read_hmdb51),
+    "ssv2": Layout(lambda root: is_ssv2(root) or is_ssv2_frame_list(root), read_ssv2),
+    "ssv1": Layout(lambda root: is_ssv1(root) or is_ssv1_frame_list(root), read_ssv1),
+    "frame-list": Layout(is_frame_list, read_frame_list),
+    "kinetics": Layout(is_kinetics, read_kinetics),
+    "split-folders": Layout(has_split_folders, read_split_folders),
+    "class-folders": Layout(has_folders, read_class_folders),
 }
+for fold in range(2, NUM_FOLDS + 1):  # only by name: the first fold is the default
+    LAYOUTS[f"ucf101-{fold}"] = Layout(is_ucf101, partial(read_ucf101, fold=fold))
+    LAYOUTS[f"hmdb51-{fold}"] = Layout(is_hmdb51, partial(read_hmdb51, fold=fold))
+
+
+def split_spec(spec: str | Path) -> tuple[str | None, Path]:
+    """Return layout and folder that `NAME:ROOT` or `ROOT` names; None: the layout is not named.
+
+    Raises ValueError if there is no such folder, or no such layout.
+    """
+    name: str | None = None
+    root = Path(spec)
+    if not root.exists() and ":" in str(spec):
+        name, _, folder = str(spec).partition(":")
+        one_of(name, LAYOUTS, "layout")
+        root = Path(folder)
+    if not root.exists():
+        raise ValueError(f"data folder {root} does not exist; give the folder that holds the data")
+    if not root.is_dir():
+        raise ValueError(f"{root} is a file, not a data folder; give the folder that holds it")
+    if not any(root.iterdir()):
+        raise ValueError(f"data folder {root} is empty; put {SHAPE} there")
+    return name, root
+
+
+def list_videos(spec: str | Path, split: str) -> Listing:
+    """List the videos of `split` of the data set that `NAME:ROOT` or `ROOT` names.
+
+    What a data check found unusable is left out (`Listing.dropped`).
+
+    Raises:
+        ValueError: nothing usable is there, or annotations cannot be used: the message names them.
+    """
+    listing = read_listing(spec, split)
+    dropped = read_dropped(listing.root)
+    left = [problem for problem in listing.problems if problem.place not in dropped]
+    if left:
+        raise ValueError(_refusal(listing, left))
+    listing = _without(listing, dropped)
+    if len(set(listing.labels)) < 2:
+        found = [listing.classes[k] for k in sorted(set(listing.labels))]
+        raise ValueError(
+            f"{listing.root} ({split}, layout {listing.layout!r}) has videos of {len(found)} class "
+            f"{found}; a data set needs at least 2 classes"
+        )
+    return listing
+
+
+def read_listing(spec: str | Path, split: str) -> Listing:
+    """Read a split's annotations as they are: with their problems, and with nothing left out."""
+    name, root = split_spec(spec)
+    if name is None:
+        name = next(n for n, layout in LAYOUTS.items() if layout.recognises(root))
+    return LAYOUTS[name].read(root, split)
+
+
+def say(listing: Listing) -> str:
+    """Return a line that says what was found, and how."""
+    present, known = len(set(listing.labels)), len(listing.classes)
+    found = f"{len(listing.paths)} videos of {present} of {known} classes"
+    if listing.dropped:
+        found += f"; {len(listing.dropped)} left out by {PROBLEM_FILE}"
+    if listing.num_other_files:
+        found += f"; {listing.num_other_files} other files left alone"
+    where = f"{listing.root} ({listing.split})"
+    return f"{where}: layout '{listing.layout}', {listing.split_rule}: {found}"
+
+
+def _without(listing: Listing, dropped: dict[str, Problem]) -> Listing:
+    """Leave out the items that a data check found unusable."""
+    if not dropped:
+        return listing
+    places = listing.places()
+    keep = [i for i, place in enumerate(places) if place not in dropped]
+    known = {*places, *(problem.place for problem in listing.problems)}
+    return replace(
+        listing,
+        paths=tuple(listing.paths[i] for i in keep),
+        labels=tuple(listing.labels[i] for i in keep),
+        num_frames=tuple(listing.num_frames[i] for i in keep),
+        problems=(),
+        dropped=tuple(problem for place, problem in dropped.items() if place in known),
+    )
+
+
+def _refusal(listing: Listing, problems: list[Problem]) -> str:
+    first = "".join(f"\n  {problem}" for problem in problems[:NUM_SHOWN])
+    more = f"\n  and {len(problems) - NUM_SHOWN} more" if len(problems) > NUM_SHOWN else ""
+    return (
+        f"{listing.root} ({listing.split}, layout {listing.layout!r}): {len(problems)} of its "
+        f"annotations cannot be used; mend them, or let `posmlp data check` list them, after which "
+        f"training leaves them out:{first}{more}"
+    )

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
+
+_TRUSTED = {"mp4", "matroska", "avi"}  # FFmpeg's names; mov and webm are read by the same two
 
 
 class VideoError(ValueError):
@@ -33,9 +36,11 @@ class PacketIndex:
     num_declared: int  # frames that the container or its packets promise, hidden ones not counted
     has_hidden_packets: bool
     reorders_across_keys: bool
+    has_trusted_container: bool
     height: int
     width: int
     fps: float | None
+    variable_rate: bool = False  # frames are not evenly spaced in time
 
     @property
     def decord_is_exact(self) -> bool:
@@ -43,9 +48,21 @@ class PacketIndex:
 
         Hidden packets (an edit list, from cutting by stream copy) shift its count, freeze its
         clock or hang it. A frame shown before the key frame that precedes it in the file (open
-        groups of pictures, packed MPEG-4) makes its seeks land on other frames.
+        groups of pictures, packed MPEG-4) makes its seeks land on other frames. So do containers
+        without a table of their frames: MPEG streams, ASF (wmv), FLV.
         """
-        return not (self.has_hidden_packets or self.reorders_across_keys)
+        odd = self.has_hidden_packets or self.reorders_across_keys
+        return self.has_trusted_container and not odd
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is odd about a file that can be read all the same."""
+        found = {
+            "cut by stream copy: its hidden frames are left out": self.has_hidden_packets,
+            "frames out of order across key frames": self.reorders_across_keys,
+            "variable frame rate: frames are taken by number, not by time": self.variable_rate,
+        }
+        return tuple(note for note, holds in found.items() if holds)
 
 
 def list_packets(path: str) -> PacketIndex:
@@ -60,6 +77,8 @@ def list_packets(path: str) -> PacketIndex:
             stream = container.streams.best("video")
             if stream is None:
                 raise VideoError(path, "no video stream; remove the file from the data set")
+            if stream.codec_context is None:
+                raise VideoError(path, "its codec is unknown here; encode it again, as H.264")
             return _index_of(container, stream)
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(path, f"cannot be opened as a video ({in_short(error)})") from error
@@ -70,6 +89,7 @@ def _index_of(container: Any, stream: Any) -> PacketIndex:
     reorders = False
     key_time: int | None = None
     times: set[int] = set()
+    shown_times: list[int] = []
     for packet in packets_of(container, stream):
         shown += not packet.is_discard
         hidden += bool(packet.is_discard)
@@ -77,6 +97,8 @@ def _index_of(container: Any, stream: Any) -> PacketIndex:
             reorders = True  # without distinct times no order can be relied on
             continue
         times.add(packet.pts)
+        if not packet.is_discard:
+            shown_times.append(packet.pts)
         if packet.is_keyframe:
             key_time = packet.pts
         elif key_time is None or packet.pts < key_time:
@@ -86,11 +108,19 @@ def _index_of(container: Any, stream: Any) -> PacketIndex:
         num_frames=shown,
         num_declared=max(shown, stream.frames - hidden),
         has_hidden_packets=hidden > 0,
+        has_trusted_container=bool(_TRUSTED & set(container.format.name.split(","))),
         reorders_across_keys=reorders,
         height=stream.height,
         width=stream.width,
         fps=float(rate) if rate else None,
+        variable_rate=_is_uneven(shown_times),
     )
+
+
+def _is_uneven(times: list[int]) -> bool:
+    """Whether frames lie at uneven times, beyond what rounding to a clock's ticks does."""
+    steps = np.diff(sorted(times))
+    return len(steps) > 1 and bool(steps.max() - steps.min() > max(2, steps.min() / 2))
 
 
 def packets_of(container: Any, stream: Any) -> Iterator[Any]:

@@ -101,6 +101,42 @@ def resize_short_side(frames: NDArray[np.uint8], size: int) -> NDArray[np.uint8]
     return np.stack(resized)
 
 
+def random_box(
+    height: int, width: int, min_area: float, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Draw a training crop (x, y, right, bottom): at least `min_area` of the frame, as a share.
+
+    Its shape, from 3:4 to 4:3, is uniform on a logarithmic scale. After ten draws that do not fit
+    it is the largest central box of an allowed shape.
+    Source: released training crop, which is Inception's (and torchvision's RandomResizedCrop).
+    """
+    low, high = 3 / 4, 4 / 3
+    for _ in range(10):
+        area = height * width * rng.uniform(min_area, 1.0)
+        shape = np.exp(rng.uniform(np.log(low), np.log(high)))
+        box_width, box_height = round(np.sqrt(area * shape)), round(np.sqrt(area / shape))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            x = int(rng.integers(0, width - box_width, endpoint=True))
+            y = int(rng.integers(0, height - box_height, endpoint=True))
+            return x, y, x + box_width, y + box_height
+    box_width = min(width, round(height * high))
+    box_height = min(height, round(width / low))
+    x, y = (width - box_width) // 2, (height - box_height) // 2
+    return x, y, x + box_width, y + box_height
+
+
+def resize_box(
+    frames: NDArray[np.uint8], box: tuple[int, int, int, int], size: int
+) -> NDArray[np.uint8]:
+    """Resize the box (x, y, right, bottom) of frames (N, H, W, 3) to (N, size, size, 3)."""
+    x, y, right, bottom = box
+    resized = [
+        np.asarray(Image.fromarray(f).resize((size, size), Image.Resampling.BILINEAR))
+        for f in frames[:, y:bottom, x:right]
+    ]
+    return np.stack(resized)
+
+
 def crop_offsets(height: int, width: int, size: int, crop: int, num_crops: int) -> tuple[int, int]:
     """Return (y, x) of a `size` x `size` crop.
 

@@ -104,7 +104,8 @@ def open_clips(
     """The clips that `data` names, at the frames and size that `config` takes.
 
     `moving-digits` or `moving-digits:DIFFICULTY` are generated (training clips by
-    `train.num_clips`; test clips in exactly reversed pairs); anything else is a folder of videos.
+    `train.num_clips`; test clips in exactly reversed pairs); anything else is a folder of videos,
+    `ROOT` or `LAYOUT:ROOT`.
     Close what is returned when done: it may hold decoding processes.
     Raises ValueError or VideoError, naming the value and the mend.
     """
@@ -125,18 +126,41 @@ def open_clips(
             paired=test,
         )
         return GeneratedClips(digits)
-    if not Path(data).exists():
+    if ":" not in data and not Path(data).exists():
         raise ValueError(
-            f"no folder at {data!r}, and it is not a generated data set; give a folder of videos, "
-            f"or 'moving-digits[:{'|'.join(DIFFICULTIES)}]'"
+            f"no folder at {data!r}, and it is not a generated data set; give a folder of videos "
+            f"(LAYOUT:ROOT names its layout), or 'moving-digits[:{'|'.join(DIFFICULTIES)}]'"
+        )
+    return open_videos(data, split, config, train=train, num_workers=num_workers)
+
+
+def open_videos(
+    spec: str | Path,
+    split: str,
+    config: PosMLPConfig,
+    *,
+    train: TrainConfig,
+    num_workers: int = 2,
+    cache_gib: float = 2.0,
+) -> VideoClips:
+    """The videos of `ROOT` or `LAYOUT:ROOT` at the frames and size that `config` takes.
+
+    Raises ValueError or VideoError, naming the value and the mend.
+    """
+    if not isinstance(config.image_size, int):
+        raise ValueError(
+            f"image_size={config.image_size} is not square, but clips are; use one side length"
         )
     return VideoClips.open(
-        data,
+        spec,
         split,
         num_frames=config.num_frames,
         image_size=config.image_size,
         sampling=cast(Sampling, train.sampling),
         sampling_rate=train.sampling_rate,
+        min_crop_area=train.min_crop_area,
+        test_short_side=train.test_short_side,
         num_workers=num_workers,
         max_bad_share=train.max_bad_share,
+        cache_gib=cache_gib,
     )

@@ -1,4 +1,4 @@
-"""The first reading of all files of a data set: which are readable, and short ones' frames."""
+"""The first reading of the files of a data set: which are readable, and short ones' frames."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import numpy as np
 from tqdm import tqdm
 
 from posmlp.data.clips import ClipRule, Draw, load_clip, load_whole
-from posmlp.data.layouts import Listing
+from posmlp.data.listing import Listing
 from posmlp.data.pool import DecodePool, under_way
+from posmlp.data.problem_list import FileFacts, read_files
 from posmlp.data.video import VideoError, VideoFrames
+
+NUM_SHOWN = 10  # damaged files that are named on screen; the run's record names all
 
 
 @dataclass
@@ -23,29 +26,47 @@ class Survey:
     backends: Counter[str] = field(default_factory=Counter)
     damaged: dict[str, int] = field(default_factory=dict)
 
+    def count(self, path: str, backend: str, num_lacking: int) -> None:
+        self.backends[backend] += 1
+        if num_lacking > 0:
+            self.damaged[path] = num_lacking
+
 
 def survey_files(listing: Listing, rule: ClipRule, pool: DecodePool, cache_bytes: int) -> Survey:
-    """Read every file: whole while the cache has room, then one test clip of each."""
+    """Read every file: whole while the cache has room, then one test clip of each.
+
+    Files that a data check has read and that have not changed since are read only to be cached.
+    """
+    known = _still_known(listing)
     survey = Survey(videos=[])
+    if not rule.has_one_scale or _cached_bytes(known, listing, rule) > cache_bytes:
+        survey.videos = None
     room = cache_bytes
 
-    def start(path: str) -> tuple[str, Callable[[], VideoFrames]]:
-        if survey.videos is None:
-            return path, pool.submit(load_clip, path, rule, Draw())
-        max_frames = room // (3 * rule.image_size**2)
-        return path, pool.submit(load_whole, path, rule, max_frames)
+    def start(item: tuple[str, int | None]) -> _Started:
+        path, declared = item
+        if survey.videos is not None:
+            max_frames = room // (3 * rule.image_size**2)
+            return path, declared, pool.submit(load_whole, path, rule, max_frames)
+        if path in known:
+            return path, declared, known[path]
+        return path, declared, pool.submit(load_clip, path, rule, Draw())
 
-    started = under_way(map(start, map(str, listing.paths)), num_ahead=4 * pool.num_workers)
+    declared = listing.num_frames or (None,) * len(listing.paths)
+    items = zip(map(str, listing.paths), declared, strict=True)
+    started = under_way(map(start, items), num_ahead=4 * pool.num_workers)
     title = f"reading {listing.name} ({listing.split})"
-    for path, wait in tqdm(started, title, len(listing.paths), unit="file", disable=None):
+    for path, expected, wait in tqdm(started, title, len(declared), unit="file", disable=None):
+        if isinstance(wait, FileFacts):
+            survey.count(path, wait.decoder, wait.num_lacking)
+            continue
         try:
             video = wait()
         except VideoError as error:
             survey.unreadable.append(error)
             continue
-        survey.backends[video.backend] += 1
-        if video.num_damaged:
-            survey.damaged[path] = video.num_damaged
+        lacking = max(video.num_damaged, (expected or 0) - video.num_frames)
+        survey.count(path, video.backend, lacking)
         if survey.videos is None:
             continue
         room -= video.frames.nbytes
@@ -56,19 +77,65 @@ def survey_files(listing: Listing, rule: ClipRule, pool: DecodePool, cache_bytes
     return survey
 
 
+_Started = tuple[str, int | None, Callable[[], VideoFrames] | FileFacts]
+
+
+def _still_known(listing: Listing) -> dict[str, FileFacts]:
+    """Return what a data check knows of the files that are as they were then, by path."""
+    facts = read_files(listing.root)
+    if not facts:
+        return {}
+    found = zip(listing.paths, listing.places(), strict=True)
+    return {
+        str(path): facts[place]
+        for path, place in found
+        if place in facts and facts[place].still_holds(path)
+    }
+
+
+def _cached_bytes(known: dict[str, FileFacts], listing: Listing, rule: ClipRule) -> int:
+    """Return the bytes of all frames, resized, as far as they are known."""
+    total = 0
+    for path in map(str, listing.paths):
+        if path in known:
+            file = known[path]
+            short, long = sorted((file.height, file.width))
+            total += 3 * file.num_frames * rule.image_size * (long * rule.image_size // short)
+    return total
+
+
+def refuse_missing(listing: Listing, max_bad_share: float) -> None:
+    """Raise VideoError, before any file is read, if too many are not there."""
+    missing = [str(path) for path in listing.paths if not path.exists()]
+    errors = [VideoError(path, "no such file; put it there or mend the list") for path in missing]
+    if len(errors) > max_bad_share * len(listing.paths):
+        raise _refusal(errors, str(listing.root), len(listing.paths), max_bad_share)
+
+
 def refuse_or_report(survey: Survey, root: str, num_files: int, max_bad_share: float) -> None:
     """Raise if too many files are unreadable; otherwise say which files are lost or damaged."""
     num_bad = len(survey.unreadable)
     if num_bad and (num_bad > max_bad_share * num_files or num_bad == num_files):
-        first = "".join(f"\n  {error}" for error in survey.unreadable[:5])
-        more = f"\n  and {num_bad - 5} more" if num_bad > 5 else ""
-        raise VideoError(
-            root,
-            f"{num_bad} of {num_files} videos cannot be read, above max_bad_share={max_bad_share}; "
-            "repair or remove them, or drop them with "
-            f"max_bad_share={np.ceil(1e4 * num_bad / num_files) / 1e4:g}:{first}{more}",
-        )
+        raise _refusal(survey.unreadable, root, num_files, max_bad_share)
     for error in survey.unreadable:
         print(f"dropped: {error}", file=sys.stderr)
-    for path, num_damaged in survey.damaged.items():
-        print(f"damaged: {path}: {num_damaged} of its frames are missing", file=sys.stderr)
+    damaged = [f"{path}: {lost} of its frames are missing" for path, lost in survey.damaged.items()]
+    for line in damaged[:NUM_SHOWN]:
+        print(f"damaged: {line}", file=sys.stderr)
+    if len(damaged) > NUM_SHOWN:
+        print(f"damaged: {len(damaged) - NUM_SHOWN} more files lack frames", file=sys.stderr)
+
+
+def _refusal(
+    errors: list[VideoError], root: str, num_files: int, max_bad_share: float
+) -> VideoError:
+    num_bad = len(errors)
+    first = "".join(f"\n  {error}" for error in errors[:5])
+    more = f"\n  and {num_bad - 5} more" if num_bad > 5 else ""
+    return VideoError(
+        root,
+        f"{num_bad} of {num_files} videos cannot be read, above max_bad_share={max_bad_share}; "
+        "repair or remove them, list them once with `posmlp data check` so that training leaves "
+        f"them out, or drop them with max_bad_share={np.ceil(1e4 * num_bad / num_files) / 1e4:g}:"
+        f"{first}{more}",
+    )

@@ -1,8 +1,9 @@
 """Frames of a video file: decord decodes, PyAV lists the packets first and is the fallback.
 
-decord 0.6.0 returns wrong frames of some files, and says nothing: of those cut by stream copy, and
-of those in which frames are shown before the key frame that precedes them in the file. So decord is
-asked only for files of which it is exact: see `PacketIndex.decord_is_exact`.
+decord 0.6.0 returns wrong frames of some files, and says nothing: of those cut by stream copy, of
+those in which frames are shown before the key frame that precedes them in the file, and of
+containers without a table of their frames. So decord is asked only for files of which it is exact:
+see `PacketIndex.decord_is_exact`. A folder of images is read as a video too.
 
 Shapes: `N` frames, `H W` height and width. Frames are RGB, uint8. This file does not import torch:
 decoding workers start quickly and stay small.
@@ -10,7 +11,8 @@ decoding workers start quickly and stay small.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,6 +23,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import ArrayLike, NDArray
 
+from posmlp.data.frame_folder import decode_frames, frame_files
 from posmlp.data.packets import PacketIndex, VideoError, in_short, list_packets, packets_of
 
 # (number of frames, frames per second or None) -> indices of the wanted frames. It may be called
@@ -44,7 +47,7 @@ class VideoFrames:
     indices: NDArray[np.int64]  # (N,)
     num_frames: int
     fps: float | None
-    backend: Literal["decord", "pyav"]
+    backend: Literal["decord", "pyav", "images"]
     num_damaged: int = 0
 
 
@@ -53,23 +56,49 @@ def read_video(
 ) -> VideoFrames:
     """Read the frames that `choose(num_frames, fps)` names, or all of them.
 
-    Indices may repeat and may be unsorted. `short_side` (pixels) asks for decoding at a reduced
-    size: the result's short side is at least that, or the file's own if that is smaller, and its
-    sides are even; `posmlp.data.sampling.resize_short_side` does the exact resizing.
+    `path` is a video file, or a folder of images of which each is a frame. Indices may repeat and
+    may be unsorted. `short_side` (pixels) asks for decoding at a reduced size: the result's short
+    side is at least that, or the file's own if that is smaller;
+    `posmlp.data.sampling.resize_short_side` does the exact resizing.
 
     Raises:
         VideoError: the file cannot be read.
         ValueError: `choose` gave no index, or one that the video does not have.
     """
-    path = str(path)
+    path, choose = str(path), choose or _all_frames
+    if os.path.isdir(path):
+        return _read_folder(path, choose, short_side)
     index = list_packets(path)
-    choose = choose or _all_frames
     if index.decord_is_exact:
         try:
             return _read_with_decord(path, index, choose, short_side)
         except _DecordFailed:
             pass  # PyAV reads the file, or says what is wrong with it; the backend is recorded
     return _read_with_pyav(path, index, choose, short_side)
+
+
+def iterate_frames(
+    path: str | Path, *, short_side: int | None = None
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield all frames (H, W, 3) of a file or frame folder in order, one in memory at a time.
+
+    Raises VideoError as `read_video` does.
+    """
+    path = str(path)
+    if os.path.isdir(path):
+        files, _ = frame_files(path)
+        for index in range(len(files)):
+            yield decode_frames(path, files, [index], short_side)[0]
+        return
+    num_frames = list_packets(path).num_frames
+    for frame in _pyav_stream(path, range(num_frames), short_side):
+        if frame is not None:
+            yield frame
+
+
+def count_frames(path: str) -> int:
+    """Decode all of a video file, without keeping anything, and return how many frames it has."""
+    return sum(1 for _ in _pyav_stream(path, (), None))
 
 
 def _all_frames(num_frames: int, fps: float | None) -> NDArray[np.int64]:
@@ -89,6 +118,14 @@ def _checked(indices: ArrayLike, num_frames: int) -> NDArray[np.int64]:
             f"{num_frames} frames; choose from 0 to {num_frames - 1}"
         )
     return wanted.astype(np.int64)
+
+
+def _read_folder(path: str, choose: Choose, short_side: int | None) -> VideoFrames:
+    files, num_lacking = frame_files(path)
+    wanted = _checked(choose(len(files), None), len(files))
+    unique, places = np.unique(wanted, return_inverse=True)
+    frames = decode_frames(path, files, unique.tolist(), short_side)
+    return VideoFrames(frames[places], wanted, len(files), None, "images", num_lacking)
 
 
 # ---- decord --------------------------------------------------------------------------------------
@@ -178,23 +215,31 @@ def _pyav_frames(
 ) -> tuple[dict[int, NDArray[np.uint8]], int]:
     """Return the wanted frames by index, and how many frames the whole file decodes to."""
     found: dict[int, NDArray[np.uint8]] = {}
-    position = 0
+    num_decoded = 0
+    for position, frame in enumerate(_pyav_stream(path, wanted, short_side)):
+        num_decoded += 1
+        if frame is not None:
+            found[position] = frame
+    return found, num_decoded
+
+
+def _pyav_stream(
+    path: str, wanted: Container[int], short_side: int | None
+) -> Iterator[NDArray[np.uint8] | None]:
+    """Decode the whole file; yield each frame that is wanted, and None for each other."""
     size: tuple[int, int] | None = None
     reformatter = VideoReformatter()  # one for all frames: making one costs more than using it
     try:
         with av.open(path) as container:
             stream: Any = container.streams.best("video")
             stream.codec_context.thread_count = 1
-            for frame in _decoded(container, stream):
+            for position, frame in enumerate(_decoded(container, stream)):
                 if size is None:  # the first frame's: later ones may differ, in broken files
                     size = (frame.height, frame.width)
                     size = _reduced_size(*size, short_side) if short_side else size
-                if position in wanted:
-                    found[position] = _to_rgb(frame, size, reformatter)
-                position += 1
+                yield _to_rgb(frame, size, reformatter) if position in wanted else None
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(path, f"cannot be decoded ({in_short(error)})") from error
-    return found, position
 
 
 def _decoded(container: Any, stream: Any) -> Iterator[Any]:

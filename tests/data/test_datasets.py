@@ -175,6 +175,52 @@ def test_crops_are_left_centre_and_right(tmp_path):
     assert len({tuple(clip.unique().tolist()) for clip in many}) > 1
 
 
+def quadrants(path: Path) -> None:
+    """Write one lossless frame of 64 x 96: left half black, right half white."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "bgr0"
+        image = np.zeros((64, 96, 3), np.uint8)
+        image[:, 48:] = 255
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_single_test_crop_may_be_cut_from_a_larger_frame(tmp_path):
+    for name in ("a", "b"):
+        quadrants(tmp_path / "test" / name / "0.mkv")
+    shares = {}
+    for side in (0, 64):
+        clips = VideoClips.open(tmp_path, "test", test_short_side=side, **SIZES)
+        assert clips.cached == (side == 0)
+        shares[side] = [
+            (clips.batch(torch.tensor([0]), crop=c, num_crops=n) > 128).float().mean().item()
+            for c, n in ((0, 1), (0, 3), (2, 3))
+        ]
+    # Of the 64 x 96 frame the centre 32 are half white; shrunk to 32 x 48 so are they, but with a
+    # softer edge. Three crops come from 32 x 48 in either case: 8 of the left 32 columns are white.
+    assert shares[64] == pytest.approx([0.5, 0.25, 0.75], abs=0.02)
+    assert shares[0] == pytest.approx(shares[64], abs=0.02)
+    one = VideoClips.open(tmp_path, "test", test_short_side=64, **SIZES)
+    edge = one.batch(torch.tensor([0]))[0, 0, 0, :, 0]
+    assert set(edge.tolist()) == {0, 255}  # no resizing
+
+
+def test_training_crops_may_be_resized(tmp_path):
+    for name in ("a", "b"):
+        quadrants(tmp_path / "train" / name / "0.mkv")
+    clips = VideoClips.open(tmp_path, "train", min_crop_area=0.08, **SIZES)
+    assert not clips.cached
+    drawn = [clips.batch(torch.tensor([0]), rng=np.random.default_rng(s)) for s in range(30)]
+    assert {clip.shape for clip in drawn} == {(1, 4, 32, 32, 3)}
+    white = np.array([(clip > 128).float().mean() for clip in drawn])
+    assert white.min() < 0.05  # small crops: one side only
+    assert white.max() > 0.95
+    assert torch.equal(drawn[3], clips.batch(torch.tensor([0]), rng=np.random.default_rng(3)))
+    assert all(torch.equal(clip[0, 0], clip[0, 3]) for clip in drawn)  # one box for all frames
+
+
 def test_batches_are_read_one_ahead(folders):
     clips = VideoClips.open(folders, "train", cache_gib=0.0, **SIZES)
     taken = []
@@ -294,6 +340,8 @@ def test_folders_that_are_no_data_set_are_named(make, words, tmp_path):
         ({"max_bad_share": 1.5}, "max_bad_share=1.5"),
         ({"timeout_s": 0}, "timeout_s=0"),
         ({"cache_gib": -1.0}, "cache_gib=-1"),
+        ({"min_crop_area": 0.0}, "min_crop_area=0"),
+        ({"test_short_side": 31}, "test_short_side=31 holds no crop of 32"),
     ],
 )
 def test_bad_arguments_are_named(folders, change, words):

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from posmlp.data.sampling import (
     crop_offsets,
     dense_indices,
+    random_box,
+    resize_box,
     resize_short_side,
     segment_indices,
 )
@@ -112,6 +114,41 @@ def test_one_crop_is_the_centre_and_three_follow_the_long_side():
     assert [crop_offsets(224, 298, 224, c, 3) for c in range(3)] == [(0, 0), (0, 37), (0, 74)]
     assert [crop_offsets(298, 224, 224, c, 3) for c in range(3)] == [(0, 0), (37, 0), (74, 0)]
     assert crop_offsets(225, 224, 224, 0, 1) == (1, 0)  # a centre rounded up
+
+
+@given(
+    height=st.integers(8, 300),
+    width=st.integers(8, 300),
+    min_area=st.floats(0.05, 1.0),
+    seed=st.integers(0, 99),
+)
+def test_random_boxes_lie_in_the_frame(height, width, min_area, seed):
+    x, y, right, bottom = random_box(height, width, min_area, np.random.default_rng(seed))
+    assert 0 <= x < right <= width
+    assert 0 <= y < bottom <= height
+    assert 0.6 < (right - x) / (bottom - y) < 1.7  # 3:4 to 4:3, and what rounding adds
+
+
+def test_random_boxes_reach_every_size_and_shape():
+    rng = np.random.default_rng(0)
+    boxes = np.array([random_box(240, 320, 0.08, rng) for _ in range(2000)], dtype=float)
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    area, shape = width * height / (240 * 320), np.log(width / height)
+    assert 0.07 < area.min() < 0.1
+    assert area.max() > 0.95
+    assert np.abs(shape).max() == pytest.approx(np.log(4 / 3), abs=0.03)
+    small = area[area < 0.4]  # of every shape they fit: uniform in area
+    assert (small < 0.24).mean() == pytest.approx(0.5, abs=0.05)
+    assert boxes[:, 0].min() == 0
+    assert boxes[:, 2].max() == 320
+
+
+def test_box_is_resized_from_its_own_pixels():
+    frames = np.zeros((2, 40, 60, 3), np.uint8)
+    frames[:, 10:30, 20:50] = 200
+    found = resize_box(frames, (20, 10, 50, 30), 16)
+    assert found.shape == (2, 16, 16, 3)
+    assert (found == 200).all()
 
 
 def test_resize_keeps_order_and_rounds_the_long_side_down():

@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from PIL import Image
 
+from posmlp.data.packets import list_packets
 from posmlp.data.pool import DecodePool, under_way
-from posmlp.data.video import VideoError, read_video
+from posmlp.data.video import VideoError, count_frames, iterate_frames, read_video
 
 LEVELS = [20 + 10 * k for k in range(20)]
 X264 = {"x264-params": "keyint=10:min-keyint=10:bframes=3:b-adapt=0:scenecut=0:open-gop=%d"}
@@ -23,6 +27,10 @@ DECORD_IS_WRONG = {
     "packed.mp4": ("mpeg4", {"g": "10", "bf": "2", "b": "4000000"}),
     "packed.avi": ("mpeg4", {"g": "10", "bf": "2", "b": "4000000"}),
     "untimed.avi": ("libx264", {"x264-params": "keyint=10:bframes=0"}),
+    "stream.ts": ("libx264", {"g": "12"}),
+    "stream.mpg": ("mpeg2video", {"g": "12"}),
+    "windows.wmv": ("wmv2", {"g": "12"}),
+    "flash.flv": ("libx264", {"g": "12", "bf": "2"}),
 }
 
 
@@ -72,6 +80,38 @@ def test_files_on_which_decord_errs_are_read_exactly(name, write_clip, grey_leve
     path = write_clip(tmp_path / name, LEVELS, codec=codec, options=options)
     video = read_video(path, every_third_backwards)
     assert video.backend == "pyav"
+    np.testing.assert_allclose(grey_levels(video.frames), LEVELS[::-3], atol=4)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [
+        ("mp4", "libsvtav1"),
+        ("webm", "libvpx-vp9"),
+        ("3gp", "mpeg4"),
+        ("mov", "mpeg2video"),
+        ("mkv", "libx264"),
+        ("avi", "mpeg4"),
+        ("mp4", "libx265"),
+    ],
+)
+def test_other_codecs_and_containers_are_read_exactly(
+    suffix, codec, write_clip, grey_levels, tmp_path
+):
+    if codec not in av.codecs_available:
+        pytest.skip(f"PyAV comes without {codec} here")
+    # 64 pixels a side and 25 frames a second: with less, some encoders refuse
+    path = write_clip(
+        tmp_path / f"a.{suffix}",
+        LEVELS,
+        height=64,
+        width=64,
+        fps=25,
+        codec=codec,
+        options={"g": "12"},
+    )
+    video = read_video(path, every_third_backwards)
+    assert video.num_frames == len(LEVELS)
     np.testing.assert_allclose(grey_levels(video.frames), LEVELS[::-3], atol=4)
 
 
@@ -132,6 +172,78 @@ def test_unreadable_files_raise_video_error(clip, tmp_path):
             read_video(tmp_path / name)
         assert caught.value.path == str(tmp_path / name)
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def write_frames(folder: Path, numbers: Sequence[int], form: str = "%05d.png") -> Path:
+    """Write frames of 48 x 40 whose grey level is 10 times their number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        Image.new("RGB", (48, 40), (10 * number,) * 3).save(folder / (form % number), quality=95)
+    return folder
+
+
+def test_frames_in_a_folder_are_a_video(grey_levels, tmp_path):
+    folder = write_frames(tmp_path / "7", range(1, 13), "img_%d.png")  # 2 comes before 10
+    (folder / "list.txt").touch()
+    video = read_video(folder, lambda num_frames, fps: [11, 0, 5, 5])
+    assert (video.num_frames, video.fps, video.backend, video.num_damaged) == (
+        12,
+        None,
+        "images",
+        0,
+    )
+    np.testing.assert_array_equal(grey_levels(video.frames), [120, 10, 60, 60])
+
+
+def test_large_jpeg_frames_are_decoded_at_a_reduced_size(grey_levels, tmp_path):
+    for number in (1, 2):
+        (tmp_path / "f").mkdir(exist_ok=True)
+        Image.new("RGB", (640, 480), (90 * number,) * 3).save(tmp_path / f"f/{number}.jpg")
+    video = read_video(tmp_path / "f", short_side=112)
+    assert video.frames.shape == (2, 120, 160, 3)  # an eighth would be below 112, a quarter is not
+    np.testing.assert_allclose(grey_levels(video.frames), [90, 180], atol=1)
+
+
+def test_frames_that_lack_are_counted(tmp_path):
+    assert read_video(write_frames(tmp_path, [3, 4, 7, 8])).num_damaged == 2
+
+
+def test_bad_frame_folders_are_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    write_frames(tmp_path / "twice", [1])
+    write_frames(tmp_path / "twice", [1], "x_%d.png")
+    write_frames(tmp_path / "other", [1])
+    Image.new("RGB", (20, 20)).save(tmp_path / "other/2.png")
+    write_frames(tmp_path / "broken", [1, 2, 3])
+    (tmp_path / "broken/00002.png").write_text("no image")
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain/frame.png").touch()
+    reasons = {
+        "empty": "without frames",
+        "twice": "have one number 1",
+        "other": "2.png is 20x20 pixels but an earlier one 48x40",
+        "broken": "00002.png cannot be read",
+        "plain": "no number in its name",
+    }
+    for name, words in reasons.items():
+        with pytest.raises(VideoError, match=words) as caught:
+            read_video(tmp_path / name)
+        assert caught.value.path == str(tmp_path / name)
+
+
+def test_iterating_gives_what_reading_gives(clip, tmp_path):
+    for path in (clip, write_frames(tmp_path / "f", [1, 2, 3])):
+        np.testing.assert_array_equal(list(iterate_frames(path)), read_video(path).frames)
+    assert count_frames(str(clip)) == len(LEVELS)
+
+
+def test_uneven_frame_times_are_noted(shared):
+    notes = {
+        name: list_packets(str(shared / "clips" / name)).notes
+        for name in ("vfr.mp4", "mdn_rabbit320.webm", "k400_demo_armwrestle.mp4")
+    }
+    assert "variable frame rate" in notes.pop("vfr.mp4")[0]
+    assert set(notes.values()) == {()}  # 33 and 34 ms are rounding
 
 
 def test_shared_good_clips_are_exact(shared):

@@ -1,0 +1,248 @@
+"""One split of a data set: its videos, their labels, and what is wrong with its annotations.
+
+No torch here: whoever only wants to know what a data set holds starts quickly.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+VIDEO_SUFFIXES = (
+    *(".mp4", ".avi", ".webm", ".mkv", ".mov"),
+    *(".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts"),
+)
+FRAME_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+SPLITS = ("train", "test", "val")
+SHAPE = (
+    "ROOT/train/CLASS/*.mp4 and ROOT/test/CLASS/*.mp4, or ROOT/CLASS/*.mp4, or the lists of "
+    "Kinetics, Something-Something, UCF101 or HMDB51"
+)
+
+Kind = Literal["malformed", "mislabelled", "missing", "empty", "unreadable", "too short", "damaged"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An item or annotation line that is not as it should be, and why.
+
+    `place` is the item's path relative to the data set's folder, or FILE:LINE of an annotation.
+    """
+
+    place: str
+    kind: Kind
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
+class SplitMissing(ValueError):
+    """The data set has no such split."""
+
+
+class Item(NamedTuple):
+    """What one annotation says."""
+
+    place: str  # FILE:LINE, or the item's own path where a folder is the annotation
+    path: Path  # a video file, or a folder of frames
+    label: int
+    num_frames: int | None = None  # as declared, where the annotation tells
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The items of one split, in order, and what their labels mean.
+
+    `problems` are annotations that give no item; `dropped` are items and annotations that are left
+    out because a data check found them unusable.
+    """
+
+    root: Path
+    name: str
+    layout: str
+    split: str
+    split_rule: str
+    classes: tuple[str, ...]
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    reverse_of: tuple[int, ...] | None = None  # label -> label of its time reversal
+    num_other_files: int = 0  # in class folders, not videos by their suffix: left alone
+    num_frames: tuple[int | None, ...] = ()  # as declared
+    problems: tuple[Problem, ...] = ()
+    dropped: tuple[Problem, ...] = ()
+
+    def sizes(self) -> list[int | None]:
+        """Each file's bytes or folder's frames (as declared, or else counted); None if missing."""
+        declared = self.num_frames or (None,) * len(self.paths)
+        return [_size(path, count) for path, count in zip(self.paths, declared, strict=True)]
+
+    def places(self) -> list[str]:
+        """Each item's path relative to the root, with slashes; as it is if it lies elsewhere."""
+        return [place_of(path, self.root) for path in self.paths]
+
+
+def _size(path: Path, declared: int | None) -> int | None:
+    if not path.exists():
+        return None
+    if path.is_dir():
+        return declared or len(os.listdir(path))
+    return path.stat().st_size
+
+
+def make_listing(
+    root: Path,
+    layout: str,
+    split: str,
+    split_rule: str,
+    classes: Sequence[str],
+    items: Iterable[Item],
+    problems: Iterable[Problem],
+    *,
+    name: str | None = None,
+    reverse_of: tuple[int, ...] | None = None,
+) -> Listing:
+    """Return the listing of the items whose labels exist and that are listed once."""
+    good: list[Item] = []
+    bad = list(problems)
+    first: dict[Path, Item] = {}
+    for item in items:
+        if not 0 <= item.label < len(classes):
+            bad.append(_outside(item.place, str(item.label), len(classes)))
+        elif item.path in first:
+            before = first[item.path]
+            reason = (
+                f"{place_of(item.path, root)} was listed before, in {before.place}, as class "
+                f"{before.label} ({classes[before.label]}); here as class {item.label}"
+            )
+            bad.append(Problem(item.place, "mislabelled", reason))
+        else:
+            first[item.path] = item
+            good.append(item)
+    return Listing(
+        root=root,
+        name=name or root.resolve().name,
+        layout=layout,
+        split=split,
+        split_rule=split_rule,
+        classes=tuple(classes),
+        paths=tuple(item.path for item in good),
+        labels=tuple(item.label for item in good),
+        reverse_of=reverse_of,
+        num_frames=tuple(item.num_frames for item in good),
+        problems=tuple(bad),
+    )
+
+
+def _outside(place: str, label: str, num_classes: int) -> Problem:
+    reason = f"label {label!r} is not a number from 0 to {num_classes - 1}, the class list's ends"
+    return Problem(place, "mislabelled", reason)
+
+
+def place_of(path: Path, root: Path) -> str:
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+def is_frame_folder(path: Path) -> bool:
+    """Whether `path` is a folder with at least one image in it."""
+    if not path.is_dir():
+        return False
+    with os.scandir(path) as entries:
+        return any(entry.name.lower().endswith(FRAME_SUFFIXES) for entry in entries)
+
+
+def split_missing(root: Path, split: str, found: Iterable[str]) -> SplitMissing:
+    found = list(found)
+    if not found:
+        return SplitMissing(f"{root} holds no lists of this layout; name its own as LAYOUT:{root}")
+    return SplitMissing(f"split={split!r} is not in {root}; it has {found}: use one of them")
+
+
+def visible(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+
+
+# ---- Annotation files ----------------------------------------------------------------------------
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield FILE:LINE and text of each line that is not blank."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path.name}:{number}", line.strip("\r\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+
+
+def annotation_folders(root: Path) -> list[Path]:
+    """The folders in which annotation files may lie."""
+    names = ("", "labels", "annotations", "ucfTrainTestlist", "testTrainMulti_7030_splits")
+    return [root / name for name in (*names, "splits") if (root / name).is_dir()]
+
+
+def annotation_files(root: Path, suffix: str) -> list[Path]:
+    """Files of that suffix where annotation files may lie, in the order of their names."""
+    return [
+        path
+        for folder in annotation_folders(root)
+        for path in visible(folder)
+        if path.suffix.lower() == suffix and path.is_file()
+    ]
+
+
+_CLASS_FILE = re.compile(
+    r"(.*[-_])?(classes|class_?names|labels?|categor\w+|categroies|label_map\w*)"
+)
+
+
+def class_names(root: Path) -> tuple[str, ...] | None:
+    """Return the names in a class file: classes.txt, category.txt, label_map*.txt, *labels.csv.
+
+    A line holds a name, `name<TAB>number` or `number name`. Raises ValueError where the numbers do
+    not count the lines. None if there is no such file.
+    """
+    files = annotation_files(root, ".txt") + annotation_files(root, ".csv")
+    path = next((f for f in files if _CLASS_FILE.fullmatch(f.stem.lower())), None)
+    return read_class_names(path) if path else None
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Return the class names that a file lists; see `class_names`."""
+    lines = [text.strip() for _, text in lines_of(path)]
+    for pattern in (r"(?P<name>.+)\t(?P<number>\d+)", r"(?P<number>\d+)\s+(?P<name>.+)"):
+        found = [re.fullmatch(pattern, line) for line in lines]
+        numbered = {int(m["number"]): m["name"].strip().strip('"') for m in found if m}
+        if lines and all(found):
+            start = min(numbered)
+            if start > 1 or sorted(numbered) != list(range(start, start + len(lines))):
+                raise ValueError(
+                    f"{path}: the numbers of its {len(lines)} classes do not count from 0 or 1 "
+                    "without a gap; mend them"
+                )
+            return tuple(numbered[number] for number in sorted(numbered))
+    if len(set(lines)) < len(lines) or not lines:
+        raise ValueError(f"{path} must name each class once, one a line; it has {len(lines)} lines")
+    return tuple(lines)
+
+
+def media_folder(root: Path, names: Sequence[str]) -> Path:
+    """Return the folder in which the first of `names` are: `root`, or one directly below it.
+
+    `root` if none is anywhere, so that the files are then reported missing by their names.
+    """
+    probes = names[:10]
+
+    def has(folder: Path) -> bool:
+        return any((folder / name).exists() for name in probes)
+
+    if has(root):
+        return root
+    with os.scandir(root) as entries:
+        below = sorted(entry.path for entry in entries if entry.is_dir())
+    return next((Path(folder) for folder in below if has(Path(folder))), root)

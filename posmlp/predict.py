@@ -1,0 +1,115 @@
+"""What a trained run makes of any video: its likeliest classes.
+
+Shapes: T frames, S pixels a side, K classes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from posmlp.checkpoint import load
+from posmlp.config import TrainConfig
+from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
+from posmlp.model import PosMLPVideo
+from posmlp.train import normalise
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """One model of a run, with what it takes and gives."""
+
+    model: PosMLPVideo
+    classes: tuple[str, ...]
+    rule: ClipRule
+    seed: int
+
+
+def read_config(run: str | Path) -> dict[str, Any]:
+    """What RUN/config.json holds. Raises ValueError if there is none."""
+    path = Path(run) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"no run at {run}: it has no config.json; give a folder of `train`")
+    stored: dict[str, Any] = json.loads(path.read_text())
+    return stored
+
+
+def open_run(run: str | Path, seed: int | None = None) -> TrainedModel:
+    """The run's model of that seed, by default its first, with its classes and clip rule.
+
+    Raises ValueError if the folder holds no finished run, or no such seed.
+    """
+    root, stored = Path(run), read_config(run)
+    seeds = stored["seeds"]
+    seed = seeds[0] if seed is None else seed
+    if seed not in seeds:
+        raise ValueError(f"seed={seed} is not one of the run's seeds {seeds}")
+    path = root / f"model-seed{seed}.safetensors"
+    if not path.is_file():
+        raise ValueError(f"{root} holds no trained model yet; run `posmlp train` to its end")
+    model, train = load(path), TrainConfig.from_dict(stored["train"])
+    side = model.config.image_size
+    if not isinstance(side, int):
+        raise ValueError(f"image_size={side} is not square, but clips cut from videos are")
+    rule = ClipRule(
+        model.config.num_frames,
+        side,
+        cast(Sampling, train.sampling),
+        train.sampling_rate,
+        test_short_side=train.test_short_side,
+    )
+    return TrainedModel(model, tuple(stored["classes"]), rule, seed)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The classes of one video; `indices` are the frames that the model saw, sorted."""
+
+    video: str
+    classes: tuple[str, ...]
+    probabilities: Tensor  # (K,)
+    indices: NDArray[np.int64]
+    num_frames: int
+    num_damaged: int
+    fps: float | None
+    decoder: str
+
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """The likeliest classes with their probabilities, the likeliest first."""
+        best = self.probabilities.topk(min(count, len(self.classes)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [(self.classes[label], probability) for label, probability in pairs]
+
+
+def predict_video(
+    trained: TrainedModel, video: str | Path, *, num_views: int = 1, num_crops: int = 1
+) -> Prediction:
+    """Classify a video file or frame folder: softmax of the mean logits over views and crops.
+
+    Raises VideoError for a video that cannot be read, ValueError for views that do not exist.
+    """
+    if num_views < 1:
+        raise ValueError(f"num_views={num_views} is below 1; use a positive number of clips")
+    places = [(view, crop) for view in range(num_views) for crop in range(num_crops)]
+    draws = [Draw(None, view, num_views, crop, num_crops) for view, crop in places or [(0, 0)]]
+    clips = [load_clip(str(video), trained.rule, draw) for draw in draws]
+    frames = torch.from_numpy(np.stack([clip.frames for clip in clips]))
+    with torch.no_grad():
+        logits = torch.cat([trained.model(normalise(each[None])) for each in frames])
+    return Prediction(
+        video=str(video),
+        classes=trained.classes,
+        probabilities=logits.mean(0).softmax(-1),
+        indices=np.unique(np.concatenate([clip.indices for clip in clips])),
+        num_frames=clips[0].num_frames,
+        num_damaged=clips[0].num_damaged,
+        fps=clips[0].fps,
+        decoder=clips[0].backend,
+    )

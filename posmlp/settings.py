@@ -1,0 +1,68 @@
+"""From what a user writes, a preset, a YAML file or `key=value`, to the two configs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from posmlp.config import PRESETS, PosMLPConfig, TrainConfig, one_of, resolve
+from posmlp.data.catalogue import MOVING_DIGITS
+from posmlp.data.layouts import list_videos
+
+
+def parse_value(text: str) -> Any:
+    """A setting's value: a YAML scalar or list, with 1e-3 read as a number."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+        return float(value) if isinstance(value, str) else value
+    except (ValueError, yaml.YAMLError):
+        return text
+
+
+def configs(
+    source: str, settings: Sequence[str], data: str | None = None
+) -> tuple[PosMLPConfig, TrainConfig]:
+    """Model and training configs from a preset or YAML file, with `key=value` settings on top.
+
+    A YAML file has any fields of the two and, to start from a preset, `preset`. Where neither says
+    `num_classes` and `data` names videos, it is the number of their classes. Raises ValueError.
+    """
+    values: dict[str, Any] = {}
+    if source not in PRESETS and (source.endswith((".yaml", ".yml")) or Path(source).exists()):
+        values = _read_yaml(Path(source))
+        source = values.pop("preset", "toy")
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"{setting!r} is not key=value; write for example gate=dense")
+        values[key] = parse_value(text)
+    model_keys = [field.name for field in fields(PosMLPConfig)]
+    train_keys = [field.name for field in fields(TrainConfig)]
+    for key in values:
+        one_of(key, [*model_keys, *train_keys], "config key")
+    if data is not None and (":" in data or Path(data).exists()) and not _is_generated(data):
+        values.setdefault("num_classes", len(list_videos(data, "train").classes))
+    model = resolve(source, **{k: v for k, v in values.items() if k in model_keys})
+    return model, TrainConfig.from_dict({k: v for k, v in values.items() if k in train_keys})
+
+
+def _is_generated(data: str) -> bool:
+    return data.partition(":")[0] == MOVING_DIGITS
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    if not path.is_file():
+        raise ValueError(f"no file at {path}; give a preset ({', '.join(PRESETS)}) or a YAML file")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold 'key: value' lines, not {type(values).__name__}")
+    return {k: parse_value(v) if isinstance(v, str) else v for k, v in values.items()}

@@ -1,0 +1,126 @@
+"""Predictions for any video, on screen and written into a video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from posmlp.annotate import annotate_video
+from posmlp.cli import main
+from posmlp.config import resolve
+from posmlp.data.video import VideoError, read_video
+from posmlp.predict import open_run, predict_video
+from posmlp.train import TrainConfig, fit
+
+NAMES = ("dark", "light")
+SMALL = {
+    "depths": (1, 1), "dims": (8, 16), "num_groups": 2, "windows": (4, 2), "temporal_windows": 4,
+    "image_size": 16, "num_frames": 4, "num_classes": 2, "downsample": True, "mlp_ratio": 2.0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(write_clip, tmp_path_factory) -> Path:
+    """Train a small model to tell dark from light videos of a folder a class."""
+    root = tmp_path_factory.mktemp("predict")
+    for split, count in (("train", 8), ("test", 2)):
+        for name, level in zip(NAMES, (40, 200), strict=True):
+            for i in range(count):
+                write_clip(root / "data" / split / name / f"{i}.mp4", [level + i] * 6)
+    train = TrainConfig(epochs=12, batch_size=8, lr=1e-2, label_smoothing=0.0)
+    rows = fit(
+        resolve("toy", **SMALL), train, str(root / "data"), [0], root / "run",
+        num_workers=0, progress=False,
+    )  # fmt: skip
+    assert rows[-1]["test_top1"] == 1.0
+    return root / "run"
+
+
+def test_prediction_names_the_class_with_its_probability(run, write_clip, tmp_path):
+    trained = open_run(run)
+    for name, level in zip(NAMES, (45, 205), strict=True):
+        video = write_clip(tmp_path / f"{name}.mp4", [level] * 30, width=48)
+        found = predict_video(trained, video, num_views=2, num_crops=3)
+        top = found.top(5)
+        assert top[0][0] == name
+        assert len(top) == 2
+        assert sum(p for _, p in top) == pytest.approx(1, abs=1e-5)
+        assert (found.num_frames, found.decoder) == (30, "decord")
+        assert len(found.indices) == 8  # two views see different frames
+
+
+def test_views_are_averaged_in_logits(run, write_clip, tmp_path):
+    trained = open_run(run)
+    video = write_clip(tmp_path / "fade.mp4", list(range(20, 220, 10)))
+    one, two = (predict_video(trained, video, num_views=n).probabilities for n in (1, 2))
+    assert not np.allclose(one, two)
+    views = [predict_video(trained, video, num_views=2).probabilities for _ in range(2)]
+    assert np.array_equal(*views)
+
+
+def test_frame_folders_are_classified_too(run, tmp_path):
+    for k in range(1, 8):
+        Image.new("RGB", (40, 32), (210,) * 3).save(tmp_path / f"{k:05d}.jpg")
+    found = predict_video(open_run(run), tmp_path)
+    assert (found.top(1)[0][0], found.decoder, found.num_frames) == ("light", "images", 7)
+
+
+@pytest.mark.parametrize(("height", "width", "least"), [(32, 48, 320), (90, 700, 700)])
+def test_annotated_video_keeps_all_frames_above_a_panel(
+    run, write_clip, tmp_path, height, width, least
+):
+    video = write_clip(tmp_path / "in.mp4", [60] * 5 + [160] * 5, height=height, width=width, fps=5)
+    out = tmp_path / "new/out.mp4"
+    annotate_video(predict_video(open_run(run), video), out)
+    written = read_video(out)
+    assert (len(written.frames), written.fps) == (10, 5.0)
+    assert written.frames.shape[2] >= least
+    pictures = written.frames[:, : written.frames.shape[2] * height // width - 4]
+    np.testing.assert_allclose(pictures[[0, -1]].mean((1, 2, 3)), [60, 160], atol=4)
+    panels = written.frames[:, pictures.shape[1] + 8 :]
+    assert panels.mean() > 200
+    assert (panels[0].astype(int) != panels[-1]).any()  # the mark on the time line has moved
+    assert [path.name for path in out.parent.iterdir()] == ["out.mp4"]
+
+
+def test_command_prints_the_rest_after_a_bad_video(run, write_clip, tmp_path, capsys):
+    good = write_clip(tmp_path / "good.mp4", [45] * 8)
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    assert main(["predict", str(run), str(tmp_path / "bad.mp4"), str(good)]) == 2
+    shown = capsys.readouterr()
+    assert "bad.mp4: cannot be opened as a video" in shown.err
+    lines = shown.out.splitlines()
+    assert lines[0] == f"{good} (8 frames, read by decord)"
+    assert lines[1].split() == [lines[1].split()[0], "dark"]
+    assert lines[1].split()[0].endswith("%")
+    assert main(["predict", str(run), str(good), "--annotate", str(tmp_path / "x.mp4")]) == 0
+    assert (tmp_path / "x.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["{run}", "a.mp4", "b.mp4", "--annotate", "x.mp4"], "takes one video, not 2"),
+        (["{run}", "{good}", "--annotate", "x.avi"], "name it x.mp4"),
+        (["{run}", "{good}", "--clips", "0"], "num_views=0"),
+        (["{run}", "{good}", "--crops", "2"], "num_crops=2"),
+        (["{run}", "{good}", "--seed", "7"], "seed=7 is not one of"),
+        (["nowhere", "{good}"], "no run at nowhere"),
+        (["{run}", "none.mp4"], "no such file"),
+    ],
+)
+def test_bad_requests_are_named(run, write_clip, tmp_path, capsys, words, expected):
+    good = write_clip(tmp_path / "good.mp4", [45] * 8)
+    command = [word.format(run=run, good=good) for word in words]
+    assert main(["predict", *command]) == 2
+    message = capsys.readouterr().err
+    assert expected in message
+    assert message.count("\n") == 1
+
+
+def test_unreadable_video_is_an_error(run, shared):
+    with pytest.raises(VideoError, match="no video stream"):
+        predict_video(open_run(run), shared / "clips/audio_only.mp4")
