@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,13 +12,15 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from analysis.pareto import pareto
 from analysis.statistics import t_interval
-from analysis.style import colour, styled, wrapped
+from analysis.style import colour, colours, styled, wrapped
 
 LABELS = {
     "gmacs": "multiply-adds of a clip (G, log scale)",
     "params": "parameters (log scale)",
     "latency_ms": "latency of a clip (ms, log scale)",
+    "train_seconds": "training time of a run (s, log scale)",
 }
 
 
@@ -48,14 +51,16 @@ def draw_accuracy(
     metric: str,
     by: str = "variant",
     chance: float | None = None,
+    bounds: tuple[float, float] | None = None,
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Axes:
     """Each variant's mean and its 95% t-interval, and below it the seeds, in order of appearance.
 
     `df`: a row a variant and seed; a NaN metric is a run that is missing, which the variant's
-    label says. `chance`: the score of guessing, drawn as a line. Raises ValueError for a missing
-    column or no value at all.
+    label says. `chance`: the score of guessing, drawn as a line. `bounds`: the least and greatest
+    value that there can be; an interval over few seeds may reach beyond, and is cut there. Raises
+    ValueError for a missing column or no value at all.
     """
     summaries = summarise(df, metric, by)
     names = [
@@ -73,10 +78,18 @@ def draw_accuracy(
     ax.set_ylim(len(names) - 0.5, -0.5 if chance is None else -0.9)
     if chance is not None:
         _draw_chance(chance, ax)
+    if bounds is not None:
+        ax.set_xlim(_cut(ax.get_xlim(), bounds))
     explanation = f"diamond and bar: mean, 95% t-interval; points: {count_seeds(summaries)}"
     ax.set_xlabel(f"{metric}\n{explanation}")
     ax.set_title(wrapped(title or f"{metric} by {by}", 4.2))
     return ax
+
+
+def _cut(limits: tuple[float, float], bounds: tuple[float, float]) -> tuple[float, float]:
+    """An axis' limits within what the values can be, with room for a marker there."""
+    room = 0.03 * (bounds[1] - bounds[0])
+    return max(limits[0], bounds[0] - room), min(limits[1], bounds[1] + room)
 
 
 def _draw_chance(chance: float, ax: Axes) -> None:
@@ -100,19 +113,31 @@ def draw_cost_accuracy(
     x: str = "gmacs",
     y: str = "accuracy",
     by: str = "variant",
+    highlight: Sequence[str] | None = None,
+    front: bool = False,
+    bounds: tuple[float, float] | None = None,
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Axes:
     """A point a variant: mean of `y` and its 95% t-interval over seeds, against log `x`.
 
     Where `x` differs between the runs of a variant, the point is at its median and a bar spans the
-    quartiles. Variants without a finished run are named in the axis label. Raises ValueError for a
-    missing column, an `x` that is not positive, or no value of `y` at all.
+    quartiles. Variants without a finished run are named in the axis label. `highlight`: the
+    variants that get a name and a colour, all by default. `front`: draw the Pareto front of the
+    points as a step line. `bounds`: of `y`, as for `draw_accuracy`. Raises ValueError for a missing
+    column, an `x` that is not positive, or no value of `y` at all.
     """
     summaries = summarise(df, y, by)
     finished = df[df[y].notna()]
     ax = ax or plt.subplots(figsize=(5.2, 3.6))[1]
-    label_points(ax, draw_points(ax, finished, x, by, summaries))
+    points = draw_points(ax, finished, x, by, summaries, highlight)
+    if front:
+        draw_front(ax, points)
+    if bounds is not None:
+        ax.set_ylim(_cut(ax.get_ylim(), bounds))
+    figure: Any = ax.figure
+    figure.draw_without_rendering()  # labels are placed by where the points come to lie
+    label_points(ax, [point for point in points if highlight is None or point.name in highlight])
     missing = [str(s.name) for s in summaries if not len(s.values)]
     note = f"\nno finished run: {', '.join(missing)}" if missing else ""
     ax.set_xlabel(LABELS.get(x, f"{x} (log scale)") + note)
@@ -122,7 +147,12 @@ def draw_cost_accuracy(
 
 
 def draw_points(
-    ax: Axes, finished: pd.DataFrame, x: str, by: str, summaries: list[Summary]
+    ax: Axes,
+    finished: pd.DataFrame,
+    x: str,
+    by: str,
+    summaries: list[Summary],
+    highlight: Sequence[str] | None = None,
 ) -> list[Point]:
     """Each variant's point with its two bars on a log axis; returns where they stand.
 
@@ -133,71 +163,62 @@ def draw_points(
     if not (finished[x] > 0).all():
         raise ValueError(f"{x} has the value {finished[x].min()}; a log axis needs positive ones")
     points = []
-    for i, s in enumerate(summaries):
+    hues = colours([str(s.name) for s in summaries], highlight)
+    for s in summaries:
         if len(s.values):
+            hue = hues[str(s.name)]
             costs = finished.loc[finished[by] == s.name, x]
             lower, median, upper = np.percentile(costs, [25, 50, 75])
-            ax.plot([median, median], [s.low, s.high], color=colour(i))
-            ax.plot([lower, upper], [s.mean, s.mean], color=colour(i))
-            ax.plot(median, s.mean, "o", color=colour(i), markersize=5)
-            points.append(Point(float(median), s.mean, str(s.name), colour(i)))
+            ax.plot([median, median], [s.low, s.high], color=hue)
+            ax.plot([lower, upper], [s.mean, s.mean], color=hue)
+            ax.plot(median, s.mean, "o", color=hue, markersize=5)
+            points.append(Point(float(median), s.mean, str(s.name), hue))
     ax.set_xscale("log")
-    _set_log_ticks(ax, [point.x for point in points])
+    set_log_ticks(ax, [point.x for point in points])
     ax.margins(x=0.12, y=0.08)
     return points
 
 
-@styled
-def draw_learning_curves(
-    df: pd.DataFrame,
-    *,
-    metric: str,
-    by: str = "variant",
-    ax: Axes | None = None,
-    title: str | None = None,
-) -> Axes:
-    """A metric against epochs: a thin line a run, a thick one for each variant's mean.
-
-    `df`: a row a variant, seed and epoch, with columns `by`, seed, epoch and `metric`. The mean is
-    drawn over the epochs that all of a variant's runs have. Raises ValueError for a missing column.
-    """
-    missing = [column for column in (by, "seed", "epoch", metric) if column not in df.columns]
-    if missing:
-        raise ValueError(f"no column {missing[0]!r}; the columns are {list(df.columns)}")
-    ax = ax or plt.subplots(figsize=(5.6, 3.6))[1]
-    counts = []
-    for i, (name, rows) in enumerate(df.groupby(by, sort=False)):
-        runs = rows.pivot_table(index="epoch", columns="seed", values=metric)
-        counts.append(runs.shape[1])
-        ax.plot(runs.index, runs, color=colour(i), linewidth=0.7, alpha=0.5)
-        ax.plot(runs.dropna().index, runs.dropna().mean(axis=1), color=colour(i), label=str(name))
-    ax.set_xlabel(f"epoch (thin: {_seeds(counts)})")
-    ax.set_ylabel(metric)
-    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    ax.set_title(wrapped(title or f"{metric} by epoch", 5.6))
-    return ax
+def draw_front(ax: Axes, points: list[Point], *, more_is_better: bool = False) -> None:
+    """The best score to be had at each cost, on to the costliest variant, as a grey step line."""
+    sign = -1 if more_is_better else 1
+    table = pd.DataFrame(points).assign(cost=lambda rows: sign * rows["x"])
+    front = pareto(table, "cost", "y")
+    costs = np.append(front["x"], table.loc[table["cost"].idxmax(), "x"])
+    scores = np.append(front["y"], front["y"].iloc[-1])
+    ax.plot(costs, scores, color="0.6", linewidth=1, drawstyle="steps-post", zorder=0)
 
 
-def _set_log_ticks(ax: Axes, costs: list[float]) -> None:
+def set_log_ticks(ax: Axes, costs: list[float]) -> None:
     """Plain numbers: 1, 2, 5 a decade, or even steps where that would leave hardly a tick."""
     wide = max(costs) >= 4 * min(costs)
     even = ticker.MaxNLocator(5, steps=[1, 2, 5, 10])
     ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)) if wide else even)
-    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_major_formatter(lambda x, _: _short(x))
     ax.xaxis.set_minor_locator(ticker.NullLocator())
 
 
+def _short(number: float) -> str:
+    """For example 0.5, 2000, 20k, 13M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= 10 * size or (size > 1e3 and abs(number) >= size):
+            return f"{number / size:g}{letter}"
+    return f"{number:g}"
+
+
 def label_points(ax: Axes, points: list[Point]) -> None:
-    """Names beside points, to the left where the right has no room, moved up where one is below."""
+    """Names beside points, to the left where the right has no room, moved up off what is there."""
     line_height, letter_width = 9.0, 5.0  # points, at the font size below
+    gap, radius = 6.0, 3.0
     points_a_pixel = 72 / ax.figure.dpi
     edge = ax.bbox.x1 * points_a_pixel
-    placed: list[tuple[float, float, float]] = []  # left, right, height
+    at = {point: ax.transData.transform(point[:2]) * points_a_pixel for point in points}
+    placed = [(x - radius, x + radius, y) for x, y in at.values()]  # left, right, height
     for point in sorted(points, key=lambda point: point.y):
-        x, bottom = ax.transData.transform((point.x, point.y)) * points_a_pixel
-        width = letter_width * len(point.name) + 6
-        to_left = x + width > edge
-        left, height = x - width if to_left else x, bottom
+        x, bottom = at[point]
+        width = letter_width * len(point.name)
+        to_left = x + gap + width > edge
+        left, height = x - gap - width if to_left else x + gap, bottom
         for other_left, other_right, other_height in sorted(placed, key=lambda label: label[2]):
             overlaps = left < other_right and other_left < left + width
             if overlaps and abs(height - other_height) < line_height:
@@ -206,10 +227,10 @@ def label_points(ax: Axes, points: list[Point]) -> None:
         ax.annotate(
             point.name,
             (point.x, point.y),
-            xytext=(-6 if to_left else 6, height - bottom),
+            xytext=(-gap if to_left else gap, height - bottom),
             textcoords="offset points",
             ha="right" if to_left else "left",
-            va="center",
+            va="bottom",  # above the front's line, which runs on through the point
             fontsize=8,
             color=point.colour,
             path_effects=[patheffects.withStroke(linewidth=2, foreground="white")],
@@ -233,10 +254,11 @@ def summarise(df: pd.DataFrame, metric: str, by: str) -> list[Summary]:
 
 def count_seeds(summaries: list[Summary]) -> str:
     """How many seeds the variants have, in words."""
-    return _seeds([len(s.values) for s in summaries if len(s.values)])
+    return seeds_in_words([len(s.values) for s in summaries if len(s.values)])
 
 
-def _seeds(counts: list[int]) -> str:
+def seeds_in_words(counts: list[int]) -> str:
+    """For example `3 seeds`, or `2 to 5 seeds`."""
     fewest, most = min(counts), max(counts)
     number = str(most) if fewest == most else f"{fewest} to {most}"
     return f"{number} seed" + ("s" if most > 1 else "")

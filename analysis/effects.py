@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations, product
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.paired import SIGNIFICANCE, holm, t_interval, t_test, undecided
+from analysis.paired import check_margin, equivalence_p, holm, t_interval, t_test, verdict
+
+VERDICTS = {
+    "main effect": ("lower", "higher"),
+    "interaction": ("below the sum", "above the sum"),
+}
+"""What an effect below 0 and one above 0 is called."""
 
 
 class _Contrast(NamedTuple):
@@ -21,13 +28,25 @@ class _Contrast(NamedTuple):
     references: tuple[Any, ...]
 
     @property
+    def kind(self) -> str:
+        return "main effect" if len(self.axes) == 1 else "interaction"
+
+    @property
     def words(self) -> str:
-        """For example `gate=dense for lrpe x layout=T for S`."""
+        """For example `gate dense (for lrpe) and layout T (for S)`."""
         named = zip(self.axes, self.levels, self.references, strict=True)
-        return " x ".join(f"{axis}={level} for {first}" for axis, level, first in named)
+        return " and ".join(f"{axis} {level} (for {first})" for axis, level, first in named)
 
 
-def effects(df: pd.DataFrame, axes: Sequence[str], metric: str, seed: str = "seed") -> pd.DataFrame:
+def effects(
+    df: pd.DataFrame,
+    axes: Sequence[str],
+    metric: str,
+    seed: str = "seed",
+    *,
+    margin: float | None = None,
+    unit: str = "",
+) -> pd.DataFrame:
     """Main effects and two-way interactions of a full grid, paired by seed.
 
     The first level of each axis, in order of appearance, is its reference. A main effect is the
@@ -44,6 +63,10 @@ def effects(df: pd.DataFrame, axes: Sequence[str], metric: str, seed: str = "see
         Columns that span the grid, each with two levels or more.
     metric, seed : str
         Column names.
+    margin : float, optional
+        The largest true effect, either way, that still counts as none, as for `compare`.
+    unit : str
+        Follows the numbers in sentences, for example " points".
 
     Returns
     -------
@@ -51,30 +74,75 @@ def effects(df: pd.DataFrame, axes: Sequence[str], metric: str, seed: str = "see
         One row a contrast: kind ("main effect" or "interaction"); axes, levels and references,
         joined by " x "; n (seeds that have every combination) and incomplete (seeds that have
         not, which are not used); effect; low, high (95%, each by itself); p; p_holm, corrected for
-        all rows (Holm); sentence.
+        all rows (Holm); with `margin`, p_equal and p_equal_holm; verdict ("higher" or "lower", for
+        an interaction "above" or "below the sum", "equal within" the margin, or "cannot tell" and
+        the seeds that it needs); sentence.
 
     Raises
     ------
     ValueError
-        If a column is missing, an axis has one level, a run is there twice, or no seed has every
-        combination.
+        If a column is missing, an axis has one level, a run is there twice, no seed has every
+        combination, or the margin is not above 0.
     """
+    check_margin(margin)
     wide, levels = _grid_by_seed(df, list(axes), metric, seed)
     complete = wide.dropna()
-    rows = []
-    for contrast in _contrasts(levels):
-        differences = _contrast_by_seed(complete, contrast)
-        effect, low, high = t_interval(differences)
-        p, size = t_test(differences) if len(differences) > 1 else (np.nan, np.nan)
-        row: dict[str, Any] = {"kind": "main effect" if len(contrast.axes) == 1 else "interaction"}
-        row |= {name: " x ".join(map(str, getattr(contrast, name))) for name in contrast._fields}
-        row |= {"n": len(complete), "incomplete": len(wide) - len(complete)}
-        row |= {"effect": effect, "low": low, "high": high, "p": p, "size": size}
-        rows.append(row | {"words": contrast.words})
+    counts = {"n": len(complete), "incomplete": len(wide) - len(complete)}
+    contrasts = list(_contrasts(levels))
+    rows = [
+        {"kind": contrast.kind}
+        | {name: " x ".join(map(str, getattr(contrast, name))) for name in contrast._fields}
+        | counts
+        | _measured(_contrast_by_seed(complete, contrast), margin)
+        for contrast in contrasts
+    ]
     table = pd.DataFrame(rows)
-    table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table["p"].to_numpy(float)))
-    sentences = [_sentence(row, metric, len(table)) for _, row in table.iterrows()]
-    return table.drop(columns=["size", "words"]).assign(sentence=sentences)
+    for column in ["p"] if margin is None else ["p", "p_equal"]:
+        corrected = holm(table[column].to_numpy(float))
+        table.insert(table.columns.get_loc(column) + 1, f"{column}_holm", corrected)
+    verdicts = [
+        verdict(row, VERDICTS[row["kind"]], len(table), margin, unit)
+        for row in table.rename(columns={"effect": "difference"}).to_dict("records")
+    ]
+    table = table.drop(columns="spread").assign(verdict=verdicts)
+    sentences = [
+        _sentence(contrast.words, row, metric, unit)
+        for contrast, (_, row) in zip(contrasts, table.iterrows(), strict=True)
+    ]
+    return table.assign(sentence=sentences)
+
+
+def crossed(df: pd.DataFrame, axes: Sequence[str], seed: str = "seed") -> pd.DataFrame:
+    """The rows of a full grid within an incomplete one: levels without every combination go.
+
+    Of the levels that lack a combination, the one that lacks the largest share of its own goes
+    first, then the later in order of appearance, until the rest form a full grid (which may be of
+    one level an axis). Seeds play no part: a combination is there if any seed has it.
+    """
+    kept = df
+    while True:
+        cells = kept[list(axes)].drop_duplicates()
+        num_levels = {axis: cells[axis].nunique() for axis in axes}
+        full = prod(num_levels.values())
+        if len(cells) == full:
+            return kept
+        *_, axis, level = min(
+            ((cells[axis] == level).sum() * num_levels[axis] / full, -place, axis, level)
+            for axis in axes
+            for place, level in enumerate(cells[axis].unique())
+        )
+        kept = kept[kept[axis] != level]
+
+
+def _measured(differences: NDArray[np.float64], margin: float | None) -> dict[str, float]:
+    """The measured columns of one row of `effects`, and the spread over seeds."""
+    effect, low, high = t_interval(differences)
+    row = {"effect": effect, "low": low, "high": high, "p": np.nan, "spread": np.nan}
+    row |= {} if margin is None else {"p_equal": np.nan}
+    if len(differences) > 1:
+        row |= {"p": t_test(differences), "spread": float(differences.std(ddof=1))}
+        row |= {} if margin is None else {"p_equal": equivalence_p(differences, margin)}
+    return row
 
 
 def _grid_by_seed(
@@ -131,15 +199,12 @@ def _contrast_by_seed(wide: pd.DataFrame, contrast: _Contrast) -> NDArray[np.flo
     return total
 
 
-def _sentence(row: pd.Series, metric: str, num_tests: int) -> str:
+def _sentence(words: str, row: pd.Series, metric: str, unit: str) -> str:
     """What a row of `effects` shows, and whether it is certain."""
-    what = {
-        "main effect": f"{row['words']} changes {metric} by {row['effect']:+.3g}",
-        "interaction": f"{row['words']}: together they change {metric} by {row['effect']:+.3g} "
-        "beyond the sum of each alone",
-    }[row["kind"]]
+    what = f"{words} changes {metric} by {row['effect']:+.3g}{unit}"
+    if row["kind"] == "interaction":
+        together = f"together change {metric} by {row['effect']:+.3g}{unit}"
+        what = f"{words} {together} beyond the sum of each alone"
     if row["n"] > 1:
         what += f" [{row['low']:+.3g}, {row['high']:+.3g}] over {row['n']} seeds"
-    if row["p_holm"] < SIGNIFICANCE:
-        return f"{what}, Holm-corrected p = {row['p_holm']:.2g}."
-    return f"{what}; {undecided(row['n'], row['size'], num_tests)}."
+    return f"{what}: {row['verdict']}."

@@ -6,12 +6,17 @@ for normal values.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 SIGNIFICANCE = 0.05
 MOST_SEEDS = 1000
+FAR = 1e3  # a t-statistic beyond which every power is 0 or 1
 
 
 def t_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -36,13 +41,34 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, floa
     return mean, mean - margin, mean + margin
 
 
-def t_test(differences: NDArray[np.float64]) -> tuple[float, float]:
-    """Two-sided p of a t-test against 0, and the mean in standard deviations."""
-    mean, spread, count = differences.mean(), differences.std(ddof=1), len(differences)
-    if spread == 0:
-        return (1.0, 0.0) if mean == 0 else (0.0, np.inf)
-    effect = float(mean / spread)
-    return float(2 * stats.t.sf(abs(effect) * np.sqrt(count), count - 1)), effect
+def t_test(differences: NDArray[np.float64]) -> float:
+    """Two-sided p of a t-test of the mean against 0; without any spread 0, or 1 if all are 0."""
+    error = _standard_error(differences)
+    if error == 0:
+        return 1.0 if differences.mean() == 0 else 0.0
+    return float(2 * stats.t.sf(abs(differences.mean()) / error, len(differences) - 1))
+
+
+def equivalence_p(differences: NDArray[np.float64], margin: float) -> float:
+    """p of two one-sided t-tests that the true mean lies between -margin and margin.
+
+    Below 0.05 where the 90% t-interval lies between them. Source: Schuirmann, A comparison of the
+    two one-sided tests procedure, 1987.
+    """
+    error, room = _standard_error(differences), margin - abs(differences.mean())
+    if error == 0:
+        return 0.0 if room > 0 else 1.0
+    return float(stats.t.sf(room / error, len(differences) - 1))
+
+
+def _standard_error(values: NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def check_margin(margin: float | None) -> None:
+    """Raise ValueError for a margin within which nothing could be equal."""
+    if margin is not None and not margin > 0:
+        raise ValueError(f"margin={margin} must be above 0, for example 0.02; or None for no test")
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -77,14 +103,40 @@ def seeds_needed(effect: float, power: float = 0.8, significance: float = SIGNIF
     `effect` is in standard deviations of the paired differences. Raises ValueError if more than
     MOST_SEEDS would be needed, as for an effect of 0.
     """
-    if _power(abs(effect), MOST_SEEDS, significance) < power:
+    found = _fewest_seeds(lambda num: _power(abs(effect), num, significance), power)
+    if found is None:
         raise ValueError(
             f"effect={effect} needs more than {MOST_SEEDS} seeds; no run of seeds will show it"
         )
-    few, enough = 1, MOST_SEEDS  # power rises with the number of seeds: halve the range
+    return found
+
+
+def seeds_needed_to_equal(
+    effect: float, margin: float, power: float = 0.8, significance: float = SIGNIFICANCE
+) -> int:
+    """The fewest seeds at which `equivalence_p` is significant with probability `power`.
+
+    `effect`, the true difference, and `margin` are in standard deviations of the paired
+    differences. Raises ValueError if more than MOST_SEEDS would be needed, as for an effect at
+    the margin.
+    """
+    found = _fewest_seeds(lambda num: _power_to_equal(effect, margin, num, significance), power)
+    if found is None:
+        raise ValueError(
+            f"effect={effect} within margin={margin} needs more than {MOST_SEEDS} seeds; "
+            "use a wider margin"
+        )
+    return found
+
+
+def _fewest_seeds(power_of: Callable[[int], float], power: float) -> int | None:
+    """The fewest seeds with at least that power, which rises with the seeds; None above 1000."""
+    if power_of(MOST_SEEDS) < power:
+        return None
+    few, enough = 1, MOST_SEEDS
     while enough - few > 1:
         middle = (few + enough) // 2
-        if _power(abs(effect), middle, significance) < power:
+        if power_of(middle) < power:
             few = middle
         else:
             enough = middle
@@ -101,14 +153,51 @@ def _power(effect: float, num_seeds: int, significance: float) -> float:
     return float(stats.nct.sf(critical, freedom, shift) + far_tail)
 
 
-def undecided(num_seeds: int, effect: float, num_tests: int) -> str:
-    """What a test that found nothing would need; `effect` is in sd of the paired differences."""
-    if num_seeds == 1:
+def _power_to_equal(effect: float, margin: float, num_seeds: int, significance: float) -> float:
+    """At least the probability that both one-sided tests reject; exact where it is near 1."""
+    freedom = num_seeds - 1
+    critical = stats.t.isf(significance, freedom)
+    rooms = np.array([margin - effect, margin + effect]) * np.sqrt(num_seeds)
+    each = stats.nct.sf(critical, freedom, np.clip(rooms, -FAR, FAR))
+    return max(0.0, float(np.nan_to_num(each).sum() - 1))
+
+
+def verdict(
+    row: Mapping[str, Any],
+    words: tuple[str, str],
+    num_tests: int,
+    margin: float | None,
+    unit: str = "",
+) -> str:
+    """What a paired difference shows: one of `words` (below 0, above 0), equality, or nothing yet.
+
+    `row`: n, difference, p_holm, spread (standard deviation of the paired differences), and with a
+    margin p_equal_holm.
+    """
+    certain = row["n"] > 1 and row["p_holm"] < SIGNIFICANCE
+    equal = margin is not None and row["n"] > 1 and row["p_equal_holm"] < SIGNIFICANCE
+    if certain:
+        found = words[row["difference"] > 0]
+        return f"{found}, but by less than {margin:g}{unit}" if equal else found
+    if equal:
+        return f"equal within {margin:g}{unit}"
+    return _undecided(row, num_tests, margin)
+
+
+def _undecided(row: Mapping[str, Any], num_tests: int, margin: float | None) -> str:
+    """What a test that found nothing would need, if the difference seen is the true one."""
+    if row["n"] == 1:
         return "cannot tell: needs about 3 seeds at the least, one shows no spread"
-    if effect == 0:
+    if row["difference"] == 0 and margin is None:
         return "cannot tell: the means are equal"
-    try:
-        needed = seeds_needed(effect, significance=SIGNIFICANCE / num_tests)
-    except ValueError:
+    significance = SIGNIFICANCE / num_tests
+    effect, needed = row["difference"] / row["spread"], []
+    with suppress(ValueError):
+        needed.append(seeds_needed(effect, significance=significance))
+    if margin is not None:
+        with suppress(ValueError):
+            room = margin / row["spread"]
+            needed.append(seeds_needed_to_equal(effect, room, significance=significance))
+    if not needed:
         return f"cannot tell: needs more than {MOST_SEEDS} seeds"
-    return f"cannot tell: needs about {needed} seeds"
+    return f"cannot tell: needs about {min(needed)} seeds"

@@ -7,13 +7,14 @@ import pandas as pd
 
 from analysis.effects import effects
 from analysis.paired import (
-    SIGNIFICANCE,
+    check_margin,
     detectable_effect,
+    equivalence_p,
     holm,
     seeds_needed,
     t_interval,
     t_test,
-    undecided,
+    verdict,
 )
 
 __all__ = ["compare", "detectable_effect", "effects", "seeds_needed", "t_interval"]
@@ -28,6 +29,8 @@ def compare(
     *,
     higher_is_better: bool = True,
     confidence: float = 0.95,
+    margin: float | None = None,
+    unit: str = "",
 ) -> pd.DataFrame:
     """Each variant against the baseline, paired by seed.
 
@@ -43,6 +46,11 @@ def compare(
         False for a loss, an error or a time.
     confidence : float
         Of the intervals, each by itself: they are not widened for the number of variants.
+    margin : float, optional
+        The largest true difference, either way, that still counts as none. Without it nothing is
+        called equal: a test that finds no difference has not shown that there is none.
+    unit : str
+        Follows the margin in verdicts, for example " points".
 
     Returns
     -------
@@ -58,28 +66,42 @@ def compare(
         - probability_of_improvement : share of the n^2 pairs of one run of each in which the
           variant's is the better, ties counting half. Source: Agarwal et al., Deep RL at the edge
           of the statistical precipice, 2021;
-        - verdict : "better" or "worse" if p_holm < 0.05, else "cannot tell" and how many seeds
-          would be needed to detect the difference seen, if it is real, with 80% power at
-          0.05 / variants tested.
+        - p_equal, p_equal_holm (only with `margin`) : two one-sided t-tests that the true
+          difference lies within the margin, and Holm's correction over them;
+        - verdict : "better" or "worse" if p_holm < 0.05 ("but by less than" the margin, if that is
+          certain too); else "equal within" the margin if p_equal_holm < 0.05; else "cannot tell"
+          and how many seeds would be needed to show the one or the other, if the difference seen
+          is the true one, with 80% power at 0.05 / variants tested.
 
     Raises
     ------
     ValueError
-        If a column or the baseline is missing, or a variant has two rows of one seed.
+        If a column or the baseline is missing, a variant has two rows of one seed, or the margin
+        is not above 0.
     """
+    check_margin(margin)
     wide = _runs_by_seed(df, baseline, metric, by, seed)
     sign = 1 if higher_is_better else -1
     rows = [
-        {by: variant, **_paired(wide[variant], wide[baseline], sign, confidence)}
+        {by: variant, **_paired(wide[variant], wide[baseline], sign, confidence, margin)}
         for variant in df[by].unique()
         if variant != baseline
     ]
-    columns = ["n", "unpaired", "mean", "difference", "low", "high", "p", "effect"]
+    columns = ["n", "unpaired", "mean", "difference", "low", "high", "spread", "p"]
+    columns += ["p_equal"] if margin is not None else []
     table = pd.DataFrame(rows, columns=[by, *columns, "probability_of_improvement"])
-    table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table["p"].to_numpy(float)))
+    for column in ["p"] if margin is None else ["p", "p_equal"]:
+        corrected = holm(table[column].to_numpy(float))
+        table.insert(table.columns.get_loc(column) + 1, f"{column}_holm", corrected)
     num_tests = max(1, int(table["p"].notna().sum()))
-    verdicts = [_verdict(row, sign, num_tests) for _, row in table.iterrows()]
-    return table.drop(columns="effect").assign(verdict=verdicts)
+    words = ("worse", "better") if higher_is_better else ("better", "worse")
+    verdicts = [
+        verdict(row, words, num_tests, margin, unit)
+        if row["n"]
+        else "cannot tell: no seed in common with the baseline"
+        for row in table.to_dict("records")
+    ]
+    return table.drop(columns="spread").assign(verdict=verdicts)
 
 
 def _runs_by_seed(df: pd.DataFrame, baseline: str, metric: str, by: str, seed: str) -> pd.DataFrame:
@@ -99,9 +121,13 @@ def _runs_by_seed(df: pd.DataFrame, baseline: str, metric: str, by: str, seed: s
 
 
 def _paired(
-    variant: pd.Series[float], baseline: pd.Series[float], sign: int, confidence: float
+    variant: pd.Series[float],
+    baseline: pd.Series[float],
+    sign: int,
+    confidence: float,
+    margin: float | None,
 ) -> dict[str, float]:
-    """The measured columns of one row of `compare`, and the effect in sd of the differences."""
+    """The measured columns of one row of `compare`, and the spread of the differences."""
     both = variant.notna() & baseline.notna()
     x, y = variant[both].to_numpy(), baseline[both].to_numpy()
     alone = variant.notna() ^ baseline.notna()
@@ -113,13 +139,7 @@ def _paired(
     row |= {"mean": float(x.mean()), "difference": difference, "low": low, "high": high}
     row["probability_of_improvement"] = float((ahead + 1).mean() / 2)
     if len(x) > 1:
-        row["p"], row["effect"] = t_test(x - y)
+        row |= {"spread": float((x - y).std(ddof=1)), "p": t_test(x - y)}
+        if margin is not None:
+            row["p_equal"] = equivalence_p(x - y, margin)
     return row
-
-
-def _verdict(row: pd.Series, sign: int, num_tests: int) -> str:
-    if row["n"] == 0:
-        return "cannot tell: no seed in common with the baseline"
-    if row["n"] > 1 and row["p_holm"] < SIGNIFICANCE:
-        return "better" if sign * row["difference"] > 0 else "worse"
-    return undecided(row["n"], row["effect"], num_tests)

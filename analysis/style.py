@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -23,7 +23,12 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         with plt.style.context(STYLE):
-            return draw(*args, **kwargs)
+            result = draw(*args, **kwargs)
+            interactive = plt.isinteractive()
+        # The first figure of a notebook loads its backend, which turns this on; leaving the style
+        # would turn it off again, and the notebook would show no figure without plt.show().
+        plt.interactive(interactive)
+        return result
 
     return wrapper
 
@@ -32,6 +37,12 @@ def colour(number: int) -> str:
     """The same colour for the same group or variant number in every figure."""
     colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     return colours[number % len(colours)]
+
+
+def colours(names: Sequence[str], highlight: Sequence[str] | None = None) -> dict[str, str]:
+    """Each variant's colour by its place among those highlighted (all by default), else grey."""
+    places = {name: i for i, name in enumerate(names if highlight is None else highlight)}
+    return {name: colour(places[name]) if name in places else "0.75" for name in names}
 
 
 def symmetric_limit(values: NDArray[Any]) -> float:

@@ -61,6 +61,6 @@ def test_publish_refuses_folder_of_another_question(ablation: Path, tmp_path: Pa
 
 def test_publish_drops_cells_that_left_the_grid(ablation: Path, tmp_path: Path) -> None:
     kept = publish(ablation, tmp_path / "kept")
-    write_json(kept / "cells" / "0" * 12 / "cell.json", {})
+    write_json(kept / "cells" / ("0" * 12) / "cell.json", {})
     publish(ablation, kept)
     assert len(list((kept / "cells").iterdir())) == 2

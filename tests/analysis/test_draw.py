@@ -14,6 +14,7 @@ from matplotlib.image import AxesImage
 from analysis import (
     draw_accuracy,
     draw_cost_accuracy,
+    draw_differences,
     draw_learning_curves,
     draw_spatial_bias,
     draw_temporal_bias,
@@ -194,16 +195,68 @@ def test_drawing_uses_the_given_axes_and_leaves_settings_alone() -> None:
     assert dict(mpl.rcParams) == before
 
 
-def test_draw_learning_curves_draws_each_run_and_the_mean():
+def test_draw_learning_curves_draws_mean_and_band_of_those_highlighted():
     rows = [
         {"variant": name, "seed": seed, "epoch": epoch, "top1": level + 0.1 * seed + 0.01 * epoch}
-        for name, level in (("a", 0.2), ("b", 0.5))
+        for name, level in (("a", 0.2), ("b", 0.5), ("c", 0.3))
         for seed in (0, 1)
         for epoch in (1, 2, 3)
     ]
     ax = draw_learning_curves(pd.DataFrame(rows), metric="top1")
-    lines = {line.get_label(): line.get_ydata() for line in ax.lines}
-    np.testing.assert_allclose(lines["b"], [0.56, 0.57, 0.58])
-    assert len(ax.lines) == 6
+    lines = {line.get_label(): line for line in ax.lines}
+    np.testing.assert_allclose(lines["b"].get_ydata(), [0.56, 0.57, 0.58])
+    assert len({line.get_color() for line in ax.lines}) == 3
+    bounds = ax.collections[1].get_paths()[0].vertices[:, 1]
+    np.testing.assert_allclose([bounds.min(), bounds.max()], [0.51, 0.63])
+    assert "2 seeds" in ax.get_xlabel()
+    few = draw_learning_curves(pd.DataFrame(rows), metric="top1", highlight=["c", "a"])
+    shown = {line.get_label(): line.get_color() for line in few.lines}
+    assert shown["c"] == lines["a"].get_color(), "colours go by the order of highlight"
+    assert shown["a"] == lines["b"].get_color()
+    assert len(few.lines) == 3
+    assert len(few.collections) == 2
     with pytest.raises(ValueError, match="no column 'epoch'"):
         draw_learning_curves(pd.DataFrame(rows).drop(columns="epoch"), metric="top1")
+
+
+def test_draw_cost_accuracy_draws_the_front_and_names_those_highlighted():
+    costs = {"cheap": 1.0, "good": 2.0, "beaten": 3.0, "best": 4.0}
+    scores = {"cheap": 0.2, "good": 0.6, "beaten": 0.5, "best": 0.7}
+    rows = [{"variant": name, "gmacs": costs[name], "accuracy": scores[name]} for name in costs]
+    ax = draw_cost_accuracy(pd.DataFrame(rows), front=True, highlight=["best", "good"])
+    front = next(line for line in ax.lines if line.get_drawstyle() == "steps-post")
+    assert list(front.get_xdata()) == [1.0, 2.0, 4.0, 4.0]
+    assert list(front.get_ydata()) == [0.2, 0.6, 0.7, 0.7]
+    assert {text.get_text() for text in ax.texts} == {"good", "best"}
+
+
+def test_draw_differences_colours_verdicts_and_shades_the_margin():
+    names = ["up", "down", "same", "open", "alone"]
+    table = pd.DataFrame(
+        {
+            "variant": names,
+            "difference": [5.0, -4.0, 0.1, 1.0, np.nan],
+            "low": [4.0, -5.0, -0.5, -3.0, np.nan],
+            "high": [6.0, -3.0, 0.7, 5.0, np.nan],
+            "verdict": [
+                "better, but by less than 9",
+                "worse",
+                "equal within 2 points",
+                "cannot tell: needs about 9 seeds",
+                "cannot tell: no seed in common with the baseline",
+            ],
+        }
+    )
+    ax = draw_differences(table, margin=2, unit=" points")
+    assert [label.get_text() for label in ax.get_yticklabels()] == names
+    shown = {line.get_label(): line for line in ax.lines if line.get_marker() == "D"}
+    assert list(shown) == ["better", "worse", "equal", "cannot tell"]
+    assert len({line.get_color() for line in shown.values()}) == 4
+    assert list(shown["worse"].get_xdata()) == [-4.0]
+    assert list(shown["worse"].get_ydata()) == [1]
+    (band,) = ax.patches
+    assert (band.get_x(), band.get_width()) == (-2, 4)
+    with pytest.raises(ValueError, match="no rows"):
+        draw_differences(table.head(0))
+    with pytest.raises(ValueError, match="no column 'effect'"):
+        draw_differences(table, value="effect")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.statistics import effects
+from analysis.effects import crossed, effects
 
 GATES, LAYOUTS = ("lrpe", "dense", "conv"), ("S", "T")
 NOISE = np.random.default_rng(0).normal(0, 0.01, (5, 6))
@@ -63,16 +63,43 @@ def holm_by_statsmodels(p: np.ndarray) -> np.ndarray:
 
 
 def test_effects_say_it_in_a_sentence() -> None:
-    table = effects(grid(), ["gate", "layout"], "top1")
+    table = effects(grid(), ["gate", "layout"], "top1", unit=" of 1")
     main, joint = row_of(table, "dense")["sentence"], row_of(table, "dense x T")["sentence"]
-    assert main.startswith("gate=dense for lrpe changes top1 by +0.3")
-    assert "over 5 seeds" in main
-    assert "Holm-corrected p" in main
-    assert joint.startswith("gate=dense for lrpe x layout=T for S: together they change top1 by")
-    assert "cannot tell" in row_of(table, "conv")["sentence"]
+    assert main.startswith("gate dense (for lrpe) changes top1 by +0.3")
+    assert " of 1 [+0.3" in main
+    assert main.endswith("] over 5 seeds: higher.")
+    assert joint.startswith(
+        "gate dense (for lrpe) and layout T (for S) together change top1 by +0."
+    )
+    assert "beyond the sum of each alone [+0.2" in joint
+    assert joint.endswith("] over 5 seeds: above the sum.")
+    assert "cannot tell: needs" in row_of(table, "conv")["sentence"]
     alone = effects(grid(1), ["gate", "layout"], "top1")
     assert alone["p"].isna().all()
     assert alone["sentence"].str.contains("one shows no spread").all()
+
+
+def test_effects_within_a_margin_are_equal() -> None:
+    table = effects(grid(), ["gate", "layout"], "top1", margin=0.05)
+    expected = ["higher", "equal within 0.05", "higher", "above the sum", "equal within 0.05"]
+    assert table["verdict"].tolist() == expected
+    np.testing.assert_allclose(
+        table["p_equal_holm"], holm_by_statsmodels(table["p_equal"].to_numpy()), rtol=1e-12
+    )
+    with pytest.raises(ValueError, match="margin=-1 must be above 0"):
+        effects(grid(), ["gate", "layout"], "top1", margin=-1)
+
+
+def test_crossed_keeps_the_full_grid_within() -> None:
+    whole = grid()
+    assert len(crossed(whole, ["gate", "layout"])) == len(whole)
+    extra = whole[whole["gate"] == "conv"].assign(gate="none").query("layout == 'S'")
+    found = crossed(pd.concat([whole, extra]), ["gate", "layout"])
+    assert found["gate"].unique().tolist() == list(GATES)
+    assert found["layout"].unique().tolist() == list(LAYOUTS)
+    star = whole[(whole["gate"] == "lrpe") | (whole["layout"] == "S")]
+    one_axis = crossed(star, ["gate", "layout"])
+    assert one_axis[["gate", "layout"]].nunique().min() == 1
 
 
 def test_effects_leave_out_and_count_seeds_that_lack_a_run() -> None:
