@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,10 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from analysis.speed import measure_speed
-from posmlp import PosMLPConfig, PosMLPVideo
+from posmlp import PosMLPConfig
 from posmlp.config import resolve
+from posmlp.distributed import Team
+from posmlp.execution import preparation
 from posmlp.population import seeded_model
 
+KINDS = ("plain", "posmlp", "checkpointed")
 SHOWN = ["model", "phase", "mode", "batch_size", "median_ms", "q1_ms", "q3_ms", "num_runs"]
 SHOWN += ["clips_per_s", "ratio", "unstable", "peak_memory_mb"]
 
@@ -66,33 +73,93 @@ def bench(
     device: str = "cpu",
     num_threads: int | None = None,
     num_runs: int = 10,
+    memory: bool = True,
 ) -> pd.DataFrame:
     """Rows of `measure_speed` for the plain formulation (ratio 1) and the model, in turns.
 
+    `checkpointed` is the model that keeps only the blocks' inputs for the gradient, as
+    `posmlp train checkpoint_activations=true` does. On the CPU `peak_memory_mb` is that of eager
+    mode, measured by `peak_memory_mb` in processes of their own after the timing, if `memory`.
     Raises ValueError outside a checkout and for a configuration that the plain formulation, which
     is the released layout `T+S` with LRPE, does not cover.
     """
-    config = resolve(config)
-    if (config.layout, config.gate, config.gate_form, config.kind) != (
-        "T+S",
-        "lrpe",
-        "multiply",
-        "video",
-    ):
+    config = _covered(resolve(config))
+    table = pd.concat(
+        measure_speed(
+            {kind: make_model(kind, config) for kind in KINDS[: 3 if phase == "training" else 2]},
+            clip_shape=(config.in_channels, config.num_frames, *config.size),
+            batch_sizes=batch_sizes,
+            phases=[phase],
+            modes=modes,
+            device=device,
+            num_threads=num_threads,
+            warm_up=2,
+            min_runs=num_runs,
+            max_seconds=600.0,
+        )
+        for phase in phases
+    ).reset_index(drop=True)
+    if device == "cpu" and memory:
+        measured = {
+            key: peak_memory_mb(key[0], config, key[1], int(key[2]), num_threads)
+            for key in table[["model", "phase", "batch_size"]].itertuples(index=False, name=None)
+        }
+        eager = table["mode"] == "eager"
+        keys = table[["model", "phase", "batch_size"]].itertuples(index=False, name=None)
+        table["peak_memory_mb"] = pd.Series([measured[key] for key in keys]).where(eager)
+    return table
+
+
+def _covered(config: PosMLPConfig) -> PosMLPConfig:
+    parts = (config.layout, config.gate, config.gate_form, config.kind)
+    if parts != ("T+S", "lrpe", "multiply", "video"):
         raise ValueError(
             f"layout={config.layout!r}, gate={config.gate!r}: the plain formulation covers layout "
             "'T+S' with gate 'lrpe'; use a preset such as s16"
         )
-    model: PosMLPVideo = seeded_model(config, 0)
-    return measure_speed(
-        {"plain": Plain(config), "posmlp": model},
-        clip_shape=(config.in_channels, config.num_frames, *config.size),
-        batch_sizes=batch_sizes,
-        phases=phases,
-        modes=modes,
-        device=device,
-        num_threads=num_threads,
-        warm_up=2,
-        min_runs=num_runs,
-        max_seconds=600.0,
-    )
+    return config
+
+
+def make_model(kind: str, config: PosMLPConfig) -> nn.Module:
+    """One of KINDS at a configuration's sizes."""
+    if kind == "plain":
+        return Plain(config)
+    model = seeded_model(config, 0)
+    prepare = preparation(Team(), checkpoint_activations=kind == "checkpointed", compiled=False)
+    if prepare is not None:
+        prepare(model)
+    return model
+
+
+def peak_memory_mb(
+    kind: str, config: PosMLPConfig, phase: str, batch_size: int, num_threads: int | None = None
+) -> float:
+    """Memory that two steps of a model take beyond the model and its clips, in MB; Linux only.
+
+    The peak of resident memory in a process of its own (NaN where the system does not tell it):
+    what the machine has to have, with all that the allocator could not use again.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(_steps, kind, config, phase, batch_size, num_threads).result()
+
+
+def _steps(
+    kind: str, config: PosMLPConfig, phase: str, batch_size: int, num_threads: int | None
+) -> float:
+    torch.set_num_threads(num_threads or torch.get_num_threads())
+    model = make_model(kind, config).train(phase == "training")
+    clips = torch.randn(batch_size, config.in_channels, config.num_frames, *config.size)
+    before = _peak_resident_mb()
+    for _ in range(2):
+        with torch.set_grad_enabled(phase == "training"):
+            output = model(clips)
+        if phase == "training":
+            output.sum().backward()
+            model.zero_grad(set_to_none=True)
+    return _peak_resident_mb() - before
+
+
+def _peak_resident_mb() -> float:
+    status = Path("/proc/self/status")  # getrusage would count what the parent held as well
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) / 1e3 if found else float("nan")

@@ -123,10 +123,12 @@ def logits_after(
     ]
     chunks = list(_chunks(first, sizes))
     device = tables[0].values.device
+    nothing: State = {tables[0].name: model.get_parameter(tables[0].name)}
     parts = []
     for batch in data.batches(torch.arange(len(data)).split(batch_size)):
         clips = normalise(batch.to(device))
-        intact = model(clips)
+        # computed as the changed ones are, so that a change that does nothing gives the same bits
+        intact = _at_once(model, clips, [nothing])[0]
         after = intact.new_empty(len(interventions), *intact.shape)
         for chunk in chunks:
             changes = [changed_tables(interventions[i], model, donors) for i in chunk]

@@ -23,6 +23,7 @@ class GatingUnit(nn.Module):
     """h (*, N, 2C) -> (*, N, C): the halves of h are u and v, and the output mix(u) gated by v.
 
     `form`: `multiply` gives mix(u) * v, `add` mix(u) + v, `mix` takes h (*, N, C) and gives mix(h).
+    `group_by_group` (an attribute) says that channels of each half come as (G, V) instead.
     A token bias (N,), shared by all channels, is added to mix(u) before the gate.
     Raises ValueError if `num_groups` does not divide `dim` or h is of the wrong shape.
 
@@ -49,6 +50,7 @@ class GatingUnit(nn.Module):
         self.dim, self.window, self.num_groups, self.form = dim, tuple(window), num_groups, form
         self.num_tokens = math.prod(window)
         self.token_bias = nn.Parameter(torch.zeros(self.num_tokens, 1)) if token_bias else None
+        self.group_by_group = False
         # Moves with the unit, so that a relation without parameters has its type and device.
         self.register_buffer("like", torch.zeros(()), persistent=False)
 
@@ -64,15 +66,22 @@ class GatingUnit(nn.Module):
                 f" {self.window} takes {(self.num_tokens, self.in_features)}"
             )
         if self.form == "mix":
-            return self._mix_and_shift(self._grouped(h)).flatten(-2)
+            return self._ungrouped(self._mix_and_shift(self._grouped(h)))
         u, v = (self._grouped(half) for half in h.chunk(2, dim=-1))  # each (*, N, V, G)
         mixed = self._mix_and_shift(u)
         # v comes first, so that the result takes v's memory order and flattens without a copy
         gated = v * mixed if self.form == "multiply" else v + mixed
-        return gated.flatten(-2)
+        return self._ungrouped(gated)
 
     def _grouped(self, u: Tensor) -> Tensor:
+        """(*, C) -> (*, V, G), a view."""
+        if self.group_by_group:
+            return u.unflatten(-1, (self.num_groups, -1)).mT
         return u.unflatten(-1, (-1, self.num_groups))
+
+    def _ungrouped(self, z: Tensor) -> Tensor:
+        """(*, V, G) -> (*, C), the inverse."""
+        return (z.mT if self.group_by_group else z).flatten(-2)
 
     def _mix_and_shift(self, u: Tensor) -> Tensor:
         mixed = self.mix(u)
@@ -148,7 +157,8 @@ class AttentionGate(GatingUnit):
         nn.init.zeros_(self.query_key.bias)
 
     def mix(self, u: Tensor) -> Tensor:
-        query, key = (self._grouped(half) for half in self.query_key(u.flatten(-2)).chunk(2, -1))
+        halves = self.query_key(u.flatten(-2)).chunk(2, -1)
+        query, key = (half.unflatten(-1, (-1, self.num_groups)) for half in halves)
         q, k, v = (x.movedim(-1, -3) for x in (query, key, u))  # (*, G, N, V)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self.positions())
         return mixed.movedim(-3, -1)
@@ -192,7 +202,7 @@ class ConvGate(GatingUnit):
         x = u_NC.reshape(-1, *u_NC.shape[-2:]).mT.unflatten(2, self.window)  # (*, C, window)
         padding = tuple(side // 2 for side in self.kernel.shape[1:])
         y = conv(x, taps[:, None], padding=padding, groups=self.dim)
-        return self._grouped(y.flatten(2).mT.reshape(u_NC.shape))
+        return y.flatten(2).mT.reshape(u_NC.shape).unflatten(-1, (-1, self.num_groups))
 
     def relation(self) -> Tensor:
         tied = LRPE(self.window, self.num_groups).to(self.kernel)

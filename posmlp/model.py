@@ -11,9 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from posmlp.config import PosMLPConfig, parse_layout, resolve
 from posmlp.gating import GATES, GatingUnit, initialise
+from posmlp.linear import Linear
+
+WORKING_SET = 2**19
+"""Elements of tokens that a CPU takes through a stage at once, so that what a block makes of them
+stays in its caches."""
+
+LARGE_STAGE = 2**20
+"""Elements of one clip's tokens from which a CPU, to save memory, keeps only the blocks' inputs of
+a stage for the gradient and computes the rest again."""
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -23,16 +33,8 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def make_linear(c_in: int, c_out: int) -> nn.Linear:
-    """A linear layer with weights truncated normal of std 0.02 and biases 0, as released."""
-    layer = nn.Linear(c_in, c_out)
-    nn.init.trunc_normal_(layer.weight, std=0.02)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
 def make_conv(config: PosMLPConfig, c_in: int, c_out: int, **geometry: Any) -> nn.Conv2d:
-    """A convolution started as released: PyTorch's default (video), or as `make_linear` (image)."""
+    """A convolution started as released: PyTorch's default (video), or as `Linear` (image)."""
     conv = nn.Conv2d(c_in, c_out, **geometry)
     if config.kind == "image" and conv.bias is not None:
         nn.init.trunc_normal_(conv.weight, std=0.02)
@@ -115,9 +117,13 @@ class Branch(nn.Module):
         window = {"T": (self.frames,), "S": (side, side), "ST": (self.frames, side, side)}[axes]
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         gate = make_gate(config, mixed, window, config.num_groups[stage])
-        self.fc1 = make_linear(dim, gate.in_features if isinstance(gate, GatingUnit) else 2 * mixed)
         self.gate = gate if isinstance(gate, GatingUnit) else Batched(gate)
-        self.fc2 = make_linear(mixed, dim)
+        width, groups = 2 * mixed, 1
+        if isinstance(gate, GatingUnit):
+            width, groups = gate.in_features, gate.num_groups
+            gate.group_by_group = True
+        self.fc1 = Linear(dim, width, groups_out=(width // mixed, groups))
+        self.fc2 = Linear(mixed, dim, groups_in=groups)
 
     def forward(self, x_WTnC: Tensor) -> Tensor:
         h = F.gelu(self.fc1(self.norm(x_WTnC)))
@@ -182,6 +188,10 @@ class Block(nn.Module):
         return x_WTnC
 
 
+Scales = list[list[Tensor | None]]
+"""Of each block, one scale for each residual step, or None."""
+
+
 class Stage(nn.Module):
     """Blocks over one division into windows: (B, T, H, W, C) -> the same."""
 
@@ -190,17 +200,43 @@ class Stage(nn.Module):
         self.window = config.windows[stage]
         self.blocks = nn.ModuleList(Block(config, stage) for _ in range(config.depths[stage]))
 
-    def forward(self, x_BTHWC: Tensor, scales: list[list[Tensor | None]]) -> Tensor:
+    def forward(self, x_BTHWC: Tensor, scales: Scales) -> Tensor:
         B, T, H, W, C = x_BTHWC.shape
         k = self.window
         grid = (B, H // k, W // k)
         x = x_BTHWC.reshape(B, T, H // k, k, W // k, k, C).permute(0, 2, 4, 1, 3, 5, 6)
         x = x.reshape(-1, T, k * k, C)  # (windows, T, n, C)
-        for block, block_scales in zip(self.blocks, scales, strict=True):
-            per_window = [None if s is None else self._repeat(s, grid) for s in block_scales]
-            x = block(x, per_window)
+        per_window = [
+            [None if s is None else self._repeat(s, grid) for s in block] for block in scales
+        ]
+        x = self._through_blocks(x, per_window, large=T * H * W * C > LARGE_STAGE)
         x = x.reshape(*grid, T, k, k, C).permute(0, 3, 1, 4, 2, 5, 6)
         return x.reshape(B, T, H, W, C)
+
+    def _through_blocks(self, x_WTnC: Tensor, scales: Scales, large: bool) -> Tensor:
+        """All blocks; on a CPU a few windows at a time, as no block looks beyond a window."""
+        differentiated = torch.is_grad_enabled()
+        # torch.func differentiates no checkpoints, and PyTorch has no public way to ask for it.
+        recompute = large and not torch._C._are_functorch_transforms_active()
+        if x_WTnC.device.type != "cpu" or (differentiated and not recompute):
+            return self._run(x_WTnC, scales)
+        num_windows = max(1, WORKING_SET // x_WTnC[0].numel())
+        parts = []
+        for i in range(0, len(x_WTnC), num_windows):
+            part = slice(i, i + num_windows)
+            chosen = [[None if s is None else s[part] for s in block] for block in scales]
+            parts.append(self._run(x_WTnC[part], chosen, recompute=differentiated))
+        return torch.cat(parts)
+
+    def _run(self, x_WTnC: Tensor, scales: Scales, recompute: bool = False) -> Tensor:
+        for block, each in zip(self.blocks, scales, strict=True):
+            if recompute:
+                x_WTnC = checkpoint(
+                    block, x_WTnC, each, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                x_WTnC = block(x_WTnC, each)
+        return x_WTnC
 
     @staticmethod
     def _repeat(scale_B: Tensor, grid: tuple[int, int, int]) -> Tensor:
@@ -225,7 +261,7 @@ class PosMLPVideo(nn.Module):
         self.stages = nn.ModuleList(Stage(config, i) for i in range(config.num_stages))
         self.norm = nn.LayerNorm(config.dims[-1], eps=config.norm_eps)
         classes = config.num_classes
-        self.head = make_linear(config.dims[-1], classes) if classes else nn.Identity()
+        self.head = Linear(config.dims[-1], classes) if classes else nn.Identity()
 
     def forward(self, clips: Tensor, residual_scales: Tensor | None = None) -> Tensor:
         """Logits. `residual_scales` (steps, B) replaces the drawn stochastic depth, if given."""
@@ -243,7 +279,8 @@ class PosMLPVideo(nn.Module):
         scales = iter(
             self.num_residual_steps * [None] if residual_scales is None else residual_scales
         )
-        frames = self.stem(clips.transpose(1, 2).flatten(0, 1))
+        frames = clips.permute(0, 2, 3, 4, 1).flatten(0, 1).contiguous().permute(0, 3, 1, 2)
+        frames = self.stem(frames)  # from here on channels come last in memory
         x = frames.permute(0, 2, 3, 1).unflatten(0, (clips.shape[0], clips.shape[2]))
         features = [x]
         for i, stage in enumerate(self.stages):
@@ -292,7 +329,8 @@ class PosMLPVideo(nn.Module):
         blocks = self._blocks(self)
         rates = torch.linspace(0, self.config.drop_path, len(blocks))
         steps = torch.tensor([len(block.steps) for block in blocks])
-        keep = 1 - rates.repeat_interleave(steps)[:, None]
+        rates = rates.repeat_interleave(steps, output_size=self.num_residual_steps)
+        keep = 1 - rates[:, None]
         draw = torch.rand(len(keep), num_clips, generator=generator)
         return ((draw < keep) / keep).to(device)
 
@@ -300,6 +338,7 @@ class PosMLPVideo(nn.Module):
 class PosMLP(PosMLPVideo):
     """Images (B, 3, H, W) -> logits (B, num_classes): the video model of one frame with layout S.
 
+    Clips of one frame, (B, 3, 1, H, W), are images too.
     Source: Zhicaiwww/PosMLP (ACM MM 2022).
     """
 
@@ -311,9 +350,9 @@ class PosMLP(PosMLPVideo):
         return [x.squeeze(1) for x in super().forward_features(self._one_frame(images))]
 
     def _one_frame(self, images: Tensor) -> Tensor:
-        if images.dim() != 4:
+        if images.dim() not in (4, 5):
             raise ValueError(f"images of shape {tuple(images.shape)} are not (B, 3, H, W)")
-        return images[:, :, None]
+        return images[:, :, None] if images.dim() == 4 else images
 
 
 def create_model(config: PosMLPConfig | str, **overrides: Any) -> PosMLPVideo:

@@ -70,13 +70,19 @@ class TiedRelation(Relation):
     LARGE_RELATION elements) of T frames and n tokens a frame keeps a bank of the 2T-1 matrices
     (G, n, n), one for each dt; the rows of frame t are a slice of it, so that memory is
     G n^2 (2T-1) instead of G n^2 T^2 at the same G N^2 multiply-adds a channel column.
+
+    `in_blocks` chooses between the two by hand.
     """
 
     index: Tensor
 
-    def __init__(self, window: tuple[int, ...], num_groups: int) -> None:
+    def __init__(
+        self, window: tuple[int, ...], num_groups: int, *, in_blocks: bool | None = None
+    ) -> None:
         super().__init__(window, num_groups)
-        self.in_blocks = len(window) > 1 and num_groups * self.num_tokens**2 > LARGE_RELATION
+        if in_blocks is None:
+            in_blocks = len(window) > 1 and num_groups * self.num_tokens**2 > LARGE_RELATION
+        self.in_blocks = in_blocks
         index = relative_position_index(self.window[1:] if self.in_blocks else self.window)
         self.register_buffer("index", index.flatten(), persistent=False)
 
@@ -110,8 +116,10 @@ class LRPE(TiedRelation):
     `window_relative_position_bias_table` transposed and unflattened.
     """
 
-    def __init__(self, window: tuple[int, ...], num_groups: int) -> None:
-        super().__init__(window, num_groups)
+    def __init__(
+        self, window: tuple[int, ...], num_groups: int, *, in_blocks: bool | None = None
+    ) -> None:
+        super().__init__(window, num_groups, in_blocks=in_blocks)
         self.table = nn.Parameter(torch.zeros(num_groups, *table_shape(window)))
 
     def bias_table(self) -> Tensor:

@@ -1,0 +1,71 @@
+"""The linear layers of a branch: where their products are computed, and in which channel order.
+
+Shapes: `*` any leading dimensions, C channels, G channel groups, V = C / G channels of a group.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NUM_IMAGES = 16
+"""PyTorch gives a 1 x 1 convolution on one thread to oneDNN from this many images on."""
+
+SMALLEST = 2**16
+"""Elements of an input below which a convolution's set-up costs more than its speed brings."""
+
+
+class Linear(nn.Linear):
+    """A linear layer over the last axis: weights truncated normal of std 0.02, biases 0.
+
+    Parameters have the released models' channel order, (part, v, g): channel v * G + g of a part
+    belongs to group g. `groups_out=(parts, G)` gives the output group by group, (part, g, v), and
+    `groups_in=G` takes an input of one part so, which lets mixing read and write runs of channels.
+    """
+
+    def __init__(
+        self, c_in: int, c_out: int, *, groups_out: tuple[int, int] = (1, 1), groups_in: int = 1
+    ) -> None:
+        super().__init__(c_in, c_out)
+        self.groups_out, self.groups_in = groups_out, groups_in
+        nn.init.trunc_normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = group_by_group(self.weight, *self.groups_out)
+        if self.groups_in > 1:
+            weight = group_by_group(weight.mT, 1, self.groups_in).mT
+        return project(x, weight, group_by_group(self.bias, *self.groups_out))
+
+
+def group_by_group(rows: Tensor, parts: int, groups: int) -> Tensor:
+    """Rows in the order (part, g, v), of rows in the order (part, v, g)."""
+    if groups == 1:
+        return rows
+    return rows.unflatten(0, (parts, -1, groups)).transpose(1, 2).flatten(0, 2)
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x (*, c_in) -> (*, c_out), as `F.linear`; on a CPU by a 1 x 1 convolution where that pays.
+
+    PyTorch gives float32 convolutions over channels-last images to oneDNN, forward and backward,
+    and `F.linear` to MKL, which leaves half of the vector units of AMD's processors idle; on
+    Intel's there should be little between them. Under `torch.func` it is always `F.linear`: vmap
+    would make a slow grouped convolution (PyTorch has no public way to ask for that).
+    """
+    num_tokens = x.numel() // x.shape[-1]
+    convolves = (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.numel() >= SMALLEST
+        and num_tokens % NUM_IMAGES == 0
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()
+    )
+    if not convolves:
+        return F.linear(x, weight, bias)
+    images = x.reshape(NUM_IMAGES, num_tokens // NUM_IMAGES, 1, -1).permute(0, 3, 1, 2)
+    y = F.conv2d(images, weight[:, :, None, None], bias)
+    return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
