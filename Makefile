@@ -1,16 +1,17 @@
-# make demo | test | lab | check. PYTHON picks the interpreter (3.11 or newer) that makes .venv.
+# make demo | test | lab | check | notebooks. PYTHON picks the interpreter (3.11 or newer) that makes .venv.
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: help setup demo test check lab clean
+.PHONY: help setup demo test check lab notebooks clean
 
 help:
 	@echo "make demo   train a small ablation on real video files and write runs/demo/report.html"
 	@echo "make test   run the tests"
 	@echo "make lab    open JupyterLab on the notebooks"
 	@echo "make check  ruff and mypy"
+	@echo "make notebooks [ONLY='02 05']   run the lessons and store what they show"
 
 # The stamp depends on pyproject.toml, so that a changed requirement is installed on the next call.
 setup: .venv/stamp
@@ -40,6 +41,9 @@ check: .venv/stamp
 
 lab: .venv/stamp
 	$(BIN)/jupyter lab notebooks
+
+notebooks: .venv/stamp
+	$(BIN)/python notebooks/make_notebooks.py --jobs $(WORKERS) $(if $(ONLY),--only $(ONLY))
 
 clean:
 	rm -rf .venv runs

@@ -13,11 +13,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
@@ -104,12 +105,66 @@ def open_notebook(page: Any, address: str, name: str) -> None:
     page.wait_for_function(f"({_CELLS})()?.length > 0", timeout=START_S * 1000)
 
 
+def watch_requests(page: Any) -> list[str]:
+    """A list that fills with the addresses that the page asks for, web sockets among them."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("websocket", lambda socket: asked.append(socket.url))
+    return asked
+
+
+def off_machine(addresses: Iterable[str]) -> list[str]:
+    """Those of the addresses that leave this machine."""
+    return [url for url in addresses if urlsplit(url).hostname not in (None, "127.0.0.1")]
+
+
+def wait_for_kernel(page: Any) -> None:
+    """Wait until the open notebook's kernel is ready for a cell."""
+    page.wait_for_function(f"({_KERNEL})() === 'idle'", timeout=START_S * 1000)
+
+
+def run_cell(page: Any, number: int) -> dict[str, Any]:
+    """Run the code cell of this number (from 0) of the open notebook; returns it with outputs.
+
+    Raises AssertionError if the cell raises.
+    """
+    before = page.evaluate(f"({_CELLS})()[{number}].execution_count")
+    page.evaluate(_SELECT, number)
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-cell')")
+    count = f"({_CELLS})()[{number}].execution_count"
+    page.wait_for_function(
+        f"{count} && {count} !== {before or 0} && ({_KERNEL})() === 'idle'", timeout=RUN_S * 1000
+    )
+    cell = page.evaluate(f"({_CELLS})()[{number}]")
+    errors = [output for output in cell["outputs"] if output["output_type"] == "error"]
+    assert not errors, errors
+    return cell
+
+
+def type_cell(page: Any, number: int, source: str) -> None:
+    """Replace what stands in a code cell, through its editor, as by pasting."""
+    page.evaluate(_SELECT, number)
+    editor = page.locator(".jp-Notebook .jp-Cell.jp-mod-active .cm-content")
+    editor.click()
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text(source)
+    page.wait_for_function(f"(source) => ({_CELLS})()[{number}].source === source", arg=source)
+
+
 _PANEL = "window.jupyterapp?.shell.currentWidget"
 _KERNEL = f"() => {_PANEL}?.sessionContext?.session?.kernel?.status"
 _CELLS = (
     f"() => {_PANEL}?.content?.model?.sharedModel?.toJSON()"
     ".cells.filter((cell) => cell.cell_type === 'code')"
 )
+# JupyterLab draws only the cells in view: bring the one that is meant there.
+_SELECT = f"""async (number) => {{
+  const notebook = {_PANEL}.content;
+  const codes = notebook.widgets.filter((cell) => cell.model.type === 'code');
+  const index = notebook.widgets.indexOf(codes[number]);
+  await notebook.scrollToItem(index, 'center');
+  notebook.activeCellIndex = index;
+}}"""
 
 
 def _free_port() -> int:
@@ -139,10 +194,14 @@ def _lab_command(root: Path, private: Path, port: int) -> list[str]:
 
 
 def _environment(private: Path) -> dict[str, str]:
-    """Our own folders, and our packages for kernels, which start in the notebook's folder."""
+    """Our own folders; for kernels, which start in the notebook's folder, our packages.
+
+    One thread: on a busy machine two that contend take longer than one.
+    """
     folders = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
     own = {name: str(private / name.lower()) for name in folders}
-    return {**os.environ, **own, "PYTHONPATH": str(Path(__file__).parents[1])}
+    ours = {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **own, **ours}
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,0 +1,88 @@
+"""Checks of lesson 04: the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from checks.verdict import NOT_ANSWERED, OK, Case, Verdict, judge, wrong
+from posmlp import GATES, create_model
+
+KINDS = ("norm", "fc1", "table", "token_bias", "fc2.weight", "fc2.bias")
+STARTS = (
+    ("released", "multiply"),
+    ("normal", "multiply"),
+    ("released", "add"),
+    ("released", "mix"),
+)
+
+
+def gate_forward(yours: Callable[[Any, Any, Any], Any]) -> Verdict:
+    """Your gate on 3 tokens of 2 gated channels: without a token bias, and with one."""
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randint(-3, 4, (3, 4), generator=generator).float()
+    unit: Any = GATES["lrpe"](dim=2, window=(3,))
+    unit.positions.table.data = torch.tensor([[2.0, -1.0, 1.0, 3.0, -2.0]])
+    relation = unit.relation()[0].detach()
+    cases = []
+    for name, shift in (("no token bias", torch.zeros(3)), ("a token bias", torch.arange(3.0))):
+        with torch.no_grad():
+            unit.token_bias.copy_(shift[:, None])
+            cases.append(Case(name, (h, relation, shift), unit(h)))
+    return judge(yours, cases)
+
+
+def branch_params(yours: Callable[[int, str, int, int], int]) -> Verdict:
+    """Your parameters of one branch over T = 8 frames, for the three forms."""
+    cases = []
+    for form in ("multiply", "add", "mix"):
+        model: Any = create_model("toy", gate_form=form)
+        for stage in (0, 2):
+            dim, groups = model.config.dims[stage], model.config.num_groups[stage]
+            branch = model.stages[stage].blocks[0].steps[0]["T"]
+            count = sum(parameter.numel() for parameter in branch.parameters())
+            cases.append(Case(f"{form}\nC = {dim}, G = {groups}", (dim, form, 8, groups), count))
+    return judge(yours, cases)
+
+
+def first_gradients(yours: Callable[[str, str], Iterable[str]]) -> Verdict:
+    """Which of KINDS you say have a gradient in the first step, for four starts of a branch."""
+    for init, form in STARTS:
+        try:
+            answer = yours(init, form)
+        except NotImplementedError:
+            return NOT_ANSWERED
+        found, expected = set(answer or ()), kinds_with_gradient(init, form)
+        start = f"init {init!r}, form {form!r}"
+        if unknown := found - set(KINDS):
+            return wrong(f"{sorted(unknown)} are none of {', '.join(KINDS)}")
+        if found - expected:
+            return wrong(f"for {start} {sorted(found - expected)} get exactly no gradient")
+        if expected - found:
+            return wrong(f"for {start} {sorted(expected - found)} do get a gradient")
+    return OK
+
+
+def kinds_with_gradient(init: str, form: str) -> set[str]:
+    """The kinds of parameters of a new T branch whose first gradient is not exactly 0."""
+    torch.manual_seed(0)
+    model: Any = create_model("toy", init=init, gate_form=form)
+    clips, labels = torch.randn(4, 3, 8, 32, 32), torch.arange(4)
+    F.cross_entropy(model(clips), labels).backward()
+    branch = model.stages[0].blocks[0].steps[0]["T"]
+    return {
+        kind_of(name)
+        for name, parameter in branch.named_parameters()
+        if parameter.grad is not None and parameter.grad.any()
+    }
+
+
+def kind_of(name: str) -> str:
+    """The one of KINDS to which a branch's parameter of this name belongs."""
+    part, _, last = name.partition(".")
+    if part == "gate":
+        return "token_bias" if last == "token_bias" else "table"
+    return name if part == "fc2" else part

@@ -1,0 +1,42 @@
+"""Clips as rows of frames, kept in a notebook as one small JPEG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+from IPython.display import Image
+from matplotlib import pyplot as plt
+from torch import Tensor
+
+from analysis.style import styled
+
+JPEG_QUALITY = 80
+
+
+@styled
+def filmstrip(clips: Tensor, names: Sequence[str], title: str, *, frame_inches: float = 1) -> Image:
+    """A row of frames a clip, named on its left: clips (B, T, H, W, 3) uint8 -> a JPEG.
+
+    Raises ValueError unless there is one name a clip.
+    """
+    if len(names) != len(clips):
+        raise ValueError(f"{len(names)} names for {len(clips)} clips; give one a clip")
+    frames = clips.shape[1]
+    size = (frame_inches * frames + 1.3, frame_inches * len(clips) + 0.7)
+    figure, axes = plt.subplots(len(clips), 1, figsize=size, squeeze=False)
+    for ax, clip, name in zip(axes.flat, clips.numpy(), names, strict=True):
+        ax.imshow(np.concatenate(list(clip), axis=1), extent=(-0.5, frames - 0.5, 1, 0))
+        ax.set_aspect("auto")
+        ax.set(xticks=[], yticks=[0.5])
+        ax.set_yticklabels([name], fontsize=9)
+        ax.tick_params(left=False)
+        ax.spines[:].set_visible(False)
+    axes.flat[-1].set_xticks(range(frames), [f"t = {t}" for t in range(frames)])
+    axes.flat[-1].tick_params(bottom=False)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    file = BytesIO()
+    figure.savefig(file, format="jpeg", pil_kwargs={"quality": JPEG_QUALITY})
+    plt.close(figure)
+    return Image(file.getvalue(), format="jpeg")

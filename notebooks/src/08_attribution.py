@@ -1,0 +1,276 @@
+# %% [markdown]
+# # 08 Attribution on video, scored
+#
+# **Question.** Which pixels of which frames does an answer rest on, and how can we know that a map
+# of them is right?
+#
+# **You will be able to** compute such a map, check that it adds up, choose what "taken away" means
+# for a video, and score a method against clips whose truth is known.
+#
+# You need lessons 01 and 07. About 25 minutes; three exercises.
+
+# %%
+import preflight
+
+preflight.check("captum", "ipywidgets")
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+
+from analysis import (
+    attribute,
+    attribution_scorecard,
+    baseline_clips,
+    draw_attribution,
+    draw_scorecard,
+    localisation,
+    reinitialised,
+)
+from analysis.baselines import BASELINES
+from analysis.style import STYLE
+from checks import nb08
+from filmstrip import filmstrip
+from posmlp.checkpoint import load
+from posmlp.data.moving_digits import MovingDigits, RenderedClips
+from posmlp.train import normalise
+from scrubber import scrubber, show_frame
+
+plt.style.use(STYLE)
+
+# %% [markdown]
+# ## Clips whose truth is known
+#
+# Moving digits are drawn by a program, so it also knows where the moving object is (`masks`) and in
+# which frames it moves (`moving`). Everything else is distraction: still digits, a sliding
+# background, noise.
+#
+# We keep clips that the toy model answers rightly and surely: a map of a wrong answer explains a
+# mistake.
+
+# %%
+model = load("models/toy-ts.safetensors")
+digits = MovingDigits("test", num_clips=56)
+drawn = digits.render(torch.arange(56))
+with torch.no_grad():
+    probabilities = model(normalise(drawn.clips)).softmax(-1)
+chance = probabilities.gather(1, drawn.labels[:, None])[:, 0]
+sure = torch.nonzero(chance > 0.7)[:, 0][:8]
+sample = RenderedClips(*(tensor[sure] for tensor in drawn))
+names = [digits.classes[label] for label in sample.labels]
+print(f"{len(sure)} clips, probability of the right class {chance[sure].min():.2f} or more")
+filmstrip(
+    sample.clips[:4], names[:4], "Four clips that the model answers rightly", frame_inches=0.8
+)
+
+# %% [markdown]
+# ## A first map
+#
+# *Integrated gradients* starts from a **baseline** clip, in which what matters is missing, and goes
+# to the clip in small steps; each pixel earns the gradient along the way times its own change.
+# Below: frames, the map (red speaks for the class, blue against), the object's outline, and each
+# frame's share.
+#
+# **Your guess:** the object fills less than a tenth of the clip. What share of the map will lie on
+# it?
+
+# %%
+clips = normalise(sample.clips)
+maps = attribute(model, clips, sample.labels, "integrated_gradients", baseline="mean_frame")
+truth = {"masks": sample.masks, "moving": sample.moving}
+draw_attribution(maps, sample.clips, clip=0, target_name=names[0], **truth)
+plt.show()
+
+# %% [markdown]
+# **Reading.** A good part of the relevance lies on the object, several times its size, and along
+# its edges. The rest is spread thinly. Is that good? For that we need checks that do not rest on
+# our taste.
+#
+# ## Check one: does it add up?
+#
+# Integrated gradients promises *completeness*: the sum of the map is the change in score from
+# baseline to clip. With finitely many steps a gap remains, and it can be computed.
+#
+# ### Exercise 1: the completeness gap (easy, 3 minutes)
+#
+# |sum of values - change| as a share of |change|, where change is `score - baseline_score`.
+#
+# <details><summary>Hint</summary>
+#
+# Take absolute values at the end, above and below. Answers are in `solutions/nb08.py`.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def completeness_gap(values: np.ndarray, score: float, baseline_score: float) -> float:
+    raise NotImplementedError
+
+
+nb08.completeness_gap(completeness_gap)
+
+# %% [markdown]
+# **Your guess:** how many steps bring the gap below one per cent?
+
+# %%
+for num_steps in (4, 8, 16, 32):
+    found = attribute(model, clips, sample.labels, num_steps=num_steps)
+    print(f"{num_steps:2} steps: median gap {found.relative_gap.median():.1%}", end=", ")
+    print(f"largest {found.relative_gap.max():.1%}")
+
+# %% [markdown]
+# **Reading.** The gap shrinks with the steps; print it in every caption. It says that the *sum* is
+# right, not that it lies in the right place.
+#
+# ## Check two: does it depend on the model at all?
+#
+# Give the model fresh random weights and ask again. A map that stays as it is shows the *clip*,
+# edges and contrasts, and nothing that was learned. This is the figure to remember.
+#
+# **Your guess:** the randomised model knows nothing. Will its map look like noise, or like the
+# object?
+
+# %% tags=["trained"]
+draw_attribution(maps, sample.clips, clip=1, target_name=names[1], **truth)
+plt.show()
+random_weights = reinitialised(model)
+noise = attribute(random_weights, clips, sample.labels, "integrated_gradients")
+title = "The same after weight randomisation"
+draw_attribution(noise, sample.clips, clip=1, title=title, **truth)
+plt.show()
+
+# %% [markdown]
+# **Reading.** The second map still shows the object's place: it is where the clip differs from its
+# own baseline, and pixels that do not change earn nothing from *any* model. Signs and frames are
+# arbitrary. Whoever shows only the first map lets the baseline do part of the convincing.
+#
+# ## Check three: does it hit the object?
+#
+# ### Exercise 2: relevance on the object (easy, 5 minutes)
+#
+# The share of a map's size, |value|, that lies where `mask` is true; both are (T, H, W).
+#
+# <details><summary>Hint</summary>
+#
+# Evidence against a class counts as well: take `np.abs` first.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def mass_on_object(values: np.ndarray, mask: np.ndarray) -> float:
+    raise NotImplementedError
+
+
+nb08.mass_on_object(mass_on_object)
+
+# %% [markdown]
+# `localisation` computes this and two more: does the largest value of a frame lie on the object
+# (pointing game), and how much relevance lies in frames in which something moves. Each stands
+# beside the score of a map that is equal everywhere.
+
+# %%
+scores = localisation(maps, **truth).drop(columns="clip")
+against = localisation(noise, **truth).drop(columns="clip")
+table = pd.DataFrame({"trained": scores.mean(), "random weights": against.mean()})
+table.loc[[name for name in table.index if not name.startswith("uniform")]].assign(
+    uniform=[scores[f"uniform_{name}"].mean() for name in scores if not name.startswith("uni")]
+).round(2)
+
+# %% [markdown]
+# **Reading.** Compare the columns, not the number with zero: what the trained model adds to random
+# weights and to a uniform map is what was learned. The last row is a warning: relevance does not
+# keep to the frames in which something moves, since frames at rest, before and after, show where
+# the object was and where it is.
+#
+# ## What is "taken away" in a video?
+#
+# For a photograph a black or blurred image may stand for "nothing there". A clip holds a
+# *movement*, and the baseline should hold the scene without it.
+#
+# ### Exercise 3: a baseline without motion (medium, 5 minutes)
+#
+# From a clip (3, T, H, W) make one of the same shape in which every frame is the mean over time.
+#
+# <details><summary>Hint</summary>
+#
+# Time is axis 1. `mean(dim=1, keepdim=True)`, then `expand_as(clip)`.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def without_motion(clip: torch.Tensor) -> torch.Tensor:
+    raise NotImplementedError
+
+
+nb08.without_motion(without_motion)
+
+# %% [markdown]
+# **Your guess:** which of these four baselines still contains the movement?
+
+# %%
+baselines = torch.cat([baseline_clips(name, clips[:1]) for name in BASELINES])
+pixels = ((baselines * 0.225 + 0.45).clamp(0, 1) * 255).byte().movedim(1, -1)
+filmstrip(pixels, list(BASELINES), f"Four ways to take '{names[0]}' away", frame_inches=0.8)
+
+# %%
+rows = []
+for name in BASELINES:
+    found = localisation(attribute(model, clips, sample.labels, baseline=name), **truth)
+    with torch.no_grad():
+        left = model(baseline_clips(name, clips)).softmax(-1)
+    row = found[["mass_on_object", "pointing_game"]].mean()
+    rows.append(row.rename(name))
+    rows[-1]["probability left"] = left.gather(1, sample.labels[:, None]).mean().item()
+pd.DataFrame(rows).round(2)
+
+# %% [markdown]
+# **Reading.** A blurred clip still moves. That this model cannot read it any more (last column) is
+# no property of the baseline: a better one might. Zeros are a grey clip, as unlike the scene as can
+# be, and the whole picture becomes evidence. The mean frame takes away the movement alone, and its
+# maps point best.
+#
+# ## Which method?
+#
+# The scorecard runs methods through all checks: relevance on the object, deletion (the class's
+# probability should fall soon when the most relevant pixels go) and insertion, and the rank
+# correlation with the map of random weights. `random` looks at nothing; whatever does not beat it
+# says nothing.
+#
+# **Your guess:** order integrated gradients, Grad-CAM, saliency and random.
+
+# %%
+methods = ["integrated_gradients", "grad_cam", "saliency", "random"]
+card = attribution_scorecard({"toy": model}, methods, sample, num_steps=8)
+kept = ["mass_on_object", "pointing_game", "deletion_auc", "rank_correlation_magnitude"]
+draw_scorecard(card[card.metric.isin(kept)], title="Four methods, scored")
+plt.show()
+
+# %% [markdown]
+# **Reading.** On these small clips integrated gradients hits the object far above chance; Grad-CAM,
+# whose map comes from a stage of 4 x 4 tokens, and saliency hardly beat a uniform one. And no score
+# is perfect in all panels: report more than one.
+#
+# ## Frame by frame
+#
+# First as a picture; run the cell after it for sliders.
+
+# %%
+show_frame(maps, sample.clips, clip=1, frame=7, masks=sample.masks)
+
+# %%
+scrubber(maps, sample.clips, clip=1, masks=sample.masks)
+
+# %% [markdown]
+# ## What to remember
+#
+# - A map is a claim. Completeness checks its sum, weight randomisation its origin, a known object
+#   its place.
+# - For video the baseline should be the scene without the movement.
+# - Always beside it: a uniform map, a random one, and the same method on random weights.
+# - Eight clips of one model are an example. Write "in these clips".
+#
+# Next: lesson 09 asks what all this costs in time.

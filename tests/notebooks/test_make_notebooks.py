@@ -1,0 +1,177 @@
+"""The builder: the same bytes each time, and an error for whatever would break that."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import make_notebooks
+from compare_notebooks import differences, text_differences
+from make_notebooks import BuildError
+
+LESSON = """
+# %% [markdown]
+# # A title
+
+# %%
+from analysis import BiasExplorer, bias_maps, draw_temporal_bias
+from ipywidgets import IntSlider
+from posmlp import create_model
+import pandas as pd
+import torch
+
+# %%
+torch.manual_seed(0)
+model = create_model("toy", init="fan_in")
+maps = bias_maps(model).query("stage == 1 and block == 1 and branch == 'T'")
+ax = draw_temporal_bias(maps)
+
+# %%
+BiasExplorer(model)
+
+# %%
+IntSlider()
+
+# %% tags=["timed"]
+import time
+time.perf_counter()
+
+# %%
+print(f"{maps.bias.std():.3f}")
+pd.DataFrame({"a": [1.5, 2.0]})
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    source = folder / "src/01_title.py"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_text(text.lstrip())
+    return source
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source of a lesson that has been built twice, its first build beside it."""
+    source = write(tmp_path_factory.mktemp("notebooks"), LESSON)
+    target = make_notebooks.target_of(source)
+    make_notebooks.build(source)
+    target.rename(target.with_suffix(".first"))
+    (source.parents[1] / "01_title.ipynb").write_bytes(target.with_suffix(".first").read_bytes())
+    make_notebooks.build(source)
+    return source
+
+
+@pytest.fixture
+def stored(lesson: Path) -> nbformat.NotebookNode:
+    return nbformat.read(make_notebooks.target_of(lesson), as_version=4)
+
+
+def test_build_is_the_same_byte_for_byte(lesson):
+    target = make_notebooks.target_of(lesson)
+    assert target.read_bytes() == target.with_suffix(".first").read_bytes()
+
+
+def test_build_keeps_no_widget_state_and_a_picture_where_there_is_one(stored):
+    assert "widgets" not in stored.metadata
+    explorer, slider = stored.cells[3].outputs[0], stored.cells[4].outputs[0]
+    assert make_notebooks.WIDGET not in explorer.data
+    assert "image/png" in explorer.data
+    assert slider.data == {"text/plain": "interactive: run this cell"}
+
+
+def test_first_figure_of_a_notebook_is_shown(stored):
+    assert [list(output.data) for output in stored.cells[2].outputs][-1][0] == "image/png"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("object()", "shows a memory address"),
+        ("import sys; print('no', file=sys.stderr)", "writes to stderr: no"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_build_refuses_what_differs_or_fails(tmp_path, code, message):
+    source = write(tmp_path, f"# %%\n{code}\n")
+    with pytest.raises(BuildError, match=message):
+        make_notebooks.build(source)
+    assert not make_notebooks.target_of(source).exists()
+
+
+def test_what_is_printed_in_pieces_is_one_output(tmp_path):
+    code = (
+        "import sys, time\nfor word in 'abc':\n    print(word, flush=True)\n    time.sleep(0.3)\n"
+    )
+    source = write(tmp_path, f"# %%\n{code}# %%\nprint(1)\n")
+    outputs = [cell.outputs for cell in make_notebooks.execute(source).cells]
+    assert [[output.text for output in each] for each in outputs] == [["a\nb\nc\n"], ["1\n"]]
+
+
+def test_timed_cells_are_kept_until_one_of_them_changes(stored):
+    built = copy.deepcopy(stored)
+    built.cells[5].outputs[0].data["text/plain"] = "1.5"
+    make_notebooks.keep_timed(built, stored)
+    assert built.cells[5].outputs == stored.cells[5].outputs
+    changed = copy.deepcopy(stored)
+    changed.cells[5].source += "  # now"
+    changed.cells[5].outputs[0].data["text/plain"] = "1.5"
+    make_notebooks.keep_timed(changed, stored)
+    assert changed.cells[5].outputs[0].data["text/plain"] == "1.5"
+
+
+def test_unknown_lesson_is_one_line_and_exit_code_2(capsys):
+    assert make_notebooks.main(["--only", "77"]) == 2
+    assert capsys.readouterr().err.startswith("no lesson 77; use some of 01, ")
+
+
+def test_comparison_finds_a_changed_number_word_picture_and_source(stored):
+    assert differences(copy.deepcopy(stored), stored) == []
+
+    changed = copy.deepcopy(stored)
+    changed.cells[6].outputs[0].text = "0.9\n"
+    (found,) = differences(changed, stored)
+    assert found.startswith("cell-07: 0.9 was 0.")
+
+    changed = copy.deepcopy(stored)
+    changed.cells[2].outputs[-1].data["image/png"] = stored.cells[3].outputs[0].data["image/png"]
+    (found,) = differences(changed, stored)
+    assert found.startswith("cell-03: a picture ")
+    changed.metadata.matplotlib = "1.0"  # it would draw differently
+    assert differences(changed, stored) == []
+
+    changed = copy.deepcopy(stored)
+    changed.cells[6].outputs.pop()
+    (found,) = differences(changed, stored)
+    assert found.startswith("cell-07: outputs ['stream'] are not")
+
+    changed = copy.deepcopy(stored)
+    changed.cells[0].source += " more"
+    assert "run `make notebooks`" in differences(changed, stored)[0]
+
+
+def test_comparison_passes_over_what_is_timed(stored):
+    changed = copy.deepcopy(stored)
+    changed.cells[5].outputs[0].data["text/plain"] = "another day"
+    assert differences(changed, stored) == []
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "same"),
+    [
+        ("0.88 of 4,096", "0.88 of 4,096", True),
+        ("0.88", "0.87", True),  # the last printed digit may tip
+        ("0.88", "0.85", False),
+        ("1.2e-05", "1.3e-05", True),
+        ("1.2e-05", "1.9e-05", False),
+        ("4,096", "4,097", True),  # one part in a thousand
+        ("4,096", "4,196", False),
+        ("3", "4", False),
+        ("T 3", "S 3", False),
+        ("3 4", "3", False),
+    ],
+)
+def test_numbers_may_differ_by_rounding_words_may_not(new, old, same):
+    assert (list(text_differences(new, old)) == []) == same

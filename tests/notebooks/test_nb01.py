@@ -1,0 +1,71 @@
+"""Lesson 01's checks: the stub, the solution, and answers that students are likely to give."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from checks import nb01
+from solutions import nb01 as solutions
+from tests.notebooks.exercises import stub
+
+
+@pytest.mark.parametrize("name", ["play_backwards", "feature_shapes", "within_pair"])
+def test_stub_is_not_answered_and_solution_is_right(name):
+    check = getattr(nb01, name)
+    assert check(stub).state == "not answered yet"
+    assert check(getattr(solutions, name)).ok
+
+
+@pytest.mark.parametrize(
+    ("answer", "where"),
+    [
+        (lambda clips: clips.flip(1), "at [0, 0, 0, 0, 0] it gives 0, expected 4"),
+        (lambda clips: clips.flip(3), "it gives 30, expected 4"),
+        (lambda clips: clips, "it gives 0, expected 4"),
+        (lambda clips: clips[0].flip(1), "the shape is (3, 5, 4, 2), it must be (2, 3, 5, 4, 2)"),
+    ],
+)
+def test_play_backwards_says_where_an_answer_is_wrong(answer, where):
+    assert where in nb01.play_backwards(answer).where
+
+
+def halving_from_stage_one(num_frames, side, dims):
+    return [(num_frames, side // 2 ** (i + 2), side // 2 ** (i + 2), c) for i, c in enumerate(dims)]
+
+
+def halving_time_too(num_frames, side, dims):
+    shapes = solutions.feature_shapes(num_frames, side, dims)
+    return [(t // 2 ** max(i - 1, 0), *rest) for i, (t, *rest) in enumerate(shapes)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "where"),
+    [
+        (halving_from_stage_one, "preset toy the shape is (4, 4), it must be (5, 4)"),
+        (halving_time_too, "preset toy at [2, 0] it gives 4, expected 8"),
+    ],
+)
+def test_feature_shapes_says_where_an_answer_is_wrong(answer, where):
+    assert where in nb01.feature_shapes(answer).where
+
+
+def ties_as_wrong(logits, labels, reverse_of):
+    clip = torch.arange(len(labels))
+    return (logits[clip, labels] > logits[clip, reverse_of[labels]]).float().mean()
+
+
+def top1(logits, labels, reverse_of):
+    return (logits.argmax(-1) == labels).float().mean()
+
+
+@pytest.mark.parametrize(
+    ("answer", "where"),
+    [
+        (ties_as_wrong, "blind model it gives 0, expected 0.5"),
+        (top1, "blind model it gives 0.25"),
+        (lambda logits, labels, reverse_of: logits, "the shape is (4, 4), it must be ()"),
+    ],
+)
+def test_within_pair_says_where_an_answer_is_wrong(answer, where):
+    assert where in nb01.within_pair(answer).where

@@ -1,0 +1,65 @@
+"""Lesson 09's checks: the stub, the solution, and answers that students are likely to give."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from checks import nb09
+from solutions import nb09 as solutions
+from tests.notebooks.exercises import stub
+
+
+@pytest.mark.parametrize("name", ["median_and_spread", "num_inversions", "pareto_front"])
+def test_stub_is_not_answered_and_solution_is_right(name):
+    check = getattr(nb09, name)
+    assert check(stub).state == "not answered yet"
+    assert check(getattr(solutions, name)).ok
+
+
+@pytest.mark.parametrize(
+    ("answer", "where"),
+    [
+        (lambda t: (float(np.mean(t)), float(np.std(t))), "steady at [0] it gives 5.04"),
+        (lambda t: (sorted(t)[len(t) // 2], max(t) - min(t)), "steady at [1] it gives 0.3"),
+        (lambda t: (t[len(t) // 2], float(np.subtract(*np.percentile(t, [75, 25])))), "steady at"),
+    ],
+)
+def test_median_and_spread_says_where_an_answer_is_wrong(answer, where):
+    assert where in nb09.median_and_spread(answer).where
+
+
+def _pairs(first, second, opposite):
+    n = len(first)
+    return sum(opposite(first[i] - first[j], second[i] - second[j]) for i in range(n) for j in range(n))  # fmt: skip  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    ("answer", "where"),
+    [
+        (lambda a, b: _pairs(a, b, lambda x, y: x * y < 0), "one pair turned it gives 2"),
+        (lambda a, b: _pairs(a, b, lambda x, y: x * y <= 0) // 2, "same order it gives 2"),
+        (lambda a, b: sum(np.argsort(a) != np.argsort(b)), "one pair turned it gives 2"),
+    ],
+)
+def test_num_inversions_says_where_an_answer_is_wrong(answer, where):
+    assert where in nb09.num_inversions(answer).where
+
+
+def _weakly(costs, scores):
+    """Drops only what is beaten in both."""
+    n = range(len(costs))
+    kept = [i for i in n if not any(costs[j] < costs[i] and scores[j] > scores[i] for j in n)]
+    return sorted(kept, key=lambda i: costs[i])
+
+
+@pytest.mark.parametrize(
+    ("answer", "where"),
+    [
+        (lambda costs, scores: list(range(len(costs))), "one beats all the shape is (3,)"),
+        (lambda costs, scores: sorted(_weakly(costs, scores)), "not sorted at [0] it gives 0"),
+        (_weakly, "equal cost the shape is (3,), it must be (2,)"),
+    ],
+)
+def test_pareto_front_says_where_an_answer_is_wrong(answer, where):
+    assert where in nb09.pareto_front(answer).where
