@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablations.bench_peers import CONTENDERS, NUM_WORKERS, Contender
-from ablations.store import write_json
+from ablations.files import write_json
 
 TIMEOUT_S = 300.0
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ablations.files import write_json
 from ablations.grid import Job
-from ablations.store import write_json
 from ablations.worker import Place
 
 NUM_WORKERS = 2
@@ -42,21 +42,21 @@ class Wait:
     notes: Path
 
     def log_path(self, job: Job) -> Path:
-        return self.root / f"{job.seed}.log"
+        return self.root / f"{job.seeds[0]}.log"
 
     def moved_to(self, folder: Path) -> Wait:
         return replace(self, root=folder)
 
-    def __call__(self, job: Job, place: Place) -> dict[str, Any]:
-        result = {"seed": job.seed, "metrics": {"value": wait(self.notes, self.seconds)}}
-        write_json(self.root / f"{job.seed}.json", result)
-        return result
+    def __call__(self, job: Job, place: Place) -> list[dict[str, Any]]:
+        result = {"seed": job.seeds[0], "metrics": {"value": wait(self.notes, self.seconds)}}
+        write_json(self.root / f"{job.seeds[0]}.json", result)
+        return [result]
 
 
 def _jobs(count: int) -> list[Job]:
     from ablations.grid import read_grid
 
-    return read_grid({"seeds": count}).jobs
+    return read_grid({"seeds": count, "repeat": False}).jobs
 
 
 def ours_in_process(count: int, seconds: float, folder: Path) -> None:
@@ -78,7 +78,7 @@ def ours_on_ray(count: int, seconds: float, folder: Path) -> None:
     with ray_engine.connected(None):
         task = Wait(folder / "run", seconds, folder)
         for job, parcel in ray_engine.on_ray(_jobs(count), task, PLACES[0], request):
-            write_json(folder / "run" / f"{job.seed}.json", parcel.outcome)
+            write_json(folder / "run" / f"{job.seeds[0]}.json", parcel.outcome)
 
 
 def joblib(count: int, seconds: float, folder: Path) -> None:

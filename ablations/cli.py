@@ -1,4 +1,4 @@
-"""The command line: ablations plan | run | status | why | repeat | report | bench.
+"""The command line: ablations plan | run | status | why | repeat | report | publish | bench.
 
 Only what a command needs is imported, so that status and why answer at once.
 """
@@ -44,11 +44,18 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, help="the folder (default: runs/NAME/grid)")
         command.add_argument("--data", help="data in place of the grid's")
         command.add_argument("--workers", type=int, default=1, help="trainings at once")
+        command.add_argument("--device", help="cpu, cuda (all GPUs) or cuda:N; default: a GPU")
+        command.add_argument("--threads", type=int, default=1, help="CPU threads of each worker")
+    plan.add_argument(
+        "--probe-seconds", type=float, default=60.0, help="for measuring a few steps of new cells"
+    )
     run.add_argument("--engine", default="local", help="local, or ray (several machines)")
     run.add_argument("--address", help="of the Ray cluster: auto or HOST:PORT; default: start one")
     run.add_argument("--per-gpu", type=int, default=1, help="trainings that share a GPU of Ray's")
-    run.add_argument("--device", help="cpu, cuda (all GPUs) or cuda:N; default: a GPU if any")
-    run.add_argument("--threads", type=int, default=1, help="CPU threads of each worker")
+    run.add_argument("--seeds-together", type=int, help="in one population; default: all on a GPU")
+    run.add_argument(
+        "--reuse", type=Path, action="append", default=[], metavar="DIR", help="take over from DIR"
+    )
     run.add_argument("--retry-failed", action="store_true", help="also run what failed before")
     run.add_argument("--shard", help="i/n: only the i-th of n parts, for schedulers")
     run.add_argument("--quiet", action="store_true", help="no progress")
@@ -61,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     repeat.set_defaults(command=_repeat)
     report = commands.add_parser("report", help="report.html and tables")
     report.set_defaults(command=_report)
-    for command in (status, why, repeat, report):
+    publish = commands.add_parser("publish", help="take finished results to a folder to commit")
+    publish.set_defaults(command=_publish)
+    for command in (status, why, repeat, report, publish):
         command.add_argument("folder", type=Path, help="the --out of a run")
     for command in (why, repeat):
         command.add_argument("cell", help="id, start of an id, or name")
@@ -70,7 +79,14 @@ def _parser() -> argparse.ArgumentParser:
     repeat.add_argument("--device", default="cpu")
     repeat.add_argument("--threads", type=int, default=1, help="CPU threads")
     report.add_argument("--out", type=Path, help="the HTML file (default: FOLDER/report.html)")
+    report.add_argument(
+        "--margin", type=float, default=2.0, help="points of accuracy that count as no difference"
+    )
     repeat.add_argument("--to", type=Path, help="a new folder for the run (default: temporary)")
+    publish.add_argument("to", type=Path, help="the folder to write to")
+    publish.add_argument(
+        "--models", default="none", choices=("none", "first"), help="take each cell's first weights"
+    )
     bench = commands.add_parser("bench", help="overhead a job, beside other runners' (extra bench)")
     bench.set_defaults(command=_bench)
     bench.add_argument("--jobs", type=int, default=24)
@@ -83,7 +99,16 @@ def _plan(options: argparse.Namespace) -> int:
     from ablations.plan import plan
 
     out = options.out or _default_out(options.grid)
-    print(plan(options.grid, out, data=options.data, workers=options.workers))
+    found = plan(
+        options.grid,
+        out,
+        data=options.data,
+        workers=options.workers,
+        device=options.device,
+        num_threads=options.threads,
+        probe_s=options.probe_seconds,
+    )
+    print(found)
     return 0
 
 
@@ -101,7 +126,9 @@ def _run(options: argparse.Namespace) -> int:
         num_threads=options.threads,
         address=options.address,
         per_gpu=options.per_gpu,
+        seeds_together=options.seeds_together,
         retry_failed=options.retry_failed,
+        reuse=options.reuse,
         shard=options.shard,
         progress=not options.quiet,
     )
@@ -146,7 +173,14 @@ def _repeat(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from ablations.report import write_report
 
-    print(f"report: {write_report(options.folder, options.out)}")
+    print(f"report: {write_report(options.folder, options.out, options.margin)}")
+    return 0
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from ablations.publish import publish
+
+    print(f"published: {publish(options.folder, options.to, models=options.models)}")
     return 0
 
 

@@ -23,7 +23,7 @@ class Data:
 
 
 def describe(spec: str) -> Data:
-    """What `spec` names: `moving-digits[:DIFFICULTY]`, or a folder of videos.
+    """What `spec` names: `moving-digits[:DIFFICULTY]`, or a folder of videos, `[LAYOUT:]ROOT`.
 
     Raises ValueError if it names nothing.
     """
@@ -33,7 +33,7 @@ def describe(spec: str) -> Data:
         one_of(difficulty, DIFFICULTIES, f"difficulty in data={spec!r},")
         identity = f"{MOVING_DIGITS}:{difficulty}:{GENERATOR_VERSION}"
         return Data(spec, identity, len(CLASSES), None)
-    if not Path(spec).exists():
+    if ":" not in spec and not Path(spec).exists():
         known = "|".join(DIFFICULTIES)
         raise ValueError(
             f"data={spec!r} is no folder here; give a folder of videos, or "
@@ -46,9 +46,8 @@ def _describe_folder(spec: str) -> Data:
     digest = hashlib.sha256()
     listings = [list_videos(spec, split) for split in ("train", "test")]
     for listing in listings:
-        for path, label in zip(listing.paths, listing.labels, strict=True):
-            place = path.relative_to(listing.root).as_posix()
-            size = path.stat().st_size if path.exists() else None
+        found = zip(listing.places(), listing.labels, listing.sizes(), strict=True)
+        for place, label, size in found:
             digest.update(f"{listing.split}\t{place}\t{label}\t{size}\n".encode())
     train = listings[0]
     return Data(spec, f"sha256:{digest.hexdigest()}", len(train.classes), len(train.paths))

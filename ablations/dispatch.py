@@ -6,16 +6,24 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ablations import engines
+from ablations.files import write_durably
 from ablations.grid import Job
-from ablations.job import Attempt, Training, repeat_command
+from ablations.job import Attempt, Training
+from ablations.ladder import is_out_of_memory
 from ablations.processes import Outcome, WorkerDied
-from ablations.store import Result, Store, write_durably
+from ablations.store import Result, Store, repeat_command
 from ablations.worker import Place
 from posmlp.config import one_of
+
+if TYPE_CHECKING:
+    from ablations.ray_engine import Request
+    from ablations.ray_node import Parcel
 
 ENGINES = ("local", "ray")
 
@@ -30,17 +38,23 @@ class Engine:
     num_threads: int = 1
     address: str | None = None
     per_gpu: int = 1
+    seeds_together: int | None = None
+    """Seeds of a cell that train in one population; None: all on a GPU, one on a CPU."""
 
     def __post_init__(self) -> None:
         one_of(self.kind, ENGINES, "engine")
         for name in ("workers", "num_threads", "per_gpu"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.seeds_together is not None and self.seeds_together < 1:
+            raise ValueError(f"seeds_together={self.seeds_together} must be at least 1")
         if self.kind == "ray" and self.workers != 1:
             raise ValueError(
                 f"workers={self.workers} is of the local engine; Ray runs as many jobs at once as "
                 "the cluster's CPUs and GPUs hold, so leave it out"
             )
+        if self.kind == "ray" and self.device not in (None, "cpu", "cuda"):
+            raise ValueError(f"device={self.device!r} must be cpu or cuda: Ray chooses the GPUs")
         if self.kind == "local" and (self.address is not None or self.per_gpu != 1):
             raise ValueError(
                 f"address={self.address!r} and per_gpu={self.per_gpu} are of engine='ray'; "
@@ -58,67 +72,132 @@ class Engine:
             ("--workers", self.workers, 1),
             ("--device", self.device, None),
             ("--threads", self.num_threads, 1),
+            ("--seeds-together", self.seeds_together, None),
         ):
             words += [option, str(value)] if value != default else []
         return words
 
-    def run(self, jobs: list[Job], root: Path) -> Iterator[tuple[Job, Result]]:
-        """Each job's result as it comes, stored below `root`; a worker's death is a result too."""
-        if not jobs:
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """Ray's cluster is joined meanwhile; the local engine needs nothing."""
+        if self.kind == "local":
+            yield
             return
-        task = Training(root)
-        if self.kind == "ray":
-            yield from self._on_ray(jobs, task)
-            return
-        places = _places(min(self.workers, len(jobs)), self.device, self.num_threads)
-        if self.workers == 1:
-            with _threads_restored():
-                yield from engines.in_process(jobs, task, places[0])
-            return
-        for job, outcome in engines.pool(jobs, task, places):
-            result = _result_of(job, outcome, root)
-            if isinstance(outcome, WorkerDied):
-                Store(root).write_result(result)
-            yield job, result
-
-    def _on_ray(self, jobs: list[Job], task: Training) -> Iterator[tuple[Job, Result]]:
         from ablations import ray_engine
 
-        store = Store(task.root)
         with ray_engine.connected(self.address):
-            device = self.device or ("cuda" if ray_engine.cluster_has_gpu() else "cpu")
-            if device not in ("cpu", "cuda"):
-                raise ValueError(f"device={device!r} must be cpu or cuda: Ray chooses the GPUs")
-            on_gpu = device == "cuda"
-            place = Place(0, "cuda:0" if on_gpu else "cpu", self.num_threads)  # of those it sees
-            request = ray_engine.Request(self.num_threads, 1 / self.per_gpu if on_gpu else 0)
-            ray_engine.num_at_once(request)
-            for job, parcel in ray_engine.on_ray(jobs, task, place, request):
-                _unpack(store, job, parcel.files)
-                result = _result_of(job, parcel.outcome, task.root)
-                result["command"] = repeat_command(task.root, job.cell.id, job.seed, place)
-                store.write_result(result)
-                yield job, result
+            yield
+
+    @cached_property
+    def on_gpu(self) -> bool:
+        """Whether trainings run on a GPU; ask while `connected`."""
+        if self.device is not None:
+            return self.device.startswith("cuda")
+        if self.kind == "ray":
+            from ablations import ray_engine
+
+            return ray_engine.cluster_has_gpu()
+        import torch
+
+        return torch.cuda.is_available()
+
+    @property
+    def at_once(self) -> int:
+        """How many trainings run at the same time; ask while `connected`."""
+        if self.kind == "local":
+            return self.workers
+        from ablations import ray_engine
+
+        return ray_engine.num_at_once(self._request)
+
+    def grouped(self, jobs: list[Job]) -> list[Job]:
+        """Jobs of one seed each, as those of several seeds that train together.
+
+        Each stands where its first seed stood. A GPU has room for a population of small models,
+        and on a CPU training seeds together is slower than one after the other.
+        """
+        together = self.seeds_together or (len(jobs) if self.on_gpu else 1)
+        groups: list[Job] = []
+        at: dict[str, int] = {}
+        for job in jobs:
+            place = at.get(job.cell.id)
+            if job.repeat or place is None or len(groups[place].seeds) == together:
+                if not job.repeat:
+                    at[job.cell.id] = len(groups)
+                groups.append(job)
+            else:
+                groups[place] = replace(groups[place], seeds=groups[place].seeds + job.seeds)
+        return groups
+
+    def run(self, jobs: list[Job], root: Path) -> Iterator[Result]:
+        """A result for each seed of each job as it comes, stored below `root`.
+
+        A worker's death is a result too, and so is what no rung of the memory ladder could help.
+        """
+        if not jobs:
+            return
+        task, store = Training(root), Store(root)
+        run_them = self._on_ray if self.kind == "ray" else self._here
+        for job, outcome in run_them(jobs, task):
+            unstored = isinstance(outcome, WorkerDied) or is_out_of_memory(outcome)
+            results = _results_of(job, outcome, root)
+            for result in results:
+                if unstored:
+                    store.write_result(result)
+                yield result
+
+    @property
+    def _request(self) -> Request:
+        from ablations import ray_engine
+
+        return ray_engine.Request(self.num_threads, 1 / self.per_gpu if self.on_gpu else 0)
+
+    def _here(self, jobs: list[Job], task: Training) -> Iterator[tuple[Job, Outcome]]:
+        places = _places(min(self.workers, len(jobs)), self.device, self.num_threads)
+        if self.workers > 1:
+            yield from engines.pool(jobs, task, places)
+            return
+        with _threads_restored():
+            yield from engines.in_process(jobs, task, places[0])
+
+    def _on_ray(self, jobs: list[Job], task: Training) -> Iterator[tuple[Job, Outcome]]:
+        from ablations import ray_engine
+
+        with self.connected():
+            place = Place(0, "cuda:0" if self.on_gpu else "cpu", self.num_threads)
+            ray_engine.num_at_once(self._request)
+            for job, parcel in ray_engine.on_ray(jobs, task, place, self._request):
+                _unpack(task.root, job, parcel)
+                yield job, parcel.outcome
 
 
-def _unpack(store: Store, job: Job, files: dict[str, bytes]) -> None:
-    """Write what came from another machine; all but the result, which has to be the last."""
-    shutil.rmtree(store.run_folder(job.cell.id, job.seed), ignore_errors=True)
-    for name, content in files.items():
-        if store.root / name != store.result_path(job.cell.id, job.seed):
-            write_durably(store.root / name, content)
+def _unpack(root: Path, job: Job, parcel: Parcel) -> None:
+    """Write what came from another machine; results are the last, as they say it is all there."""
+    store = Store(root)
+    homes = [store.run_folder(job.cell.id, seed, job.repeat) for seed in job.seeds]
+    for home in homes:
+        shutil.rmtree(home, ignore_errors=True)
+    for name, content in parcel.files.items():
+        if root / name not in [home / "result.json" for home in homes]:
+            write_durably(root / name, content)
+    if isinstance(parcel.outcome, WorkerDied):
+        return
+    for result in parcel.outcome:
+        where = result["worker"]["device"], result["worker"]["num_threads"]
+        result["command"] = repeat_command(root, job.cell.id, result["seed"], *where)
+        store.write_result(result)
 
 
-def _result_of(job: Job, outcome: Outcome, root: Path) -> Result:
-    return _obituary(job, outcome, root) if isinstance(outcome, WorkerDied) else outcome
-
-
-def _obituary(job: Job, death: WorkerDied, root: Path) -> Result:
-    """The result of a job whose worker died, as far as the driver knows it."""
-    attempt = Attempt(job, death.place, root, clock=time.perf_counter() - death.seconds)
-    result = attempt.failed("worker killed", death.cause)
-    result["worker"] |= {"pid": death.pid, "host": death.host}
-    return result | {"peak_memory_mb": None}
+def _results_of(job: Job, outcome: Outcome, root: Path) -> list[Result]:
+    """A job's results; for one whose worker died, as far as the driver knows them."""
+    if not isinstance(outcome, WorkerDied):
+        return outcome
+    attempt = Attempt(job, outcome.place, root, clock=time.perf_counter() - outcome.seconds)
+    results = attempt.failed("worker killed", outcome.cause)
+    for result in results:
+        result["worker"] |= {"pid": outcome.pid, "host": outcome.host}
+        result["peak_memory_mb"] = None
+    return results
 
 
 def _places(count: int, device: str | None, num_threads: int) -> list[Place]:

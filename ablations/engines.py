@@ -1,8 +1,9 @@
 """How jobs are run: in this process, or in worker processes that may die. Engines know no more.
 
-Each yields (job, result) as jobs finish. A pool was written rather than taken over: when an idle
-worker is killed, pebble, loky and concurrent.futures all give up the jobs that are waiting.
-`ray_engine` is the third engine, for several machines.
+Each yields (job, results) as jobs finish. A job that runs out of memory comes again as lighter
+ones (see `ladder`); it is yielded when nothing is left to try. A pool was written rather than taken
+over: when an idle worker is killed, pebble, loky and concurrent.futures all give up the jobs that
+are waiting. `ray_engine` is the third engine, for several machines.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import contextlib
 import queue
 import threading
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from ablations.grid import Job
+from ablations.ladder import is_out_of_memory, lighter, with_step
 from ablations.processes import (
     MAX_STARTS,
     EngineError,
@@ -64,20 +66,25 @@ def none_left(faults: Faults) -> EngineError:
     )
 
 
-def in_process(jobs: Sequence[Job], task: Task, place: Place) -> Iterator[tuple[Job, Result]]:
+def in_process(jobs: Sequence[Job], task: Task, place: Place) -> Iterator[tuple[Job, list[Result]]]:
     """One job after the other, here; what they print goes to their logs.
 
     Raises EngineError after several device errors in a row.
     """
-    faults = Faults()
-    for job in jobs:
+    faults, waiting = Faults(), deque(jobs)
+    while waiting:
+        job = waiting.popleft()
         log = task.log_path(job)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file, _printing_to(file):
-            result = task(job, place)
+            results = task(job, place)
         drop_if_empty(log)
-        yield job, result
-        if faults.add(device_of(place), result) and job is not jobs[-1]:
+        again = lighter(job) if is_out_of_memory(results) else []
+        if again:
+            waiting.extendleft(reversed(again))
+            continue
+        yield job, results
+        if faults.add(device_of(place), results) and waiting:
             raise none_left(faults)
 
 
@@ -94,16 +101,16 @@ def pool(jobs: Sequence[Job], task: Task, places: Sequence[Place]) -> Iterator[t
     Raises EngineError if workers cannot start, a result cannot be stored, or no device is left.
     """
     crew = _Crew(jobs, task, places)
-    num_left = len(jobs)
     try:
-        while num_left:
+        while crew.num_open:
             news = crew.news.get()
             if isinstance(news, BaseException):
                 raise news
             if isinstance(news, str):
                 warnings.warn(news, stacklevel=2)
                 continue
-            num_left -= 1
+            with crew.changed:
+                crew.num_open -= 1
             yield news
     finally:
         crew.stop()
@@ -114,15 +121,20 @@ class _Crew:
 
     def __init__(self, jobs: Sequence[Job], task: Task, places: Sequence[Place]) -> None:
         self.task = task
-        self.waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        for job in jobs:
-            self.waiting.put(job)
+        self.waiting = deque(jobs)
+        self.num_open = len(self.waiting)
+        """Jobs whose outcome has not been yielded."""
         self.news: queue.SimpleQueue[tuple[Job, Outcome] | str | BaseException]
         self.news = queue.SimpleQueue()
         self.stopping = False
-        self.lock = threading.Lock()
+        self.changed = threading.Condition()
         self.faults = Faults()
         self.devices = {device_of(place) for place in places}
+        self.running: Counter[str] = Counter()
+        self.at_once = Counter(place.device for place in places)
+        """By device, as `running`: how many jobs it may have; fewer once memory ran out."""
+        self.crowds: dict[Place, int] = {}
+        """The most jobs that the device had at once since this place's job began."""
         self.workers: dict[Place, WorkerProcess] = {}
         self.threads = [
             threading.Thread(target=self._serve, args=(place,), daemon=True) for place in places
@@ -132,53 +144,83 @@ class _Crew:
 
     def stop(self) -> None:
         """End all workers, in the middle of a job if they have one."""
-        with self.lock:
+        with self.changed:
             self.stopping = True
             for member in self.workers.values():
                 member.process.kill()
+            self.changed.notify_all()
         for thread in self.threads:
             thread.join()
 
     def _serve(self, place: Place) -> None:
         try:
-            while not (self.stopping or device_of(place) in self.faults.set_aside):
-                try:
-                    job = self.waiting.get_nowait()
-                except queue.Empty:
-                    return
+            while job := self._next(place):
                 self._start(place)
                 outcome = self.workers[place].run(job)
-                if not self.stopping:
-                    drop_if_empty(self.task.log_path(job))
-                    self._hand_in(place, job, outcome)
+                if self.stopping:
+                    return
+                drop_if_empty(self.task.log_path(job))
+                self._hand_in(place, job, outcome)
         except BaseException as error:
             self.news.put(error)
         finally:
             if place in self.workers:
                 self.workers[place].close()
 
+    def _next(self, place: Place) -> Job | None:
+        """The next job, as soon as the device may have one more; None when this worker is done."""
+        device = place.device
+        with self.changed:
+            while self.waiting and self.running[device] >= self.at_once[device]:
+                self.changed.wait()
+            set_aside = device_of(place) in self.faults.set_aside
+            if self.stopping or set_aside or not self.waiting:
+                return None
+            self.running[device] += 1
+            for busy in (place, *self.crowds):
+                if busy.device == device:
+                    self.crowds[busy] = max(self.crowds.get(busy, 0), self.running[device])
+            return self.waiting.popleft()
+
     def _hand_in(self, place: Place, job: Job, outcome: Outcome) -> None:
-        """Pass an outcome on, and judge the device by it."""
-        device = device_of(place)
-        with self.lock:
-            is_last_straw = self.faults.add(device, outcome)
-            is_none_left = self.faults.set_aside == self.devices
-        if is_devices_fault(outcome):
-            self.workers[place].process.kill()  # after a device error it cannot compute any more
+        """Pass an outcome on, or try again in less memory, and judge the device by it."""
+        if is_devices_fault(outcome) or is_out_of_memory(outcome):
+            # After a device error it cannot compute; and only its end gives back all memory.
+            self.workers[place].process.kill()
             self.workers[place].process.wait()
+        with self.changed:
+            again = self._again(place.device, job, outcome, self.crowds.pop(place))
+            self.waiting.extendleft(reversed(again))
+            self.running[place.device] -= 1
+            self.changed.notify_all()
+            if again:
+                self.num_open += len(again) - 1
+                return
+            is_last_straw = self.faults.add(device_of(place), outcome)
+            is_none_left = self.faults.set_aside == self.devices and bool(self.waiting)
         if is_last_straw:
             self.news.put(
-                f"{device} is set aside: {MAX_FAULTS} jobs in a row failed on it, the last being "
-                f"{job}; what is left goes to the other devices"
+                f"{device_of(place)} is set aside: {MAX_FAULTS} jobs in a row failed on it, the "
+                f"last being {job}; what is left goes to the other devices"
             )
         self.news.put((job, outcome))
-        if is_last_straw and is_none_left and not self.waiting.empty():
+        if is_last_straw and is_none_left:
             self.news.put(none_left(self.faults))
+
+    def _again(self, device: str, job: Job, outcome: Outcome, num_at_once: int) -> list[Job]:
+        """What to run for a job that ran out of memory: with fewer beside it, then lighter."""
+        if not is_out_of_memory(outcome):
+            return []
+        if num_at_once == 1:
+            return lighter(job)
+        fewer = num_at_once // 2
+        self.at_once[device] = min(self.at_once[device], fewer)
+        return [with_step(job, f"at once on {device} {num_at_once} -> {fewer}")]
 
     def _start(self, place: Place) -> None:
         """Have a worker that is alive; idle ones that were killed are replaced without a word."""
         for _ in range(MAX_STARTS):
-            with self.lock:
+            with self.changed:
                 if self.stopping:
                     return
                 if place in self.workers and self.workers[place].process.poll() is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
@@ -11,10 +12,12 @@ from ablations.settings import SETTINGS, TRAIN, meant
 from posmlp.config import one_of
 
 KEYS = (
-    *("question", "prediction", "base", "axes", "zip", "exclude", "include", "seeds"),
-    *("baseline", "design"),
+    *("question", "prediction", "expect", "base", "axes", "zip", "exclude", "include", "seeds"),
+    *("baseline", "design", "match", "match_within", "budget", "repeat"),
 )
 DESIGNS = ("full", "one-at-a-time")
+MATCHES = ("params", "gmacs")
+_UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 
 
 class Setting(NamedTuple):
@@ -29,6 +32,20 @@ Combination = dict[str, Setting]
 
 
 @dataclass(frozen=True)
+class Options:
+    """What a grid file says about the whole, cells and seeds aside."""
+
+    design: str
+    match: str | None
+    """What every variant is made to cost as much of as the baseline: params or gmacs."""
+    match_within: float
+    """How near they must come, as a share of the baseline's cost."""
+    budget_s: float | None
+    repeat: bool | None
+    """Whether the baseline's first seed is trained twice; None: if it is cheap."""
+
+
+@dataclass(frozen=True)
 class Expanded:
     """What a grid file declares, before any config is built."""
 
@@ -40,7 +57,7 @@ class Expanded:
     """All settings that vary, in the file's order."""
     declared: tuple[str, ...]
     """Those that `axes` and `zip` name; the others come from `include`."""
-    design: str
+    options: Options
 
 
 def combinations(file: GridFile, data: str | None = None) -> Expanded:
@@ -53,9 +70,8 @@ def combinations(file: GridFile, data: str | None = None) -> Expanded:
     _each_once(file, declared)
     stated = _settings(file, ("baseline",), file.values.get("baseline") or {})
     centre = [_nearest(factor, stated) for factor in factors]
-    design = file.values.get("design", DESIGNS[0])
-    _named(file, ("design",), design, DESIGNS, "design", key=False)
-    varied = _excluded(file, _design(design, factors, centre))
+    options = _whole_grid_options(file)
+    varied = _excluded(file, _design(options.design, factors, centre))
     reference = _joined(centre)
     included = [reference | extra for extra in _list_of_settings(file, "include")]
     extra_axes = [name for cell in included for name in cell if name not in declared]
@@ -63,7 +79,7 @@ def combinations(file: GridFile, data: str | None = None) -> Expanded:
     if not cells:
         file.fail(("exclude",), "every cell is excluded.", key=True)
     axes = tuple(dict.fromkeys([*declared, *extra_axes]))
-    return Expanded(cells, stated or reference, _seeds(file), axes, declared, design)
+    return Expanded(cells, stated or reference, _seeds(file), axes, declared, options)
 
 
 def matches(cell: Combination, wanted: Combination) -> bool:
@@ -84,6 +100,44 @@ def _design(
         if option is not centre[i]
     ]
     return [_joined(centre), *alone]
+
+
+def _whole_grid_options(file: GridFile) -> Options:
+    design = file.values.get("design", DESIGNS[0])
+    _named(file, ("design",), design, DESIGNS, "design", key=False)
+    match = file.values.get("match")
+    if match is not None:
+        _named(file, ("match",), match, MATCHES, "match", key=False)
+    repeat = file.values.get("repeat")
+    if repeat not in (None, True, False):
+        file.fail(("repeat",), f"repeat={repeat!r} must be true or false.")
+    return Options(design, match, _match_within(file), _budget_s(file), repeat)
+
+
+def _match_within(file: GridFile) -> float:
+    """The share that a percentage or a number means."""
+    within = str(file.values.get("match_within", "1%"))
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", within)
+    share = float(found[1]) / (100 if found[2] else 1) if found else 1.0
+    if "match_within" in file.values and not ("match" in file.values and 0 < share < 1):
+        file.fail(
+            ("match_within",),
+            f"match_within={within} must be a share such as 1%, beside match: params or gmacs.",
+        )
+    return share
+
+
+def _budget_s(file: GridFile) -> float | None:
+    """The seconds that a time such as `30min` or `1.5 h` means."""
+    budget = file.values.get("budget")
+    if budget is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", str(budget))
+    seconds = float(found[1]) * _UNITS_S.get(found[2], 0) if found else 0.0
+    if not seconds:
+        units = ", ".join(_UNITS_S)
+        file.fail(("budget",), f"budget={budget!r} must be a time such as 30min (units: {units}).")
+    return seconds
 
 
 def _joined(options: Any) -> Combination:

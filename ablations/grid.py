@@ -4,6 +4,7 @@ An example with every key:
 
     question: does a relation that is shared along offsets beat a free one?
     prediction: lrpe is ahead of dense at every layout
+    expect: [{gate: dense, verdict: worse}]    # the same in verdicts, which the report checks
     base: {preset: toy, data: moving-digits, train: {epochs: 6}}
     axes: {gate: [lrpe, dense], layout: [T+S, S]}    # every combination is a cell
     zip: [{num_frames: [8, 16], train.lr: [2e-3, 1e-3]}]    # axes that move together
@@ -12,23 +13,32 @@ An example with every key:
     seeds: [0, 1, 2]    # or a count
     baseline: {gate: lrpe, layout: T+S}
     design: full    # or one-at-a-time, from the baseline
+    match: params    # or gmacs: variants are resized to cost what the baseline does
+    match_within: 2%    # how near they must come; 1% by default
+    budget: 30min    # seeds are left out, from the last on, until the predicted time fits
+    repeat: true    # the baseline's first seed a second time; by default from 10 trainings on
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ablations import datasets
-from ablations.expand import Combination, combinations, matches
+from ablations.expand import Combination, Expanded, Options, combinations, matches
+from ablations.expect import expectations
 from ablations.gridfile import GridFile
+from ablations.matching import Match, matched
 from ablations.settings import build, content_hash, identity, shown_value
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.catalogue import MOVING_DIGITS
+
+CHEAP_TO_REPEAT = 10
+"""Trainings from which on one more, for the noise floor, costs at most a tenth."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,8 @@ class Cell:
     data: datasets.Data
     axes: dict[str, Any] = field(hash=False)
     """The value of every axis of the grid, for tables."""
+    match: Match | None = None
+    """How it was resized to the baseline's cost, where the grid asks for that."""
 
     @cached_property
     def id(self) -> str:
@@ -54,13 +66,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Job:
-    """One training: a cell at a seed."""
+    """One training: a cell at a seed, or at several seeds that train together."""
 
     cell: Cell
-    seed: int
+    seeds: tuple[int, ...]
+    repeat: int = 0
+    """1 for a second training under a seed that another job has too."""
+    micro_batches: int = 1
+    """Parts of each batch whose gradients are summed, because the whole did not fit."""
+    memory_steps: tuple[str, ...] = ()
+    """What was done so far because memory ran out."""
 
     def __str__(self) -> str:
-        return f"{self.cell.name} seed {self.seed}"
+        seeds = ", ".join(str(seed) for seed in self.seeds)
+        name = f"{self.cell.name} seed{'s' if len(self.seeds) > 1 else ''} {seeds}"
+        return f"{name} repeated" if self.repeat else name
 
 
 @dataclass(frozen=True)
@@ -72,9 +92,11 @@ class Grid:
     baseline: Cell
     seeds: tuple[int, ...]
     axes: tuple[str, ...]
-    design: str
     settings: tuple[Combination, ...]
     """Of each cell: its settings, and where in the file they stand."""
+    options: Options
+    left_out_seeds: tuple[int, ...] = ()
+    """Those that a budget has no time for."""
 
     @property
     def question(self) -> str:
@@ -85,15 +107,28 @@ class Grid:
         return str(self.file.values.get("prediction", "")).strip()
 
     @property
+    def repeat(self) -> bool:
+        """Whether the baseline's first seed is trained a second time."""
+        asked, num_trainings = self.options.repeat, len(self.cells) * len(self.seeds)
+        return num_trainings >= CHEAP_TO_REPEAT if asked is None else asked
+
+    @property
     def jobs(self) -> list[Job]:
-        """The baseline at every seed, then all other cells at each seed in turn.
+        """The baseline at every seed, its repetition, then all other cells at each seed in turn.
 
         So that stopping at any moment leaves a table whose cells have the same seeds.
         """
         others = [cell for cell in self.cells if cell.id != self.baseline.id]
-        return [Job(self.baseline, seed) for seed in self.seeds] + [
-            Job(cell, seed) for seed in self.seeds for cell in others
-        ]
+        again = [Job(self.baseline, self.seeds[:1], repeat=1)] if self.repeat else []
+        return (
+            [Job(self.baseline, (seed,)) for seed in self.seeds]
+            + again
+            + [Job(cell, (seed,)) for seed in self.seeds for cell in others]
+        )
+
+    def first_seeds(self, count: int) -> Grid:
+        """The grid without its last seeds; each cell keeps the same ones."""
+        return replace(self, seeds=self.seeds[:count], left_out_seeds=self.seeds[count:])
 
     def check_data(self) -> None:
         """Raise GridError where a cell's clips cannot be what its configs ask for."""
@@ -112,6 +147,8 @@ def read_grid(grid: str | Path | Mapping[str, Any], data: str | None = None) -> 
     """
     file = GridFile.read(grid)
     plan = combinations(file, data)
+    if plan.options.match and "dims" in plan.axes:
+        file.fail(("match",), f"match: {plan.options.match} resizes dims; they cannot be an axis.")
     sources: dict[str, datasets.Data] = {}
 
     def cell_of(settings: Combination) -> Cell:
@@ -135,7 +172,27 @@ def read_grid(grid: str | Path | Mapping[str, Any], data: str | None = None) -> 
     ]
     if len(found) != 1:
         _fail_baseline(file, wanted, found or cells, len(found))
-    return Grid(file, tuple(cells), found[0], plan.seeds, plan.axes, plan.design, plan.cells)
+    baseline = found[0]
+    expectations(file, plan.axes, [cell.axes for cell in cells])
+    if plan.options.match:
+        cells = _matched(file, plan, cells, baseline)
+    return Grid(file, tuple(cells), baseline, plan.seeds, plan.axes, plan.cells, plan.options)
+
+
+def _matched(file: GridFile, plan: Expanded, cells: list[Cell], baseline: Cell) -> list[Cell]:
+    """The cells at widths that make them cost what the baseline does."""
+    by = plan.options.match
+    assert by is not None
+
+    def resized(cell: Cell) -> Cell:
+        if cell is baseline:
+            return cell
+        config, match = matched(cell.config, baseline.config, by, plan.options.match_within)
+        return replace(cell, config=config, match=match)
+
+    cells = _all_possible(file, plan.cells, [lambda c=cell: resized(c) for cell in cells])
+    _all_different(file, plan.cells, cells)
+    return cells
 
 
 def _value(name: str, values: dict[str, Any], config: PosMLPConfig, train: TrainConfig) -> Any:

@@ -1,16 +1,15 @@
-"""One cell at one seed -> one result. Failures are results too."""
+"""One job -> a result for each of its seeds. Failures are results too."""
 
 from __future__ import annotations
 
 import errno
 import math
 import os
-import shlex
 import shutil
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -20,8 +19,11 @@ from typing import Any
 import torch
 
 from ablations import memory
+from ablations.files import read_json
 from ablations.grid import Job
-from ablations.store import DEVICE_ERROR, Result, Store, read_json
+from ablations.ladder import is_out_of_memory
+from ablations.population import clear_other_groups, split_run_folder
+from ablations.store import DEVICE_ERROR, OUT_OF_MEMORY, Result, Store, repeat_command
 from ablations.worker import Place
 from posmlp.model import create_model
 from posmlp.runs import environment
@@ -39,20 +41,33 @@ class Training:
     num_decoders: int = 2
 
     def log_path(self, job: Job) -> Path:
-        return Store(self.root).log_path(job.cell.id, job.seed)
+        return Store(self.root).log_path(job.cell.id, job.seeds, job.repeat)
 
     def moved_to(self, folder: Path) -> Training:
         """The same below another folder, on another machine."""
         return replace(self, root=folder)
 
-    def __call__(self, job: Job, place: Place) -> Result:
-        """Train, store and return the result. Raises OSError if it cannot be stored."""
-        result = Attempt(job, place, self.root).finish(lambda folder: self._fit(job, place, folder))
-        Store(self.root).write_result(result)
-        return result
+    def __call__(self, job: Job, place: Place) -> list[Result]:
+        """Train, store and return the results; where memory ran out, there is nothing to store yet.
 
-    def _fit(self, job: Job, place: Place, folder: Path) -> Result:
+        Raises OSError if they cannot be stored.
+        """
+        store = Store(self.root)
+        folder = store.work_folder(job.cell.id, job.seeds, job.repeat)
+        results = Attempt(job, place, self.root).finish(lambda: self._fit(job, place, folder))
+        if is_out_of_memory(results):
+            memory.release(place.device)
+            shutil.rmtree(folder, ignore_errors=True)
+            return results
+        for result in results:
+            store.write_result(result)
+        if len(job.seeds) > 1:
+            shutil.rmtree(folder, ignore_errors=True)
+        return results
+
+    def _fit(self, job: Job, place: Place, folder: Path) -> list[Result]:
         torch.set_num_threads(place.num_threads)
+        clear_other_groups(folder, job.seeds)
         _clear_unless_resumable(folder, job)
         with torch.device("meta"):
             model = create_model(job.cell.config)
@@ -60,18 +75,27 @@ class Training:
             job.cell.config,
             job.cell.train,
             job.cell.data.spec,
-            [job.seed],
+            list(job.seeds),
             folder,
             device=place.device,
             num_workers=self.num_decoders,
             progress=False,
+            micro_batches=job.micro_batches,
         )
-        return {
-            "metrics": {k: v for k, v in history[-1].items() if k not in NOT_METRICS},
-            "params": sum(parameter.numel() for parameter in model.parameters()),
-            "train_seconds": sum(row["seconds"] for row in history),
-            "history": str((folder / "metrics.csv").relative_to(self.root)),
-        }
+        store = Store(self.root)
+        homes = {s: store.run_folder(job.cell.id, s, job.repeat) for s in job.seeds}
+        if len(job.seeds) > 1:
+            split_run_folder(folder, homes)
+        rows = {seed: [row for row in history if row["seed"] == seed] for seed in job.seeds}
+        return [
+            {
+                "metrics": {k: v for k, v in rows[seed][-1].items() if k not in NOT_METRICS},
+                "params": sum(parameter.numel() for parameter in model.parameters()),
+                "train_seconds": sum(row["seconds"] for row in rows[seed]) / len(job.seeds),
+                "history": str((home / "metrics.csv").relative_to(self.root)),
+            }
+            for seed, home in homes.items()
+        ]
 
 
 @dataclass
@@ -84,55 +108,70 @@ class Attempt:
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     clock: float = field(default_factory=time.perf_counter)
 
-    def finish(self, train: Callable[[Path], Result]) -> Result:
-        """Call `train` with the run folder, and make a result of what it returns or raises."""
+    def finish(self, train: Callable[[], Sequence[Result]]) -> list[Result]:
+        """Call `train`, and make results of what it returns, one a seed, or raises."""
         memory.reset(self.place.device)
         try:
-            outcome = train(Store(self.root).run_folder(self.job.cell.id, self.job.seed))
+            outcomes = train()
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _NO_SPACE:
                 raise
             reason = f"{type(error).__name__}: {error}"
             return self.failed(_kind(error), reason, traceback.format_exc())
-        lost = [k for k, v in outcome["metrics"].items() if not math.isfinite(v)]
-        if lost:
-            said = ", ".join(f"{name} is {outcome['metrics'][name]}" for name in lost)
-            outcome["metrics"] |= dict.fromkeys(lost)  # JSON has no NaN
-            return self._result(status="failed", failure="not finite", reason=said, **outcome)
-        return self._result(status="done", **outcome)
+        return [
+            self._result(seed, **_checked(outcome))
+            for seed, outcome in zip(self.job.seeds, outcomes, strict=True)
+        ]
 
-    def failed(self, failure: str, reason: str, trace: str = "") -> Result:
-        """The result of a job that did not come to its end."""
-        return self._result(status="failed", failure=failure, reason=reason, traceback=trace)
+    def failed(self, failure: str, reason: str, trace: str = "") -> list[Result]:
+        """The results of a job that did not come to its end."""
+        how: Result = {"status": "failed", "failure": failure, "reason": reason, "traceback": trace}
+        return [self._result(seed, **how) for seed in self.job.seeds]
 
-    def _result(self, train_seconds: float | None = None, **outcome: Any) -> Result:
-        cell, seed = self.job.cell, self.job.seed
+    def _result(self, seed: int, train_seconds: float | None = None, **outcome: Any) -> Result:
+        cell, place, num_together = self.job.cell, self.place, len(self.job.seeds)
         model, train = _configs(self.job)
         finished = datetime.now(UTC).isoformat(timespec="seconds")
-        seconds = time.perf_counter() - self.clock
+        seconds = (time.perf_counter() - self.clock) / num_together
         timings = {"started": self.started, "finished": finished, "seconds": seconds}
         default: Result = {"failure": None, "reason": None, "traceback": None, "metrics": {}}
+        log = Store(self.root).log_path(cell.id, self.job.seeds, self.job.repeat)
         return {
             "cell": cell.id,
             "name": cell.name,
             "seed": seed,
+            "repeat": self.job.repeat,
             **default,
             **outcome,
             "config": {"model": model, "train": train},
             "data": cell.data.spec,
             "timings": timings | {"train_seconds": train_seconds},
-            "peak_memory_mb": memory.peak_mb(self.place.device),
-            "environment": _environment(self.place.device),
-            "worker": self.place._asdict() | {"pid": os.getpid(), "host": socket.gethostname()},
-            "log": str(Store(self.root).log_path(cell.id, seed).relative_to(self.root)),
-            "command": repeat_command(self.root, cell.id, seed, self.place),
+            "peak_memory_mb": memory.peak_mb(place.device),
+            "together": num_together,
+            "micro_batches": self.job.micro_batches,
+            "memory_steps": list(self.job.memory_steps),
+            "environment": _environment(place.device),
+            "worker": place._asdict() | {"pid": os.getpid(), "host": socket.gethostname()},
+            "log": str(log.relative_to(self.root)),
+            "command": repeat_command(self.root, cell.id, seed, place.device, place.num_threads),
         }
+
+
+def _checked(outcome: Result) -> Result:
+    """The outcome of a training; a failure where a number of it is not finite."""
+    lost = [k for k, v in outcome["metrics"].items() if not math.isfinite(v)]
+    if not lost:
+        return {"status": "done", **outcome}
+    said = ", ".join(f"{name} is {outcome['metrics'][name]}" for name in lost)
+    metrics = outcome["metrics"] | dict.fromkeys(lost)  # JSON has no NaN
+    how = {"status": "failed", "failure": "not finite", "reason": said}
+    return {**outcome, **how, "metrics": metrics}
 
 
 def _kind(error: Exception) -> str:
     """What sort of failure an exception is."""
     if memory.is_out_of_memory(error):
-        return "out of memory"
+        return OUT_OF_MEMORY
     words = ("CUDA error", "cuDNN error", "CUDNN_STATUS", "CUBLAS_STATUS")
     if isinstance(error, RuntimeError) and any(word in str(error) for word in words):
         return DEVICE_ERROR
@@ -143,9 +182,11 @@ def _clear_unless_resumable(folder: Path, job: Job) -> None:
     """Remove what no training can go on from: a kill's scraps, or a run of before a new field."""
     try:
         stored = read_json(folder / "config.json")
+        made = read_json(folder / "environment.json")
     except (FileNotFoundError, ValueError):
-        stored = {}
-    if (stored.get("model"), stored.get("train")) != _configs(job):
+        stored, made = {}, {}
+    same_way = made.get("micro_batches", 1) == job.micro_batches
+    if (stored.get("model"), stored.get("train")) != _configs(job) or not same_way:
         if stored:
             print(f"{folder} was begun with other configuration fields; it starts anew")
         shutil.rmtree(folder, ignore_errors=True)
@@ -153,13 +194,6 @@ def _clear_unless_resumable(folder: Path, job: Job) -> None:
 
 def _configs(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     return job.cell.config.to_dict(), job.cell.train.to_dict()
-
-
-def repeat_command(root: Path, cell_id: str, seed: int, place: Place) -> str:
-    """What trains this job again in another folder, and compares."""
-    words = ["ablations", "repeat", str(root), cell_id, "--seed", str(seed)]
-    words += ["--device", place.device, "--threads", str(place.num_threads)]
-    return shlex.join(words)
 
 
 @cache

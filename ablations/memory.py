@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
+import math
 import sys
 from pathlib import Path
 
@@ -37,8 +40,35 @@ def peak_mb(device: str) -> float | None:
     return None
 
 
+def free_mb(device: str) -> float:
+    """What a new training could have, of the GPU or of this machine; infinite if not told."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0] / 1e6
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        kib = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+        if kib:
+            return kib[0] * 1024 / 1e6
+    return math.inf
+
+
+def release(device: str) -> None:
+    """Give back what a failed training held, so that a lighter one, or a neighbour, can have it."""
+    gc.collect()
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()
+    elif sys.platform == "linux":  # glibc keeps what is freed, and oneDNN cannot use that
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on the GPU or on the CPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    # The second is what oneDNN says, whose convolutions allocate by themselves.
+    words = ("can't allocate memory", "could not create a primitive")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

@@ -1,17 +1,17 @@
-"""What running a grid would take, and what it could show; trains nothing."""
+"""What running a grid would take, and what it could show; trains no more than a probe does."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ablations.grid import Cell, Grid, read_grid
+from ablations.matching import costs
+from ablations.prediction import PROBE_S, Prediction, default_device, fitted, predict
 from ablations.progress import duration
 from ablations.store import Store
-from analysis.cost import cost
 from analysis.statistics import detectable_effect
 
 POWER = 0.8
@@ -27,14 +27,8 @@ class PlannedCell:
     params: int
     gmacs: float
     """Of one clip, in units of 1e9 multiply-adds."""
-    seconds: list[float]
-    """Of its finished trainings."""
-
-    @property
-    def work(self) -> float:
-        """Multiply-adds of one training, up to a factor."""
-        train = self.cell.train
-        return self.gmacs * train.epochs * (self.cell.data.num_train or train.num_clips)
+    prediction: Prediction
+    """Of one of its trainings."""
 
 
 @dataclass
@@ -42,6 +36,7 @@ class Plan:
     """What `plan` found; printing it says all."""
 
     grid: Grid
+    """With those seeds that its budget has time for."""
     cells: list[PlannedCell]
     stale: list[str]
     """Stored cells that are not in the grid (any more), each with the reason."""
@@ -53,18 +48,16 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """How long the trainings to do take one after the other; None without past records.
-
-        From the same cell's records, or else from the others' in proportion to the work.
-        """
-        known = [planned for planned in self.cells if planned.seconds]
-        if not known:
+        """How long the trainings to do take one after the other; None where nothing tells."""
+        if any(planned.prediction.seconds is None for planned in self.cells):
             return None
-        rate = statistics.median(statistics.mean(p.seconds) / p.work for p in known)
-        return sum(
-            p.counts["to do"] * (statistics.mean(p.seconds) if p.seconds else rate * p.work)
-            for p in self.cells
-        )
+        return sum(p.counts["to do"] * (p.prediction.seconds or 0) for p in self.cells)
+
+    @property
+    def memory_mb(self) -> float | None:
+        """The most that one training takes; None where nothing tells."""
+        known = [p.prediction.memory_mb for p in self.cells if p.prediction.memory_mb is not None]
+        return max(known, default=None)
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -74,37 +67,75 @@ class Plan:
             if text:
                 yield f"{key}: {text}"
         yield from self._table()
+        yield from self._matches()
         counts = {k: sum(p.counts[k] for p in self.cells) for k in self.cells[0].counts}
         states = ", ".join(f"{count} {state}" for state, count in counts.items())
         num_cells, num_seeds = len(self.cells), len(self.grid.seeds)
         yield f"{num_cells} cells x {num_seeds} seeds = {num_cells * num_seeds} trainings: {states}"
+        if self.grid.repeat:
+            yield "and one more, the baseline's first seed again: how far two equal runs differ"
         if counts["failed"]:
             yield "failed ones run again with --retry-failed"
         yield from (f"stale: {reason}" for reason in self.stale)
+        yield from self._budget()
         yield f"time: {self._time()}"
+        yield f"memory: {self._memory()}"
         yield f"seeds: {detectable(num_seeds)}"
 
     def _table(self) -> Iterator[str]:
         width = max(len(planned.cell.name) for planned in self.cells)
-        yield f"  {'cell':{width}}  {'id':12}  {'params':>11}  {'GMACs':>9}  done failed to do"
+        yield (
+            f"  {'cell':{width}}  {'id':12}  {'params':>11}  {'GMACs':>9}  {'time':>12}  "
+            f"{'memory':>9}  done failed to do"
+        )
         for planned in self.cells:
-            cell, counts = planned.cell, planned.counts
+            cell, counts, predicted = planned.cell, planned.counts, planned.prediction
             mark = "*" if cell.id == self.grid.baseline.id else " "
+            seconds = "?" if predicted.seconds is None else duration(predicted.seconds)
+            memory = "?" if predicted.memory_mb is None else f"{predicted.memory_mb:,.0f} MB"
             yield (
                 f"{mark} {cell.name:{width}}  {cell.id}  {planned.params:>11,}  "
-                f"{planned.gmacs:>9.4g}  {counts['done']:>4} {counts['failed']:>6} "
-                f"{counts['to do']:>5}"
+                f"{planned.gmacs:>9.4g}  {seconds:>12}  {memory:>9}  {counts['done']:>4} "
+                f"{counts['failed']:>6} {counts['to do']:>5}"
             )
-        yield "* the baseline"
+        yield "* the baseline; time and memory are those of one training"
+
+    def _matches(self) -> Iterator[str]:
+        """How each variant was brought to the baseline's cost."""
+        if self.grid.options.match:
+            within = self.grid.options.match_within
+            yield f"match: {self.grid.options.match} of the baseline, within {within:.1%}:"
+            for planned in self.cells:
+                if planned.cell.match:
+                    yield f"  {planned.cell.name}: {planned.cell.match}"
+
+    def _budget(self) -> Iterator[str]:
+        if self.grid.options.budget_s is None:
+            return
+        budget, left_out = duration(self.grid.options.budget_s), self.grid.left_out_seeds
+        if left_out:
+            seeds = ", ".join(str(seed) for seed in left_out)
+            yield f"budget: {budget} has no time for seed(s) {seeds}, which are left out everywhere"
+        else:
+            yield f"budget: {budget} has time for all seeds"
 
     def _time(self) -> str:
         if not self.num_todo:
             return "nothing is to do"
         if self.seconds is None:
-            return "unknown, as nothing of this grid has been trained here yet"
+            return "unknown, as nothing of this grid was trained here yet, and no probe succeeded"
         share = max(self.seconds / self.workers, self.seconds / self.num_todo)
-        num_records = sum(len(planned.seconds) for planned in self.cells)
-        return f"about {duration(share)} on {self.workers} worker(s), by {num_records} past records"
+        return f"about {duration(share)} on {self.workers} worker(s), by {self._sources()}"
+
+    def _memory(self) -> str:
+        if self.memory_mb is None:
+            return "unknown, as nothing of this grid was trained here yet, and no probe succeeded"
+        return f"up to about {self.memory_mb:,.0f} MB a training, {self.workers} at once"
+
+    def _sources(self) -> str:
+        """What the predictions come from, each said once."""
+        sources = [planned.prediction.source for planned in self.cells]
+        return ", ".join(f"{source} ({sources.count(source)})" for source in dict.fromkeys(sources))
 
 
 def detectable(num_seeds: int) -> str:
@@ -125,32 +156,40 @@ def plan(
     *,
     data: str | None = None,
     workers: int = 1,
+    device: str | None = None,
+    num_threads: int = 1,
+    probe_s: float = PROBE_S,
 ) -> Plan:
     """State and cost of every cell of a grid, given what is stored in `out`.
 
-    Raises ValueError for a grid or a folder that cannot be run.
+    Cells without records are probed, a few steps each on `device` (by default a GPU if there is
+    one), within `probe_s` seconds for all; 0: not at all. What a probe found is kept in the user's
+    cache folder, and nothing is written elsewhere. Raises ValueError for a grid or a folder that
+    cannot be run.
     """
     grid = grid if isinstance(grid, Grid) else read_grid(grid, data)
     grid.check_data()
     store = Store(out) if out is not None else None
     if store is not None:
         store.check(grid)
-    cells = [_planned(cell, grid.seeds, store) for cell in grid.cells]
+    predictions = predict(grid, store, device or default_device(), num_threads, probe_s)
+    grid = fitted(grid, predictions, store, workers)
+    cells = [_planned(cell, grid.seeds, store, predictions[cell.id]) for cell in grid.cells]
     return Plan(grid, cells, list(_stale(grid, store)) if store else [], workers)
 
 
-def _planned(cell: Cell, seeds: tuple[int, ...], store: Store | None) -> PlannedCell:
-    counts, seconds = {"done": 0, "failed": 0, "to do": 0}, []
+def _planned(
+    cell: Cell, seeds: tuple[int, ...], store: Store | None, prediction: Prediction
+) -> PlannedCell:
+    counts = {"done": 0, "failed": 0, "to do": 0}
     for seed in seeds:
         try:
             result = store.result(cell.id, seed) if store else None
         except ValueError:  # damaged: will be trained again
             result = None
         counts[result["status"] if result else "to do"] += 1
-        if result and result["status"] == "done":
-            seconds.append(result["timings"]["seconds"])
-    costs = cost(cell.config)
-    return PlannedCell(cell, counts, costs["params"], costs["gmacs"], seconds)
+    costs_of_it = costs(cell.config)
+    return PlannedCell(cell, counts, int(costs_of_it["params"]), costs_of_it["gmacs"], prediction)
 
 
 def _stale(grid: Grid, store: Store) -> Iterator[str]:

@@ -27,7 +27,7 @@ class Task(Protocol):
 
     def log_path(self, job: Job) -> Path: ...
 
-    def __call__(self, job: Job, place: Place) -> Result: ...
+    def __call__(self, job: Job, place: Place) -> list[Result]: ...
 
 
 class EngineError(RuntimeError):
@@ -46,12 +46,15 @@ class WorkerDied:
     host: str = field(default_factory=socket.gethostname)
 
 
-Outcome = Result | WorkerDied
+Outcome = list[Result] | WorkerDied
+"""A result for each seed of the job."""
 
 
 def is_devices_fault(outcome: Outcome) -> bool:
     """Whether a job failed for a reason that is its device's: the worker died, or CUDA gave up."""
-    return isinstance(outcome, WorkerDied) or outcome.get("failure") == DEVICE_ERROR
+    if isinstance(outcome, WorkerDied):
+        return True
+    return any(result.get("failure") == DEVICE_ERROR for result in outcome)
 
 
 class WorkerProcess:

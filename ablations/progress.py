@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ablations.grid import Job
 from ablations.store import Result
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-Report = Callable[[Job, Result], None]
+Report = Callable[[Result], None]
 SHOWN_METRICS = ("test_top1", "test_within_pair")
 
 
@@ -24,22 +23,32 @@ SHOWN_METRICS = ("test_top1", "test_within_pair")
 def reporter(num_jobs: int, num_finished: int, command: str, *, show: bool) -> Iterator[Report]:
     """A function to call with each result. Ctrl-C, on its way out, says how to go on."""
     if not show:
-        yield lambda job, result: None
+        yield lambda result: None
         return
     from rich.console import Console
 
     state, console = _State(num_jobs, num_finished), Console(stderr=True)
-    print(f"{num_jobs} trainings, {num_finished} finished before", file=sys.stderr)
+    say(f"{num_jobs} trainings, {num_finished} finished before")
     try:
-        if console.is_terminal or console.is_jupyter:
+        if console.is_jupyter:
+            with _live_in_notebook(state) as report:
+                yield report
+        elif console.is_terminal:
             with _live(state, console) as report:
                 yield report
         else:
-            yield lambda job, result: print(state.line(job, result), file=sys.stderr, flush=True)
+            yield lambda result: say(state.line(result))
     except KeyboardInterrupt:
-        print(f"stopped at {state.summary()}; go on with: {command}", file=sys.stderr)
+        say(f"stopped at {state.summary()}; go on with: {command}")
         raise
-    print(state.summary(), file=sys.stderr)
+    say(state.summary())
+
+
+def say(text: str) -> None:
+    """Print to stderr; in a notebook, which shows that as an error, to stdout."""
+    from rich.console import Console
+
+    print(text, file=sys.stdout if Console().is_jupyter else sys.stderr, flush=True)
 
 
 class _State:
@@ -50,17 +59,18 @@ class _State:
         self.num_here = 0
         self.counts: Counter[str] = Counter()
         self.started = time.monotonic()
-        self.rows: list[tuple[Job, Result]] = []
+        self.rows: list[Result] = []
 
-    def add(self, job: Job, result: Result) -> None:
+    def add(self, result: Result) -> None:
         self.num_finished += 1
         self.num_here += 1
         self.counts[result["status"]] += 1
-        self.rows.append((job, result))
+        self.rows.append(result)
 
-    def line(self, job: Job, result: Result) -> str:
-        self.add(job, result)
-        return f"[{self.num_finished}/{self.num_jobs}] {job}: {outcome(result)}"
+    def line(self, result: Result) -> str:
+        self.add(result)
+        cell = f"{result['name']} seed {_seed(result)}"
+        return f"[{self.num_finished}/{self.num_jobs}] {cell}: {outcome(result)}"
 
     def summary(self) -> str:
         """How far the run is, and how long the rest takes at the pace so far."""
@@ -72,6 +82,10 @@ class _State:
             left = elapsed / self.num_here * (self.num_jobs - self.num_finished)
             text += f", about {duration(left)} left"
         return text
+
+
+def _seed(result: Result) -> str:
+    return f"{result['seed']} repeated" if result["repeat"] else str(result["seed"])
 
 
 def outcome(result: Result) -> str:
@@ -100,11 +114,31 @@ def _live(state: _State, console: Console) -> Iterator[Report]:
 
     with Live(_table(state, console.height), console=console, auto_refresh=False) as live:
 
-        def report(job: Job, result: Result) -> None:
-            state.add(job, result)
+        def report(result: Result) -> None:
+            state.add(result)
             live.update(_table(state, console.height), refresh=True)
 
         yield report
+
+
+@contextmanager
+def _live_in_notebook(state: _State) -> Iterator[Report]:
+    """One table that is replaced with each result, and that the saved notebook keeps."""
+    import pandas as pd
+    from IPython.display import HTML, display
+
+    def table() -> HTML:
+        rows = [(result["name"], _seed(result), outcome(result)) for result in state.rows]
+        shown = pd.DataFrame(rows, columns=["cell", "seed", "result"])
+        return HTML(shown.to_html(index=False))
+
+    handle = display(table(), display_id=True)
+
+    def report(result: Result) -> None:
+        state.add(result)
+        handle.update(table())
+
+    yield report
 
 
 def _table(state: _State, height: int) -> Table:
@@ -112,7 +146,7 @@ def _table(state: _State, height: int) -> Table:
     from rich.table import Table
 
     table = Table("cell", "seed", "result", caption=state.summary())
-    for job, result in state.rows[-max(height - 6, 3) :]:
+    for result in state.rows[-max(height - 6, 3) :]:
         style = "red" if result["status"] == "failed" else None
-        table.add_row(job.cell.name, str(job.seed), outcome(result), style=style)
+        table.add_row(result["name"], _seed(result), outcome(result), style=style)
     return table

@@ -15,12 +15,13 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ablations.engines import MAX_FAULTS, Faults, none_left
 from ablations.grid import Job
-from ablations.processes import EngineError, WorkerDied
+from ablations.ladder import is_out_of_memory, lighter, with_step
+from ablations.processes import EngineError, Outcome, WorkerDied
 from ablations.ray_node import MovableTask, Parcel, run_there
 from ablations.worker import Place
 
@@ -38,6 +39,18 @@ class Request:
 
     def __str__(self) -> str:
         return f"{self.num_cpus} CPU(s)" + (f" and {self.num_gpus:g} GPU" if self.num_gpus else "")
+
+    def larger(self) -> Request | None:
+        """Twice the share of a machine, so that half as many jobs run there; None for no more."""
+        if self.num_gpus:
+            more = replace(self, num_gpus=min(2 * self.num_gpus, 1))
+        else:
+            more = replace(self, num_cpus=2 * self.num_cpus)
+        try:
+            num_at_once(more)
+        except ValueError:
+            return None
+        return more if more != self else None
 
 
 def _check_installed() -> None:
@@ -126,12 +139,14 @@ def on_ray(
     tries: Counter[Job] = Counter()
     faults = Faults()
     waiting, running = deque(jobs), dict[Any, Job]()
+    requests: dict[Job, Request] = {}
     try:
         while waiting or running:
             while waiting and len(running) < _num_now(request, faults):
                 job = waiting.popleft()
                 tries[job] += 1
-                running[_remote(request, faults).remote(task, job, place)] = job
+                asked = requests.setdefault(job, request)
+                running[_remote(asked, faults).remote(task, job, place)] = job
             ready, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_AGAIN_S)
             if not ready:
                 _num_now(request, faults)
@@ -141,12 +156,26 @@ def on_ray(
                 if parcel is None:
                     waiting.appendleft(job)
                     continue
+                again = _again(job, parcel.outcome, requests.pop(job))
+                requests |= again
+                waiting.extendleft(reversed(again))
+                if again:
+                    continue
                 if faults.add(parcel.node, parcel.outcome):
                     _warn_of(parcel.node)
                 yield job, parcel
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
+
+
+def _again(job: Job, outcome: Outcome, request: Request) -> dict[Job, Request]:
+    """What to run in place of a job that ran out of memory: with fewer beside it, then lighter."""
+    if not is_out_of_memory(outcome):
+        return {}
+    if more := request.larger():
+        return {with_step(job, f"share of a machine: {request} -> {more}"): more}
+    return dict.fromkeys(lighter(job), request)
 
 
 def _nodes() -> dict[str, dict[str, float]]:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ablations.datasets import describe
+from ablations.files import write_json
 from ablations.grid import Cell, Job
 from ablations.job import Training
 from ablations.status import find_cell
-from ablations.store import Store, described_cell, write_json
+from ablations.store import Store, described_cell
 from ablations.worker import Place
 from posmlp.config import PosMLPConfig, TrainConfig
 
@@ -31,7 +32,7 @@ def repeat(
     """
     store = Store(out)
     stored = store.cell(find_cell(store.plan(), cell)["id"])
-    job = Job(_cell(stored), seed)
+    job = Job(_cell(stored), (seed,))
     if to is not None:
         return _repeat(store, job, Place(0, device, num_threads), Path(to))
     with tempfile.TemporaryDirectory() as folder:
@@ -51,8 +52,8 @@ def _repeat(store: Store, job: Job, place: Place, to: Path) -> tuple[str, bool]:
     if to.exists() and any(to.iterdir()):
         raise ValueError(f"{to} is not empty; give a new folder")
     write_json(Store(to).cell_path(job.cell.id), described_cell(job.cell))
-    new = Training(to)(job, place)
-    old = store.result(job.cell.id, job.seed)
+    (new,) = Training(to)(job, place)
+    old = store.result(job.cell.id, job.seeds[0])
     if new["status"] == "failed":
         return f"{job} failed: {new['reason']}\n{new['traceback'] or ''}", False
     if old is None or old["status"] == "failed":

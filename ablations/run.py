@@ -9,15 +9,19 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from ablations import reuse as other_runs
 from ablations.dispatch import Engine
+from ablations.files import write_json
 from ablations.grid import Grid, Job, read_grid
-from ablations.progress import reporter
-from ablations.store import Result, Store, StoreError, load, write_json
+from ablations.prediction import PROBE_S, Hindsight, fitted, predict
+from ablations.progress import reporter, say
+from ablations.store import Result, Store, StoreError, load
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +38,9 @@ def run(
     num_threads: int = 1,
     address: str | None = None,
     per_gpu: int = 1,
+    seeds_together: int | None = None,
     retry_failed: bool = False,
+    reuse: Sequence[str | Path] = (),
     shard: str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -46,27 +52,41 @@ def run(
     worker on the CPU; sums are rounded differently on another number, so that the default of 1 is
     what makes every number of workers give the same bits. engine: "local", or "ray" for several
     machines: address ("auto" or HOST:PORT) is the cluster's, None starts Ray here; per_gpu: that
-    many trainings share a GPU. retry_failed: also run what failed before. shard: "i/n" runs the
-    i-th of n parts, for schedulers. progress: on stderr.
+    many trainings share a GPU. seeds_together: that many seeds of a cell train in one population;
+    by default all of them on a GPU, and one on a CPU, where that is quicker. retry_failed: also run
+    what failed before. reuse: folders of other runs, from which finished trainings of the same
+    content are taken over. shard: "i/n" runs the i-th of n parts, for schedulers. progress: on
+    stderr.
 
     A cell that fails has a row that says so, and the rest goes on. Raises ValueError, before
     anything runs, for a grid, a folder or arguments that cannot be; EngineError where results
     cannot be stored.
     """
-    runner = Engine(engine, workers, device, num_threads, address, per_gpu)
+    runner = Engine(engine, workers, device, num_threads, address, per_gpu, seeds_together)
     grid = grid if isinstance(grid, Grid) else read_grid(grid, data)
     grid.check_data()
-    jobs = part(grid.jobs, shard)
     store = Store(out)
-    command = _resume_command(grid, out, data, runner)
-    part_of_it = f" --shard {shard}" if shard else ""
     store.check(grid)
-    with _alone(store, shard):
+    sources = other_runs.opened(reuse, grid)
+    command = _resume_command(grid, out, data, runner)
+    here = command + (f" --shard {shard}" if shard else "")
+    with _alone(store, shard), runner.connected():
+        probe_s = PROBE_S if grid.options.budget_s else 0.0  # else only what is known already
+        place = "cuda" if runner.on_gpu else "cpu"
+        predictions = predict(grid, store, place, num_threads, probe_s)
+        grid = fitted(grid, predictions, store, runner.at_once * _num_shards(shard))
         store.declare(grid, command)
-        todo, finished = _sorted_out(store, jobs, retry_failed)
-        with reporter(len(jobs), finished, command + part_of_it, show=progress) as report:
-            for job, result in runner.run(todo, store.root):
-                report(job, result)
+        jobs = part(runner.grouped(grid.jobs), shard)
+        todo = _missing(store, jobs, retry_failed, sources)
+        num_all, num_todo = (sum(len(job.seeds) for job in each) for each in (jobs, todo))
+        hindsight = Hindsight(predictions)
+        with reporter(num_all, num_all - num_todo, here, show=progress) as report:
+            for result in runner.run(todo, store.root):
+                hindsight.add(result)
+                report(result)
+        if progress and str(hindsight):
+            say(str(hindsight))
+        hindsight.store(store, f"-{shard.replace('/', '-of-')}" if shard else "")
     return load(out)
 
 
@@ -80,27 +100,40 @@ def part(jobs: Sequence[Job], shard: str | None) -> list[Job]:
     return list(jobs[int(index) - 1 :: int(count)])
 
 
-def _sorted_out(store: Store, jobs: list[Job], retry_failed: bool) -> tuple[list[Job], int]:
-    """The jobs that are to be run, and how many of them all are not."""
-    todo = []
-    for job in jobs:
+def _num_shards(shard: str | None) -> int:
+    return int(shard.partition("/")[2]) if shard else 1
+
+
+def _missing(
+    store: Store, jobs: list[Job], retry_failed: bool, sources: Sequence[Store]
+) -> list[Job]:
+    """The jobs that are to be run, each with the seeds that it still lacks."""
+
+    def is_missing(job: Job, seed: int) -> bool:
         try:
-            result = store.result(job.cell.id, job.seed)
+            result = store.result(job.cell.id, seed, job.repeat)
         except ValueError:  # damaged: as good as none, and the run folder may still be whole
             result = None
-        if result is None:
-            todo.append(job)
-        elif result["status"] == "failed" and retry_failed:
-            _clear(store, job, result)
-            todo.append(job)
-    return todo, len(jobs) - len(todo)
+        if result is not None and not (result["status"] == "failed" and retry_failed):
+            return False
+        if other_runs.take_over(job, seed, store, sources):
+            return False
+        if result is not None:
+            _clear(store, job, seed, result)
+        return True
+
+    left = [
+        replace(job, seeds=tuple(seed for seed in job.seeds if is_missing(job, seed)))
+        for job in jobs
+    ]
+    return [job for job in left if job.seeds]
 
 
-def _clear(store: Store, job: Job, result: Result) -> None:
+def _clear(store: Store, job: Job, seed: int, result: Result) -> None:
     """Make way for another attempt; what a killed worker had trained is kept, to go on from."""
-    store.result_path(job.cell.id, job.seed).unlink()
+    store.result_path(job.cell.id, seed, job.repeat).unlink()
     if result["failure"] != "worker killed":
-        shutil.rmtree(store.run_folder(job.cell.id, job.seed))
+        shutil.rmtree(store.run_folder(job.cell.id, seed, job.repeat))
 
 
 @contextmanager

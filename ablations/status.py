@@ -20,18 +20,19 @@ def status(out: str | Path) -> str:
     plan = store.plan()
     counts: Counter[str] = Counter()
     troubles = []
-    for cell, seed, result in store.results(plan):
+    rows = [(cell, f"seed {seed}", result) for cell, seed, result in store.results(plan)]
+    rows += [(cell, f"seed {seed} repeated", r) for cell, seed, r in store.repeats(plan)]
+    for cell, seed, result in rows:
         state = result["status"] if isinstance(result, dict) else result.partition(":")[0]
         counts[state] += 1
         if isinstance(result, dict) and state == "failed":
             trouble = f"{result['failure']}: {result['reason']}"
-            troubles.append(f"  {cell['name']} seed {seed} failed ({trouble})")
+            troubles.append(f"  {cell['name']} {seed} failed ({trouble})")
         elif state == "damaged":
-            troubles.append(f"  {cell['name']} seed {seed} is {result}; it will be trained again")
-    total = len(plan["cells"]) * len(plan["seeds"])
+            troubles.append(f"  {cell['name']} {seed} is {result}; it will be trained again")
     states = ("done", "failed", "damaged", "to do")
     shown = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
-    lines = [f"{out}: {total} trainings: {shown}", *troubles]
+    lines = [f"{out}: {len(rows)} trainings: {shown}", *troubles]
     if counts["failed"]:
         lines.append(f"see why: ablations why {out} CELL; again: {plan['command']} --retry-failed")
     if counts["to do"] or counts["damaged"]:

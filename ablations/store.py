@@ -5,18 +5,20 @@ DIR/plan.json                        its cells in order, seeds, baseline, axes, 
 DIR/cells/ID/cell.json               one cell: configs, data, name, axes
 DIR/cells/ID/seed{k}/                the run folder of `posmlp.train.fit`, and result.json
 DIR/cells/ID/seed{k}.log             what the training printed, if anything
+DIR/cells/ID/seed{k}-repeat/, .log   the same seed a second time, for the noise floor
+DIR/cells/ID/seeds{k-l-...}/, .log   several seeds while they train together, then as above
 """
 
 from __future__ import annotations
 
-import json
-import os
+import shlex
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ablations.files import read_json, write_durably, write_json
 from ablations.settings import shown_value
 
 if TYPE_CHECKING:
@@ -25,10 +27,12 @@ if TYPE_CHECKING:
     from ablations.grid import Cell, Grid
 
 Result = dict[str, Any]
+"""One row: what came out of a cell at a seed, and how it was made."""
 STATUSES = ("done", "failed")
 DEVICE_ERROR = "device error"
 """The `failure` of a job whose device, not whose mathematics, gave up."""
-_IN_PLAN = ("id", "name", "axes")
+OUT_OF_MEMORY = "out of memory"
+_IN_PLAN = ("id", "name", "axes", "match")
 
 
 class StoreError(ValueError):
@@ -56,14 +60,18 @@ class Store:
     def cell_path(self, cell_id: str) -> Path:
         return self.root / "cells" / cell_id / "cell.json"
 
-    def run_folder(self, cell_id: str, seed: int) -> Path:
-        return self.root / "cells" / cell_id / f"seed{seed}"
+    def run_folder(self, cell_id: str, seed: int, repeat: int = 0) -> Path:
+        return self.work_folder(cell_id, (seed,), repeat)
 
-    def result_path(self, cell_id: str, seed: int) -> Path:
-        return self.run_folder(cell_id, seed) / "result.json"
+    def work_folder(self, cell_id: str, seeds: Sequence[int], repeat: int = 0) -> Path:
+        """Where seeds are trained together; the run folder, for one."""
+        return self.root / "cells" / cell_id / _label(seeds, repeat)
 
-    def log_path(self, cell_id: str, seed: int) -> Path:
-        return self.root / "cells" / cell_id / f"seed{seed}.log"
+    def result_path(self, cell_id: str, seed: int, repeat: int = 0) -> Path:
+        return self.run_folder(cell_id, seed, repeat) / "result.json"
+
+    def log_path(self, cell_id: str, seeds: Sequence[int], repeat: int = 0) -> Path:
+        return self.root / "cells" / cell_id / f"{_label(seeds, repeat)}.log"
 
     def check(self, grid: Grid) -> None:
         """Raise StoreError if the folder holds something else, or other results."""
@@ -114,31 +122,53 @@ class Store:
             )
         return read_json(self.plan_path)
 
-    def result(self, cell_id: str, seed: int) -> Result | None:
+    def result(self, cell_id: str, seed: int, repeat: int = 0) -> Result | None:
         """The stored result, or None if there is none. Raises ValueError if it is damaged."""
-        path = self.result_path(cell_id, seed)
+        path = self.result_path(cell_id, seed, repeat)
         try:
             result = read_json(path)
         except FileNotFoundError:
             return None
-        if (result.get("cell"), result.get("seed")) != (cell_id, seed):
+        stands_for = (result.get("cell"), result.get("seed"), result.get("repeat", 0))
+        if stands_for != (cell_id, seed, repeat):
             raise ValueError(f"{path} is the result of another cell or seed")
         if result.get("status") not in STATUSES or not isinstance(result.get("metrics"), dict):
             raise ValueError(f"{path} lacks a status or metrics")
         return result
 
     def write_result(self, result: Result) -> None:
-        write_json(self.result_path(result["cell"], result["seed"]), result)
+        path = self.result_path(result["cell"], result["seed"], result.get("repeat", 0))
+        write_json(path, result)
 
     def results(self, plan: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int, Result | str]]:
         """Each declared cell and seed with its result, or with why there is none."""
         for cell in plan["cells"]:
             for seed in plan["seeds"]:
-                try:
-                    result: Result | str | None = self.result(cell["id"], seed)
-                except ValueError as error:
-                    result = f"damaged: {error}"
-                yield cell, seed, result or "to do"
+                yield cell, seed, self._result_or_state(cell["id"], seed)
+
+    def repeats(self, plan: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int, Result | str]]:
+        """The same of what is trained a second time under its seed."""
+        cells = {cell["id"]: cell for cell in plan["cells"]}
+        for cell_id, seed in plan.get("repeats", []):
+            if cell_id in cells:
+                yield cells[cell_id], seed, self._result_or_state(cell_id, seed, repeat=1)
+
+    def _result_or_state(self, cell_id: str, seed: int, repeat: int = 0) -> Result | str:
+        try:
+            return self.result(cell_id, seed, repeat) or "to do"
+        except ValueError as error:
+            return f"damaged: {error}"
+
+
+def _label(seeds: Sequence[int], repeat: int) -> str:
+    name = "-".join(str(seed) for seed in seeds)
+    return f"seed{'s' if len(seeds) > 1 else ''}{name}{'-repeat' if repeat else ''}"
+
+
+def repeat_command(root: Path, cell_id: str, seed: int, device: str, num_threads: int) -> str:
+    """What trains this cell and seed again in another folder, and compares."""
+    words = ["ablations", "repeat", str(root), cell_id, "--seed", str(seed)]
+    return shlex.join([*words, "--device", device, "--threads", str(num_threads)])
 
 
 def described_cell(cell: Cell) -> dict[str, Any]:
@@ -151,6 +181,7 @@ def described_cell(cell: Cell) -> dict[str, Any]:
         "train": cell.train.to_dict(),
         "data": asdict(cell.data),
         "identity": cell.identity,
+        "match": asdict(cell.match) if cell.match else None,
     }
 
 
@@ -159,9 +190,12 @@ def described(grid: Grid) -> dict[str, Any]:
     return {
         "question": grid.question,
         "prediction": grid.prediction,
-        "design": grid.design,
+        "design": grid.options.design,
         "axes": list(grid.axes),
         "seeds": list(grid.seeds),
+        "left_out_seeds": list(grid.left_out_seeds),
+        "repeats": [[grid.baseline.id, grid.seeds[0]]] if grid.repeat else [],
+        "match": grid.options.match,
         "baseline": grid.baseline.id,
         "cells": [
             {key: value for key, value in described_cell(cell).items() if key in _IN_PLAN}
@@ -170,19 +204,22 @@ def described(grid: Grid) -> dict[str, Any]:
     }
 
 
-def load(out: str | Path) -> pd.DataFrame:
+def load(out: str | Path, *, repeats: bool = False) -> pd.DataFrame:
     """The tidy table of an ablation: a row for each cell and seed that is finished, or failed.
 
-    Columns: the axes; id, name, baseline, seed, status, failure, reason; the last epoch's metrics
-    (test_top1, ...); params; seconds, train_seconds; peak_memory_mb; device, num_threads, host,
-    commit, dirty, versions. Damaged result files are named in a warning and have no row.
+    repeats: also the rows of what was trained a second time under its seed, for the noise floor.
+    Columns: the axes; id, name, baseline, seed, repeat, status, failure, reason; the last epoch's
+    metrics (test_top1, ...); params; seconds, train_seconds; peak_memory_mb; together (seeds that
+    trained at once, whose time is shared out), micro_batches, memory_steps (what was done when
+    memory ran out), reused_from; device, num_threads, host, commit, dirty, versions. Damaged result
+    files are named in a warning and have no row.
     """
     import pandas as pd
 
     store = Store(out)
     plan = store.plan()
     rows = []
-    for cell, seed, result in store.results(plan):
+    for cell, seed, result in (*store.results(plan), *(store.repeats(plan) if repeats else ())):
         if isinstance(result, dict):
             rows.append(_row(cell, seed, result, plan))
         elif result != "to do":
@@ -203,50 +240,17 @@ def _row(cell: dict[str, Any], seed: int, result: Result, plan: dict[str, Any]) 
         "name": cell["name"],
         "baseline": cell["id"] == plan["baseline"],
         "seed": seed,
+        "repeat": result.get("repeat", 0),
         **{key: result.get(key) for key in ("status", "failure", "reason")},
         **result["metrics"],
         "params": result.get("params"),
         **(result.get("timings") or {}),
         "peak_memory_mb": result.get("peak_memory_mb"),
+        "together": result.get("together", 1),
+        "micro_batches": result.get("micro_batches", 1),
+        "memory_steps": "; ".join(result.get("memory_steps", [])),
+        "reused_from": result.get("reused_from", ""),
         **{key: worker.get(key) for key in ("device", "num_threads", "host")},
         **{key: environment.get(key) for key in ("commit", "dirty", "python", "gpu")},
         **(environment.get("packages") or {}),
     }
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; FileNotFoundError if there is no file, ValueError if it holds none."""
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error})") from error
-    except NotADirectoryError as error:
-        raise FileNotFoundError(path) from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return value
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_durably(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file that is whole or absent even after a power cut: fsync, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # elsewhere folders cannot be opened
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

@@ -24,14 +24,18 @@ if TYPE_CHECKING:
         draw_accuracy,
         draw_bias_history,
         draw_cost_accuracy,
+        draw_differences,
         draw_interventions,
+        draw_joint_bias,
         draw_learning_curves,
+        draw_peers,
         draw_spatial_bias,
         draw_speed_accuracy,
         draw_temporal_bias,
         save_bias_animation,
     )
     from analysis.draw_attribution import draw_attribution, draw_frame_shares, draw_scorecard
+    from analysis.draw_layout import draw_layout
     from analysis.effects import effects
     from analysis.explain import explain_video
     from analysis.explorer import BiasExplorer
@@ -44,8 +48,10 @@ if TYPE_CHECKING:
     from analysis.intervene import intervene
     from analysis.interventions import Intervention, knock_outs
     from analysis.localisation import localisation
+    from analysis.memory import activation_memory
     from analysis.page import write_page
     from analysis.pareto import pareto
+    from analysis.peers import compare_peers
     from analysis.resize_bias import accuracy_at, resize_bias
     from analysis.scorecard import attribution_scorecard, attribution_scores, summarise_scores
     from analysis.speed import measure_speed
@@ -65,8 +71,11 @@ _HOMES = {
         "draw_accuracy",
         "draw_bias_history",
         "draw_cost_accuracy",
+        "draw_differences",
         "draw_interventions",
+        "draw_joint_bias",
         "draw_learning_curves",
+        "draw_peers",
         "draw_spatial_bias",
         "draw_speed_accuracy",
         "draw_temporal_bias",
@@ -74,6 +83,7 @@ _HOMES = {
     ),
     # not in draw: they need captum, which takes two seconds to load
     "draw_attribution": ("draw_attribution", "draw_frame_shares", "draw_scorecard"),
+    "draw_layout": ("draw_layout",),
     "effects": ("effects",),
     "explain": ("explain_video",),
     "explorer": ("BiasExplorer",),
@@ -86,8 +96,10 @@ _HOMES = {
     "intervene": ("intervene",),
     "interventions": ("Intervention", "knock_outs"),
     "localisation": ("localisation",),
+    "memory": ("activation_memory",),
     "page": ("write_page",),
     "pareto": ("pareto",),
+    "peers": ("compare_peers",),
     "resize_bias": ("accuracy_at", "resize_bias"),
     "scorecard": ("attribution_scorecard", "attribution_scores", "summarise_scores"),
     "speed": ("measure_speed",),
@@ -100,6 +112,7 @@ __all__ = [
     "BiasExplorer",
     "Intervention",
     "accuracy_at",
+    "activation_memory",
     "attribute",
     "attribution_scorecard",
     "attribution_scores",
@@ -109,6 +122,7 @@ __all__ = [
     "bias_maps",
     "bias_statistics",
     "compare",
+    "compare_peers",
     "cost",
     "curve_areas",
     "detectable_effect",
@@ -116,9 +130,13 @@ __all__ = [
     "draw_attribution",
     "draw_bias_history",
     "draw_cost_accuracy",
+    "draw_differences",
     "draw_frame_shares",
     "draw_interventions",
+    "draw_joint_bias",
+    "draw_layout",
     "draw_learning_curves",
+    "draw_peers",
     "draw_scorecard",
     "draw_spatial_bias",
     "draw_speed_accuracy",
@@ -164,7 +182,7 @@ class _Package(ModuleType):
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        shared = isinstance(value, ModuleType) and _HOME_OF.get(name) == name
+        shared = isinstance(value, ModuleType) and name in _HOME_OF and hasattr(value, name)
         super().__setattr__(name, getattr(value, name) if shared else value)
 
 

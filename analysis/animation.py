@@ -20,11 +20,8 @@ from analysis.draw_attribution import (
     heading,
     set_texts,
 )
-from analysis.pictures import raster, to_apng, to_mp4
+from analysis.pictures import animation_path, raster, write_animation
 from analysis.style import styled
-from posmlp.checkpoint import write_atomically
-
-SUFFIXES = (".png", ".apng", ".mp4")
 
 
 @styled
@@ -45,13 +42,9 @@ def save_attribution_animation(
     HTML (GIF does not); `.mp4` an H.264 video. The rest is what `draw_attribution` takes. Raises
     ValueError for another suffix or a rate that is not positive.
     """
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path} must end in one of {', '.join(SUFFIXES)}")
-    encode = to_mp4 if path.suffix == ".mp4" else to_apng
+    path = animation_path(path)
     pictures = _pictures(attribution, clips, clip, masks, moving, target_name)
-    write_atomically(path, encode(pictures, frames_per_s))
-    return path
+    return write_animation(pictures, path, frames_per_s)
 
 
 def _pictures(

@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from analysis.bias_maps import bias_maps
 from analysis.bias_statistics import bias_statistics
 from analysis.draw_bias import draw_map, draw_temporal_bias
-from analysis.explain import open_run
+from analysis.draw_joint_bias import draw_joint_bias
 from analysis.style import add_colour_bar, styled, symmetric_limit
 from posmlp.checkpoint import write_atomically
 from posmlp.population import seeded_model
+from posmlp.predict import open_run
 
 MOST_GROUPS = 8
 UNIT = ["stage", "block", "step", "branch"]
@@ -35,23 +36,23 @@ class UnitFigure(NamedTuple):
 def bias_figures(trained: pd.DataFrame, initial: pd.DataFrame) -> Iterator[UnitFigure]:
     """A figure of each unit's time axis and one of its space axes, trained beside initial.
 
-    Both are rows of `bias_maps`, of the same units. ST branches are drawn at dy = dx = 0 over time
-    and at dt = 0 over space. Axes of one token are left out: there is no offset to draw.
+    Both are rows of `bias_maps`, of the same units. ST branches are drawn slice by slice of dt.
+    Axes of one token are left out: there is no offset to draw.
     """
     for key, rows in trained.groupby(UNIT, sort=False):
         stage, block, step, branch = key
         start = initial.merge(pd.DataFrame([key], columns=UNIT), on=UNIT)
         where = f"stage {stage}, block {block}" + (f", step {step}" if step > 1 else "")
         name = f"stage{stage}-block{block}-step{step}-{branch}"
-        joint = branch == "ST"
-        if rows["dt"].nunique() > 1:
-            pair = [maps.query("dy == 0 and dx == 0") for maps in (rows, start)]
-            at = ", at dy = dx = 0" if joint else ""
-            yield UnitFigure(f"{name}-time", f"{where}, {branch}: over time{at}", _time(*pair))
-        if rows["dy"].nunique() > 1:
-            pair = [maps.query("dt == 0") for maps in (rows, start)]
-            at = ", at dt = 0" if joint else ""
-            yield UnitFigure(f"{name}-space", f"{where}, {branch}: over space{at}", _space(*pair))
+        in_time, in_space = rows["dt"].nunique() > 1, rows["dy"].nunique() > 1
+        if in_time and in_space:
+            axes = draw_joint_bias(rows, control=start, control_name="initial")
+            caption = f"{where}, {branch}: over space, slice by slice of dt"
+            yield UnitFigure(f"{name}-joint", caption, axes[0, 0].figure)
+        elif in_time:
+            yield UnitFigure(f"{name}-time", f"{where}, {branch}: over time", _time(rows, start))
+        elif in_space:
+            yield UnitFigure(f"{name}-space", f"{where}, {branch}: over space", _space(rows, start))
 
 
 def write_bias(run: str | Path, out: str | Path | None = None, seed: int | None = None) -> Path:

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 
 from analysis.bias_figures import png
 from analysis.curves import runs_under, variant_of
-from analysis.explain import open_run, read_config
 from analysis.style import styled, wrapped
 from posmlp.checkpoint import write_atomically
 from posmlp.config import TrainConfig
 from posmlp.data.sources import open_clips
+from posmlp.predict import open_run, read_config
 from posmlp.train import metrics, predict
 
 METRICS = ("top1", "within_pair")

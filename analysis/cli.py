@@ -1,4 +1,4 @@
-"""`python -m analysis all | attribute | bench | bias | curves`.
+"""`python -m analysis all | attribute | bench | bias | classes | curves | learned | peers`.
 
 Nothing heavy is imported before it is needed.
 """
@@ -47,6 +47,16 @@ def _parser() -> argparse.ArgumentParser:
     curves.add_argument("--metric", default="test_top1", help="a column of metrics.csv")
     curves.add_argument("--out", help="the folder to write to; DIR/curves by default")
 
+    classes = command("classes", _classes)
+    classes.add_argument(
+        "folder", metavar="DIR", help="a folder of runs, such as `ablations run`'s"
+    )
+    classes.add_argument("--out", help="the folder to write to; DIR by default")
+
+    learned = command("learned", _learned)
+    learned.add_argument("folder", metavar="DIR", help="runs of one variant, such as cells/ID")
+    learned.add_argument("--out", required=True, help="the folder to write to")
+
     attribute = command("attribute", _attribute)
     attribute.add_argument("run_folder", metavar="RUN", help="a run folder of `posmlp train`")
     attribute.add_argument("video", metavar="VIDEO", help="a video file")
@@ -65,6 +75,18 @@ def _parser() -> argparse.ArgumentParser:
         help="options of the method, e.g. baseline=zero num_steps=64",
     )
 
+    scaling = command("scaling", _scaling)
+    scaling.add_argument("what", help="gates, joint or law")
+    scaling.add_argument("--threads", type=int, default=1, help="CPU threads")
+    scaling.add_argument("--out", required=True, help="the folder to write a table and figure to")
+
+    gpu = command("bench_gpu", _bench_gpu)
+    gpu.add_argument("part", help="model, seeds or gates")
+    gpu.add_argument("--preset", help="in place of the part's own")
+    gpu.add_argument("--device", default="cuda")
+    gpu.add_argument("--runs", type=int, default=20, help="counted runs of each row")
+    gpu.add_argument("--out", default="ablations/results/speed", help="the folder to write to")
+
     bench = command("bench", _bench)
     bench.add_argument("--preset", default="s16")
     bench.add_argument("--batch", type=int, nargs="+", default=[1, 2], help="batch sizes")
@@ -74,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--threads", type=int, help="CPU threads")
     bench.add_argument("--runs", type=int, default=10, help="counted runs of each row")
     bench.add_argument("--out", help="a CSV file to write all columns to")
+
+    peers = command("peers", _peers)
+    peers.add_argument("--batch", type=int, default=4, help="clips at once for the throughput")
+    peers.add_argument("--mode", nargs="+", default=["eager"])
+    peers.add_argument("--device", default="cpu")
+    peers.add_argument("--threads", type=int, help="CPU threads")
+    peers.add_argument("--runs", type=int, default=5, help="counted runs of each row")
+    peers.add_argument("--out", help="a folder to write peers.csv and peers.png to")
     return parser
 
 
@@ -101,10 +131,49 @@ def _curves(options: argparse.Namespace) -> None:
     print(write_curves(options.folder, options.out, options.metric))
 
 
+def _classes(options: argparse.Namespace) -> None:
+    """Score the runs in a folder on each class of their test clips, as a table and a figure."""
+    _use_no_screen()
+    from analysis.class_accuracy import write_classes
+
+    print(write_classes(options.folder, options.out))
+
+
+def _learned(options: argparse.Namespace) -> None:
+    """Summarise over seeds what one variant learned: maps, interventions, attributions."""
+    _use_no_screen()
+    from analysis.learned import write_learned
+
+    print(write_learned(options.folder, options.out))
+
+
 def _use_no_screen() -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
+
+
+def _bench_gpu(options: argparse.Namespace) -> None:
+    """Time one part of what is worth timing on a GPU: model, seeds or gates."""
+    from analysis.bench_gpu import write_bench_gpu
+
+    table = write_bench_gpu(
+        options.part,
+        options.out,
+        preset=options.preset,
+        device=options.device,
+        num_runs=options.runs,
+    )
+    print(table.round(3).to_string(index=False))
+
+
+def _scaling(options: argparse.Namespace) -> None:
+    """Time gates beside their multiply-adds, joint windows, or the training step's sizes."""
+    _use_no_screen()
+    from analysis.scaling import write_scaling
+
+    table = write_scaling(options.what, options.out, options.threads)
+    print(table.round(3).to_string(index=False))
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -131,11 +200,37 @@ def _bench(options: argparse.Namespace) -> None:
         write_atomically(options.out, table.to_csv(index=False).encode())
 
 
+def _peers(options: argparse.Namespace) -> None:
+    """Compare cost and speed with torchvision's video models, on clips of 16 x 224 x 224."""
+    _use_no_screen()
+    from analysis.peers import SHOWN, compare_peers, write_peers
+
+    table = compare_peers(
+        batch_size=options.batch,
+        modes=options.mode,
+        device=options.device,
+        num_threads=options.threads,
+        warm_up=1,
+        min_runs=options.runs,
+        min_seconds=0.0,
+        max_seconds=600.0,
+    )
+    first = table.iloc[0]
+    print(
+        f"{first['device']}, threads {first['num_threads']}, torch {first['torch']}, load "
+        f"{first['load']:.1f} at the start; published_top1: % on Kinetics-400 as torchvision "
+        "documents its weights, not measured here"
+    )
+    print(table[SHOWN].round(2).to_string(index=False))
+    if options.out:
+        print(write_peers(table, options.out))
+
+
 def _attribute(options: argparse.Namespace) -> None:
     """Show which pixels of a video a run's model goes by: sheet, animation, shares of frames."""
     _use_no_screen()
     from analysis.explain import explain_video
-    from posmlp.cli import parse_value
+    from posmlp.settings import parse_value
 
     settings = {}
     for text in options.settings:

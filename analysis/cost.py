@@ -1,4 +1,4 @@
-"""What a model costs: parameters, and multiply-adds of one clip.
+"""What a model costs: parameters, multiply-adds and activation memory of one clip.
 
 Counted exactly: convolutions, linear layers and the mixing of tokens. Not counted: norms, GELU,
 sums, u * v. One multiply-add is what other tools call two FLOPs.
@@ -6,6 +6,7 @@ sums, u * v. One multiply-add is what other tools call two FLOPs.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from typing import Any
@@ -16,12 +17,17 @@ from torch import nn
 
 from analysis.bias_maps import units
 from analysis.count import count_macs
+from analysis.memory import activation_memory
 from posmlp import PosMLPConfig, PosMLPVideo, create_model
 from posmlp.config import GATE_NAMES, one_of
 
 
-def cost(model_or_config: PosMLPVideo | PosMLPConfig | str) -> dict[str, Any]:
-    """Parameters and multiply-adds of one clip at the configuration's size.
+def cost(
+    model_or_config: nn.Module | PosMLPConfig | str,
+    *,
+    clip_shape: tuple[int, ...] | None = None,
+) -> dict[str, Any]:
+    """Parameters, multiply-adds and activation memory of one clip.
 
     The model's forward pass is traced once in eval mode, on zeros. What no clip enters into is not
     counted, since it is done once however many clips follow: `gqpe` making its table from centres
@@ -30,8 +36,10 @@ def cost(model_or_config: PosMLPVideo | PosMLPConfig | str) -> dict[str, Any]:
 
     Parameters
     ----------
-    model_or_config : PosMLPVideo, PosMLPConfig or str
+    model_or_config : Module, PosMLPConfig or str
         A model (a `meta` one too), a configuration, or a preset's name.
+    clip_shape : (C, T, H, W), optional
+        Of the clip; by default what the model's configuration says. Models of other makers need it.
 
     Returns
     -------
@@ -41,33 +49,56 @@ def cost(model_or_config: PosMLPVideo | PosMLPConfig | str) -> dict[str, Any]:
         by_module : DataFrame (module, type, params, macs), a row a module that has any of its
         own; what lies in its submodules is in their rows, so that the columns sum to the totals.
         Mixing stands at the gating unit, `stages.0.blocks.0.steps.0.T.gate`.
-        relation_params : int, parameters that make mixing weights: all of the gating units'
-        except their token biases.
-        num_tokens : tuple of int, tokens of a clip in each stage.
+        saved_bytes : int, activations that a training step keeps for its backward pass;
+        peak_bytes : int, activations alive at once in inference: see `activation_memory`.
+        Of our own models also relation_params : int, parameters that make mixing weights: all of
+        the gating units' except their token biases; and num_tokens : tuple of int, tokens of a
+        clip in each stage.
 
     Raises
     ------
     ValueError
-        If a notebook's own gate uses a product that cannot be counted.
+        If a notebook's own gate, or another maker's model, uses a product that cannot be counted,
+        or that maker's model comes without clip_shape.
     """
     model = _countable(model_or_config)
-    rows = _count_by_module(model)
-    frames, (height, width) = model.config.num_frames, model.config.size
+    shape = clip_shape or clip_shape_of(model)
+    rows = _count_by_module(model, shape)
     macs = sum(row["macs"] for row in rows)
-    return {
+    counted = {
         "params": sum(row["params"] for row in rows),
         "macs": macs,
         "gmacs": macs / 1e9,
         "by_module": pd.DataFrame(rows),
+        **activation_memory(model, shape),
+    }
+    return counted | _of_our_own(model, shape) if isinstance(model, PosMLPVideo) else counted
+
+
+def clip_shape_of(model: nn.Module) -> tuple[int, ...]:
+    """(C, T, H, W), or (C, H, W), of the clips that a model's configuration names.
+
+    Raises ValueError for a model without a configuration.
+    """
+    config: Any = getattr(model, "config", None)
+    if config is None:
+        raise ValueError(f"{type(model).__name__} has no config; give clip_shape=(C, T, H, W)")
+    frames = () if config.kind == "image" else (config.num_frames,)
+    return (config.in_channels, *frames, *config.size)
+
+
+def _of_our_own(model: PosMLPVideo, clip_shape: tuple[int, ...]) -> dict[str, Any]:
+    """What only our own models have: relations and stages of tokens."""
+    frames = 1 if model.config.kind == "image" else clip_shape[1]
+    sizes = model.config.stage_sizes(*clip_shape[-2:])
+    return {
         "relation_params": sum(
             parameter.numel()
             for place in units(model)
             for name, parameter in place.unit.named_parameters()
             if name != "token_bias"
         ),
-        "num_tokens": tuple(
-            frames * rows * columns for rows, columns in model.config.stage_sizes(height, width)
-        ),
+        "num_tokens": tuple(frames * rows * columns for rows, columns in sizes),
     }
 
 
@@ -121,19 +152,21 @@ def _taps(window: tuple[int, ...], conv_size: int) -> int:
     return math.prod(min(conv_size, 2 * side - 1) for side in window)
 
 
-def _countable(model_or_config: PosMLPVideo | PosMLPConfig | str) -> PosMLPVideo:
+def _countable(model_or_config: nn.Module | PosMLPConfig | str) -> nn.Module:
     """A model whose tensors are real: fvcore cannot trace one on `meta`."""
     if isinstance(model_or_config, nn.Module):
         if not any(tensor.is_meta for tensor in model_or_config.parameters()):
             return model_or_config
+        if not isinstance(model_or_config, PosMLPVideo):
+            return copy.deepcopy(model_or_config).to_empty(device="cpu")
         model_or_config = model_or_config.config
     with torch.random.fork_rng(devices=[]):  # drawing weights must not move the caller's seed
         return create_model(model_or_config)
 
 
-def _count_by_module(model: PosMLPVideo) -> list[dict[str, Any]]:
+def _count_by_module(model: nn.Module, clip_shape: tuple[int, ...]) -> list[dict[str, Any]]:
     """For each module with parameters or multiply-adds of its own: its name, type and counts."""
-    inclusive = count_macs(model)
+    inclusive = count_macs(model, clip_shape)
     own = Counter(inclusive)
     for name, macs in inclusive.items():
         if name:

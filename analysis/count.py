@@ -14,9 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-from posmlp import PosMLPVideo
+from torch import nn
 
 Handler = Callable[[list[Any], list[Any]], int]
 # Products that a notebook's own gate might use and that no handler here counts; a `prim::` one is
@@ -24,17 +22,18 @@ Handler = Callable[[list[Any], list[Any]], int]
 _UNKNOWN_PRODUCTS = ("aten::tensordot", "aten::bilinear", "aten::addbmm", "aten::cdist", "prim::")
 
 
-def count_macs(model: PosMLPVideo) -> Counter[str]:
+def count_macs(model: nn.Module, clip_shape: tuple[int, ...]) -> Counter[str]:
     """Multiply-adds of one clip by module name, each with those of its submodules.
 
-    The model is traced in eval mode on zeros of its configuration's size, and left as it was.
+    The model is traced in eval mode on one clip of zeros, (C, T, H, W), and left as it was.
     Raises ValueError for a product that no handler here counts.
     """
     with warnings.catch_warnings():  # fvcore's import warns seven times about torch.jit
         warnings.simplefilter("ignore")
         from fvcore.nn import FlopCountAnalysis
     with _in_eval_mode(model), torch.no_grad():
-        analysis = FlopCountAnalysis(model, _zero_clip(model))
+        clip = next(model.parameters()).new_zeros(1, *clip_shape)
+        analysis = FlopCountAnalysis(model, clip)
         analysis.unsupported_ops_warnings(False)
         analysis.uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")
@@ -59,13 +58,6 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-def _zero_clip(model: PosMLPVideo) -> Tensor:
-    config = model.config
-    frames = () if config.kind == "image" else (config.num_frames,)
-    weight = next(model.parameters())
-    return weight.new_zeros(1, config.in_channels, *frames, *config.size)
 
 
 def _handlers() -> dict[str, Handler]:

@@ -14,9 +14,8 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from analysis.draw_bias import MOST_LINES, OFFSET, check_one_unit, draw_map, panels
-from analysis.pictures import raster, to_apng
+from analysis.pictures import animation_path, raster, write_animation
 from analysis.style import add_colour_bar, colour, styled, symmetric_limit, wrapped
-from posmlp.checkpoint import write_atomically
 
 MOST_PANELS = 8
 
@@ -66,15 +65,13 @@ def save_bias_animation(
     groups: Sequence[int] | None = None,
     frames_per_s: float = 2.0,
 ) -> Path:
-    """Write one unit's mixing weights as an animated PNG, a picture an epoch, on one scale.
+    """Write one unit's mixing weights as an animation, a picture an epoch, on one scale.
 
     `history` and `groups` are what `draw_bias_history` takes; every epoch and by default every
-    group is shown. Returns the path. Raises ValueError as that does, and for a path that does not
-    end in .png or .apng.
+    group is shown. `.png` or `.apng` makes an animated PNG, `.mp4` an H.264 video. Returns the
+    path. Raises ValueError as `draw_bias_history` does, and for another suffix.
     """
-    path = Path(path)
-    if path.suffix not in (".png", ".apng"):
-        raise ValueError(f"{path} must end in .png or .apng")
+    path = animation_path(path)
     over_time, what = _check(history)
     of = _chosen(history, "group", groups)
     drawn = history[history["group"].isin(of)]
@@ -87,8 +84,7 @@ def save_bias_animation(
         figure.suptitle(what, x=0.01, ha="left", fontsize=10, fontweight="bold")
         pictures.append(raster(figure))
         plt.close(figure)
-    write_atomically(path, to_apng(pictures, frames_per_s))
-    return path
+    return write_animation(pictures, path, frames_per_s)
 
 
 def _check(history: pd.DataFrame) -> tuple[bool, str]:

@@ -5,11 +5,9 @@ Shapes: T frames, S pixels a side, K classes.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 import torch
@@ -18,55 +16,13 @@ from matplotlib import pyplot as plt
 from analysis.animation import save_attribution_animation
 from analysis.attribution import Attribution, attribute
 from analysis.draw_attribution import draw_attribution
-from posmlp import PosMLPVideo
-from posmlp.checkpoint import load, write_atomically
-from posmlp.config import TrainConfig, one_of
-from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
+from posmlp.checkpoint import write_atomically
+from posmlp.config import one_of
+from posmlp.data.clips import Draw, load_clip
+from posmlp.predict import open_run
 from posmlp.train import normalise
 
 NUM_NAMED = 3  # classes whose probabilities are printed
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """One model of a run, with what it takes and gives."""
-
-    model: PosMLPVideo
-    classes: tuple[str, ...]
-    rule: ClipRule
-    seed: int
-
-
-def read_config(run: str | Path) -> dict[str, Any]:
-    """What RUN/config.json holds. Raises ValueError if there is none."""
-    path = Path(run) / "config.json"
-    if not path.is_file():
-        raise ValueError(f"no run at {run}: it has no config.json; give a folder of `train`")
-    stored: dict[str, Any] = json.loads(path.read_text())
-    return stored
-
-
-def open_run(run: str | Path, seed: int | None = None) -> TrainedModel:
-    """The run's model of that seed, by default its first, with its classes and clip rule.
-
-    Raises ValueError if the folder holds no finished run, or no such seed.
-    """
-    root, stored = Path(run), read_config(run)
-    seeds = stored["seeds"]
-    seed = seeds[0] if seed is None else seed
-    if seed not in seeds:
-        raise ValueError(f"seed={seed} is not one of the run's seeds {seeds}")
-    path = root / f"model-seed{seed}.safetensors"
-    if not path.is_file():
-        raise ValueError(f"{root} holds no trained model yet; run `posmlp train` to its end")
-    model, train = load(path), TrainConfig.from_dict(stored["train"])
-    side = model.config.image_size
-    if not isinstance(side, int):
-        raise ValueError(f"image_size={side} is not square, but clips cut from videos are")
-    rule = ClipRule(
-        model.config.num_frames, side, cast(Sampling, train.sampling), train.sampling_rate
-    )
-    return TrainedModel(model, tuple(stored["classes"]), rule, seed)
 
 
 def explain_video(

@@ -36,7 +36,8 @@ function render({ model, el }) {
   const parts = build(el, data, choose, press, point);
   let choice = null;  // stage, block, branch, group, query, and the unit that they name
   let probe = null;  // the cell that is read out, {kind, at, y, x}; null: the query itself
-  let slices = [];
+  let shown = null;  // the unit and group that the select boxes and notes are of
+  let base = null;  // the part of the picture that no query changes
   let pushing = false;
 
   function pull() {
@@ -66,7 +67,7 @@ function render({ model, el }) {
   }
 
   function point(event) {
-    const found = hit(slices, event.offsetX, event.offsetY);
+    const found = base && hit(base.slices, event.offsetX, event.offsetY);
     if (event.type === "click") {
       if (found?.kind === "row") choose({ query: [found.at, found.y, found.x] });
       return;
@@ -78,28 +79,39 @@ function render({ model, el }) {
   function draw() {
     const { unit, group, query } = choice;
     if (probe && !inside(probe, unit.window)) probe = null;
-    fillChoices(parts, data.units, choice);
-    const width = parts.canvas.clientWidth;
+    if (shown?.unit !== unit || shown.group !== group) describe();
+    const { clientWidth: width } = parts.canvas;
     if (!width) return;  // not laid out yet: the observer below draws
-    const layout = layOut(unit, width, data.names);
-    slices = layout.slices;
-    const context = prepared(parts.canvas, width, layout.height);
-    for (const heading of layout.headings) write(context, ...heading);
-    const [, h, w] = unit.window;
-    const weight = (m, { kind, at, y, x }) => kind === "row"
-      ? rowWeight(weights, unit, m, group, query, [at, y, x])
-      : tableWeight(weights, unit, m, group, [at, y - h + 1, x - w + 1]);
-    for (const slice of slices) {
-      const { m, kind, at } = slice;
-      paint(context, slice, (y, x) => weight(m, { kind, at, y, x }) / unit.limit, data.colours);
-      mark(context, slice, choice, probe);
+    const { color } = getComputedStyle(parts.canvas);
+    if (base?.unit !== unit || base.group !== group || base.width !== width
+      || base.color !== color || base.ratio !== devicePixelRatio) {
+      base = still(unit, group, width, color, weights, data);
     }
+    const rows = unit.models.map((_, m) => rowOf(weights, unit, m, group, query));
+    const context = prepared(parts.canvas, width, base.height);
+    context.drawImage(base.canvas, 0, 0, width, base.height);
+    for (const [m, row] of rows.entries()) {
+      const slices = base.slices.filter((slice) => slice.m === m && slice.kind === "row");
+      paint(context, slices, row, unit.limit, base.palette);
+    }
+    for (const slice of base.slices) mark(context, slice, choice, probe);
+    const weight = (m, { kind, at, y, x }) => kind === "row"
+      ? entry(rows[m], unit.window, at, y, x)
+      : entry(base.tables[m], unit.window.map((side) => 2 * side - 1),
+        at + unit.window[0] - 1, y, x);
+    parts.readout.textContent = readout(data.names, choice, probe, weight);
+  }
+
+  // What changes with the unit or the group only: the choices, the scale and the notes.
+  function describe() {
+    const { unit, group } = choice;
+    shown = { unit, group };
+    fillChoices(parts, data.units, choice);
     const bound = significant(unit.limit);
     parts.low.textContent = -bound;
     parts.high.textContent = bound;
     const notes = unit.models.map(({ note }, m) => note && `${data.names[m]}: ${note}. `);
     parts.notes.textContent = notes.join("");
-    parts.readout.textContent = readout(data.names, choice, probe, weight);
   }
 
   const resized = new ResizeObserver(draw);
@@ -137,20 +149,35 @@ function moved([t, y, x], [dt, dy, dx], [T, h, w]) {
   return next[0] < 0 || next[0] >= T || next[1] < 0 || next[1] >= h ? [t, y, x] : next;
 }
 
-function tableWeight(weights, { window: [T, h, w], models }, m, group, [dt, dy, dx]) {
+// Weights as integers and the scale that makes numbers of them; `scale * values[i]` is one weight.
+function tableOf(weights, { window, models }, m, group) {
   const { start, scales } = models[m].table;
-  const line = ((group * (2 * T - 1) + dt + T - 1) * (2 * h - 1)) + dy + h - 1;
-  return weights[start + line * (2 * w - 1) + dx + w - 1] * scales[group];
+  const size = window.reduce((product, side) => product * (2 * side - 1), 1);
+  const from = start + group * size;
+  return { values: weights.subarray(from, from + size), scale: scales[group] };
 }
 
-function rowWeight(weights, unit, m, group, query, key) {
+// The weights of all keys for one query: the relation's row, or the offsets that it reads.
+function rowOf(weights, unit, m, group, query) {
+  const [T, h, w] = unit.window, size = T * h * w, [qt, qy, qx] = query;
   const { relation } = unit.models[m];
-  if (!relation) return tableWeight(weights, unit, m, group, query.map((q, i) => q - key[i]));
-  const [T, h, w] = unit.window;
-  const number = ([t, y, x]) => (t * h + y) * w + x;
-  const line = group * T * h * w + number(query);
-  return weights[relation.start + line * T * h * w + number(key)] * relation.scales[group];
+  if (relation) {
+    const from = relation.start + (group * size + (qt * h + qy) * w + qx) * size;
+    return { values: weights.subarray(from, from + size), scale: relation.scales[group] };
+  }
+  const table = tableOf(weights, unit, m, group), values = new Int16Array(size);
+  for (let t = 0, i = 0; t < T; t++) {
+    for (let y = 0; y < h; y++) {
+      const line = (qt - t + T - 1) * (2 * h - 1) + qy - y + h - 1;
+      const first = line * (2 * w - 1) + qx + w - 1;  // of the key at x = 0
+      for (let x = 0; x < w; x++, i++) values[i] = table.values[first - x];
+    }
+  }
+  return { values, scale: table.scale };
 }
+
+const entry = ({ values, scale }, [, rows, columns], at, y, x) =>
+  scale * values[(at * rows + y) * columns + x];
 
 // The offset of the cell that is read out, and its key where this query has one there.
 function pairOf({ query, unit: { window } }, probe) {
@@ -224,16 +251,45 @@ function hit(slices, px, py) {
   return null;
 }
 
+// The part of the picture that no query changes, on a canvas of its own: headings, slices' numbers,
+// and the tables with their frames.
+function still(unit, group, width, color, weights, data) {
+  const canvas = document.createElement("canvas");
+  const { slices, headings, height } = layOut(unit, width, data.names);
+  const context = prepared(canvas, width, height);
+  const palette = Uint32Array.from(data.colours, ([r, g, b]) => 0xff000000 | b << 16 | g << 8 | r);
+  context.fillStyle = color;
+  for (const heading of headings) write(context, ...heading);
+  for (const { at, x, y, named } of slices) if (named) write(context, at, x, y - 4);
+  const tables = unit.models.map((_, m) => tableOf(weights, unit, m, group));
+  const [, h, w] = unit.window;
+  for (const [m, table] of tables.entries()) {
+    const own = slices.filter((slice) => slice.m === m && slice.kind === "table");
+    paint(context, own, table, unit.limit, palette);
+    for (const slice of own) {
+      const { at, rows, columns } = slice;
+      box(context, slice, 0, 0, rows, columns, at ? "#999" : INK, at ? 0.5 : 1.5);
+      if (rows > 1) box(context, slice, h - 0.5, 0, 0, columns, "#2228", 0.5);
+      if (columns > 1) box(context, slice, 0, w - 0.5, rows, 0, "#2228", 0.5);
+    }
+  }
+  const ratio = devicePixelRatio;
+  return { unit, group, width, color, ratio, canvas, slices, height, palette, tables };
+}
+
+// The canvas at this size and empty; coordinates are in CSS pixels.
 function prepared(canvas, width, height) {
-  const ratio = window.devicePixelRatio;
+  const ratio = devicePixelRatio;
   const sides = { width: Math.round(width * ratio), height: Math.round(height * ratio) };
-  if (canvas.width !== sides.width || canvas.height !== sides.height) Object.assign(canvas, sides);
-  canvas.style.height = `${height}px`;
+  if (canvas.width !== sides.width || canvas.height !== sides.height) {
+    Object.assign(canvas, sides);
+    canvas.style.height = `${height}px`;
+  }
   const context = canvas.getContext("2d");
-  context.setTransform(ratio, 0, 0, ratio, 0, 0);
-  context.clearRect(0, 0, width, height);
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  context.setTransform(canvas.width / width, 0, 0, canvas.height / height, 0, 0);
   context.imageSmoothingEnabled = false;
-  context.fillStyle = getComputedStyle(canvas).color;
   return context;
 }
 
@@ -244,43 +300,45 @@ function write(context, text, x, y, size = "11px") {
 
 const scratch = document.createElement("canvas");
 
-// One slice, a pixel a weight, enlarged; `share` gives a weight over the limit of the scale.
-function paint(context, { rows, columns, cell, x, y }, share, colours) {
-  const image = new ImageData(columns, rows);
-  const middle = (colours.length - 1) / 2;
-  for (let i = 0; i < rows * columns; i++) {
-    const clipped = Math.max(-1, Math.min(1, share(Math.floor(i / columns), i % columns)));
-    image.data.set(colours[Math.round((clipped + 1) * middle)], 4 * i);
-    image.data[4 * i + 3] = 255;
+// Slices of one array, a pixel a weight, enlarged; colours end at `limit`.
+function paint(context, slices, { values, scale }, limit, palette) {
+  const [{ rows, columns }] = slices;
+  const image = new ImageData(columns, rows * slices.length);
+  const pixels = new Uint32Array(image.data.buffer);
+  const middle = (palette.length - 1) / 2, steps = middle * scale / limit;
+  for (let i = 0; i < pixels.length; i++) {
+    const clipped = Math.max(-middle, Math.min(middle, steps * values[i]));
+    pixels[i] = palette[Math.round(middle + clipped)];
   }
-  scratch.width = columns;
-  scratch.height = rows;
+  Object.assign(scratch, { width: image.width, height: image.height });
   scratch.getContext("2d").putImageData(image, 0, 0);
-  context.drawImage(scratch, x, y, columns * cell, rows * cell);
+  slices.forEach(({ x, y, cell }, i) => context.drawImage(
+    scratch, 0, i * rows, columns, rows, x, y, columns * cell, rows * cell));
 }
 
-// A slice's number, frame and, on a table, cross-hair; the query, what its row reads, the probe.
+// The outline of some cells of a slice.
+function box(context, { x, y, cell }, line, column, high, wide, colour, thick, dash = []) {
+  context.setLineDash(dash);
+  context.lineWidth = thick;
+  context.strokeStyle = colour;
+  context.strokeRect(x + column * cell, y + line * cell, wide * cell, high * cell);
+}
+
+// On the row: frames and the query; on the table: what the query's row reads; on both: the probe.
 function mark(context, slice, choice, probe) {
-  const { kind, at, rows, columns, cell, x, y, named } = slice;
+  const { kind, at, rows, columns } = slice;
   const { query, unit: { window: [T, h, w] } } = choice;
-  if (named) write(context, at, x, y - 4);
-  const box = (line, column, high, wide, colour, thick, dash = []) => {
-    context.setLineDash(dash);
-    context.lineWidth = thick;
-    context.strokeStyle = colour;
-    context.strokeRect(x + column * cell, y + line * cell, wide * cell, high * cell);
-  };
-  const now = kind === "row" ? at === query[0] : at === 0;
-  box(0, 0, rows, columns, now ? INK : "#999", now ? 1.5 : 0.5);
-  if (kind === "table") {
-    if (rows > 1) box(h - 0.5, 0, 0, columns, "#2228", 0.5);
-    if (columns > 1) box(0, w - 0.5, rows, 0, "#2228", 0.5);
-    const read = at <= query[0] && at > query[0] - T;
-    if (read) box(query[1], query[2], h, w, INK, 1, [3, 3]);
-  } else if (now) box(query[1], query[2], 1, 1, QUERY, 3);
+  if (kind === "row") {
+    const now = at === query[0];
+    box(context, slice, 0, 0, rows, columns, now ? INK : "#999", now ? 1.5 : 0.5);
+    if (now) box(context, slice, query[1], query[2], 1, 1, QUERY, 3);
+  } else if (at <= query[0] && at > query[0] - T) {
+    box(context, slice, query[1], query[2], h, w, INK, 1, [3, 3]);
+  }
+  if (!probe) return;
   const { offset, key } = pairOf(choice, probe);
-  const cellOf = kind === "row" ? key : [offset[0], offset[1] + h - 1, offset[2] + w - 1];
-  if (probe && cellOf?.[0] === at) box(cellOf[1], cellOf[2], 1, 1, PROBE, 2);
+  const cell = kind === "row" ? key : [offset[0], offset[1] + h - 1, offset[2] + w - 1];
+  if (cell?.[0] === at) box(context, slice, cell[1], cell[2], 1, 1, PROBE, 2);
 }
 
 // The page's parts; `choose`, `press` and `point` answer the select boxes, keys and the pointer.

@@ -6,6 +6,7 @@ then summarised over seeds: a mean with its 95% t-interval, in columns mean, low
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from analysis.bias_figures import png
 from analysis.bias_maps import bias_maps
 from analysis.bias_statistics import STATISTICS, bias_statistics
 from analysis.curves import runs_under
-from analysis.explain import TrainedModel, open_run, read_config
 from analysis.intervene import intervene
 from analysis.interventions import Intervention, free_tables, knock_outs
 from analysis.run_clips import independent_clips, run_clips
@@ -28,6 +28,7 @@ from analysis.statistics import t_interval
 from analysis.style import colour, styled
 from posmlp.checkpoint import write_atomically
 from posmlp.population import seeded_model
+from posmlp.predict import TrainedModel, open_run, read_config
 
 UNIT = ["stage", "block", "step", "branch"]
 METHODS: dict[str, dict[str, Any]] = {
@@ -42,6 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 NUM_ATTRIBUTED_CLIPS = 56
 MOST_CLIPS = 560
+PANELS_A_ROW = 4
 
 
 def trained_models(folder: str | Path) -> list[tuple[Path, TrainedModel]]:
@@ -195,11 +197,16 @@ def draw_over_seeds(
     """A panel for each value of `panels`, a row for each of `rows`: means and their intervals."""
     names = list(dict.fromkeys(table[rows]))
     titles = list(dict.fromkeys(table[panels]))
-    size = (2.2 + 2.5 * len(titles), 1.2 + 0.26 * len(names))
+    columns = min(len(titles), PANELS_A_ROW)
+    shape = (-(-len(titles) // columns), columns)
+    size = (2.2 + 2.3 * columns, 0.4 + shape[0] * (0.8 + 0.24 * len(names)))
     figure, axes = plt.subplots(
-        1, len(titles), figsize=size, sharey=True, squeeze=False, layout="constrained"
+        *shape, figsize=size, sharey=True, squeeze=False, layout="constrained"
     )
-    for ax, title in zip(axes[0], titles, strict=True):
+    for ax, title in itertools.zip_longest(axes.flat, titles):
+        if title is None:
+            ax.set_visible(False)
+            continue
         part = table[table[panels] == title]
         places = part[rows].map(names.index)
         if reference is not None:
@@ -209,7 +216,7 @@ def draw_over_seeds(
         ax.set_title(str(title).replace("_", " "), fontsize=9)
         ax.tick_params(axis="x", labelsize=8)
     axes[0][0].set_yticks(range(len(names)), names)
-    axes[0][0].invert_yaxis()
+    axes[0][0].set_ylim(len(names) - 0.5, -0.5)
     figure.supxlabel(f"mean over {table['n'].max()} seeds with its 95% t-interval", fontsize=8)
     return figure
 

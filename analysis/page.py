@@ -13,9 +13,9 @@ from matplotlib import pyplot as plt
 
 from analysis import page_attribution, page_sections
 from analysis.bias_figures import png
-from analysis.explain import open_run
 from analysis.page_sections import Section
 from posmlp.checkpoint import write_atomically
+from posmlp.predict import open_run
 
 SECTIONS: dict[str, Callable[[Path], Section]] = {
     "Accuracy": page_sections.accuracy,

@@ -9,10 +9,10 @@ import torch
 
 from analysis.attribution import Attribution, attribute
 from analysis.draw_attribution import draw_attribution, draw_scorecard
-from analysis.explain import TrainedModel, open_run
 from analysis.page_sections import Section, Table
 from analysis.run_clips import HeldClips, independent_clips, run_clips
 from analysis.scorecard import attribution_scorecard
+from posmlp.predict import TrainedModel, open_run
 from posmlp.train import normalise
 
 SHEET_METHODS: dict[str, dict[str, Any]] = {

@@ -18,12 +18,12 @@ from analysis.bias_maps import bias_maps
 from analysis.bias_statistics import DISTANCE, STATISTICS, bias_statistics
 from analysis.cost import cost
 from analysis.draw_effects import draw_interventions
-from analysis.draw_results import draw_learning_curves
-from analysis.explain import open_run, read_config
+from analysis.draw_learning import draw_learning_curves
 from analysis.intervene import intervene
 from analysis.interventions import knock_outs
 from analysis.run_clips import run_clips
 from posmlp.population import seeded_model
+from posmlp.predict import open_run, read_config
 from posmlp.runs import read_metrics
 
 SCORES = ("train_top1", "test_top1", "test_within_pair")
@@ -74,7 +74,8 @@ def accuracy(run: Path) -> Section:
             "test_within_pair is the share of test clips whose true class outscores the class of "
             "the same clip played backwards: 0.5 is what a model blind to the order of frames gets."
         )
-    figures = [("Shares of clips by epoch; a thin line a seed.", axes.figure)]
+    caption = "Shares of clips by epoch; the band is from the lowest to the highest seed."
+    figures = [(caption, axes.figure)]
     return Section(words, [Table("", ["seed", "epoch", *shown], cells)], figures)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import av
@@ -13,6 +14,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from posmlp.checkpoint import write_atomically
+
+SUFFIXES = (".png", ".apng", ".mp4")
 NUM_COLOURS = 128  # of an animated PNG's palette
 Pictures = Sequence[NDArray[np.uint8]]
 
@@ -22,6 +26,21 @@ def raster(figure: Figure) -> NDArray[np.uint8]:
     file = BytesIO()
     figure.savefig(file, format="png")
     return np.asarray(Image.open(file).convert("RGB"))
+
+
+def animation_path(path: str | Path) -> Path:
+    """The path as it is. Raises ValueError unless it ends in one of SUFFIXES."""
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path} must end in one of {', '.join(SUFFIXES)}")
+    return path
+
+
+def write_animation(pictures: Pictures, path: Path, frames_per_s: float) -> Path:
+    """Write `.mp4` as H.264 video, `.png` and `.apng` as animated PNG; returns the path."""
+    encode = to_mp4 if path.suffix == ".mp4" else to_apng
+    write_atomically(path, encode(pictures, frames_per_s))
+    return path
 
 
 def to_apng(pictures: Pictures, frames_per_s: float) -> bytes:

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.explain import read_config
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.datasets import VideoClips
 from posmlp.data.moving_digits import MovingDigits, RenderedClips
 from posmlp.data.sources import ClipSource, GeneratedClips, open_clips
+from posmlp.predict import read_config
 
 
 @dataclass

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from analysis.cost import clip_shape_of
 from posmlp import PosMLPConfig, create_model
 from posmlp.config import one_of
 
@@ -26,7 +27,7 @@ Model = nn.Module | PosMLPConfig | str
 def measure_speed(
     models: Model | Mapping[str, Model] | Sequence[str],
     *,
-    clip_shape: tuple[int, int, int, int] | None = None,
+    clip_shape: tuple[int, ...] | None = None,
     batch_sizes: Sequence[int] = (1,),
     phases: Sequence[str] = ("forward",),
     modes: Sequence[str] = ("eager",),
@@ -79,7 +80,7 @@ def measure_speed(
         raise ValueError("models is empty; give at least one")
     device = torch.device(device)
     built = {name: _built(model).to(device) for name, model in named.items()}
-    shape = clip_shape or _clip_shape(next(iter(built.values())))
+    shape = clip_shape or clip_shape_of(next(iter(built.values())))
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads or before)
     limits = (warm_up, min_runs, min_seconds, max_seconds)
@@ -107,16 +108,9 @@ def _built(model: Model) -> nn.Module:
     return model if isinstance(model, nn.Module) else create_model(model)
 
 
-def _clip_shape(model: nn.Module) -> tuple[int, int, int, int]:
-    config = getattr(model, "config", None)
-    if config is None:
-        raise ValueError(f"{type(model).__name__} has no config; give clip_shape=(C, T, H, W)")
-    return (config.in_channels, config.num_frames, *config.size)
-
-
 def _measure(
     models: Mapping[str, nn.Module],
-    shape: tuple[int, int, int, int],
+    shape: tuple[int, ...],
     batch_size: int,
     phase: str,
     mode: str,

@@ -355,3 +355,35 @@ def inflate(image_model: PosMLP, video_config: PosMLPConfig) -> PosMLPVideo:
             continue
         tensor.copy_(image_state[source])
     return video
+
+
+def start_from(path: str | Path, config: PosMLPConfig) -> PosMLPVideo:
+    """A model of `config` with the weights of a model file, ours or a released one.
+
+    A video model starts from an image model by `inflate`, else from a model of its own
+    configuration; only the number of classes may differ, and the head is then new. Raises
+    ValueError naming the first field that differs.
+    """
+    source = _load_any(Path(path))
+    if source.config.kind == "image" and config.kind == "video":
+        return inflate(source, config)  # type: ignore[arg-type]
+    free = {"num_classes", "drop_path", "init", "image_size"}
+    for name, ours in config.to_dict().items():
+        theirs = source.config.to_dict()[name]
+        if name not in free and ours != theirs:
+            raise ValueError(
+                f"init_from {path} holds a model with {name}={theirs!r}, not {ours!r}; set "
+                f"{name}={theirs!r}, or start from another file"
+            )
+    model, state = create_model(config), source.state_dict()
+    if config.num_classes != source.config.num_classes:
+        state |= {k: v for k, v in model.state_dict().items() if k.startswith("head.")}
+    model.load_state_dict(state)
+    return model
+
+
+def _load_any(path: Path) -> PosMLPVideo:
+    """A model from a file of `save`, or of either released repository."""
+    if path.suffix == ".safetensors" and "config" in _read_safetensors(path)[1]:
+        return load(path)
+    return load_released(path)

@@ -340,31 +340,70 @@ class TrainConfig:
     """How frames are chosen from longer videos: `segment` or `dense`."""
     sampling_rate: int = 4
     """Frames between the frames of a `dense` clip."""
+    min_crop_area: float = 1.0
+    """Smallest area of a training crop as a share of the frame's (released: 0.08), resized to
+    `image_size`; at 1 crops are random squares of the video resized to its short side."""
+    test_short_side: int = 0
+    """Short side in pixels that one test crop is cut from (released, Kinetics: 256 for 224); 0:
+    `image_size`. Three crops are always cut from `image_size`."""
     max_bad_share: float = 0.0
     """Share of unreadable files up to which training goes on without them."""
     num_clips: int = 4000
     """Training clips when the data are generated (`moving-digits`) rather than read."""
     checkpoint_every: int = 0
     """Epochs between the models kept under RUN/checkpoints; 0: only the last is kept."""
+    flip: str = "off"
+    """Flip half of the training clips left to right: `on`, `off`, or `labels`, by which a flipped
+    clip gets the label of its class's mirror image (`left` becomes `right`)."""
+    rand_ops: int = 0
+    """RandAugment: operations drawn a clip, each applied with probability 1/2; 0: none."""
+    rand_magnitude: float = 7.0
+    """Mean strength of RandAugment's operations, of 10."""
+    rand_magnitude_std: float = 0.5
+    erase: float = 0.0
+    """Probability that a box of a clip is filled with noise."""
+    mixup: float = 0.0
+    """Alpha of mixup's Beta(alpha, alpha); 0: none. With cutmix, either by the toss of a coin."""
+    cutmix: float = 0.0
+    """Alpha of cutmix's Beta(alpha, alpha); 0: none."""
+    repeats: int = 1
+    """Times a clip comes in an epoch, in one batch, each with its own frames and augmentation."""
+    ema_decay: float = 0.0
+    """Decay of the average of weights that is scored and saved instead of the last; 0: none."""
+    init_from: str = ""
+    """A model file to start from: an image model is inflated, a video model is copied."""
 
     def __post_init__(self) -> None:
         one_of(self.precision, ("auto", "float32", "bfloat16"), "precision")
         one_of(self.sampling, ("segment", "dense"), "sampling")
-        for name in ("epochs", "batch_size", "sampling_rate", "num_clips"):
+        one_of(self.flip, ("off", "on", "labels"), "flip")
+        for name in ("epochs", "batch_size", "sampling_rate", "num_clips", "repeats"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
-        if not isinstance(self.checkpoint_every, int) or self.checkpoint_every < 0:
-            raise ValueError(
-                f"checkpoint_every={self.checkpoint_every!r} must be a whole number, 0 for none"
-            )
-        for name in ("lr", "min_lr", "warmup_epochs", "weight_decay", "grad_clip"):
+        for name in ("checkpoint_every", "rand_ops"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name}={value!r} must be a whole number, 0 for none")
+        rates = ("lr", "min_lr", "warmup_epochs", "weight_decay", "grad_clip")
+        for name in (*rates, "mixup", "cutmix", "rand_magnitude", "rand_magnitude_std"):
             value = getattr(self, name)
             if isinstance(value, str) or value < 0:
                 raise ValueError(f"{name}={value!r} must be a number of at least 0")
-        for name in ("label_smoothing", "max_bad_share"):
+        if not 0 < self.min_crop_area <= 1:
+            raise ValueError(f"min_crop_area={self.min_crop_area!r} must be in (0, 1]")
+        if not isinstance(self.test_short_side, int) or self.test_short_side < 0:
+            raise ValueError(
+                f"test_short_side={self.test_short_side!r} must be a number of pixels, 0 for "
+                "image_size"
+            )
+        for name in ("label_smoothing", "max_bad_share", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be in [0, 1)")
+        if not 0 <= self.erase <= 1:
+            raise ValueError(f"erase={self.erase!r} must be a probability, in [0, 1]")
+        if self.rand_magnitude > 10:
+            raise ValueError(f"rand_magnitude={self.rand_magnitude!r} must be at most 10")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

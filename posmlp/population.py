@@ -11,34 +11,58 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
+from posmlp.checkpoint import start_from
 from posmlp.config import PosMLPConfig
+from posmlp.execution import Prepare
 from posmlp.model import PosMLPVideo, create_model
 
 Tensors = dict[str, Tensor]
 
 
-def seeded_model(config: PosMLPConfig, seed: int) -> PosMLPVideo:
-    """A new model whose initial parameters are a function of (config, seed) alone."""
+def seeded_model(config: PosMLPConfig, seed: int, init_from: str = "") -> PosMLPVideo:
+    """A new model whose initial parameters are a function of (config, seed) alone.
+
+    `init_from`: a model file whose weights take the place of those that it has (`start_from`).
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return create_model(config)
+        return start_from(init_from, config) if init_from else create_model(config)
 
 
-def _autograd(function: Callable[..., Any], has_aux: bool) -> Callable[..., Any]:
-    """What `torch.func.grad_and_value` does for one seed, without its second-order bookkeeping."""
-    assert has_aux
+class _Holder(nn.Module):
+    """A model in which `torch.func.functional_call` can hold a seed's tensors for a while."""
+
+    def __init__(self, model: PosMLPVideo) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, compute: Callable[[], Any]) -> Any:
+        return compute()
+
+
+def _differentiate(function: Callable[..., Any], model: PosMLPVideo) -> Callable[..., Any]:
+    """What `torch.func.grad_and_value` does for one seed, without its second-order bookkeeping.
+
+    The seed's tensors stay in the model for the backward pass, as checkpointed activations are
+    computed again then.
+    """
+    holder = _Holder(model)
 
     def differentiated(parameters: Tensors, *arguments: Any) -> Any:
         leaves = {name: tensor.requires_grad_() for name, tensor in parameters.items()}
-        loss, (logits, statistics) = function(leaves, *arguments)
-        gradients = torch.autograd.grad(loss, list(leaves.values()))
-        auxiliary = (logits.detach(), statistics)
-        return dict(zip(leaves, gradients, strict=True)), (loss.detach(), auxiliary)
+
+        def compute() -> Any:
+            loss, (logits, statistics) = function(leaves, *arguments)
+            gradients = torch.autograd.grad(loss, list(leaves.values()))
+            auxiliary = (logits.detach(), statistics)
+            return dict(zip(leaves, gradients, strict=True)), (loss.detach(), auxiliary)
+
+        return functional_call(holder, {f"model.{k}": v for k, v in leaves.items()}, (compute,))
 
     return differentiated
 
@@ -49,7 +73,8 @@ class Population:
     `vectorised`: advance all seeds in one vmapped call, or one seed after the other; both give the
     same numbers up to rounding. By default vectorised on a GPU, where small models leave most of
     the device idle (not measured yet), and in turn on a CPU, where vmap's grouped convolutions and
-    decomposed batch norm were seen to cost more than they save.
+    decomposed batch norm were seen to cost more than they save. `prepare` changes how the model is
+    computed (`execution.preparation`); the seeds then go in turn.
     """
 
     def __init__(
@@ -58,14 +83,21 @@ class Population:
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
         vectorised: bool | None = None,
+        *,
+        init_from: str = "",
+        prepare: Prepare | None = None,
     ) -> None:
-        models = [seeded_model(config, seed) for seed in seeds]
+        models = [seeded_model(config, seed, init_from) for seed in seeds]
         states = [model.state_dict() for model in models]
         trained = {name for name, _ in models[0].named_parameters()}
         self.seeds = tuple(seeds)
         self.device = torch.device(device)
-        self.vectorised = self.device.type == "cuda" if vectorised is None else vectorised
+        if vectorised is None:
+            vectorised = self.device.type == "cuda" and prepare is None
+        self.vectorised = vectorised
         self.model = models[0].to(device)  # gives the computation; its own tensors are not used
+        if prepare is not None:
+            prepare(self.model)
         stacked = {name: torch.stack([s[name] for s in states]).to(device) for name in states[0]}
         self.parameters = {k: v.requires_grad_() for k, v in stacked.items() if k in trained}
         self.statistics = {k: v for k, v in stacked.items() if k not in trained}
@@ -78,12 +110,45 @@ class Population:
         *,
         label_smoothing: float = 0.0,
         autocast: bool = False,
+        micro_batches: int = 1,
     ) -> tuple[Tensors, Tensor, Tensor]:
         """Gradients by name, losses (S,) and logits (S, B, K) of one training batch a seed.
 
-        `clips` (S, B, 3, T, H, W), `labels` (S, B), `residual_scales` (S, steps, B). Batch-norm
-        statistics move on. `autocast` computes in bfloat16 where that is safe.
+        `clips` (S, B, 3, T, H, W), `labels` (S, B) or shares of classes (S, B, K),
+        `residual_scales` (S, steps, B). Batch-norm
+        statistics move on. `autocast` computes in bfloat16 where that is safe. `micro_batches`
+        computes the batch in that many parts, in the memory of one of them, and sums gradients:
+        the same mathematics but for batch norm, which normalises each part by itself.
         """
+        num_clips = labels.shape[1]
+        total: Tensors = {}
+        losses, logits = [], []
+        for part in torch.arange(num_clips).tensor_split(micro_batches):
+            chosen = slice(int(part[0]), int(part[-1]) + 1)
+            gradients, loss, scores = self._gradients_of(
+                clips[:, chosen],
+                labels[:, chosen],
+                residual_scales[:, :, chosen],
+                label_smoothing=label_smoothing,
+                autocast=autocast,
+            )
+            if micro_batches == 1:
+                return gradients, loss, scores
+            share = len(part) / num_clips
+            total = {k: g * share + total[k] if total else g * share for k, g in gradients.items()}
+            losses.append(loss * share)
+            logits.append(scores)
+        return total, torch.stack(losses).sum(0), torch.cat(logits, dim=1)
+
+    def _gradients_of(
+        self,
+        clips: Tensor,
+        labels: Tensor,
+        residual_scales: Tensor,
+        *,
+        label_smoothing: float,
+        autocast: bool,
+    ) -> tuple[Tensors, Tensor, Tensor]:
         self.model.train()
 
         def loss_of(
@@ -94,8 +159,10 @@ class Population:
             loss = F.cross_entropy(logits.float(), y, label_smoothing=label_smoothing)
             return loss, (logits, statistics)
 
-        differentiate = grad_and_value if self.vectorised else _autograd
-        step = self._over_seeds(differentiate(loss_of, has_aux=True))
+        if self.vectorised:
+            step = self._over_seeds(grad_and_value(loss_of, has_aux=True))
+        else:
+            step = self._over_seeds(_differentiate(loss_of, self.model))
         parameters = {name: tensor.detach() for name, tensor in self.parameters.items()}
         statistics = {name: tensor.clone() for name, tensor in self.statistics.items()}
         gradients, (losses, (logits, self.statistics)) = step(

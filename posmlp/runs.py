@@ -74,11 +74,17 @@ def write_json(path: Path, value: Any) -> None:
 class RunFolder:
     """One run's files. Raises ValueError if the folder holds a run of another configuration."""
 
-    def __init__(self, root: str | Path, config: dict[str, Any], device: torch.device) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        config: dict[str, Any],
+        device: torch.device,
+        micro_batches: int = 1,
+    ) -> None:
         self.root = Path(root)
         config = json.loads(json.dumps(config))
         stored = self._read_config()
-        if stored is None:
+        if stored is None or _only_lost_clips(_filled(stored), config):
             write_json(self.root / "config.json", config)
         elif _filled(stored) != config:
             raise ValueError(
@@ -86,7 +92,8 @@ class RunFolder:
                 f"({_difference(stored, config)}); give another folder, or the same "
                 "configuration to resume"
             )
-        write_json(self.root / "environment.json", environment(device))
+        made = environment(device) | {"micro_batches": micro_batches}
+        write_json(self.root / "environment.json", made)
 
     def _read_config(self) -> dict[str, Any] | None:
         path = self.root / "config.json"
@@ -132,6 +139,32 @@ def _filled(stored: dict[str, Any]) -> dict[str, Any]:
     """A stored configuration with the fields that came to be since it was written, at defaults."""
     model = PosMLPConfig.from_dict(stored["model"]).to_dict()
     return {**stored, "model": model, "train": TrainConfig.from_dict(stored["train"]).to_dict()}
+
+
+_OF_THE_CLIPS = ("num_clips", "unreadable", "dropped", "damaged", "backends", "cached", "sha256")
+
+
+def _only_lost_clips(stored: dict[str, Any], asked: dict[str, Any]) -> bool:
+    """Whether the two differ only by clips that a data check has left out since the run began."""
+    before, now = stored["data"], asked["data"]
+    if before.keys() != now.keys() or _lost(before) == _lost(now):
+        return False
+    same_total = all(_num_listed(before[split]) == _num_listed(now[split]) for split in now)
+    bare = [
+        {split: {k: v for k, v in about.items() if k not in _OF_THE_CLIPS} for split, about in d}
+        for d in (before.items(), now.items())
+    ]
+    return same_total and bare[0] == bare[1] and {**stored, "data": now} == asked
+
+
+def _lost(data: dict[str, Any]) -> list[Any]:
+    return [about.get("dropped") for about in data.values()]
+
+
+def _num_listed(about: dict[str, Any]) -> int:
+    """Clips that the data set lists, whether they are used or not."""
+    lost = len(about.get("unreadable") or ()) + len(about.get("dropped") or ())
+    return int(about.get("num_clips", 0)) + lost
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.grid import Job, read_grid
+from ablations.memory import is_out_of_memory
 from ablations.worker import Place
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def jobs(count: int) -> list[Job]:
+def jobs(count: int, **train: Any) -> list[Job]:
     """That many jobs, told apart by their seeds."""
-    return read_grid({"seeds": count}).jobs
+    return read_grid({"base": {"train": train}, "seeds": count, "repeat": False}).jobs
 
 
 @dataclass
@@ -69,20 +70,21 @@ class Task:
     worker: int = -1
 
     def log_path(self, job: Job) -> Path:
-        return self.folder / f"{job.seed}.log"
+        return self.folder / f"{job.seeds[0]}.log"
 
     def moved_to(self, folder: Path) -> Task:
         return replace(self, folder=folder)
 
-    def __call__(self, job: Job, place: Place) -> dict[str, Any]:
+    def __call__(self, job: Job, place: Place) -> list[dict[str, Any]]:
         self.worker = place.worker
-        (self.folder / f"{job.seed}.started").write_text(str(os.getpid()))
+        (self.folder / f"{job.seeds[0]}.started").write_text(str(os.getpid()))
         outcome: dict[str, Any] = {}
-        if job.seed in self.bad or not self.bad:
+        if job.seeds[0] in self.bad or not self.bad:
             outcome = getattr(self, self.deed, lambda: None)() or {}
         with (self.folder / "finished").open("a") as file:
-            file.write(f"{job.seed}\n")
-        return {"seed": job.seed, "pid": os.getpid(), "worker": place.worker} | outcome
+            file.write(f"{job.seeds[0]}\n")
+        seed = job.seeds[0]
+        return [{"seed": seed, "pid": os.getpid(), "worker": place.worker} | outcome]
 
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -102,6 +104,26 @@ class Task:
 
     def gives_up(self) -> dict[str, Any]:
         return {"failure": "device error"}
+
+    def runs_out_of_memory(self) -> dict[str, Any]:
+        """Fails as torch does when it asks the system for too much."""
+        import torch
+
+        try:
+            torch.empty(1 << 60, dtype=torch.uint8)
+        except RuntimeError as error:
+            return {"failure": "out of memory"} if is_out_of_memory(error) else {}
+        return {}
+
+    def needs_all_the_memory(self) -> dict[str, Any]:
+        """Runs out of memory if another job has begun and not ended meanwhile."""
+        mine = self.folder / f"{os.getpid()}.running"
+        mine.touch()
+        time.sleep(0.3)
+        crowded = len(list(self.folder.glob("*.running"))) > 1 and self.worker == 1
+        outcome = self.runs_out_of_memory() if crowded else {}
+        mine.unlink()
+        return outcome
 
     def nap(self) -> None:
         time.sleep(0.2)

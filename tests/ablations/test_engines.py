@@ -30,9 +30,9 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
 
 def test_pool_runs_every_job_once_on_every_worker(tmp_path: Path) -> None:
     results = dict(pool(jobs(12), Task(tmp_path, "nap"), TWO))
-    assert sorted(job.seed for job in results) == list(range(12))
-    assert all(job.seed == result["seed"] for job, result in results.items())
-    assert {result["worker"] for result in results.values()} == {0, 1}
+    assert sorted(job.seeds[0] for job in results) == list(range(12))
+    assert all(job.seeds[0] == result["seed"] for job, (result,) in results.items())
+    assert {result["worker"] for (result,) in results.values()} == {0, 1}
     assert sorted((tmp_path / "finished").read_text().split(), key=int) == [
         str(i) for i in range(12)
     ]
@@ -41,7 +41,7 @@ def test_pool_runs_every_job_once_on_every_worker(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("deed", "cause"), [("die", "SIGKILL"), ("crash", "SIGABRT")])
 def test_a_workers_death_fails_its_job_alone(tmp_path: Path, deed: str, cause: str) -> None:
     results = dict(pool(jobs(6), Task(tmp_path, deed, bad=(1, 4)), TWO))
-    dead = {job.seed: r for job, r in results.items() if isinstance(r, WorkerDied)}
+    dead = {job.seeds[0]: r for job, r in results.items() if isinstance(r, WorkerDied)}
     assert sorted(dead) == [1, 4]
     assert all(cause in death.cause for death in dead.values())
     assert len(results) == 6
@@ -77,10 +77,10 @@ def test_the_run_stops_when_every_device_is_set_aside(tmp_path: Path) -> None:
 def test_device_errors_count_and_the_worker_is_replaced(tmp_path: Path, run_them: Any) -> None:
     places = TWO[0] if run_them is in_process else TWO[:1]
     outcomes = list(run_them(jobs(5), Task(tmp_path, "gives_up", bad=(0, 1, 3)), places))
-    assert [outcome.get("failure") for _, outcome in outcomes] == [
+    assert [result.get("failure") for _, (result,) in outcomes] == [
         *["device error", "device error", None, "device error", None]
     ]
-    assert (len({outcome["pid"] for _, outcome in outcomes}) == 4) == (run_them is pool)
+    assert (len({result["pid"] for _, (result,) in outcomes}) == 4) == (run_them is pool)
 
 
 @pytest.mark.filterwarnings("ignore:worker 0")
@@ -102,7 +102,7 @@ def test_a_worker_killed_while_idle_is_replaced(tmp_path: Path) -> None:
     first = next(stream)[1]
     assert not isinstance(first, WorkerDied)
     # The worker takes the next job at once, so kill it until a job is met or all are done.
-    os.kill(first["pid"], signal.SIGKILL)
+    os.kill(first[0]["pid"], signal.SIGKILL)
     rest = [outcome for _, outcome in stream]
     assert len(rest) == 2
     assert not any(isinstance(outcome, WorkerDied) for outcome in rest[1:])

@@ -40,12 +40,14 @@ def test_full_design_is_every_combination() -> None:
 
 def test_jobs_are_the_baseline_then_seed_major() -> None:
     jobs = read_grid(GRID).jobs
-    assert [(job.cell.name, job.seed) for job in jobs[:2]] == [
+    assert [(job.cell.name, job.seeds[0]) for job in jobs[:2]] == [
         ("gate=dense layout=T+S", 3),
         ("gate=dense layout=T+S", 5),
     ]
-    assert [job.seed for job in jobs[2:]] == [3] * 5 + [5] * 5
-    assert len({(job.cell.id, job.seed) for job in jobs}) == 12
+    assert (jobs[2].cell, jobs[2].seeds, jobs[2].repeat) == (jobs[0].cell, (3,), 1)
+    assert [job.seeds for job in jobs[3:]] == [(3,)] * 5 + [(5,)] * 5
+    assert len({(job.cell.id, job.seeds) for job in jobs}) == 12
+    assert not any(job.repeat for job in read_grid(GRID | {"repeat": False}).jobs)
 
 
 def test_one_at_a_time_leaves_the_baseline_in_one_factor() -> None:
@@ -193,7 +195,13 @@ BAD = {
     "axes: {gate: [lrpe]}\nzip: [{gate: [mean]}]": ("2:1", "gate is declared twice"),
     "seeds: [0, 0]": ("1:8", "different whole numbers"),
     "design: fractional": ("1:9", "unknown design 'fractional'"),
-    "match: params": ("1:1", "unknown key 'match'"),
+    "macth: params": ("1:1", "unknown key 'macth'. Did you mean 'match'?"),
+    "match: flops": ("1:8", "unknown match 'flops'"),
+    "match_within: 1%": ("1:15", "beside match: params or gmacs"),
+    "match: params\nmatch_within: 110%": ("2:15", "must be a share such as 1%"),
+    "match: params\naxes: {dims: [[8]]}": ("1:8", "they cannot be an axis"),
+    "budget: 30": ("1:9", "must be a time such as 30min (units: s, min, h, d)"),
+    "repeat: 3": ("1:9", "repeat=3 must be true or false"),
     "seeds: 1\nseeds: 2": ("2:1", "'seeds' stands twice"),
     "axes: [gate": ("1:12", "this is not YAML"),
     "just text": ("1:1", "a grid is a mapping"),

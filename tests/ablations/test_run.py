@@ -17,10 +17,12 @@ import torch
 from ablation_tasks import TINY, changed, children, facts
 from pandas.testing import assert_frame_equal
 
+import ablations
 from ablations import load, plan, read_grid, run
+from ablations.files import read_json, write_json
 from ablations.job import Attempt
 from ablations.run import part
-from ablations.store import Store, read_json, write_json
+from ablations.store import Store
 from ablations.worker import Place
 
 
@@ -68,6 +70,23 @@ def test_pool_gives_the_same_bits_as_in_process(
     assert_frame_equal(facts(pooled), facts(undisturbed[1]), check_exact=True)
 
 
+def test_a_repeated_seed_is_the_noise_floor_and_stays_out_of_the_table(
+    undisturbed: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    table = run(TINY | {"repeat": True}, out, workers=2, device="cpu", progress=False)
+    assert_frame_equal(facts(table), facts(undisturbed[1]), check_exact=True)
+    both = load(out, repeats=True)
+    again = both[both.repeat == 1]
+    assert list(zip(again.gate, again.seed, strict=True)) == [("lrpe", 0)]
+    assert again.test_loss.item() == table.test_loss[0]
+    store, cell = Store(out), read_grid(TINY).baseline
+    first, second = (store.result(cell.id, 0, repeat) for repeat in (0, 1))
+    assert first is not None
+    assert second is not None
+    assert first["timings"] != second["timings"]  # it was trained, not copied
+
+
 def test_shards_make_up_the_whole(undisturbed: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
     for shard in ("2/2", "1/2"):
         table = run(TINY, tmp_path / "run", shard=shard, device="cpu", progress=False)
@@ -75,6 +94,26 @@ def test_shards_make_up_the_whole(undisturbed: tuple[Path, pd.DataFrame], tmp_pa
     grid_jobs = read_grid(TINY).jobs
     parts = [part(grid_jobs, f"{i}/3") for i in (1, 2, 3)]
     assert sorted(map(str, grid_jobs)) == sorted(str(job) for jobs in parts for job in jobs)
+
+
+def test_slurm_array_runs_every_training_once_in_one_folder(
+    undisturbed: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
+    script = Path(ablations.__file__).with_name("grids") / "slurm_array.sh"
+    path, out = written(TINY, tmp_path), tmp_path / "run"
+    folder = Path(sys.executable).parent
+    environment = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    tasks = [
+        subprocess.Popen(
+            ["bash", str(script), str(path), str(out), "--device", "cpu", "--quiet"],
+            env=environment | {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": "2"},
+        )
+        for task in ("1", "2")
+    ]
+    assert [task.wait(timeout=120) for task in tasks] == [0, 0]
+    assert_frame_equal(facts(load(out)), facts(undisturbed[1]), check_exact=True)
+    pids = {Store(out).result(i, s)["worker"]["pid"] for i in load(out).id for s in (0, 1)}  # type: ignore[index]
+    assert len(pids) == 2
 
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/0"])
@@ -142,10 +181,10 @@ def test_exception_is_a_row_with_its_traceback(tmp_path: Path) -> None:
 def test_failure_says_whether_it_is_the_devices(
     tmp_path: Path, error: Exception, failure: str
 ) -> None:
-    def train(folder: Path) -> dict[str, Any]:
+    def train() -> list[dict[str, Any]]:
         raise error
 
-    result = Attempt(read_grid(TINY).jobs[0], Place(0, "cpu", 1), tmp_path).finish(train)
+    (result,) = Attempt(read_grid(TINY).jobs[0], Place(0, "cpu", 1), tmp_path).finish(train)
     assert (result["status"], result["failure"]) == ("failed", failure)
 
 
@@ -189,7 +228,7 @@ def test_run_begun_before_a_new_field_starts_anew(
     write_json(folder / "config.json", config)
     table = run(TINY, out, device="cpu", progress=False)
     assert_frame_equal(facts(table), facts(undisturbed[1]), check_exact=True)
-    assert "starts anew" in Store(out).log_path(cell.id, 0).read_text()
+    assert "starts anew" in Store(out).log_path(cell.id, [0]).read_text()
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes through /proc")
@@ -252,10 +291,11 @@ def test_plan_counts_predicts_and_names_what_is_stale(
     found = plan(more, out)
     assert [planned.counts for planned in found.cells] == [{"done": 2, "failed": 0, "to do": 1}] * 2
     assert [planned.params for planned in found.cells] == list(table.params[[0, 2]])
-    assert found.seconds == pytest.approx(table.groupby("gate").seconds.mean().sum())
+    assert found.seconds == pytest.approx(table.groupby("gate").seconds.median().sum())
+    assert found.memory_mb == pytest.approx(table.peak_memory_mb.max())
     assert "3 seeds find" in str(found)
     assert "at least 3.3 times" in str(found)
-    longer = plan(changed(train={"epochs": 4}), out)
+    longer = plan(changed(train={"epochs": 4}), out, probe_s=0)
     assert len(longer.stale) == 2
     assert all("train.epochs was 1, is 4" in reason for reason in longer.stale)
-    assert plan(TINY).seconds is None
+    assert plan(TINY, probe_s=0).seconds is None

@@ -12,8 +12,9 @@ from ablation_tasks import TINY
 
 from ablations import load, read_grid, run
 from ablations.cli import main
+from ablations.files import read_json, write_durably, write_json
 from ablations.grid import Grid
-from ablations.store import Store, StoreError, read_json, write_durably, write_json
+from ablations.store import Store, StoreError
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_status_and_why_tell_what_happened(
     store, grid = declared
     failed = {"status": "failed", "failure": "exception", "reason": "ValueError: bad luck"}
     stored(store, grid, 0, **failed, traceback="Traceback: line 1", metrics={})
-    store.log_path(grid.baseline.id, 0).write_text("last words\n")
+    store.log_path(grid.baseline.id, [0]).write_text("last words\n")
     assert main(["status", str(store.root)]) == 0
     said = capsys.readouterr().out
     assert "4 trainings: 1 failed, 3 to do" in said

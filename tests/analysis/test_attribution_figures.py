@@ -31,10 +31,10 @@ from analysis.draw_attribution import (
     draw_scorecard,
     overlay_image,
 )
-from analysis.explain import open_run
 from posmlp import create_model
 from posmlp.checkpoint import save
 from posmlp.config import TrainConfig
+from posmlp.predict import open_run
 
 T, SIDE = 10, 8
 WriteClip = Callable[..., Path]

@@ -13,7 +13,6 @@ import torch
 from scipy import stats
 
 from analysis.class_accuracy import class_accuracy, draw_classes, gather_classes
-from analysis.explain import open_run
 from analysis.learned import (
     learned_interventions,
     learned_statistics,
@@ -24,6 +23,7 @@ from analysis.learned import (
 )
 from posmlp import PosMLPConfig, PosMLPVideo
 from posmlp.checkpoint import save
+from posmlp.predict import open_run
 from posmlp.train import TrainConfig, evaluate, fit
 
 TINY = PosMLPConfig(

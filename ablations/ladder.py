@@ -1,0 +1,39 @@
+"""What is done when memory runs out. Never another batch, nor another number of steps.
+
+First fewer trainings at once on the device, which the engines see to, then fewer seeds together,
+then micro-batches whose gradients are summed; then the cell fails. Every step is in its row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ablations.grid import Job
+from ablations.processes import Outcome, WorkerDied
+from ablations.store import OUT_OF_MEMORY
+
+
+def is_out_of_memory(outcome: Outcome) -> bool:
+    """Whether a job ended because memory ran out; a worker's death tells nothing."""
+    if isinstance(outcome, WorkerDied):
+        return False
+    return any(result.get("failure") == OUT_OF_MEMORY for result in outcome)
+
+
+def with_step(job: Job, step: str) -> Job:
+    """The job, with what is done about its memory noted."""
+    return replace(job, memory_steps=(*job.memory_steps, step))
+
+
+def lighter(job: Job) -> list[Job]:
+    """The same trainings in less memory; none if there is no way left."""
+    num_seeds, batch_size = len(job.seeds), job.cell.train.batch_size
+    if num_seeds > 1:
+        half = num_seeds - num_seeds // 2
+        less = with_step(job, f"seeds together {num_seeds} -> {half}")
+        return [replace(less, seeds=part) for part in (job.seeds[:half], job.seeds[half:])]
+    if job.micro_batches < batch_size:
+        more = min(2 * job.micro_batches, batch_size)
+        less = with_step(job, f"micro-batches {job.micro_batches} -> {more}")
+        return [replace(less, micro_batches=more)]
+    return []

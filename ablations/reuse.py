@@ -1,0 +1,60 @@
+"""Take over finished trainings from other run folders, where the content hash is the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from ablations.files import write_json
+from ablations.grid import Grid, Job
+from ablations.store import Result, Store, repeat_command
+
+
+def opened(folders: Sequence[str | Path], grid: Grid) -> list[Store]:
+    """The run folders to take over from.
+
+    Raises StoreError if one holds no ablation, or its results come from other defaults.
+    """
+    stores = [Store(folder) for folder in folders]
+    for store in stores:
+        store.plan()
+        store.check(grid)
+    return stores
+
+
+def take_over(job: Job, seed: int, store: Store, sources: Sequence[Store]) -> Result | None:
+    """The result of one seed of a job, copied with its run folder from the first source with one.
+
+    It says where it is from. None if no source has finished it.
+    """
+    for source in sources:
+        try:
+            result = source.result(job.cell.id, seed, job.repeat)
+        except ValueError:  # damaged: as good as none
+            continue
+        if result is not None and result["status"] == "done" and source.root != store.root:
+            return _copied(job, seed, result, source, store)
+    return None
+
+
+def _copied(job: Job, seed: int, result: Result, source: Store, store: Store) -> Result:
+    """Copy beside the place and rename, so that a kill leaves nothing half taken over."""
+    home = store.run_folder(job.cell.id, seed, job.repeat)
+    new = home.with_name(f".{home.name}.{os.getpid()}.tmp")
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.copytree(source.run_folder(job.cell.id, seed, job.repeat), new)
+    where = result["worker"]["device"], result["worker"]["num_threads"]
+    result = result | {
+        "name": job.cell.name,
+        "reused_from": result.get("reused_from") or str(source.root),
+        "command": repeat_command(store.root, job.cell.id, seed, *where),
+    }
+    write_json(new / "result.json", result)
+    log = source.root / result["log"]
+    if log.is_file():
+        shutil.copyfile(log, store.root / result["log"])
+    shutil.rmtree(home, ignore_errors=True)
+    new.replace(home)
+    return result

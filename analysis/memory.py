@@ -1,0 +1,100 @@
+"""Activation memory, from shapes alone: what a forward pass holds, and what it keeps for backward.
+
+A model runs on torch's `meta` device, which makes every tensor's shape and no numbers. Counted are
+the tensors that operations return; the scratch that a kernel uses inside one operation is not.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, UntypedStorage, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+def activation_memory(model: nn.Module, clip_shape: tuple[int, ...]) -> dict[str, int]:
+    """Bytes of activations for one clip, beside the parameters and the clip itself.
+
+    `clip_shape`: (C, T, H, W), or (C, H, W) for images. `saved_bytes`: what the forward pass of a
+    training step keeps for the backward pass, each block of memory once however many tensors view
+    it. `peak_bytes`: the most that is alive at once in inference. Both in the precision of the
+    model's parameters; the model itself is not touched. Bytes of k clips are k times these, but for
+    what is made once a pass, such as a relation.
+    """
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        twin = copy.deepcopy(model).to("meta")
+        weight = next(twin.parameters())
+        clip = torch.zeros(1, *clip_shape, dtype=weight.dtype)
+        given = _Storages([*twin.parameters(), *twin.buffers(), clip])
+        return {
+            "saved_bytes": _saved_bytes(twin.train(), clip, given),
+            "peak_bytes": _peak_bytes(twin.eval(), clip, given),
+        }
+
+
+class _Storages:
+    """Blocks of memory told apart by identity: tensors on `meta` have no address."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.held: dict[int, UntypedStorage] = {}
+        for tensor in tensors:
+            self.add(tensor)
+
+    def add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self.held[storage._cdata] = storage  # held, so that no other takes its identity
+
+    def __contains__(self, storage: UntypedStorage) -> bool:
+        return storage._cdata in self.held
+
+
+def _saved_bytes(model: nn.Module, clip: Tensor, given: _Storages) -> int:
+    kept = _Storages([])
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.add(tensor)
+        return tensor
+
+    with torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.requires_grad_()(clip)
+    return sum(storage.nbytes() for storage in kept.held.values() if storage not in given)
+
+
+def _peak_bytes(model: nn.Module, clip: Tensor, given: _Storages) -> int:
+    with torch.inference_mode(), _Alive(given) as alive:
+        model(clip)
+    return alive.peak
+
+
+class _Alive(TorchDispatchMode):
+    """Bytes of the blocks that operations have made and nothing has dropped, and their peak."""
+
+    def __init__(self, given: _Storages) -> None:
+        super().__init__()
+        self.given = given
+        self.alive: set[int] = set()
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: UntypedStorage) -> None:
+        if storage in self.given or storage._cdata in self.alive:
+            return
+        self.alive.add(storage._cdata)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, storage._cdata, storage.nbytes())
+
+    def _drop(self, identity: int, num_bytes: int) -> None:
+        self.alive.discard(identity)
+        self.now -= num_bytes

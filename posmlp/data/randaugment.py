@@ -1,0 +1,94 @@
+"""RandAugment on clips: which operations at what strength, and what they do to frames.
+
+Source: the released loaders' `rand-m7-n4-mstd0.5-inc1` (timm's "increasing" operations), with
+torchvision's kernels in place of Pillow's, so that it runs on the device that trains.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as V
+
+FILL = [128.0, 128.0, 128.0]  # what a turned or shifted frame uncovers; released
+PROBABILITY = 0.5
+OPERATIONS = (
+    "autocontrast", "equalize", "invert", "rotate", "posterize", "solarize", "solarize-add",
+    "colour", "contrast", "brightness", "sharpness", "shear-x", "shear-y", "translate-x",
+    "translate-y",
+)  # fmt: skip
+
+
+class Operation(NamedTuple):
+    """One of OPERATIONS, its strength from 0 to 1, and its direction, 1 or -1."""
+
+    name: str
+    strength: float
+    sign: int
+
+
+def draw_operations(
+    count: int, magnitude: float, magnitude_std: float, rng: np.random.Generator
+) -> list[Operation]:
+    """The operations that one clip undergoes: `count` are drawn, each happens with PROBABILITY.
+
+    `magnitude` and its standard deviation are in tenths of the full strength.
+    """
+    drawn = []
+    for name in rng.choice(OPERATIONS, size=count):
+        happens, sign = rng.random() < PROBABILITY, 1 if rng.random() < 0.5 else -1
+        strength = float(np.clip(rng.normal(magnitude, magnitude_std), 0, 10)) / 10
+        if happens:
+            drawn.append(Operation(str(name), strength, sign))
+    return drawn
+
+
+def apply_operation(frames: Tensor, operation: Operation) -> Tensor:
+    """One operation on uint8 frames (T, 3, H, W), the same on every frame."""
+    name, strength, sign = operation
+    factor = max(0.1, 1 + sign * 0.9 * strength)  # of colour, contrast, brightness, sharpness
+    match name:
+        case "autocontrast":
+            return V.autocontrast(frames)
+        case "equalize":
+            return V.equalize(frames)
+        case "invert":
+            return V.invert(frames)
+        case "posterize":
+            return V.posterize(frames, 4 - int(strength * 4))
+        case "solarize":
+            return V.solarize(frames, 255.0 - min(255, int(strength * 256)))
+        case "solarize-add":
+            added = (frames.int() + min(128, int(strength * 110))).clamp(max=255).to(frames.dtype)
+            return added.where(frames < 128, frames)
+        case "colour":
+            return V.adjust_saturation(frames, factor)
+        case "contrast":
+            return V.adjust_contrast(frames, factor)
+        case "brightness":
+            return V.adjust_brightness(frames, factor)
+        case "sharpness":
+            return V.adjust_sharpness(frames, factor)
+    return _moved(frames, name, sign * strength)
+
+
+def _moved(frames: Tensor, name: str, amount: float) -> Tensor:
+    """Frames turned by up to 30 degrees, or sheared by 0.3, or shifted by 0.45 of a side."""
+    height, width = frames.shape[-2:]
+    shear = float(np.degrees(np.arctan(0.3 * amount)))
+    return V.affine(
+        frames,
+        angle=30 * amount if name == "rotate" else 0.0,
+        translate=[
+            0.45 * amount * width if name == "translate-x" else 0.0,
+            0.45 * amount * height if name == "translate-y" else 0.0,
+        ],
+        scale=1.0,
+        shear=[shear if name == "shear-x" else 0.0, shear if name == "shear-y" else 0.0],
+        interpolation=InterpolationMode.BILINEAR,
+        fill=FILL,
+        center=None if name == "rotate" else [0.0, 0.0],
+    )

@@ -1,0 +1,35 @@
+"""Ways of computing a model that change time and memory but not the mathematics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch.utils.checkpoint import checkpoint
+
+from posmlp.distributed import Team, synchronise_batch_norm
+from posmlp.model import Block, PosMLPVideo
+
+Prepare = Callable[[PosMLPVideo], None]
+
+
+def preparation(team: Team, checkpoint_activations: bool, compiled: bool) -> Prepare | None:
+    """What makes a model compute so, in place; None where nothing is asked.
+
+    `checkpoint_activations`: keep only each block's input, and compute the block again when its
+    gradient is due: about a third more time for a fraction of the memory. `compiled`: every block
+    goes through torch.compile, which needs a C++ compiler on a CPU and Triton on a GPU.
+    """
+    if team.size == 1 and not checkpoint_activations and not compiled:
+        return None
+
+    def prepare(model: PosMLPVideo) -> None:
+        if team.size > 1:
+            synchronise_batch_norm(model)
+        for block in (module for module in model.modules() if isinstance(module, Block)):
+            if checkpoint_activations:
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+            if compiled:
+                block.compile()
+
+    return prepare
