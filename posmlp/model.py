@@ -350,7 +350,7 @@ class PosMLP(PosMLPVideo):
         return [x.squeeze(1) for x in super().forward_features(self._one_frame(images))]
 
     def _one_frame(self, images: Tensor) -> Tensor:
-        if images.dim() not in (4, 5):
+        if images.dim() != 4 and not (images.dim() == 5 and images.shape[2] == 1):
             raise ValueError(f"images of shape {tuple(images.shape)} are not (B, 3, H, W)")
         return images[:, :, None] if images.dim() == 4 else images
 

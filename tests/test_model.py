@@ -497,5 +497,11 @@ def test_clips_that_do_not_fit_are_refused(shape: tuple[int, ...], parts: list[s
 
 def test_images_that_do_not_fit_are_refused() -> None:
     model = make(num_frames=1, layout="S", kind="image")
-    with pytest.raises(ValueError, match=r"\(1, 3, 1, 16, 16\)"):
-        model(torch.zeros(1, 3, 1, 16, 16, dtype=F64))
+    with pytest.raises(ValueError, match=r"\(1, 3, 2, 16, 16\)"):
+        model(torch.zeros(1, 3, 2, 16, 16, dtype=F64))
+
+
+def test_clips_of_one_frame_are_images() -> None:
+    model = make(num_frames=1, layout="S", kind="image").eval()
+    images = torch.rand(2, 3, 16, 16, dtype=F64)
+    assert torch.equal(model(images), model(images[:, :, None]))

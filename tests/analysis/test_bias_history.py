@@ -197,7 +197,7 @@ def test_animation_has_a_picture_an_epoch(
 
 def test_animation_refuses_a_gif_and_a_rate_of_zero(history: pd.DataFrame, tmp_path: Path) -> None:
     rows = unit_rows(history, 1, "T")
-    with pytest.raises(ValueError, match=r"must end in .png or .apng"):
+    with pytest.raises(ValueError, match=r"must end in one of .png, .apng, .mp4"):
         save_bias_animation(rows, tmp_path / "bias.gif")
     with pytest.raises(ValueError, match="frames_per_s=0 must be positive"):
         save_bias_animation(rows, tmp_path / "bias.png", frames_per_s=0)
