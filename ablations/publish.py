@@ -7,10 +7,12 @@ or not asked for.
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 from pathlib import Path
 
-from ablations.store import Store, StoreError, write_durably
+from ablations.store import Store, StoreError, read_json, write_durably
 
 LARGEST_MODEL = 2 * 2**20
 """Bytes; a larger file of weights is not taken along."""
@@ -52,10 +54,22 @@ def publish(out: str | Path, to: str | Path, *, models: str = "none") -> Path:
             if models == "first" and seed == plan["seeds"][0]:
                 files += _small_models(source.run_folder(cell["id"], seed))
             for file in filter(Path.is_file, files):
-                write_durably(target.run_folder(cell["id"], seed) / file.name, file.read_bytes())
+                kept = target.run_folder(cell["id"], seed) / file.name
+                write_durably(kept, _repeatable(file, target.root))
     _remove_others(target, {cell["id"] for cell in plan["cells"]})
     write_report(target.root)
     return target.root
+
+
+def _repeatable(file: Path, root: Path) -> bytes:
+    """A file's content; the command in a result repeats the run from the published folder."""
+    if file.name != "result.json":
+        return file.read_bytes()
+    result = read_json(file)
+    words = shlex.split(result.get("command") or "")
+    if words[:2] == ["ablations", "repeat"]:
+        result["command"] = shlex.join([*words[:2], str(root), *words[3:]])
+    return (json.dumps(result, indent=2) + "\n").encode()
 
 
 def _same_grid(source: Store, target: Store) -> None:

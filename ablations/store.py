@@ -77,11 +77,17 @@ class Store:
         """Raise StoreError if the folder holds something else, or other results."""
         if self.root.exists() and not self.root.is_dir():
             raise StoreError(f"{self.root} is a file; give a new folder with --out")
-        ours = self.plan_path.is_file() or self.lock_path.is_file()
-        if self.root.is_dir() and any(self.root.iterdir()) and not ours:
+        if self.root.is_dir() and not self._is_ours():
             raise StoreError(f"{self.root} is not empty and holds no ablation; give a new folder")
         for cell in grid.cells:
             self._check_cell(cell)
+
+    def _is_ours(self) -> bool:
+        """Whether the folder is empty or an ablation's, be it one that a shard just begins."""
+        if self.plan_path.is_file() or self.lock_path.is_file():
+            return True
+        visible = {path.name for path in self.root.iterdir() if path.name[0] != "."}
+        return visible <= {"cells", "grid.yaml"}
 
     def declare(self, grid: Grid, command: str) -> None:
         """Write down what is to be run."""

@@ -64,3 +64,10 @@ def test_publish_drops_cells_that_left_the_grid(ablation: Path, tmp_path: Path) 
     write_json(kept / "cells" / ("0" * 12) / "cell.json", {})
     publish(ablation, kept)
     assert len(list((kept / "cells").iterdir())) == 2
+
+
+def test_published_commands_name_the_published_folder(ablation: Path, tmp_path: Path) -> None:
+    kept = publish(ablation, tmp_path / "kept")
+    commands = [read_json(path)["command"] for path in kept.rglob("result.json")]
+    assert len(commands) == 4
+    assert all(str(kept) in command and str(ablation) not in command for command in commands)

@@ -94,6 +94,16 @@ def test_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_folder_that_another_shard_just_begins_is_no_conflict(tmp_path: Path) -> None:
+    store, grid = Store(tmp_path / "run"), read_grid(TINY)
+    store.declare(grid, "none")
+    store.plan_path.unlink()  # it is written last
+    store.check(grid)
+    (store.root / "thesis.tex").write_text("years of work")
+    with pytest.raises(StoreError, match="holds no ablation"):
+        store.check(grid)
+
+
 def test_lists_of_values_become_text_in_the_table(tmp_path: Path) -> None:
     store = Store(tmp_path / "run")
     grid = read_grid(TINY | {"axes": {"temporal_windows": [[8], [4]]}})
