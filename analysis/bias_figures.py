@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,17 +10,17 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from analysis.bias_maps import bias_maps
+from analysis.bias_maps import UNIT, bias_maps
 from analysis.bias_statistics import bias_statistics
 from analysis.draw_bias import draw_map, draw_temporal_bias
 from analysis.draw_joint_bias import draw_joint_bias
+from analysis.pictures import png
 from analysis.style import add_colour_bar, styled, symmetric_limit
 from posmlp.checkpoint import write_atomically
 from posmlp.population import seeded_model
 from posmlp.predict import open_run
 
 MOST_GROUPS = 8
-UNIT = ["stage", "block", "step", "branch"]
 STATES = ("trained", "at initialisation")
 
 
@@ -71,14 +70,6 @@ def write_bias(run: str | Path, out: str | Path | None = None, seed: int | None 
     for drawn in bias_figures(maps, start):
         write_atomically(folder / f"{drawn.name}.png", png(drawn.figure))
     return folder
-
-
-def png(figure: Any) -> bytes:
-    """A matplotlib figure as a PNG file's bytes; the figure is closed."""
-    file = BytesIO()
-    figure.savefig(file, format="png", bbox_inches="tight")
-    plt.close(figure)
-    return file.getvalue()
 
 
 @styled

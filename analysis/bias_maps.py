@@ -20,6 +20,8 @@ from posmlp import PosMLPConfig, PosMLPVideo, relative_position_index
 from posmlp.model import Batched
 
 Array = NDArray[np.float64]
+UNIT = ["stage", "block", "step", "branch"]
+"""The columns by which tidy rows name a gating unit."""
 
 
 class Place(NamedTuple):
@@ -75,8 +77,8 @@ def bias_maps(model: PosMLPVideo) -> pd.DataFrame:
 
 
 def columns_of(place: Place) -> dict[str, int | str]:
-    """The columns by which tidy rows name a unit."""
-    return {name: getattr(place, name) for name in ("stage", "block", "step", "branch")}
+    """A unit's own values of the columns UNIT."""
+    return {name: getattr(place, name) for name in UNIT}
 
 
 def _rows(place: Place, table: Array, spread: Array) -> pd.DataFrame:

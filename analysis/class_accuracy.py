@@ -9,8 +9,8 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from analysis.bias_figures import png
 from analysis.curves import runs_under, variant_of
+from analysis.pictures import png
 from analysis.style import styled, wrapped
 from posmlp.checkpoint import write_atomically
 from posmlp.config import TrainConfig

@@ -9,6 +9,8 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+MODES_HELP = "rows: eager, bfloat16, compiled, 'compiled bfloat16'; compiling takes minutes"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a ValueError or a missing file ends with its message and exit code 2."""
@@ -91,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--preset", default="s16")
     bench.add_argument("--batch", type=int, nargs="+", default=[1, 2], help="batch sizes")
     bench.add_argument("--phase", nargs="+", default=["forward", "training"])
-    bench.add_argument("--mode", nargs="+", default=["eager"])
+    bench.add_argument("--mode", nargs="+", default=["eager"], help=MODES_HELP)
     bench.add_argument("--device", default="cpu")
     bench.add_argument("--threads", type=int, help="CPU threads")
     bench.add_argument("--runs", type=int, default=10, help="counted runs of each row")
@@ -99,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
     peers = command("peers", _peers)
     peers.add_argument("--batch", type=int, default=4, help="clips at once for the throughput")
-    peers.add_argument("--mode", nargs="+", default=["eager"])
+    peers.add_argument("--mode", nargs="+", default=["eager"], help=MODES_HELP)
     peers.add_argument("--device", default="cpu")
     peers.add_argument("--threads", type=int, help="CPU threads")
     peers.add_argument("--runs", type=int, default=5, help="counted runs of each row")

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.bias_figures import png
 from analysis.cost import cost
 from analysis.draw_learning import draw_learning_curves
 from analysis.draw_speed import PANELS, draw_speed_accuracy
+from analysis.pictures import png
 from posmlp.checkpoint import write_atomically
 from posmlp.config import PosMLPConfig
 from posmlp.runs import read_metrics

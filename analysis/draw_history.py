@@ -57,7 +57,6 @@ def draw_bias_history(
     return axes
 
 
-@styled
 def save_bias_animation(
     history: pd.DataFrame,
     path: str | Path,
@@ -72,6 +71,14 @@ def save_bias_animation(
     path. Raises ValueError as `draw_bias_history` does, and for another suffix.
     """
     path = animation_path(path)
+    return write_animation(bias_pictures(history, groups), path, frames_per_s)
+
+
+@styled
+def bias_pictures(
+    history: pd.DataFrame, groups: Sequence[int] | None = None
+) -> list[NDArray[np.uint8]]:
+    """The pictures of `save_bias_animation`, one an epoch, (height, width, 3) RGB."""
     over_time, what = _check(history)
     of = _chosen(history, "group", groups)
     drawn = history[history["group"].isin(of)]
@@ -84,7 +91,7 @@ def save_bias_animation(
         figure.suptitle(what, x=0.01, ha="left", fontsize=10, fontweight="bold")
         pictures.append(raster(figure))
         plt.close(figure)
-    return write_animation(pictures, path, frames_per_s)
+    return pictures
 
 
 def _check(history: pd.DataFrame) -> tuple[bool, str]:

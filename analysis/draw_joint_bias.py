@@ -32,10 +32,11 @@ def draw_joint_bias(
     `maps`: the rows of one ST unit of `bias_maps`; `control`: those of the same unit at
     initialisation or with its offsets shuffled (`control_name` says which), drawn under each
     group's row on the same scale and dashed below. `groups`: by default those largest in root mean
-    square, eight, or four beside a control. Of more than 15 dt evenly spread ones are shown, 0 always, and the figure says so; the
-    curve is of all. The column dt = 0 is framed; colours are clipped at the 99th percentile of
-    |weight| over all slices of these groups. Returns the Axes, (rows, columns). Raises ValueError
-    for the rows of several units, a unit without a time or space axis, and groups not there.
+    square, eight, or four beside a control. Of more than 15 dt evenly spread ones are shown, 0
+    always, and the figure says so; the curve is of all. The column dt = 0 is framed; colours are
+    clipped at the 99th percentile of |weight| over all slices of these groups. Returns the Axes,
+    (rows, columns). Raises ValueError for the rows of several units, a unit without a time or space
+    axis, and groups not there.
     """
     what = check_one_unit(maps, ["group", "dt", "dy", "dx"])
     if min(maps["dt"].nunique(), maps["dy"].nunique()) < 2:

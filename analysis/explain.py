@@ -5,17 +5,16 @@ Shapes: T frames, S pixels a side, K classes.
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from matplotlib import pyplot as plt
 
 from analysis.animation import save_attribution_animation
 from analysis.attribution import Attribution, attribute
 from analysis.draw_attribution import draw_attribution
+from analysis.pictures import png
 from posmlp.checkpoint import write_atomically
 from posmlp.config import one_of
 from posmlp.data.clips import Draw, load_clip
@@ -54,7 +53,8 @@ def explain_video(
 
     stem = Path(out or Path(run) / "attribution") / f"{Path(video).stem}-{method}"
     name = trained.classes[number]
-    _write_sheet(maps, frames, stem.with_name(f"{stem.name}.png"), name)
+    sheet = draw_attribution(maps, frames, target_name=name)[0].figure
+    write_atomically(stem.with_name(f"{stem.name}.png"), png(sheet))
     save_attribution_animation(maps, frames, stem.with_name(f"{stem.name}.mp4"), target_name=name)
     _write_shares(maps, found.indices, stem.with_name(f"{stem.name}.csv"))
     best = probabilities.topk(min(NUM_NAMED, len(trained.classes)))
@@ -76,14 +76,6 @@ def _class_number(
         return number
     one_of(target, classes, "target")
     return classes.index(str(target))
-
-
-def _write_sheet(maps: Attribution, frames: torch.Tensor, path: Path, name: str) -> None:
-    figure = draw_attribution(maps, frames, target_name=name)[0].figure
-    file = BytesIO()
-    figure.savefig(file, format="png")
-    plt.close(figure)
-    write_atomically(path, file.getvalue())
 
 
 def _write_shares(maps: Attribution, indices: Any, path: Path) -> None:

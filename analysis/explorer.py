@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +17,11 @@ import anywidget
 import numpy as np
 import pandas as pd
 import traitlets
-from matplotlib import pyplot as plt
 
 from analysis.bias_maps import columns_of
 from analysis.draw_explorer import draw_explorer
 from analysis.explorer_units import ExplorerUnit, explorer_units, packed
+from analysis.pictures import png
 from posmlp import PosMLPVideo
 from posmlp.checkpoint import write_atomically
 
@@ -135,22 +134,24 @@ class BiasExplorer(anywidget.AnyWidget):
         return pd.concat(parts, ignore_index=True)
 
     def save(self, path: str | Path) -> Path:
-        """Write one HTML file that works without a server or a network, and return its path.
-
-        It opens at what is selected now, and holds explorer.js and every weight (two bytes each,
-        in base64).
-        """
+        """Write `page()` to a file that works without a server or a network; returns its path."""
         path = Path(path)
+        write_atomically(path, self.page().encode())
+        return path
+
+    def page(self) -> str:
+        """An HTML page that opens at what is selected now.
+
+        It holds explorer.js and every weight (two bytes each, in base64), and fetches nothing.
+        """
         state = {name: getattr(self, name) for name in CHOICES}
         weights = base64.b64encode(self.data["weights"]).decode()
         text = json.dumps({**state, "data": {**self.data, "weights": weights}})
-        page = PAGE.format(
+        return PAGE.format(
             title=html.escape(f"Mixing weights: {' and '.join(self.names)}"),
             state=text.replace("<", r"\u003c"),  # else a model's name could end the element
             script=SCRIPT.read_text("utf-8"),
         )
-        write_atomically(path, page.encode())
-        return path
 
     def __repr__(self) -> str:
         where = ", ".join(f"{name} {value}" for name, value in self.selection.items())
@@ -161,13 +162,7 @@ class BiasExplorer(anywidget.AnyWidget):
         return {**bundle, "image/png": base64.b64encode(self._picture()).decode()}, metadata
 
     def _picture(self) -> bytes:
-        figure = draw_explorer(self.unit, self.group, self.query, self.names)
-        try:
-            file = io.BytesIO()
-            figure.savefig(file, format="png")
-        finally:
-            plt.close(figure)
-        return file.getvalue()
+        return png(draw_explorer(self.unit, self.group, self.query, self.names))
 
     def _units_of(self, *choices: Any) -> list[ExplorerUnit]:
         """The units of a stage, block and branch, or of the first of these."""

@@ -16,12 +16,12 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from analysis.bias_figures import png
 from analysis.bias_maps import bias_maps
 from analysis.bias_statistics import STATISTICS, bias_statistics
 from analysis.curves import runs_under
 from analysis.intervene import intervene
 from analysis.interventions import Intervention, free_tables, knock_outs
+from analysis.pictures import png
 from analysis.run_clips import independent_clips, run_clips
 from analysis.scorecard import METRICS, attribution_scores
 from analysis.statistics import t_interval

@@ -11,9 +11,9 @@ from typing import Any
 import jinja2
 from matplotlib import pyplot as plt
 
-from analysis import page_attribution, page_sections
-from analysis.bias_figures import png
+from analysis import page_attribution, page_history, page_sections
 from analysis.page_sections import Section
+from analysis.pictures import png
 from posmlp.checkpoint import write_atomically
 from posmlp.predict import open_run
 
@@ -21,6 +21,7 @@ SECTIONS: dict[str, Callable[[Path], Section]] = {
     "Accuracy": page_sections.accuracy,
     "Cost": page_sections.costs,
     "Mixing weights": page_sections.maps,
+    "How the weights came to be": page_history.history,
     "Statistics of the mixing weights": page_sections.statistics,
     "Which groups the model uses": page_sections.group_knock_outs,
     "Where it looks": page_attribution.sheets,
@@ -63,9 +64,10 @@ def _section(title: str, gather: Callable[[Path], Section], run: Path) -> dict[s
         section, reason = Section(""), str(error)
         for number in set(plt.get_fignums()) - open_before:
             plt.close(number)
+    pictures = [(caption, png(figure)) for caption, figure in section.figures]
     figures = [
-        {"caption": caption, "png": base64.b64encode(png(figure)).decode()}
-        for caption, figure in section.figures
+        {"caption": caption, "png": base64.b64encode(picture).decode()}
+        for caption, picture in [*pictures, *section.animations]
     ]
     return {
         "title": title,
@@ -74,5 +76,6 @@ def _section(title: str, gather: Callable[[Path], Section], run: Path) -> dict[s
         "reason": reason,
         "tables": section.tables,
         "figures": figures,
+        "frames": section.frames,
         "seconds": time.perf_counter() - start,
     }

@@ -10,8 +10,9 @@ import torch
 from analysis.attribution import Attribution, attribute
 from analysis.draw_attribution import draw_attribution, draw_scorecard
 from analysis.page_sections import Section, Table
-from analysis.run_clips import HeldClips, independent_clips, run_clips
+from analysis.run_clips import independent_clips, run_clips
 from analysis.scorecard import attribution_scorecard
+from posmlp.data.sources import HeldClips
 from posmlp.predict import TrainedModel, open_run
 from posmlp.train import normalise
 

@@ -19,9 +19,11 @@ from analysis.bias_statistics import DISTANCE, STATISTICS, bias_statistics
 from analysis.cost import cost
 from analysis.draw_effects import draw_interventions
 from analysis.draw_learning import draw_learning_curves
+from analysis.explorer import BiasExplorer
 from analysis.intervene import intervene
 from analysis.interventions import knock_outs
 from analysis.run_clips import run_clips
+from analysis.speed import measure_speed
 from posmlp.population import seeded_model
 from posmlp.predict import open_run, read_config
 from posmlp.runs import read_metrics
@@ -31,6 +33,7 @@ MOST_CLIPS = 560
 FEWEST_CLIPS = 28
 KNOCK_OUT_GMACS = 600  # about half a minute of one core on a toy model
 NUM_KNOCK_OUTS = 24
+BATCHES = (1, 16)
 
 
 @dataclass
@@ -45,11 +48,16 @@ class Table:
 
 @dataclass
 class Section:
-    """One chapter of the page: words, tables, and matplotlib figures after their captions."""
+    """One chapter of the page: words, tables, and pictures after their captions.
+
+    Pictures are matplotlib figures, animated PNGs as bytes, and HTML pages to stand in a frame.
+    """
 
     words: str
     tables: list[Table] = field(default_factory=list)
     figures: list[tuple[str, Any]] = field(default_factory=list)
+    animations: list[tuple[str, bytes]] = field(default_factory=list)
+    frames: list[tuple[str, str]] = field(default_factory=list)
 
 
 def accuracy(run: Path) -> Section:
@@ -80,8 +88,9 @@ def accuracy(run: Path) -> Section:
 
 
 def costs(run: Path) -> Section:
-    """Parameters and multiply-adds by stage, and by module for who asks."""
-    counted = cost(open_run(run).model)
+    """Parameters and multiply-adds by stage, and by module for who asks; memory and speed."""
+    model = open_run(run).model
+    counted = cost(model)
     modules = counted["by_module"]
     parts = modules.assign(part=modules["module"].str.extract(r"^(stages\.\d+|[^.]+)")[0])
     by_part = parts.groupby("part", sort=False)[["params", "macs"]].sum()
@@ -98,13 +107,36 @@ def costs(run: Path) -> Section:
     ]
     words = (
         f"{counted['params']:,} parameters, {counted['relation_params']:,} of them in the "
-        f"relations; {counted['gmacs']:.4g} GMACs for one clip, counted from a trace."
+        f"relations; {counted['gmacs']:.4g} GMACs for one clip, counted from a trace. Of a clip's "
+        f"activations, training keeps {counted['saved_bytes'] / 1e6:.3g} MB for the backward pass, "
+        f"and inference holds at most {counted['peak_bytes'] / 1e6:.3g} MB at once, by shapes."
     )
     tables = [
         Table("", head, cells),
+        _speed(model),
         Table("by module", ["module", "type", "parameters", "M multiply-adds"], fine, folded=True),
     ]
     return Section(words, tables)
+
+
+def _speed(model: Any) -> Table:
+    """Forward passes of one clip and of many, timed briefly while the page is made."""
+    timed = measure_speed(
+        model, batch_sizes=BATCHES, warm_up=2, min_runs=10, min_seconds=0.3, max_seconds=5.0
+    )
+    first = timed.iloc[0]
+    caption = (
+        f"forward pass, {first['mode']}, {first['device']}, threads: {first['num_threads']}, "
+        f"load {first['load']:.1f} at the start"
+    )
+    cells = [
+        [str(row["batch_size"]), f"{row['median_ms']:.3g}",
+         f"{row['q1_ms']:.3g} to {row['q3_ms']:.3g}", f"{row['clips_per_s']:.3g}",
+         "unstable" if row["unstable"] else "steady"]
+        for row in timed.to_dict("records")
+    ]  # fmt: skip
+    head = ["batch", "median (ms)", "quartiles (ms)", "clips a second", "spread"]
+    return Table(caption, head, cells)
 
 
 def _stage_name(part: str) -> str:
@@ -115,8 +147,8 @@ def _stage_name(part: str) -> str:
 def maps(run: Path) -> Section:
     """The first block of each stage over time and over space, beside its initial state."""
     opened = open_run(run)
-    learned = bias_maps(opened.model)
-    start = bias_maps(seeded_model(opened.model.config, opened.seed))
+    initial = seeded_model(opened.model.config, opened.seed)
+    learned, start = bias_maps(opened.model), bias_maps(initial)
     figures = [
         (drawn.caption, drawn.figure)
         for drawn in bias_figures(learned.query("block == 1"), start.query("block == 1"))
@@ -124,7 +156,8 @@ def maps(run: Path) -> Section:
     words = (
         f"Mixing weight by offset (query - key) of seed {opened.seed}, block 1 of each stage. "
         "Trained and initial share one scale; initial is the model made again from its seed. "
-        "Axes of a single token have no offset and no map. "
+        "Axes of a single token have no offset and no map. The explorer at the end shows every "
+        "unit and group, trained beside initial. "
     )
     hidden = learned["bias_std"].max()
     if hidden > 0:
@@ -132,7 +165,9 @@ def maps(run: Path) -> Section:
             f"This gate, {opened.model.config.gate}, is not tied by offset: a map shows means over "
             f"pairs of equal offset, which differ by up to {hidden:.2g} (standard deviation)."
         )
-    return Section(words, figures=figures)
+    explorer = BiasExplorer(opened.model, initial, names=["trained", "initial"])
+    caption = "Explorer: choose a unit, then click a token or use the arrow keys."
+    return Section(words, figures=figures, frames=[(caption, explorer.page())])
 
 
 def statistics(run: Path) -> Section:

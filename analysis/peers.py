@@ -6,15 +6,16 @@ random, for nothing here depends on them; nothing is downloaded.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 from torch import nn
 
-from analysis.bias_figures import png
 from analysis.cost import cost
 from analysis.draw_peers import draw_peers
+from analysis.pictures import png
 from analysis.speed import measure_speed
 from posmlp.checkpoint import write_atomically
 from posmlp.config import resolve
@@ -73,11 +74,18 @@ def peer_models() -> dict[str, nn.Module]:
     return ours | {name: peer(name) for name in PEERS}
 
 
-def compare_peers(*, num_threads: int | None = None, **options: Any) -> pd.DataFrame:
-    """Cost and speed of our variants and of torchvision's models, on clips of CLIP_SHAPE.
+def compare_peers(
+    models: Mapping[str, nn.Module] | None = None,
+    *,
+    clip_shape: tuple[int, ...] = CLIP_SHAPE,
+    batch_size: int = 4,
+    **options: Any,
+) -> pd.DataFrame:
+    """Cost and speed of models side by side: our variants and torchvision's, unless others.
 
-    Latency is that of one clip, throughput that of `batch_size` clips at once. Options are those
-    of `measure_speed` (device, modes, min_runs, ...), and `batch_size`, 4 by default.
+    Latency is that of one clip, throughput that of `batch_size` clips at once; `options` are those
+    of `measure_speed` (device, modes, num_threads, min_runs, ...). Models that are not PEERS count
+    to the family "this project".
 
     Returns
     -------
@@ -93,16 +101,10 @@ def compare_peers(*, num_threads: int | None = None, **options: Any) -> pd.DataF
     ValueError
         Where torchvision is not installed.
     """
-    batch_size = options.pop("batch_size", 4)
-    models = peer_models()
-    costs = pd.DataFrame([_cost_row(name, model) for name, model in models.items()])
-    speeds = measure_speed(
-        models,
-        clip_shape=CLIP_SHAPE,
-        batch_sizes=sorted({1, batch_size}),
-        num_threads=num_threads,
-        **options,
-    )
+    models = models or peer_models()
+    costs = pd.DataFrame([_cost_row(name, model, clip_shape) for name, model in models.items()])
+    sizes = sorted({1, batch_size})
+    speeds = measure_speed(models, clip_shape=clip_shape, batch_sizes=sizes, **options)
     table = costs.merge(_one_row_a_mode(speeds, batch_size), on="model")
     table["published_top1"] = table["model"].map(published())
     return table
@@ -141,8 +143,8 @@ def _torchvision() -> Any:
     return video
 
 
-def _cost_row(name: str, model: nn.Module) -> dict[str, Any]:
-    found = cost(model, clip_shape=CLIP_SHAPE)
+def _cost_row(name: str, model: nn.Module, clip_shape: tuple[int, ...]) -> dict[str, Any]:
+    found = cost(model, clip_shape=clip_shape)
     return {
         "model": name,
         "family": PEERS[name].family if name in PEERS else "this project",

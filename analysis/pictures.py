@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 import numpy as np
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -26,6 +27,14 @@ def raster(figure: Figure) -> NDArray[np.uint8]:
     file = BytesIO()
     figure.savefig(file, format="png")
     return np.asarray(Image.open(file).convert("RGB"))
+
+
+def png(figure: Any) -> bytes:
+    """A matplotlib figure as a PNG file's bytes; the figure is closed."""
+    file = BytesIO()
+    figure.savefig(file, format="png", bbox_inches="tight")
+    plt.close(figure)
+    return file.getvalue()
 
 
 def animation_path(path: str | Path) -> Path:

@@ -1,12 +1,8 @@
-"""The clips that a run was tested on, made or opened again, with the truth where it is known.
-
-Shapes: n clips, T frames, S pixels a side.
-"""
+"""The clips that a run was tested on, made or opened again, with the truth where it is known."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +13,8 @@ from torch import Tensor
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.datasets import VideoClips
 from posmlp.data.moving_digits import MovingDigits, RenderedClips
-from posmlp.data.sources import ClipSource, GeneratedClips, open_clips
+from posmlp.data.sources import HeldClips, open_clips
 from posmlp.predict import read_config
-
-
-@dataclass
-class HeldClips:
-    """Some clips of a source, held in memory: `clips` (n, T, S, S, 3) uint8, `labels` (n,)."""
-
-    name: str
-    classes: tuple[str, ...]
-    labels: Tensor
-    reverse_of: Tensor | None
-    clips: Tensor
-    truth: RenderedClips | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batches(
-        self,
-        index_batches: Iterable[Tensor],
-        *,
-        rngs: Iterable[np.random.Generator] | None = None,
-        view: int = 0,
-        num_views: int = 1,
-        crop: int = 0,
-        num_crops: int = 1,
-    ) -> Iterator[Tensor]:
-        """uint8 clips (k, T, S, S, 3). Raises ValueError for other views: one was kept."""
-        if (num_views, num_crops) != (1, 1):
-            raise ValueError(f"num_views={num_views}, num_crops={num_crops}: held clips have one")
-        return (self.clips[indices] for indices in index_batches)
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "num_clips": len(self)}
 
 
 def run_clips(run: str | Path, most: int) -> HeldClips:
@@ -60,18 +23,34 @@ def run_clips(run: str | Path, most: int) -> HeldClips:
     Generated clips come with their truth. Raises ValueError where the run's data cannot be had
     any more: its folder has gone, or the clips were given as Python objects.
     """
-    source = _open(run)
-    num_pairs = len(source) // 2
+    stored = read_config(run)
+    digits = _digits(stored)
+    if digits is not None:
+        kept = _pairs(len(digits), most)
+        truth = digits.render(kept)
+        described = digits.describe() | {"kept": kept.tolist()}
+        return HeldClips(
+            digits.name, digits.classes, truth.labels, digits.reverse_of, truth.clips,
+            described, truth,
+        )  # fmt: skip
+    source = _open(stored)
+    try:
+        kept = _pairs(len(source), most)
+        clips = next(iter(source.batches([kept])))
+    finally:
+        source.close()
+    described = source.describe() | {"kept": kept.tolist()}
+    labels = source.labels[kept]
+    return HeldClips(source.name, source.classes, labels, source.reverse_of, clips, described)
+
+
+def _pairs(num_clips: int, most: int) -> Tensor:
+    """The numbers of at most `most` clips, in evenly spread pairs of neighbours."""
+    num_pairs = num_clips // 2
     if num_pairs == 0:
-        raise ValueError(f"the run's test split has {len(source)} clips; at least 2 are needed")
-    kept = np.linspace(0, num_pairs - 1, min(num_pairs, most // 2)).round().astype(int)
-    indices = torch.from_numpy(np.stack([2 * kept, 2 * kept + 1], axis=1).ravel())
-    truth = source.digits.render(indices) if isinstance(source, GeneratedClips) else None
-    clips = truth.clips if truth else next(iter(source.batches([indices])))
-    if isinstance(source, VideoClips):
-        source.close()  # the decoding workers are not needed any more
-    labels = source.labels[indices]
-    return HeldClips(source.name, source.classes, labels, source.reverse_of, clips, truth)
+        raise ValueError(f"the run's test split has {num_clips} clips; at least 2 are needed")
+    first = np.linspace(0, num_pairs - 1, min(num_pairs, most // 2)).round().astype(int)
+    return torch.from_numpy(np.stack([2 * first, 2 * first + 1], axis=1).ravel())
 
 
 def independent_clips(run: str | Path, count: int) -> RenderedClips | None:
@@ -86,11 +65,7 @@ def independent_clips(run: str | Path, count: int) -> RenderedClips | None:
     return fresh.render(torch.arange(count))
 
 
-def _open(run: str | Path) -> ClipSource:
-    stored = read_config(run)
-    digits = _digits(stored)
-    if digits is not None:
-        return GeneratedClips(digits)
+def _open(stored: dict[str, Any]) -> VideoClips | HeldClips:
     if not stored.get("source"):
         raise ValueError(
             "the run was given its clips as Python objects, which it does not keep; train with "

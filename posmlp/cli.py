@@ -55,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", required=True, help="the run folder; an interrupted run goes on")
     train.add_argument("--device", help="cpu or cuda; the GPU if there is one")
     train.add_argument("--workers", type=int, default=2, help="video decoding processes")
+    train.add_argument("--micro-batches", type=int, default=1, help="parts of a batch, one by one")
+    train.add_argument(
+        "--checkpoint-activations", action="store_true", help="less memory, a third more time"
+    )
+    train.add_argument("--compile", action="store_true", help="blocks go through torch.compile")
     train.add_argument("settings", nargs="*", metavar="key=value", help="e.g. gate=dense lr=1e-3")
 
     evaluate = command("eval", _eval)
@@ -84,7 +89,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(options: argparse.Namespace) -> None:
-    """Train a model at one or more seeds."""
+    """Train a model at one or more seeds.
+
+    On several GPUs or machines: torchrun --nproc-per-node N -m posmlp.cli train ...
+    """
     config, train = configs(options.config, options.settings, options.data)
     try:
         seeds = [int(text) for text in options.seeds.split(",")]
@@ -100,7 +108,12 @@ def _train(options: argparse.Namespace) -> None:
         options.out,
         device=options.device,
         num_workers=options.workers,
+        micro_batches=options.micro_batches,
+        checkpoint_activations=options.checkpoint_activations,
+        compiled=options.compile,
     )
+    if os.environ.get("RANK", "0") != "0":  # torchrun's other processes say nothing
+        return
     for row in rows[-len(seeds) :]:
         print(_line(f"seed {row['seed']}", {k: v for k, v in row.items() if k[:5] == "test_"}))
     print(f"run folder: {options.out}")

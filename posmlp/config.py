@@ -352,9 +352,9 @@ class TrainConfig:
     """Training clips when the data are generated (`moving-digits`) rather than read."""
     checkpoint_every: int = 0
     """Epochs between the models kept under RUN/checkpoints; 0: only the last is kept."""
-    flip: str = "off"
-    """Flip half of the training clips left to right: `on`, `off`, or `labels`, by which a flipped
-    clip gets the label of its class's mirror image (`left` becomes `right`)."""
+    flip: str = "none"
+    """Flip half of the training clips left to right: `none`, `mirror`, or `labels`, by which a
+    flipped clip gets the label of its class's mirror image (`left` becomes `right`)."""
     rand_ops: int = 0
     """RandAugment: operations drawn a clip, each applied with probability 1/2; 0: none."""
     rand_magnitude: float = 7.0
@@ -376,7 +376,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         one_of(self.precision, ("auto", "float32", "bfloat16"), "precision")
         one_of(self.sampling, ("segment", "dense"), "sampling")
-        one_of(self.flip, ("off", "on", "labels"), "flip")
+        one_of(self.flip, ("none", "mirror", "labels"), "flip")
         for name in ("epochs", "batch_size", "sampling_rate", "num_clips", "repeats"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from posmlp.distributed import Team, synchronise_batch_norm
@@ -27,9 +29,11 @@ def preparation(team: Team, checkpoint_activations: bool, compiled: bool) -> Pre
         if team.size > 1:
             synchronise_batch_norm(model)
         for block in (module for module in model.modules() if isinstance(module, Block)):
-            if checkpoint_activations:
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+            forward: Callable[..., Tensor] = block.forward
             if compiled:
-                block.compile()
+                forward = torch.compile(forward)
+            if checkpoint_activations:
+                forward = partial(checkpoint, forward, use_reentrant=False)
+            block.forward = forward  # type: ignore[method-assign]
 
     return prepare

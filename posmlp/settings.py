@@ -11,6 +11,8 @@ from posmlp.config import PRESETS, PosMLPConfig, TrainConfig, one_of, resolve
 from posmlp.data.catalogue import MOVING_DIGITS
 from posmlp.data.layouts import list_videos
 
+RECIPES = Path(__file__).with_name("recipes")
+
 
 def parse_value(text: str) -> Any:
     """A setting's value: a YAML scalar or list, with 1e-3 read as a number."""
@@ -28,7 +30,8 @@ def configs(
 ) -> tuple[PosMLPConfig, TrainConfig]:
     """Model and training configs from a preset or YAML file, with `key=value` settings on top.
 
-    A YAML file has any fields of the two and, to start from a preset, `preset`. Where neither says
+    A YAML file has any fields of the two and, to start from a preset, `preset`; `recipes/NAME.yaml`
+    is found wherever the package is installed. Where neither says
     `num_classes` and `data` names videos, it is the number of their classes. Raises ValueError.
     """
     values: dict[str, Any] = {}
@@ -57,6 +60,9 @@ def _is_generated(data: str) -> bool:
 def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
+    if not path.is_file() and path.parent.name == RECIPES.name:
+        path = RECIPES / path.name
+        one_of(path.name, sorted(each.name for each in RECIPES.glob("*.yaml")), "recipe")
     if not path.is_file():
         raise ValueError(f"no file at {path}; give a preset ({', '.join(PRESETS)}) or a YAML file")
     try:

@@ -51,7 +51,7 @@ class Augmentation:
     def is_plain(self) -> bool:
         """Whether clips are normalised and nothing else."""
         train = self.train
-        return train.flip == "off" and not (train.rand_ops or train.erase or self.mixes)
+        return train.flip == "none" and not (train.rand_ops or train.erase or self.mixes)
 
     def __call__(
         self,
@@ -98,19 +98,19 @@ class Augmentation:
 
 def _mirrored_labels(flip: str, classes: Sequence[str]) -> Tensor | None:
     """Each class's label once its clips are flipped, (K,); None where clips are not flipped."""
-    if flip == "off":
+    if flip == "none":
         return None
     mirrored = mirror_of(classes)
     if mirrored is None:
         raise ValueError(
             f"flip={flip!r}, but a class names a direction whose mirror image is no class; use "
-            "flip=off"
+            "flip=none"
         )
     changed = [classes[i] for i, label in enumerate(mirrored) if i != label]
-    if flip == "on" and changed:
+    if flip == "mirror" and changed:
         raise ValueError(
-            f"flip='on', but the mirror image of {changed[0]!r} is another class; use flip=labels, "
-            "which gives flipped clips the other label, or flip=off"
+            f"flip='mirror', but the mirror image of {changed[0]!r} is another class; use "
+            "flip=labels, which gives flipped clips the other label, or flip=none"
         )
     return torch.tensor(mirrored)
 

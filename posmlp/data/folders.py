@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from posmlp.data.listing import (
+    FRAME_SUFFIXES,
     SHAPE,
     SPLITS,
     VIDEO_SUFFIXES,
@@ -25,6 +27,9 @@ from posmlp.data.listing import (
 
 TEST_SHARE = 0.2  # of each class, where the data set comes without a split
 SPLIT_SEED = 0
+
+IsItem = Callable[[Path], bool]
+"""Whether something in a class folder is one of its videos, or images."""
 
 
 # ---- ROOT/dataset.json and ROOT/{split}.csv ------------------------------------------------------
@@ -82,20 +87,40 @@ def _described(root: Path) -> tuple[str, tuple[str, ...], tuple[int, ...] | None
 
 
 def has_split_folders(root: Path) -> bool:
-    return any((root / s).is_dir() for s in SPLITS)
+    return bool(_splits_of(root))
 
 
-def read_split_folders(root: Path, split: str) -> Listing:
+def _splits_of(root: Path) -> list[str]:
+    return [s for s in SPLITS if (root / s).is_dir()]
+
+
+def read_split_folders(
+    root: Path, split: str, layout: str = "split-folders", is_item: IsItem | None = None
+) -> Listing:
     """Read ROOT/{split}/CLASS/*; `test` is ROOT/val where there is no ROOT/test."""
-    found = [s for s in SPLITS if (root / s).is_dir()]
+    found, is_item = _splits_of(root), is_item or _is_video
     folder = "val" if split == "test" and "test" not in found else split
     if folder not in found:
         raise split_missing(root, split, found)
-    files = _class_files(root / folder)
+    files = _class_files(root / folder, is_item)
     # All splits count towards the classes, so that a label means the same in each of them.
     everywhere = {c.name for s in found for c in visible(root / s) if c.is_dir()}
     rule = "by folder" if folder == split else f"by folder, {folder} in place of {split}"
-    return _by_class(root, "split-folders", split, rule, tuple(sorted(everywhere)), files)
+    return _by_class(root, layout, split, rule, tuple(sorted(everywhere)), files, is_item)
+
+
+# ---- ROOT/{train,test,val}/CLASS/*.jpg -----------------------------------------------------------
+
+
+def has_image_folders(root: Path) -> bool:
+    """Whether some split's first class folder holds images."""
+    first = [next((c for c in visible(root / s) if c.is_dir()), None) for s in _splits_of(root)]
+    return any(folder is not None and is_frame_folder(folder) for folder in first)
+
+
+def read_image_folders(root: Path, split: str) -> Listing:
+    """Read ROOT/{split}/CLASS/*.jpg, each image a video of one frame; else as `split-folders`."""
+    return read_split_folders(root, split, "image-folders", _is_image)
 
 
 # ---- ROOT/CLASS/*, without a split ---------------------------------------------------------------
@@ -109,10 +134,10 @@ def read_class_folders(root: Path, split: str) -> Listing:
     """Read ROOT/CLASS/*, and split each class by a seeded draw."""
     if split not in ("train", "test"):
         raise split_missing(root, split, ["train", "test"])
-    files = _class_files(root)
+    files = _class_files(root, _is_video)
     chosen = {name: _seeded_part(root / name, found, split) for name, found in files.items()}
     rule = f"{TEST_SHARE:.0%} of each class's files to test, the rest to train; seed {SPLIT_SEED}"
-    return _by_class(root, "class-folders", split, rule, tuple(sorted(files)), chosen)
+    return _by_class(root, "class-folders", split, rule, tuple(sorted(files)), chosen, _is_video)
 
 
 def _seeded_part(folder: Path, files: list[Path], split: str) -> list[Path]:
@@ -136,18 +161,28 @@ def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES or is_frame_folder(path)
 
 
-def _class_files(folder: Path) -> dict[str, list[Path]]:
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in FRAME_SUFFIXES and path.is_file()
+
+
+def _class_files(folder: Path, is_item: IsItem) -> dict[str, list[Path]]:
     """Return what is in each class folder; every class has at least one video."""
     classes = {c.name: visible(c) for c in visible(folder) if c.is_dir()}
     if not classes:
         raise ValueError(f"{folder} holds no class folders; put {SHAPE} there")
     for name, files in classes.items():
-        if not any(map(_is_video, files)):
+        if not any(map(is_item, files)):
             raise ValueError(
-                f"class folder {folder / name} holds no video ({' '.join(VIDEO_SUFFIXES)}); "
+                f"class folder {folder / name} holds no {_wanted(is_item)}; "
                 "put some there, or remove the folder"
             )
     return classes
+
+
+def _wanted(is_item: IsItem) -> str:
+    if is_item is _is_image:
+        return f"image ({' '.join(FRAME_SUFFIXES)})"
+    return f"video ({' '.join(VIDEO_SUFFIXES)})"
 
 
 def _by_class(
@@ -157,6 +192,7 @@ def _by_class(
     split_rule: str,
     classes: tuple[str, ...],
     files: dict[str, list[Path]],
+    is_item: IsItem,
 ) -> Listing:
     """Label the videos by their folder, classes in the order of dataset.json or of their names."""
     name, reverse_of = root.resolve().name, None
@@ -166,7 +202,7 @@ def _by_class(
     if unknown:
         raise ValueError(f"{root}: folders {unknown} are not among the classes of dataset.json")
     all_files = [(f, k) for k, c in enumerate(classes) for f in files.get(c, [])]
-    items = [Item(place_of(f, root), f, k) for f, k in all_files if _is_video(f)]
+    items = [Item(place_of(f, root), f, k) for f, k in all_files if is_item(f)]
     listing = make_listing(
         root, layout, split, split_rule, classes, items, [], name=name, reverse_of=reverse_of
     )

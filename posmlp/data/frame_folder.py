@@ -1,4 +1,4 @@
-"""Videos that are stored as folders of images, one a frame, numbered in their names.
+"""Videos that are stored as images: folders of one a frame, numbered in their names, or one image.
 
 No torch here: decoding workers import this file.
 """
@@ -18,11 +18,19 @@ from posmlp.data.listing import FRAME_SUFFIXES
 from posmlp.data.packets import VideoError
 
 
+def is_stored_as_images(path: str) -> bool:
+    """Whether `path` is a folder, or itself an image: a video of one frame."""
+    return path.lower().endswith(FRAME_SUFFIXES) or os.path.isdir(path)
+
+
 def frame_files(path: str) -> tuple[list[str], int]:
     """Return the images of a folder in the order of their numbers, and how many numbers lack.
 
-    Raises VideoError if the folder holds no images, or images of which two have one number.
+    An image is its own only frame. Raises VideoError if a folder holds no images, or images of
+    which two have one number.
     """
+    if not os.path.isdir(path):
+        return [path], 0
     numbered: dict[int, str] = {}
     for name in os.listdir(path):
         if name.startswith(".") or not name.lower().endswith(FRAME_SUFFIXES):

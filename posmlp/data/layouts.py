@@ -17,9 +17,11 @@ from posmlp.config import one_of
 from posmlp.data.class_lists import NUM_FOLDS, is_hmdb51, is_ucf101, read_hmdb51, read_ucf101
 from posmlp.data.folders import (
     has_folders,
+    has_image_folders,
     has_split_folders,
     is_listed,
     read_class_folders,
+    read_image_folders,
     read_listed,
     read_split_folders,
 )
@@ -52,6 +54,7 @@ LAYOUTS: dict[str, Layout] = {
     "ssv1": Layout(lambda root: is_ssv1(root) or is_ssv1_frame_list(root), read_ssv1),
     "frame-list": Layout(is_frame_list, read_frame_list),
     "kinetics": Layout(is_kinetics, read_kinetics),
+    "image-folders": Layout(has_image_folders, read_image_folders),
     "split-folders": Layout(has_split_folders, read_split_folders),
     "class-folders": Layout(has_folders, read_class_folders),
 }

@@ -60,7 +60,8 @@ def apply_operation(frames: Tensor, operation: Operation) -> Tensor:
         case "posterize":
             return V.posterize(frames, 4 - int(strength * 4))
         case "solarize":
-            return V.solarize(frames, 255.0 - min(255, int(strength * 256)))
+            inverted = int(strength * 256)  # levels, from the brightest down
+            return V.solarize(frames, 256.0 - inverted) if inverted else frames
         case "solarize-add":
             added = (frames.int() + min(128, int(strength * 110))).clamp(max=255).to(frames.dtype)
             return added.where(frames < 128, frames)

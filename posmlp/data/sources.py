@@ -6,6 +6,7 @@ Shapes: k clips a batch, T frames, S pixels a side.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -17,7 +18,7 @@ from posmlp.config import PosMLPConfig, TrainConfig, one_of
 from posmlp.data.catalogue import DIFFICULTIES
 from posmlp.data.clips import Sampling
 from posmlp.data.datasets import VideoClips
-from posmlp.data.moving_digits import MovingDigits
+from posmlp.data.moving_digits import MovingDigits, RenderedClips
 
 NUM_GENERATED_TEST_CLIPS = 560  # 40 a class: 280 exactly reversed pairs
 
@@ -58,17 +59,23 @@ class ClipSource(Protocol):
         ...
 
 
-class GeneratedClips:
-    """Moving digits rendered once and kept in memory, as uint8; every view is the whole clip."""
+@dataclass
+class HeldClips:
+    """Clips in memory, (n, T, S, S, 3) uint8, with labels (n,); every view is the whole clip.
 
-    def __init__(self, digits: MovingDigits) -> None:
-        self.digits = digits
-        self.name, self.classes = digits.name, digits.classes
-        self.labels, self.reverse_of = digits.labels, digits.reverse_of
-        self._clips = digits.render(torch.arange(len(digits))).clips
+    `described` is what determines the clips; `truth`, where it was kept, says where they move.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: Tensor
+    reverse_of: Tensor | None
+    clips: Tensor
+    described: dict[str, Any]
+    truth: RenderedClips | None = None
 
     def __len__(self) -> int:
-        return len(self.digits)
+        return len(self.labels)
 
     def batches(
         self,
@@ -82,20 +89,30 @@ class GeneratedClips:
     ) -> Iterator[Tensor]:
         """uint8 clips (k, T, S, S, 3) of each batch of indices.
 
-        Raises ValueError for more than one view or crop: a generated clip has no other.
+        Raises ValueError for more than one view or crop: a clip in memory has no other.
         """
         if (num_views, num_crops) != (1, 1):
             raise ValueError(
-                f"num_views={num_views}, num_crops={num_crops}, but generated clips have exactly "
+                f"num_views={num_views}, num_crops={num_crops}, but these clips have exactly "
                 "the model's frames and size; use one view and one crop"
             )
-        return (self._clips[indices] for indices in index_batches)
+        return (self.clips[indices] for indices in index_batches)
 
     def describe(self) -> dict[str, Any]:
-        return self.digits.describe()
+        return self.described
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+class GeneratedClips(HeldClips):
+    """Moving digits rendered once and kept in memory."""
+
+    def __init__(self, digits: MovingDigits) -> None:
+        clips = digits.render(torch.arange(len(digits))).clips
+        super().__init__(
+            digits.name, digits.classes, digits.labels, digits.reverse_of, clips, digits.describe()
+        )
 
 
 def open_clips(

@@ -11,7 +11,6 @@ decoding workers start quickly and stay small.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -23,7 +22,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import ArrayLike, NDArray
 
-from posmlp.data.frame_folder import decode_frames, frame_files
+from posmlp.data.frame_folder import decode_frames, frame_files, is_stored_as_images
 from posmlp.data.packets import PacketIndex, VideoError, in_short, list_packets, packets_of
 
 # (number of frames, frames per second or None) -> indices of the wanted frames. It may be called
@@ -56,9 +55,9 @@ def read_video(
 ) -> VideoFrames:
     """Read the frames that `choose(num_frames, fps)` names, or all of them.
 
-    `path` is a video file, or a folder of images of which each is a frame. Indices may repeat and
-    may be unsorted. `short_side` (pixels) asks for decoding at a reduced size: the result's short
-    side is at least that, or the file's own if that is smaller;
+    `path` is a video file, an image, or a folder of images of which each is a frame. Indices may
+    repeat and may be unsorted. `short_side` (pixels) asks for decoding at a reduced size: the
+    result's short side is at least that, or the file's own if that is smaller;
     `posmlp.data.sampling.resize_short_side` does the exact resizing.
 
     Raises:
@@ -66,7 +65,7 @@ def read_video(
         ValueError: `choose` gave no index, or one that the video does not have.
     """
     path, choose = str(path), choose or _all_frames
-    if os.path.isdir(path):
+    if is_stored_as_images(path):
         return _read_folder(path, choose, short_side)
     index = list_packets(path)
     if index.decord_is_exact:
@@ -85,7 +84,7 @@ def iterate_frames(
     Raises VideoError as `read_video` does.
     """
     path = str(path)
-    if os.path.isdir(path):
+    if is_stored_as_images(path):
         files, _ = frame_files(path)
         for index in range(len(files)):
             yield decode_frames(path, files, [index], short_side)[0]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
+import av
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -193,6 +194,15 @@ def test_animation_has_a_picture_an_epoch(
         assert image.info["loop"] == 0
     assert [item.name for item in tmp_path.iterdir()] == ["bias.png"]
     assert not plt.get_fignums()
+
+
+def test_animation_as_a_video_has_a_frame_an_epoch(history: pd.DataFrame, tmp_path: Path) -> None:
+    path = save_bias_animation(unit_rows(history, 1, "T"), tmp_path / "bias.mp4", frames_per_s=4)
+    with av.open(str(path)) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+        assert float(video.streams.video[0].average_rate) == 4
+    assert len(frames) == 4
+    assert (frames[0] != frames[3]).any()
 
 
 def test_animation_refuses_a_gif_and_a_rate_of_zero(history: pd.DataFrame, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from analysis import (
     draw_accuracy,
     draw_cost_accuracy,
     draw_differences,
+    draw_joint_bias,
     draw_learning_curves,
     draw_spatial_bias,
     draw_temporal_bias,
@@ -114,6 +115,43 @@ def test_spatial_bias_draws_chosen_groups_on_given_axes() -> None:
 def test_spatial_bias_of_zeros_has_a_scale() -> None:
     axes = draw_spatial_bias(unit_maps(1, side=2).assign(bias=0.0))
     assert axes[0].images[0].norm.vmax == 1.0
+
+
+def test_joint_bias_has_a_slice_a_dt_in_one_scale_and_its_margin() -> None:
+    maps = unit_maps(3, frames=3, side=2)
+    maps["bias"] += 7 * (maps["group"] == 0)
+    axes = draw_joint_bias(maps)
+    assert axes.shape == (3, 5)
+    assert [ax.get_title(loc="center") for ax in axes[0]] == [f"dt {n}" for n in (-2, -1, 0, 1, 2)]
+    for group, line in enumerate(axes):
+        for dt, ax in zip(range(-2, 3), line, strict=True):
+            value = 1000 * group + 100 * dt + 10 * 1 - 1 + 7 * (group == 0)
+            assert value_at(ax.images[0], -1, 1) == value
+            assert (ax.spines["left"].get_linewidth() > 1) == (dt == 0)
+    assert {ax.images[0].norm.vmax for ax in axes.flat} == {np.percentile(maps["bias"].abs(), 99)}
+    margin = axes[0, 0].figure.axes[15]
+    curves = {line.get_label(): line for line in margin.get_lines()}
+    slice_of = maps.query("group == 1 and dt == -2")["bias"].abs()
+    assert curves["group 1"].get_ydata()[0] == pytest.approx(slice_of.mean())
+
+
+def test_joint_bias_puts_the_control_under_each_group_and_says_what_it_leaves_out() -> None:
+    maps = unit_maps(6, frames=9, side=2)
+    axes = draw_joint_bias(maps, control=maps.assign(bias=-1.0), control_name="shuffled")
+    assert axes.shape == (8, 9)  # the four largest groups, every second dt of 17
+    labels = [line[0].get_ylabel() for line in axes]
+    assert labels[:3] == ["group 2\ntrained", "group 2\nshuffled", "group 3\ntrained"]
+    assert value_at(axes[1, 0].images[0], 0, 0) == -1.0
+    figure = axes[0, 0].figure
+    assert figure.get_suptitle().replace("\n", " ").endswith("4 of 6 groups; 9 of 17 dt")
+    assert [ax.get_title(loc="center") for ax in axes[0]][4] == "dt 0"
+    dashed = [line for line in figure.axes[72].get_lines() if line.get_linestyle() == "--"]
+    assert len(dashed) == 4
+    assert len(dashed[0].get_xdata()) == 17
+    with pytest.raises(ValueError, match="has no joint map; use draw_temporal_bias"):
+        draw_joint_bias(unit_maps(2, frames=3))
+    with pytest.raises(ValueError, match=r"groups=\[9\] must be some of \[0, 1, 2, 3, 4, 5\]"):
+        draw_joint_bias(maps, groups=[9])
 
 
 def test_bias_figures_refuse_rows_of_more_than_one_picture() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -48,19 +49,20 @@ def _closed_figures() -> Iterator[None]:
     plt.close("all")
 
 
-def trained(out: Path, seeds: tuple[int, ...] = (0,), **changes: object) -> Path:
+def trained(out: Path, seeds: tuple[int, ...] = (0,), every: int = 0, **changes: object) -> Path:
     train, test = (
         GeneratedClips(MovingDigits(split, 28, num_frames=4, image_size=16, paired=split == "test"))
         for split in ("train", "test")
     )
     config = replace(CONFIG, **changes)
-    fit(config, TrainConfig(epochs=2, batch_size=14), (train, test), seeds, out, progress=False)
+    how = TrainConfig(epochs=2, batch_size=14, checkpoint_every=every)
+    fit(config, how, (train, test), seeds, out, progress=False)
     return out
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("runs") / "run", (3, 5))
+    return trained(tmp_path_factory.mktemp("runs") / "run", (3, 5), every=1)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,12 @@ def test_page_gathers_every_section_in_one_file(run: Path, page: Path) -> None:
         with Image.open(BytesIO(base64.b64decode(encoded))) as image:
             assert image.width > 200
     assert found["Where it looks"].count("<img") == 4
+    pictures = re.findall(r'base64,([^"]+)"', found["How the weights came to be"])
+    counts = []
+    for picture in pictures:
+        with Image.open(BytesIO(base64.b64decode(picture))) as image:
+            counts.append(getattr(image, "n_frames", 1))
+    assert counts == [1, 1, 3, 3]  # of T and of S: a sheet, then three epochs in motion
 
 
 def test_page_shows_the_numbers_of_the_run(run: Path, page: Path) -> None:
@@ -104,7 +112,13 @@ def test_page_shows_the_numbers_of_the_run(run: Path, page: Path) -> None:
     metrics = pd.read_csv(run / "metrics.csv").query("epoch == 2")
     for seed, score in zip(metrics["seed"], metrics["test_top1"], strict=True):
         assert re.search(rf"<td>{seed}</td><td>2</td>.*<td>{score:.3f}</td>", found["Accuracy"])
-    assert f"{cost(CONFIG)['params']:,}" in found["Cost"]
+    counted = cost(CONFIG)
+    assert f"{counted['params']:,}" in found["Cost"]
+    assert f"keeps {counted['saved_bytes'] / 1e6:.3g} MB" in found["Cost"]
+    assert re.search(r"<td>1</td><td>[\d.]+</td>.*<td>16</td><td>[\d.]+</td>", found["Cost"], re.S)
+    framed = re.search(r'srcdoc="([^"]+)"', found["Mixing weights"])
+    assert framed
+    assert '<script type="application/json" id="state">' in html.unescape(framed[1])
     assert "28 test clips" in found["Which groups the model uses"]
     assert found["Which groups the model uses"].count("<td>knock out") == 2 * (2 + 10)
     assert json.loads((run / "environment.json").read_text())["platform"] in found["Provenance"]
@@ -124,6 +138,7 @@ def test_page_says_why_a_section_does_not_apply(dense: Path, tmp_path: Path) -> 
     assert "no metrics.csv" in (found["Accuracy"] or "")
     assert "has no table of free numbers" in (found["Which groups the model uses"] or "")
     assert "no folder at" in (found["Where it looks"] or "")
+    assert "epochs [0, 2] only; train with" in (found["How the weights came to be"] or "")
     assert "these clips are videos" in (found["Which attribution can be believed"] or "")
     assert found["Mixing weights"] is found["Cost"] is None
 
@@ -134,7 +149,7 @@ def test_run_clips_are_the_tested_ones_in_pairs(run: Path) -> None:
     assert held.labels[1::2].tolist() == whole.reverse_of[held.labels[::2]].tolist()
     assert len(held) == 8
     first, last = held.clips[0], held.clips[-1]
-    rendered = GeneratedClips(whole)._clips
+    rendered = GeneratedClips(whole).clips
     assert (first == rendered[0]).all()
     assert (last == rendered[-1]).all()
     assert held.truth is not None
@@ -205,6 +220,37 @@ def test_speed_accuracy_has_a_panel_a_cost_with_its_front() -> None:
     assert all(ax.get_xscale() == "log" for ax in axes)
     with pytest.raises(ValueError, match="no column of params, gmacs"):
         draw_speed_accuracy(speeds()[["variant", "seed", "test_top1"]])
+
+
+def test_speed_accuracy_joins_families_marks_layouts_and_keeps_published_scores_hollow() -> None:
+    kinds = {"a": ("lrpe", "T+S"), "b": ("lrpe", "ST"), "c": ("dense", "T+S")}
+    df = speeds().assign(
+        gate=lambda rows: [kinds[name][0] for name in rows["variant"]],
+        layout=lambda rows: [kinds[name][1] for name in rows["variant"]],
+        source=lambda rows: np.where(rows["variant"] == "c", "published", "measured"),
+        latency_q1_ms=lambda rows: 0.9 * rows["latency_ms"],
+        latency_q3_ms=lambda rows: 1.5 * rows["latency_ms"],
+        gmacs=2.0, num_views=6, device="cpu", mode="eager", torch="2.9",
+    )  # fmt: skip
+    axes = draw_speed_accuracy(df, family="gate", marker="layout")
+    dots = [line for line in axes[0].get_lines() if line.get_marker() in ("o", "s")]
+    assert [dot.get_marker() for dot in dots] == ["o", "s", "o"]
+    assert dots[0].get_color() == dots[1].get_color() != dots[2].get_color()
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, False, True]
+    joined = [line.get_xdata() for line in axes[0].get_lines() if line.get_alpha()]
+    assert [list(xs) for xs in joined] == [[1, 2], [4]]
+    front = next(line for line in axes[0].get_lines() if line.get_drawstyle() == "steps-post")
+    assert front.get_xdata().tolist() == [1, 2, 2], "a published score is on the front"
+    spans = [list(line.get_xdata()) for line in axes[2].get_lines()]
+    assert [9.0, 15.0] in spans
+    assert axes[1].get_xlabel().startswith("multiply-adds of a clip x views")
+    assert dots[0].get_xdata()[0] == 1
+    assert {line.get_xdata()[0] for line in axes[1].get_lines() if line.get_marker() == "o"} == {12}
+    caption = axes[0].figure.get_supxlabel()
+    for part in ("front", "hollow: from the paper", "cpu", "eager", "torch 2.9"):
+        assert part in caption
+    with pytest.raises(ValueError, match="no column 'kind'"):
+        draw_speed_accuracy(df, family="kind")
 
 
 def test_speed_accuracy_labels_do_not_overlap() -> None:

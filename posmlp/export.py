@@ -1,0 +1,101 @@
+"""A trained model as a file that runs without this package: `torch.export` (.pt2) or ONNX.
+
+Both take clips (B, 3, T, H, W) float, normalised as for the model, at any batch size and at the
+configuration's frames and size. What was written is read back and compared with the model.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from posmlp.config import one_of
+from posmlp.model import PosMLPVideo
+
+FORMATS = (".pt2", ".onnx")
+LARGEST_DIFFERENCE = 1e-5
+"""Of logits, between the model and what was written of it, relative to the largest if over 1."""
+
+
+def export(model: PosMLPVideo, path: str | Path) -> float:
+    """Write `path`, whose suffix names the format; the largest difference of logits.
+
+    The file takes its place only once it has been read back and its logits, of batches of other
+    sizes than that of the export, agree. Raises ValueError for another suffix, where the packages
+    for ONNX are not installed, or where logits differ by more than LARGEST_DIFFERENCE.
+    """
+    path = Path(path)
+    one_of(path.suffix, FORMATS, "export format")
+    model = model.cpu().float().eval()
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        run = _EXPORTERS[path.suffix](model, temporary)
+        difference = max(_difference(model, run, num_clips) for num_clips in (1, 3))
+        if not difference <= LARGEST_DIFFERENCE:
+            raise ValueError(
+                f"the logits of the exported model differ by {difference:.1e}, more than "
+                f"{LARGEST_DIFFERENCE:.0e}; nothing was written to {path}"
+            )
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return difference
+
+
+def example_clips(model: PosMLPVideo, num_clips: int) -> Tensor:
+    """Random clips, or images for an image model, of the size that the model is configured for."""
+    config = model.config
+    frames = () if config.kind == "image" else (config.num_frames,)
+    shape = (num_clips, config.in_channels, *frames, *config.size)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(num_clips))
+
+
+def _difference(model: nn.Module, run: Callable[[Tensor], Tensor], num_clips: int) -> float:
+    clips = example_clips(model, num_clips)  # type: ignore[arg-type]
+    with torch.no_grad():
+        expected = model(clips)
+    return ((run(clips) - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
+
+
+def _program(model: PosMLPVideo) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    clips = example_clips(model, 2)
+    with torch.no_grad():
+        return torch.export.export(model, (clips,), dynamic_shapes=({0: batch},))
+
+
+def _export_program(model: PosMLPVideo, path: Path) -> Callable[[Tensor], Tensor]:
+    torch.export.save(_program(model), path)
+    return torch.export.load(path).module()
+
+
+def _export_onnx(model: PosMLPVideo, path: Path) -> Callable[[Tensor], Tensor]:
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  what torch.onnx is built on
+    except ImportError as error:
+        raise ValueError(
+            f"ONNX needs packages that are not installed ({error}); pip install "
+            "posmlp-workbench[export], or export to .pt2"
+        ) from error
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # attention as products, which ONNX has
+        torch.onnx.export(
+            _program(model).run_decompositions(),
+            f=path,
+            dynamo=True,
+            external_data=False,
+            input_names=["clips"],
+            output_names=["logits"],
+            verbose=False,
+        )
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda clips: torch.from_numpy(session.run(None, {"clips": clips.numpy()})[0])
+
+
+_EXPORTERS = {".pt2": _export_program, ".onnx": _export_onnx}

@@ -1,0 +1,80 @@
+"""Activation memory against cases computed on paper."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from analysis import activation_memory, cost
+from posmlp import PosMLPConfig, create_model
+
+FLOAT = 4
+N = 10
+
+
+class Perceptron(nn.Module):
+    """(B, 4) -> (B, 2) through 8 features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(nn.functional.gelu(self.first(x.flatten(0, 1))))
+
+
+class Square(nn.Module):
+    """Its product saves y twice, as itself and as a view of itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * self.scale
+        return y * y.view_as(y)
+
+
+def test_memory_of_a_perceptron_on_paper() -> None:
+    found = activation_memory(Perceptron(), (N, 4))
+    hidden = N * 8 * FLOAT
+    # backward needs GELU's input and the second layer's; the first layer's is the clip itself
+    assert found["saved_bytes"] == 2 * hidden
+    # GELU's input and output live together; the 2 outputs come when the input has been dropped
+    assert found["peak_bytes"] == 2 * hidden
+
+
+def test_memory_counts_a_block_once_however_many_tensors_view_it() -> None:
+    found = activation_memory(Square(), (6,))
+    assert found["saved_bytes"] == 6 * FLOAT
+    assert found["peak_bytes"] == 2 * 6 * FLOAT
+
+
+def test_memory_in_half_precision_is_half() -> None:
+    whole = activation_memory(Perceptron(), (N, 4))
+    half = activation_memory(Perceptron().bfloat16(), (N, 4))
+    assert half == {name: size // 2 for name, size in whole.items()}
+
+
+def test_memory_leaves_the_model_alone() -> None:
+    model = create_model("toy", drop_path=0.2).train()
+    model.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    activation_memory(model, (3, 8, 32, 32))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_cost_tells_memory_which_grows_with_the_clip() -> None:
+    small = PosMLPConfig(
+        num_classes=3, num_frames=4, image_size=16, depths=(1,), dims=(8,), num_groups=2, windows=4
+    )
+    one, four = cost(small), cost(create_model(small), clip_shape=(3, 4, 32, 32))
+    for name in ("saved_bytes", "peak_bytes"):
+        assert 3.5 * one[name] < four[name] < 4.1 * one[name], name
+    assert four["macs"] > 3.9 * one["macs"]
+    assert one["saved_bytes"] > one["peak_bytes"]

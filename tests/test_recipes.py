@@ -1,0 +1,84 @@
+"""Recipes: each loads, builds its model, and says of its work what its model costs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+import analysis
+from posmlp.config import PosMLPConfig
+from posmlp.model import create_model
+from posmlp.settings import RECIPES, configs
+
+NAMES = sorted(path.name for path in RECIPES.glob("*.yaml"))
+VIDEO = [name for name in NAMES if re.match(r"(ssv1|ssv2|k400)-", name)]
+
+
+def test_there_is_a_recipe_for_every_released_configuration():
+    data_sets, sizes = ("ssv1", "ssv2", "k400"), ("s16", "b16", "s32", "b32")
+    assert set(VIDEO) == {f"{data}-{size}.yaml" for data in data_sets for size in sizes}
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_recipe_is_the_released_one(name):
+    config, train = configs(f"recipes/{name}", [])
+    data, size = name.removesuffix(".yaml").split("-")
+    assert config.num_frames == int(size[1:])
+    assert config.depths == ((3, 4, 9, 3) if size[0] == "s" else (4, 6, 15, 4))
+    assert config.num_classes == (400 if data == "k400" else 174)
+    assert train.lr == (2e-4 if data == "k400" else 4e-4)
+    assert train.flip == ("mirror" if data == "k400" else "none")
+    assert (train.rand_ops, train.rand_magnitude, train.erase) == (4, 7.0, 0.25)
+    assert (train.mixup, train.cutmix, train.label_smoothing) == (0.8, 1.0, 0.1)
+    assert train.batch_size == 2 * (32 if name == "ssv1-s16.yaml" else 64)
+    with torch.device("meta"):
+        model = create_model(config)
+    assert model.head.out_features == config.num_classes
+
+
+@cache
+def gmacs(config: PosMLPConfig) -> float:
+    return analysis.cost(config)["gmacs"]
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_recipe_states_the_work_of_its_model(name):
+    text = (RECIPES / name).read_text()
+    config, train = configs(f"recipes/{name}", [])
+
+    def found(pattern: str) -> float:
+        (number,) = re.findall(pattern, text)
+        return float(number.replace(",", ""))
+
+    clips = found(r"Data: (?:about )?([\d,]+) training") * train.epochs * train.repeats
+    work = 6e9 * gmacs(replace(config, num_classes=174, drop_path=0.0)) * clips
+    assert found(r"Work: (\S+) operations") == pytest.approx(work, rel=0.05)
+    hours = work / found(r"Hardware: (\d+) GPUs") / 50e12 / 3600
+    assert found(r"Expected: (\d+) h .* 50 TFLOP") == pytest.approx(hours, abs=1)
+
+
+def test_recipes_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, _ = configs("recipes/ssv1-s16.yaml", ["depths=[1,1,1,1]"])
+    assert config.dims == (72, 144, 288, 576)
+    assert config.depths == (1, 1, 1, 1)
+    with pytest.raises(ValueError, match=r"Did you mean 'ssv1-s16\.yaml'"):
+        configs("recipes/ssv1-s61.yaml", [])
+
+
+def test_recipe_of_the_image_model_fits_the_video_model_that_it_starts():
+    image, _ = configs("recipes/imagenet-s16.yaml", [])
+    video, _ = configs("recipes/ssv1-s16.yaml", [])
+    for name in ("depths", "dims", "windows", "num_groups", "gate", "stem_convs"):
+        assert getattr(image, name) == getattr(video, name)
+    assert image.kind == "image"
+
+
+def test_recipes_are_in_the_package():
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    assert 'posmlp = ["recipes/*.yaml"]' in project
