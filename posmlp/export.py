@@ -84,9 +84,12 @@ def _export_onnx(model: PosMLPVideo, path: Path) -> Callable[[Tensor], Tensor]:
             f"ONNX needs packages that are not installed ({error}); pip install "
             "posmlp-workbench[export], or export to .pt2"
         ) from error
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # attention as products, which ONNX has
+    program = _program(model)
+    with sdpa_kernel(SDPBackend.MATH):  # attention as products: ONNX has no other of six axes
+        program = program.run_decompositions()
+    with torch.no_grad():
         torch.onnx.export(
-            _program(model).run_decompositions(),
+            program,
             f=path,
             dynamo=True,
             external_data=False,

@@ -218,7 +218,8 @@ class Stage(nn.Module):
         differentiated = torch.is_grad_enabled()
         # torch.func differentiates no checkpoints, and PyTorch has no public way to ask for it.
         recompute = large and not torch._C._are_functorch_transforms_active()
-        if x_WTnC.device.type != "cpu" or (differentiated and not recompute):
+        at_once = x_WTnC.device.type != "cpu" or torch.compiler.is_compiling()
+        if at_once or (differentiated and not recompute):
             return self._run(x_WTnC, scales)
         num_windows = max(1, WORKING_SET // x_WTnC[0].numel())
         parts = []
