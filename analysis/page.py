@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from matplotlib import pyplot as plt
 
-from analysis import page_attribution, page_history, page_sections
+from analysis import page_attribution, page_costs, page_history, page_sections
 from analysis.page_sections import Section
 from analysis.pictures import png
 from posmlp.checkpoint import write_atomically
@@ -19,7 +19,7 @@ from posmlp.predict import open_run
 
 SECTIONS: dict[str, Callable[[Path], Section]] = {
     "Accuracy": page_sections.accuracy,
-    "Cost": page_sections.costs,
+    "Cost": page_costs.costs,
     "Mixing weights": page_sections.maps,
     "How the weights came to be": page_history.history,
     "Statistics of the mixing weights": page_sections.statistics,

@@ -52,11 +52,13 @@ def project(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     PyTorch gives float32 convolutions over channels-last images to oneDNN, forward and backward,
     and `F.linear` to MKL, which leaves half of the vector units of AMD's processors idle; on
     Intel's there should be little between them. Under `torch.func` it is always `F.linear`: vmap
-    would make a slow grouped convolution (PyTorch has no public way to ask for that).
+    would make a slow grouped convolution (PyTorch has no public way to ask for that). So it is
+    where the model is compiled or exported, as what is written must not depend on the batch.
     """
     num_tokens = x.numel() // x.shape[-1]
     convolves = (
         x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
         and x.dtype == torch.float32
         and x.numel() >= SMALLEST
         and num_tokens % NUM_IMAGES == 0
