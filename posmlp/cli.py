@@ -1,4 +1,4 @@
-"""`posmlp train | eval | predict | data | convert | info`.
+"""`posmlp train | eval | predict | data | convert | export | info`.
 
 Nothing heavy is imported before it is needed.
 """
@@ -82,6 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     convert = command("convert", _convert)
     convert.add_argument("source", metavar="SRC", help=".pth or .safetensors of a released model")
     convert.add_argument("target", metavar="DST", help=".safetensors to write")
+
+    export = command("export", _export)
+    export.add_argument("source", metavar="MODEL", help="a model-seed*.safetensors of a run")
+    export.add_argument("target", metavar="OUT", help="OUT.pt2 (torch.export) or OUT.onnx")
 
     info = command("info", _info)
     info.add_argument("preset", metavar="PRESET", nargs="?", help="all presets if left out")
@@ -190,6 +194,15 @@ def _convert(options: argparse.Namespace) -> None:
     save(model, options.target, source=Path(options.source).name)
     count = sum(parameter.numel() for parameter in model.parameters())
     print(f"{options.target}: {type(model).__name__}, {count:,} parameters")
+
+
+def _export(options: argparse.Namespace) -> None:
+    """Write a trained model as a file that runs without this package."""
+    from posmlp.checkpoint import load
+    from posmlp.export import export
+
+    difference = export(load(options.source), options.target)
+    print(f"{options.target}: read back, largest difference of logits {difference:.1e}")
 
 
 def _info(options: argparse.Namespace) -> None:

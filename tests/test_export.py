@@ -1,0 +1,76 @@
+"""Exported models give the model's logits, at any batch size, without this package."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from posmlp.checkpoint import save
+from posmlp.cli import main
+from posmlp.export import LARGEST_DIFFERENCE, example_clips, export
+from posmlp.model import create_model
+from tests.test_model import randomise
+from tests.test_population import TINY
+
+GATES = ("lrpe", "gqpe", "attention", "conv", "none")
+IMAGE = replace(TINY, kind="image", layout="S", num_frames=1, temporal_windows=1)
+
+RUN_WITHOUT_US = {
+    ".pt2": """
+import sys, torch
+module = torch.export.load(sys.argv[1]).module()
+torch.save(module(torch.load(sys.argv[2])), sys.argv[3])
+assert "posmlp" not in sys.modules
+""",
+    ".onnx": """
+import sys, torch, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+found = session.run(["logits"], {"clips": torch.load(sys.argv[2]).numpy()})[0]
+torch.save(torch.from_numpy(found), sys.argv[3])
+assert "posmlp" not in sys.modules
+""",
+}
+
+
+@pytest.mark.parametrize("suffix", RUN_WITHOUT_US)
+def test_exported_file_gives_the_models_logits_in_another_process(suffix, tmp_path):
+    if suffix == ".onnx":
+        pytest.importorskip("onnxruntime")
+    model = randomise(create_model(replace(TINY, layout="T>S>ST")))
+    path = tmp_path / f"model{suffix}"
+    assert export(model, path) <= LARGEST_DIFFERENCE
+    clips = example_clips(model, 5)
+    torch.save(clips, tmp_path / "clips")
+    files = [str(path), str(tmp_path / "clips"), str(tmp_path / "logits")]
+    subprocess.run([sys.executable, "-c", RUN_WITHOUT_US[suffix], *files], check=True, cwd=tmp_path)
+    with torch.no_grad():
+        expected = model(clips)
+    torch.testing.assert_close(torch.load(tmp_path / "logits"), expected, rtol=1e-5, atol=1e-5)
+    assert [each.name for each in tmp_path.glob("*.*")] == [path.name], "scraps were left"
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_every_gate_can_be_exported(gate, tmp_path):
+    for suffix in RUN_WITHOUT_US:
+        model = randomise(create_model(replace(TINY, gate=gate)))
+        assert export(model, tmp_path / f"model{suffix}") <= LARGEST_DIFFERENCE
+
+
+def test_image_model_is_exported_for_images(tmp_path):
+    model = create_model(IMAGE)
+    export(model, tmp_path / "image.pt2")
+    assert example_clips(model, 2).shape == (2, 3, 8, 8)
+
+
+def test_command_exports_and_says_how_close(tmp_path, capsys):
+    save(create_model(TINY), tmp_path / "model.safetensors")
+    target = tmp_path / "model.pt2"
+    assert main(["export", str(tmp_path / "model.safetensors"), str(target)]) == 0
+    assert "largest difference" in capsys.readouterr().out
+    assert main(["export", str(tmp_path / "model.safetensors"), str(Path("model.pth"))]) == 2
+    assert "use one of: .pt2, .onnx" in capsys.readouterr().err.lower()
