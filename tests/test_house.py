@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,9 @@ def test_nothing_committed_is_large_or_names_a_machine_path():
         path = ROOT / name
         if path.exists():
             assert path.stat().st_size < 3_000_000, name
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest imports them by bare name, so that two of one name stop the whole run."""
+    names = sorted(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, other in pairwise(names) if name == other] == []
