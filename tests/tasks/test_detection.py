@@ -1,0 +1,151 @@
+"""Action detection: the head, its targets, training that learns, and AVA's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("torchvision")
+from posmlp.config import TrainConfig, resolve
+from posmlp.data.augment import normalise
+from posmlp.tasks.__main__ import main
+from posmlp.tasks.ava import read_ava
+from posmlp.tasks.boxes import Labelled, frame_map, overlaps, truth_of
+from posmlp.tasks.detection import (
+    MAX_OVERLAP,
+    Detector,
+    detect,
+    load_detector,
+    targets_of,
+    train_detector,
+)
+from posmlp.tasks.moving_boxes import moving_boxes, sliding_boxes
+
+CONFIG = resolve(
+    "toy", image_size=32, num_frames=4, temporal_windows=4, depths=(1, 1), dims=(16, 16),
+    num_groups=4, windows=(4, 8), downsample=False, mlp_ratio=2.0, num_classes=4,
+)  # fmt: skip
+SHAPE = {"num_frames": 4, "image_size": 32}
+
+
+def test_moving_boxes_lie_on_their_movers_and_move_as_they_are_named():
+    data = moving_boxes("train", 12, num_frames=8, image_size=64)
+    again = moving_boxes("train", 12, num_frames=8, image_size=64)
+    for i in range(len(data)):
+        clip = data.load(i).float()
+        assert torch.equal(clip, again.load(i).float())
+        change = (clip[1:] - clip[:-1]).abs().mean(-1)  # between frames
+        for box in data.boxes[i]:
+            left, top, right, bottom = (box * 64).round().int().tolist()
+            inside = change[3, top:bottom, left:right].mean()
+            assert inside > 1.5 * change[3].mean(), "nothing moves there"
+    assert all(actions.sum(1).eq(1).all() for actions in data.actions)
+
+
+def test_a_proposal_covers_every_mover():
+    data = moving_boxes("test", 50, **SHAPE)
+    best = [overlaps(b, sliding_boxes()).amax(1).min() for b in data.boxes]
+    assert min(best) > 0.5
+
+
+def test_targets_are_those_of_the_box_that_is_overlapped_most():
+    boxes = torch.tensor([[0.0, 0.0, 0.4, 0.4], [0.5, 0.5, 0.9, 0.9]])
+    actions = torch.tensor([[True, False], [True, True]])
+    proposals = torch.tensor([[0.0, 0.0, 0.4, 0.35], [0.5, 0.55, 0.9, 0.9], [0.2, 0.2, 0.6, 0.6]])
+    assert targets_of(proposals, boxes, actions).tolist() == [[1, 0], [1, 1], [0, 0]]
+    assert targets_of(proposals, boxes[:0], actions[:0]).tolist() == [[0, 0]] * 3
+
+
+def test_logits_depend_on_their_own_box_and_clip():
+    detector = Detector(CONFIG, 4).eval()
+    clips = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    left, right = torch.tensor([[0.0, 0.0, 0.3, 1.0]]), torch.tensor([[0.7, 0.0, 1.0, 1.0]])
+    with torch.no_grad():
+        both = detector(clips, [torch.cat([left, right]), left])
+        alone = detector(clips[:1], [right])
+    torch.testing.assert_close(both[1:2], alone)
+    assert not torch.allclose(both[0], both[1])
+    assert not torch.allclose(both[0], both[2])
+
+
+def test_detections_of_one_action_overlap_little():
+    data = moving_boxes("test", 3, **SHAPE)
+    found = detect(Detector(CONFIG, 4), data)
+    assert set(found.frame.tolist()) == {0, 1, 2}
+    for frame in range(3):
+        for action in range(4):
+            boxes = found.box[(found.frame == frame) & (found.action == action)]
+            other = overlaps(boxes, boxes) - torch.eye(len(boxes))
+            assert (other <= MAX_OVERLAP + 1e-6).all()
+
+
+def test_truth_itself_has_frame_map_one():
+    data = moving_boxes("test", 5, **SHAPE)
+    truth = truth_of(data)
+    assert frame_map(Labelled(*truth), truth, 4)["map"] == 1.0
+
+
+def test_training_learns_repeats_and_is_kept(tmp_path):
+    data = moving_boxes("train", 64, **SHAPE)
+    train = TrainConfig(epochs=16, batch_size=8, lr=5e-3)
+    pair = (data, data)
+    detector, history = train_detector(CONFIG, train, pair, tmp_path / "run", progress=False)
+    assert history[-1]["train_loss"] < 0.7 * history[0]["train_loss"]
+    assert history[-1]["test_map"] > 2 * history[0]["test_map"]
+    _, again = train_detector(CONFIG, train, pair, tmp_path / "again", progress=False)
+    assert again == history
+    loaded, actions = load_detector(tmp_path / "run" / "detector.safetensors")
+    assert actions == ("right", "left", "down", "up")
+    clips, boxes = normalise(data.load(0)[None]), [data.proposals[0]]
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(clips, boxes), detector.eval()(clips, boxes))
+    assert train_detector(CONFIG, train, pair, tmp_path / "run", progress=False)[1] == history
+
+
+AVA = {
+    "actions.csv": "id,name\n12,stand\n80,watch\n",
+    "train.csv": "film,2.0,0.1,0.1,0.5,0.9,12,0\nfilm,2.0,0.1,0.1,0.5,0.9,80,0\n"
+    "film,1.0,0.5,0.1,0.9,0.9,80,1\n",
+    "train_boxes.csv": "film,2.0,0.1,0.1,0.5,0.8,0.95\nfilm,2.0,0.6,0.1,0.9,0.8,0.5\n",
+}
+
+
+@pytest.fixture
+def ava(tmp_path, write_clip) -> Path:
+    (tmp_path / "videos").mkdir()
+    write_clip(tmp_path / "videos/film.mp4", range(0, 240, 8), height=32, width=48)
+    for name, text in AVA.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_ava_files_are_read(ava, grey_levels):
+    data = read_ava(ava, "train", CONFIG, TrainConfig(sampling_rate=2))
+    assert data.classes == ("stand", "watch")
+    assert [actions.tolist() for actions in data.actions] == [[[False, True]], [[True, True]]]
+    assert [len(proposals) for proposals in data.proposals] == [0, 1], "0.5 is too unsure"
+    clip = data.load(1)  # second 2 of 8 frames a second: frame 16, two frames apart
+    assert clip.shape == (4, 32, 32, 3)
+    assert abs(grey_levels(clip.numpy()) - [96, 112, 128, 144]).max() < 4
+
+
+def test_malformed_annotations_are_listed_by_line(ava):
+    (ava / "train.csv").write_text("film,2.0,0.9,0.1,0.5,0.9,12,0\n" + AVA["train.csv"] + "film\n")
+    with pytest.raises(ValueError, match=r"2 malformed lines.*line 1: film.*line 5: film"):
+        read_ava(ava, "train", CONFIG, TrainConfig())
+    (ava / "train.csv").write_text("film,2.0,0.1,0.1,0.5,0.9,13,0\n")
+    with pytest.raises(ValueError, match="action '13' is not in actions"):
+        read_ava(ava, "train", CONFIG, TrainConfig())
+    (ava / "train.csv").write_text("other,2.0,0.1,0.1,0.5,0.9,12,0\n")
+    with pytest.raises(ValueError, match="no film 'other'"):
+        read_ava(ava, "train", CONFIG, TrainConfig())
+
+
+def test_commands_train_and_score(tmp_path, capsys):
+    small = ["epochs=1", "num_clips=16", "batch_size=8", "dims=[8,8,8]"]
+    assert main(["detect", "--out", str(tmp_path / "detect"), *small]) == 0
+    assert "frame-mAP" in capsys.readouterr().out
+    assert main(["detect", "--data", str(tmp_path), "--out", str(tmp_path / "no")]) == 2
+    assert "actions.csv" in capsys.readouterr().err
