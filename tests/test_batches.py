@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from posmlp import loop
 from posmlp.batches import TrainingBatches
 from posmlp.config import TrainConfig
 from posmlp.data.moving_digits import MovingDigits
@@ -117,16 +118,14 @@ def test_averaged_weights_are_scored_saved_and_resumed(clips, tmp_path, monkeypa
     assert [row["train_loss"] for row in whole] == [row["train_loss"] for row in plain]
     assert whole[-1]["test_loss"] != plain[-1]["test_loss"]
 
-    import posmlp.train as training
-
-    store = training._Training._store
+    store = loop.Training._store
 
     def killed(self, folder, epoch):
         store(self, folder, epoch)
         if epoch == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training._Training, "_store", killed)
+    monkeypatch.setattr(loop.Training, "_store", killed)
     with pytest.raises(KeyboardInterrupt):
         fit(CONFIG, train, (clips, clips), [0], tmp_path / "cut", progress=False)
     monkeypatch.undo()

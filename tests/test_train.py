@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-import posmlp.train as training
+from posmlp import loop
 from posmlp.checkpoint import load
 from posmlp.config import TrainConfig
 from posmlp.data.moving_digits import MovingDigits
@@ -102,14 +102,14 @@ def test_fit_lowers_the_loss(clips):
 
 def test_fit_resumes_after_an_interruption(clips, tmp_path, monkeypatch):
     whole = fit(CONFIG, TRAIN, clips, [0, 1], tmp_path / "whole", progress=False)
-    store = training._Training._store
+    store = loop.Training._store
 
     def killed(self, folder, epoch):
         store(self, folder, epoch)
         if epoch == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training._Training, "_store", killed)
+    monkeypatch.setattr(loop.Training, "_store", killed)
     with pytest.raises(KeyboardInterrupt):
         fit(CONFIG, TRAIN, clips, [0, 1], tmp_path / "cut", progress=False)
     monkeypatch.undo()
@@ -126,7 +126,7 @@ def test_fit_resumes_after_an_interruption(clips, tmp_path, monkeypatch):
 
 def test_fit_returns_a_complete_run_without_training(clips, tmp_path, monkeypatch):
     first = fit(CONFIG, TRAIN, clips, [0], tmp_path / "run", progress=False)
-    monkeypatch.setattr(training._Training, "_train_epoch", None)
+    monkeypatch.setattr(loop.Training, "_train_epoch", None)
     assert values(fit(CONFIG, TRAIN, clips, [0], tmp_path / "run", progress=False)) == values(first)
     assert not (tmp_path / "run" / "state.safetensors").exists()
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
@@ -222,7 +222,7 @@ def test_fit_killed_before_its_models_are_stored_trains_again(clips, tmp_path, m
     def killed(*_arguments, **_metadata):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "save", killed)
+    monkeypatch.setattr(loop, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         fit(CONFIG, one, clips, [0], tmp_path / "run", progress=False)
     monkeypatch.undo()

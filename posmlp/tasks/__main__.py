@@ -12,7 +12,7 @@ from posmlp.settings import configs
 
 NUM_TEST_CLIPS = 200
 """Generated clips that a detector is tested on."""
-NUM_SUBJECTS = 8
+NUM_SUBJECTS = 24
 """Of generated micro-expressions."""
 
 
