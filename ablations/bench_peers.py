@@ -11,13 +11,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ablations.files import write_json
+from ablations.files import write_all_json
 from ablations.grid import Job
+from ablations.processes import Outcome, WorkerDied
 from ablations.worker import Place
 
 NUM_WORKERS = 2
@@ -25,17 +26,23 @@ PLACES = [Place(i, "cpu", 1) for i in range(NUM_WORKERS)]
 
 
 def wait(folder: Path, seconds: float) -> float:
-    """Note when it begins, and wait."""
-    with (folder / "begun").open("a") as file:
-        file.write(f"{time.time()}\n")
+    """Note when it begins, wait, and note when it ends."""
+    note(folder, "begun")
     if seconds:
         time.sleep(seconds)
+    note(folder, "ended")
     return 0.0
+
+
+def note(folder: Path, name: str) -> None:
+    """Add the time to those that have this name."""
+    with (folder / name).open("a") as file:
+        file.write(f"{time.time()}\n")
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Our engines' task: the job, and a result that is stored durably."""
+    """Our engines' task."""
 
     root: Path
     seconds: float
@@ -48,9 +55,7 @@ class Wait:
         return replace(self, root=folder)
 
     def __call__(self, job: Job, place: Place) -> list[dict[str, Any]]:
-        result = {"seed": job.seeds[0], "metrics": {"value": wait(self.notes, self.seconds)}}
-        write_json(self.root / f"{job.seeds[0]}.json", result)
-        return [result]
+        return [{"seed": job.seeds[0], "metrics": {"value": wait(self.notes, self.seconds)}}]
 
 
 def _jobs(count: int) -> list[Job]:
@@ -59,16 +64,25 @@ def _jobs(count: int) -> list[Job]:
     return read_grid({"seeds": count, "repeat": False}).jobs
 
 
+def _store(outcomes: Iterable[Outcome], folder: Path) -> None:
+    """As `ablations.run` does with each batch of results: a durable file each."""
+    results = [result for each in outcomes if not isinstance(each, WorkerDied) for result in each]
+    write_all_json({folder / "run" / f"{result['seed']}.json": result for result in results})
+    note(folder, "ended")
+
+
 def ours_in_process(count: int, seconds: float, folder: Path) -> None:
     from ablations.engines import in_process
 
-    list(in_process(_jobs(count), Wait(folder / "run", seconds, folder), PLACES[0]))
+    for batch in in_process(_jobs(count), Wait(folder / "run", seconds, folder), PLACES[0]):
+        _store((outcome for _, outcome in batch), folder)
 
 
 def ours_pooled(count: int, seconds: float, folder: Path) -> None:
     from ablations.engines import pool
 
-    list(pool(_jobs(count), Wait(folder / "run", seconds, folder), PLACES))
+    for batch in pool(_jobs(count), Wait(folder / "run", seconds, folder), PLACES):
+        _store((outcome for _, outcome in batch), folder)
 
 
 def ours_on_ray(count: int, seconds: float, folder: Path) -> None:
@@ -77,8 +91,8 @@ def ours_on_ray(count: int, seconds: float, folder: Path) -> None:
     request = ray_engine.Request(1, 0)
     with ray_engine.connected(None):
         task = Wait(folder / "run", seconds, folder)
-        for job, parcel in ray_engine.on_ray(_jobs(count), task, PLACES[0], request):
-            write_json(folder / "run" / f"{job.seeds[0]}.json", parcel.outcome)
+        for _, parcel in ray_engine.on_ray(_jobs(count), task, PLACES[0], request):
+            _store([parcel.outcome], folder)
 
 
 def joblib(count: int, seconds: float, folder: Path) -> None:
@@ -142,7 +156,7 @@ class Contender:
     needs: tuple[str, ...] = ()
     workers: int = NUM_WORKERS
     durable: bool = True
-    """Whether each result is on the disk, by fsync or the like, before the next job."""
+    """Whether the time includes that each result is safe on the disk, by fsync or the like."""
 
 
 CONTENDERS: Sequence[Contender] = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +15,6 @@ from ablations import engines
 from ablations.files import write_durably
 from ablations.grid import Job
 from ablations.job import Attempt, Training
-from ablations.ladder import is_out_of_memory
 from ablations.processes import Outcome, WorkerDied
 from ablations.store import Result, Store, repeat_command
 from ablations.worker import Place
@@ -133,18 +132,20 @@ class Engine:
         """A result for each seed of each job as it comes, stored below `root`.
 
         A worker's death is a result too, and so is what no rung of the memory ladder could help.
+        Raises OSError if results cannot be stored.
         """
         if not jobs:
             return
         task, store = Training(root), Store(root)
         run_them = self._on_ray if self.kind == "ray" else self._here
-        for job, outcome in run_them(jobs, task):
-            unstored = isinstance(outcome, WorkerDied) or is_out_of_memory(outcome)
-            results = _results_of(job, outcome, root)
-            for result in results:
-                if unstored:
-                    store.write_result(result)
-                yield result
+        for batch in run_them(jobs, task):
+            results = [result for each in batch for result in _results_of(*each, root)]
+            store.write_results(results)
+            for job, outcome in batch:
+                if len(job.seeds) > 1 and not isinstance(outcome, WorkerDied):  # it was split
+                    folder = store.work_folder(job.cell.id, job.seeds, job.repeat)
+                    shutil.rmtree(folder, ignore_errors=True)
+            yield from results
 
     @property
     def _request(self) -> Request:
@@ -152,7 +153,7 @@ class Engine:
 
         return ray_engine.Request(self.num_threads, 1 / self.per_gpu if self.on_gpu else 0)
 
-    def _here(self, jobs: list[Job], task: Training) -> Iterator[tuple[Job, Outcome]]:
+    def _here(self, jobs: list[Job], task: Training) -> Iterator[Sequence[tuple[Job, Outcome]]]:
         places = _places(min(self.workers, len(jobs)), self.device, self.num_threads)
         if self.workers > 1:
             yield from engines.pool(jobs, task, places)
@@ -160,32 +161,29 @@ class Engine:
         with _threads_restored():
             yield from engines.in_process(jobs, task, places[0])
 
-    def _on_ray(self, jobs: list[Job], task: Training) -> Iterator[tuple[Job, Outcome]]:
+    def _on_ray(self, jobs: list[Job], task: Training) -> Iterator[Sequence[tuple[Job, Outcome]]]:
         from ablations import ray_engine
 
         with self.connected():
             place = Place(0, "cuda:0" if self.on_gpu else "cpu", self.num_threads)
             ray_engine.num_at_once(self._request)
             for job, parcel in ray_engine.on_ray(jobs, task, place, self._request):
-                _unpack(task.root, job, parcel)
-                yield job, parcel.outcome
+                yield [(job, _unpacked(task.root, job, parcel))]
 
 
-def _unpack(root: Path, job: Job, parcel: Parcel) -> None:
-    """Write what came from another machine; results are the last, as they say it is all there."""
+def _unpacked(root: Path, job: Job, parcel: Parcel) -> Outcome:
+    """Write the files that came from another machine; the outcome as of a job that ran here."""
     store = Store(root)
     homes = [store.run_folder(job.cell.id, seed, job.repeat) for seed in job.seeds]
     for home in homes:
         shutil.rmtree(home, ignore_errors=True)
     for name, content in parcel.files.items():
-        if root / name not in [home / "result.json" for home in homes]:
-            write_durably(root / name, content)
-    if isinstance(parcel.outcome, WorkerDied):
-        return
-    for result in parcel.outcome:
-        where = result["worker"]["device"], result["worker"]["num_threads"]
-        result["command"] = repeat_command(root, job.cell.id, result["seed"], *where)
-        store.write_result(result)
+        write_durably(root / name, content)
+    if not isinstance(parcel.outcome, WorkerDied):
+        for result in parcel.outcome:
+            where = result["worker"]["device"], result["worker"]["num_threads"]
+            result["command"] = repeat_command(root, job.cell.id, result["seed"], *where)
+    return parcel.outcome
 
 
 def _results_of(job: Job, outcome: Outcome, root: Path) -> list[Result]:

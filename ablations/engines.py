@@ -1,9 +1,11 @@
 """How jobs are run: in this process, or in worker processes that may die. Engines know no more.
 
-Each yields (job, results) as jobs finish. A job that runs out of memory comes again as lighter
-ones (see `ladder`); it is yielded when nothing is left to try. A pool was written rather than taken
-over: when an idle worker is killed, pebble, loky and concurrent.futures all give up the jobs that
-are waiting. `ray_engine` is the third engine, for several machines.
+Each yields the jobs that have finished, with their results, a batch at a time, so that the
+results of quick jobs can be stored together: a batch is what finished while the one before was
+stored. A job that runs out of memory comes again as lighter ones (see `ladder`); it is yielded
+when nothing is left to try. A pool was written rather than taken over: when an idle worker is
+killed, pebble, loky and concurrent.futures all give up the jobs that are waiting. `ray_engine` is
+the third engine, for several machines.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -32,6 +35,8 @@ from ablations.store import Result
 from ablations.worker import Place
 
 MAX_FAULTS = 3
+TOGETHER_S = 0.05
+"""Successful jobs in this process that are quicker wait for the next, to be stored with it."""
 
 __all__ = ["EngineError", "Faults", "Outcome", "Task", "WorkerDied", "in_process", "pool"]
 
@@ -66,12 +71,16 @@ def none_left(faults: Faults) -> EngineError:
     )
 
 
-def in_process(jobs: Sequence[Job], task: Task, place: Place) -> Iterator[tuple[Job, list[Result]]]:
+def in_process(
+    jobs: Sequence[Job], task: Task, place: Place
+) -> Iterator[list[tuple[Job, list[Result]]]]:
     """One job after the other, here; what they print goes to their logs.
 
     Raises EngineError after several device errors in a row.
     """
     faults, waiting = Faults(), deque(jobs)
+    finished: list[tuple[Job, list[Result]]] = []
+    began = time.perf_counter()
     while waiting:
         job = waiting.popleft()
         log = task.log_path(job)
@@ -83,7 +92,11 @@ def in_process(jobs: Sequence[Job], task: Task, place: Place) -> Iterator[tuple[
         if again:
             waiting.extendleft(reversed(again))
             continue
-        yield job, results
+        finished.append((job, results))
+        is_quick = time.perf_counter() - began < TOGETHER_S
+        if not (waiting and is_quick and all(r.get("failure") is None for r in results)):
+            yield finished
+            finished, began = [], time.perf_counter()
         if faults.add(device_of(place), results) and waiting:
             raise none_left(faults)
 
@@ -94,7 +107,9 @@ def _printing_to(file: TextIO) -> Iterator[None]:
         yield
 
 
-def pool(jobs: Sequence[Job], task: Task, places: Sequence[Place]) -> Iterator[tuple[Job, Outcome]]:
+def pool(
+    jobs: Sequence[Job], task: Task, places: Sequence[Place]
+) -> Iterator[list[tuple[Job, Outcome]]]:
     """Jobs in worker processes, one a place; a worker that dies is replaced.
 
     A device on which several jobs in a row fail by its own fault is set aside with a warning.
@@ -103,15 +118,17 @@ def pool(jobs: Sequence[Job], task: Task, places: Sequence[Place]) -> Iterator[t
     crew = _Crew(jobs, task, places)
     try:
         while crew.num_open:
-            news = crew.news.get()
-            if isinstance(news, BaseException):
-                raise news
-            if isinstance(news, str):
-                warnings.warn(news, stacklevel=2)
-                continue
+            news = crew.take_news()
+            finished = [each for each in news if isinstance(each, tuple)]
             with crew.changed:
-                crew.num_open -= 1
-            yield news
+                crew.num_open -= len(finished)
+            if finished:
+                yield finished
+            for each in news:
+                if isinstance(each, BaseException):
+                    raise each
+                if isinstance(each, str):
+                    warnings.warn(each, stacklevel=2)
     finally:
         crew.stop()
 
@@ -141,6 +158,13 @@ class _Crew:
         ]
         for thread in self.threads:
             thread.start()
+
+    def take_news(self) -> list[tuple[Job, Outcome] | str | BaseException]:
+        """All that has come, of which there is at least one: wait for it."""
+        news = [self.news.get()]
+        while not self.news.empty():
+            news.append(self.news.get())
+        return news
 
     def stop(self) -> None:
         """End all workers, in the middle of a job if they have one."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+NUM_WRITERS = 32
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -23,6 +27,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     write_durably(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_all_json(values: Mapping[Path, Any]) -> None:
+    """Write several JSON files durably, at once: file systems commit what waits as one.
+
+    Raises OSError if one cannot be written, when all others are.
+    """
+    with ThreadPoolExecutor(NUM_WRITERS) as writers:
+        writes = [writers.submit(write_json, *each) for each in values.items()]
+    for write in writes:
+        write.result()
 
 
 def write_durably(path: Path, content: bytes) -> None:

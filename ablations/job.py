@@ -35,7 +35,7 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @dataclass
 class Training:
-    """Trains jobs and stores their results under `root`; goes to worker processes by pickle."""
+    """Trains jobs under `root`; goes to worker processes by pickle. Who runs it stores results."""
 
     root: Path
     num_decoders: int = 2
@@ -48,20 +48,11 @@ class Training:
         return replace(self, root=folder)
 
     def __call__(self, job: Job, place: Place) -> list[Result]:
-        """Train, store and return the results; where memory ran out, there is nothing to store yet.
-
-        Raises OSError if they cannot be stored.
-        """
-        store = Store(self.root)
-        folder = store.work_folder(job.cell.id, job.seeds, job.repeat)
+        """Train, and return a result a seed. Raises OSError if there is no room for the files."""
+        folder = Store(self.root).work_folder(job.cell.id, job.seeds, job.repeat)
         results = Attempt(job, place, self.root).finish(lambda: self._fit(job, place, folder))
         if is_out_of_memory(results):
             memory.release(place.device)
-            shutil.rmtree(folder, ignore_errors=True)
-            return results
-        for result in results:
-            store.write_result(result)
-        if len(job.seeds) > 1:
             shutil.rmtree(folder, ignore_errors=True)
         return results
 

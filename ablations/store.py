@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablations.files import read_json, write_durably, write_json
+from ablations.files import read_json, write_all_json, write_durably, write_json
 from ablations.settings import shown_value
 
 if TYPE_CHECKING:
@@ -142,9 +142,11 @@ class Store:
             raise ValueError(f"{path} lacks a status or metrics")
         return result
 
-    def write_result(self, result: Result) -> None:
-        path = self.result_path(result["cell"], result["seed"], result.get("repeat", 0))
-        write_json(path, result)
+    def write_results(self, results: Sequence[Result]) -> None:
+        """Store results durably; many together cost hardly more than one."""
+        write_all_json(
+            {self.result_path(r["cell"], r["seed"], r.get("repeat", 0)): r for r in results}
+        )
 
     def results(self, plan: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int, Result | str]]:
         """Each declared cell and seed with its result, or with why there is none."""

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from posmlp.data.listing import (
     FRAME_SUFFIXES,
     SHAPE,
@@ -149,6 +147,8 @@ def _seeded_part(folder: Path, files: list[Path], split: str) -> list[Path]:
             "add a second one, or make folders train/ and test/ yourself"
         )
     num_test = max(1, round(TEST_SHARE * len(videos)))
+    import numpy as np  # here, as command lines that only name a folder shall start quickly
+
     order = np.random.default_rng(SPLIT_SEED).permutation(len(videos))
     chosen = order[:num_test] if split == "test" else order[num_test:]
     return [videos[i] for i in sorted(chosen)]

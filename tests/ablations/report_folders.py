@@ -64,7 +64,7 @@ def _write(
         "worker": {"device": "cpu", "num_threads": 1, "host": "here"},
         "data": cell.data.spec,
     }
-    store.write_result(result)
+    store.write_results([result])
 
 
 GATES = ["lrpe", "dense", "conv", "gqpe", "mean"]

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ablations.engines import EngineError, WorkerDied, in_process, pool
 from ablations.worker import Place
 
 TWO = [Place(0, "cpu", 1), Place(1, "cpu", 1)]
+flat = chain.from_iterable
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
@@ -29,7 +31,7 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
 
 
 def test_pool_runs_every_job_once_on_every_worker(tmp_path: Path) -> None:
-    results = dict(pool(jobs(12), Task(tmp_path, "nap"), TWO))
+    results = dict(flat(pool(jobs(12), Task(tmp_path, "nap"), TWO)))
     assert sorted(job.seeds[0] for job in results) == list(range(12))
     assert all(job.seeds[0] == result["seed"] for job, (result,) in results.items())
     assert {result["worker"] for (result,) in results.values()} == {0, 1}
@@ -38,9 +40,32 @@ def test_pool_runs_every_job_once_on_every_worker(tmp_path: Path) -> None:
     ]
 
 
+def test_quick_jobs_in_process_come_together_but_a_failure_or_a_long_job_is_told_at_once(
+    tmp_path: Path,
+) -> None:
+    def batches(task: Task) -> list[list[int]]:
+        stream = in_process(jobs(6), task, TWO[0])
+        return [[job.seeds[0] for job, _ in batch] for batch in stream]
+
+    assert max(map(len, batches(Task(tmp_path, "", bad=(9,))))) > 1
+    assert 2 in [batch[-1] for batch in batches(Task(tmp_path, "gives_up", bad=(2,)))]
+    long = batches(Task(tmp_path, "nap", bad=(1, 3)))
+    assert {1, 3} <= {batch[-1] for batch in long}
+    assert sorted(chain(*long)) == list(range(6))
+
+
+def test_what_finishes_while_results_are_stored_comes_as_one_batch(tmp_path: Path) -> None:
+    stream = pool(jobs(8), Task(tmp_path), TWO)
+    first = next(stream)
+    wait_for(lambda: len((tmp_path / "finished").read_text().split()) == 8)
+    rest = list(stream)
+    assert len(rest[0]) > 1
+    assert sum(len(batch) for batch in [first, *rest]) == 8
+
+
 @pytest.mark.parametrize(("deed", "cause"), [("die", "SIGKILL"), ("crash", "SIGABRT")])
 def test_a_workers_death_fails_its_job_alone(tmp_path: Path, deed: str, cause: str) -> None:
-    results = dict(pool(jobs(6), Task(tmp_path, deed, bad=(1, 4)), TWO))
+    results = dict(flat(pool(jobs(6), Task(tmp_path, deed, bad=(1, 4)), TWO)))
     dead = {job.seeds[0]: r for job, r in results.items() if isinstance(r, WorkerDied)}
     assert sorted(dead) == [1, 4]
     assert all(cause in death.cause for death in dead.values())
@@ -50,7 +75,7 @@ def test_a_workers_death_fails_its_job_alone(tmp_path: Path, deed: str, cause: s
 
 def test_a_worker_that_fails_three_times_in_a_row_is_set_aside_and_named(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"worker 0 \(cpu\) is set aside: 3 jobs in a row failed"):
-        results = dict(pool(jobs(10), Task(tmp_path, "die_on_worker_0"), TWO))
+        results = dict(flat(pool(jobs(10), Task(tmp_path, "die_on_worker_0"), TWO)))
     dead = [r.place.worker for r in results.values() if isinstance(r, WorkerDied)]
     assert dead == [0, 0, 0]
     assert len(results) == 10
@@ -58,7 +83,7 @@ def test_a_worker_that_fails_three_times_in_a_row_is_set_aside_and_named(tmp_pat
 
 def test_deaths_that_are_not_in_a_row_set_nothing_aside(tmp_path: Path) -> None:
     with warnings.catch_warnings(action="error"):
-        results = dict(pool(jobs(8), Task(tmp_path, "die", bad=(0, 1, 3, 4, 6)), TWO[:1]))
+        results = dict(flat(pool(jobs(8), Task(tmp_path, "die", bad=(0, 1, 3, 4, 6)), TWO[:1])))
     assert sum(isinstance(outcome, WorkerDied) for outcome in results.values()) == 5
 
 
@@ -69,14 +94,14 @@ def test_the_run_stops_when_every_device_is_set_aside(tmp_path: Path) -> None:
         pytest.warns(UserWarning, match="set aside"),
         pytest.raises(EngineError, match=r"no device is left: .* worker 0 \(cpu\)"),
     ):
-        outcomes += [outcome for _, outcome in stream]
+        outcomes += [outcome for _, outcome in flat(stream)]
     assert not (tmp_path / "3.started").exists()
 
 
 @pytest.mark.parametrize("run_them", [in_process, pool])
 def test_device_errors_count_and_the_worker_is_replaced(tmp_path: Path, run_them: Any) -> None:
     places = TWO[0] if run_them is in_process else TWO[:1]
-    outcomes = list(run_them(jobs(5), Task(tmp_path, "gives_up", bad=(0, 1, 3)), places))
+    outcomes = list(flat(run_them(jobs(5), Task(tmp_path, "gives_up", bad=(0, 1, 3)), places)))
     assert [result.get("failure") for _, (result,) in outcomes] == [
         *["device error", "device error", None, "device error", None]
     ]
@@ -98,7 +123,7 @@ def test_a_crash_leaves_its_trace_in_the_jobs_log(tmp_path: Path) -> None:
 
 
 def test_a_worker_killed_while_idle_is_replaced(tmp_path: Path) -> None:
-    stream = pool(jobs(3), Task(tmp_path), TWO[:1])
+    stream = flat(pool(jobs(3), Task(tmp_path), TWO[:1]))
     first = next(stream)[1]
     assert not isinstance(first, WorkerDied)
     # The worker takes the next job at once, so kill it until a job is met or all are done.

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ablations.grid import Job
 from ablations.ladder import lighter
 from ablations.worker import Place
 
+flat = chain.from_iterable
 TWO = [Place(0, "cpu", 1), Place(1, "cpu", 1)]
 # How two trainings go in what a first one leaves of the address space, and some more.
 IN_LITTLE_MEMORY = """
@@ -89,7 +91,7 @@ def test_memory_that_runs_out_leads_down_the_ladder(tmp_path: Path) -> None:
 
 
 def test_pool_has_fewer_at_once_on_a_device_before_anything_else(tmp_path: Path) -> None:
-    results = dict(pool(jobs(6), Task(tmp_path, "needs_all_the_memory"), TWO))
+    results = dict(flat(pool(jobs(6), Task(tmp_path, "needs_all_the_memory"), TWO)))
     assert sorted(job.seeds[0] for job in results) == list(range(6))
     steps = [job.memory_steps for job in results if job.memory_steps]
     assert steps == [("at once on cpu 2 -> 1",)]
@@ -101,9 +103,8 @@ def test_a_job_that_never_fits_fails_with_every_step_noted_and_the_rest_goes_on(
     tmp_path: Path, run_them: Any
 ) -> None:
     places = TWO[0] if run_them is in_process else TWO[:1]
-    results = dict(
-        run_them(jobs(3, batch_size=4), Task(tmp_path, "runs_out_of_memory", bad=(1,)), places)
-    )
+    task = Task(tmp_path, "runs_out_of_memory", bad=(1,))
+    results = dict(flat(run_them(jobs(3, batch_size=4), task, places)))
     failed = {job: result for job, (result,) in results.items() if result.get("failure")}
     assert [job.seeds for job in failed] == [(1,)]
     (job,) = failed

@@ -48,7 +48,7 @@ def test_failed_and_damaged_results_are_not_taken(source: Path, tmp_path: Path) 
     run(grid, other, device="cpu", progress=False)
     failed = Store(other).result(cell.id, 0)
     assert failed is not None
-    Store(other).write_result(failed | {"status": "failed", "failure": "exception"})
+    Store(other).write_results([failed | {"status": "failed", "failure": "exception"}])
     Store(other).result_path(cell.id, 1).write_text("{")
     table = run(grid, tmp_path / "run", device="cpu", reuse=[other], progress=False)
     assert list(table.reused_from) == ["", ""]

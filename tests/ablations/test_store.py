@@ -34,8 +34,23 @@ def stored(store: Store, grid: Grid, seed: int, **outcome: Any) -> dict[str, Any
         "command": "ablations repeat",
         **outcome,
     }
-    store.write_result(result)
+    store.write_results([result])
     return result
+
+
+def test_results_stored_together_are_each_whole_and_one_that_cannot_be_raises(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path)
+    results = [{"cell": "c", "seed": seed, "status": "done", "metrics": {}} for seed in range(40)]
+    store.write_results(results)
+    assert [store.result("c", seed) for seed in range(40)] == results
+    store.run_folder("c", 50).parent.joinpath("seed50").write_text("in the way")
+    others = [result | {"seed": seed} for seed, result in enumerate(results, start=49)]
+    with pytest.raises(OSError, match="seed50"):
+        store.write_results(others)
+    assert store.result("c", 49) == others[0]
+    assert store.result("c", 88) == others[-1]
 
 
 def test_durable_write_keeps_the_old_file_when_it_fails(tmp_path: Path) -> None:
