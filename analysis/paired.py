@@ -1,7 +1,7 @@
 """Student's t over a few seeds: intervals, tests, corrections, and the seeds that a claim needs.
 
-With so few seeds a percentile bootstrap and 1.96 standard errors are both too narrow; t is exact
-for normal values.
+With so few seeds a bootstrap and 1.96 standard errors are both too narrow; t is exact for normal
+values. From ten seeds on a bootstrap stands beside it, which supposes no normal values.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from scipy import optimize, stats
 
 SIGNIFICANCE = 0.05
 MOST_SEEDS = 1000
+BOOTSTRAP_SEEDS = 10
+"""The fewest differences that are worth resampling."""
+NUM_RESAMPLES = 9_999
 FAR = 1e3  # a t-statistic beyond which every power is 0 or 1
 
 
@@ -39,6 +42,22 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, floa
     error = float(array.std(ddof=1)) / np.sqrt(array.size)
     margin = float(stats.t.ppf((1 + confidence) / 2, array.size - 1) * error)
     return mean, mean - margin, mean + margin
+
+
+def bootstrap_interval(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    """BCa bootstrap interval of the mean, (low, high), the same whenever it is called.
+
+    NaN for fewer than BOOTSTRAP_SEEDS values. Source: Efron, Better bootstrap confidence
+    intervals, 1987; the arithmetic is scipy's.
+    """
+    if len(values) < BOOTSTRAP_SEEDS:
+        return np.nan, np.nan
+    if values.std() == 0:
+        return float(values.mean()), float(values.mean())
+    found = stats.bootstrap(
+        (values,), np.mean, confidence_level=confidence, n_resamples=NUM_RESAMPLES, rng=0
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def t_test(differences: NDArray[np.float64]) -> float:

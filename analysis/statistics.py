@@ -7,6 +7,8 @@ import pandas as pd
 
 from analysis.effects import effects
 from analysis.paired import (
+    BOOTSTRAP_SEEDS,
+    bootstrap_interval,
     check_margin,
     detectable_effect,
     equivalence_p,
@@ -61,6 +63,8 @@ def compare(
           not used;
         - mean : the variant's mean over those n seeds; difference : that minus the baseline's;
           low, high : t-interval of the mean difference;
+        - bootstrap_low, bootstrap_high (only if some n is at least 10, and NaN where it is not) :
+          BCa bootstrap interval of the mean difference, which supposes no normal values;
         - p : two-sided paired t-test; p_holm : corrected for the number of variants tested
           (Holm). Differences equal to the last bit have no spread, hence p = 0 (1 if all are 0);
         - probability_of_improvement : share of the n^2 pairs of one run of each in which the
@@ -89,6 +93,9 @@ def compare(
     ]
     columns = ["n", "unpaired", "mean", "difference", "low", "high", "spread", "p"]
     columns += ["p_equal"] if margin is not None else []
+    if any(row["n"] >= BOOTSTRAP_SEEDS for row in rows):
+        after = columns.index("high") + 1
+        columns[after:after] = ["bootstrap_low", "bootstrap_high"]
     table = pd.DataFrame(rows, columns=[by, *columns, "probability_of_improvement"])
     for column in ["p"] if margin is None else ["p", "p_equal"]:
         corrected = holm(table[column].to_numpy(float))
@@ -138,6 +145,7 @@ def _paired(
     ahead = np.sign(sign * (x[:, None] - y[None, :]))
     row |= {"mean": float(x.mean()), "difference": difference, "low": low, "high": high}
     row["probability_of_improvement"] = float((ahead + 1).mean() / 2)
+    row["bootstrap_low"], row["bootstrap_high"] = bootstrap_interval(x - y, confidence)
     if len(x) > 1:
         row |= {"spread": float((x - y).std(ddof=1)), "p": t_test(x - y)}
         if margin is not None:

@@ -14,12 +14,22 @@ from posmlp.population import Population
 from tests.test_population import TINY
 
 
+def in_float64(population: Population) -> Population:
+    """The same population with its parameters and statistics in float64, in place."""
+    parameters, statistics = population.parameters, population.statistics
+    population.parameters = {k: v.detach().double().requires_grad_() for k, v in parameters.items()}
+    population.statistics = {
+        k: v.double() if v.is_floating_point() else v for k, v in statistics.items()
+    }
+    return population
+
+
 def main(source: Path, target: Path, micro_batches: int) -> None:
     torch.set_num_threads(1)
     batch = load_file(source)
     team, device = join(torch.device("cpu"))
     prepare = preparation(team, checkpoint_activations=True, compiled=False)
-    population = Population(TINY, [3, 5], device, prepare=prepare)
+    population = in_float64(Population(TINY, [3, 5], device, prepare=prepare))
     part = team.part(batch["labels"].shape[1])
     gradients, losses, _ = population.gradients(
         batch["clips"][:, part],

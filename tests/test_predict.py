@@ -13,7 +13,7 @@ from posmlp.cli import main
 from posmlp.config import resolve
 from posmlp.data.video import VideoError, read_video
 from posmlp.predict import open_run, predict_video
-from posmlp.train import TrainConfig, fit
+from posmlp.train import TrainConfig, evaluate, fit
 
 NAMES = ("dark", "light")
 SMALL = {
@@ -59,6 +59,29 @@ def test_views_are_averaged_in_logits(run, write_clip, tmp_path):
     assert not np.allclose(one, two)
     views = [predict_video(trained, video, num_views=2).probabilities for _ in range(2)]
     assert np.array_equal(*views)
+
+
+@pytest.mark.parametrize(("views", "crops"), [(1, 3), (4, 1), (4, 3)])
+def test_evaluation_averages_the_views_of_the_protocols(run, tmp_path, views, crops):
+    """Something-Something's 1x3 and Kinetics' 4x1 and 4x3: `eval` is `predict` over a split."""
+    ramp = np.linspace(0, 1, 80)
+    for label, name in enumerate(NAMES):
+        for k in range(1, 25):  # darker on the left, and brighter from frame to frame
+            level = 20 + 120 * label + 60 * ramp + 2 * k
+            frame = np.repeat(np.tile(level, (32, 1))[..., None], 3, 2).astype(np.uint8)
+            path = tmp_path / "test" / name / "0" / f"{k:05d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(frame).save(path)
+    model = run / "model-seed0.safetensors"
+    scores = evaluate(model, str(tmp_path), clips=views, crops=crops, num_workers=0)
+    single = evaluate(model, str(tmp_path), num_workers=0)
+    losses = []
+    for label, name in enumerate(NAMES):
+        video = tmp_path / "test" / name / "0"
+        found = predict_video(open_run(run), video, num_views=views, num_crops=crops)
+        losses.append(-found.probabilities[label].log().item())
+    assert scores["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert scores["loss"] != pytest.approx(single["loss"], rel=1e-6)
 
 
 def test_frame_folders_are_classified_too(run, tmp_path):

@@ -50,6 +50,29 @@ def test_t_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert ((bounds[:, 0] < 0) & (bounds[:, 1] > 0)).mean() == pytest.approx(0.8, abs=0.03)
 
 
+def test_bootstrap_stands_beside_t_from_ten_seeds_on() -> None:
+    rng = np.random.default_rng(0)
+    few, even, skewed = rng.normal(size=9), rng.normal(size=40), rng.exponential(size=40)
+    short = compare(runs(base=[0.0] * 9, other=list(few)), "base", "accuracy")
+    assert not [column for column in short.columns if column.startswith("bootstrap")]
+    variants = {"even": list(even), "skewed": list(skewed), "some": list(few), "same": [0.25] * 40}
+    table = runs(base=[0.0] * 40, **variants)
+    rows = compare(table, "base", "accuracy").set_index("variant")
+    for name, values in (("even", even), ("skewed", skewed)):
+        means = rng.choice(values, size=(20_000, 40)).mean(1)
+        off = rows.loc[name, ["bootstrap_low", "bootstrap_high"]] - np.quantile(
+            means, [0.025, 0.975]
+        )
+        if name == "even":
+            assert off.abs().max() < 0.03
+        else:  # BCa moves both ends to where the long tail is
+            assert off.min() > 0.01
+    assert rows.loc["some", ["bootstrap_low", "bootstrap_high"]].isna().all()
+    assert rows.loc["same", ["bootstrap_low", "bootstrap_high"]].to_list() == [0.25, 0.25]
+    again = compare(table, "base", "accuracy").set_index("variant")
+    pd.testing.assert_frame_equal(rows, again)
+
+
 @pytest.mark.parametrize(
     ("num_seeds", "effect"), [(3, 3.26), (5, 1.68), (8, 1.16), (10, 1.00), (20, 0.66)]
 )

@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from posmlp.data.clips import ClipRule, Draw, load_clip
 from posmlp.data.datasets import VideoClips
 from posmlp.data.layouts import LAYOUTS, list_videos, split_spec
 from posmlp.data.listing import class_names
 from posmlp.data.mirror import mirror_of
+from posmlp.data.video import read_video
 
 SIZES = {"num_frames": 4, "image_size": 32, "num_workers": 0}
 NUM_FRAMES = 6
@@ -37,7 +39,16 @@ def texts(root: Path, files: dict[str, str]) -> None:
 @pytest.fixture
 def put(write_clip, tmp_path) -> Put:
     """Return a function that writes the video of a clip at a path below the root."""
-    return lambda name, clip: write_clip(tmp_path / name, [level(clip)] * NUM_FRAMES) and None
+
+    def write(name: str, clip: int) -> None:
+        vp8 = {"codec": "libvpx", "options": {"deadline": "realtime"}}
+        write_clip(
+            tmp_path / name,
+            [level(clip)] * NUM_FRAMES,
+            **(vp8 if name.endswith(".webm") else {}),
+        )
+
+    return write
 
 
 @pytest.fixture
@@ -115,9 +126,7 @@ def released_frame_lists(version: str) -> Build:
 def ssv2_official(root: Path, put: Put, put_frames: Put) -> None:
     templates = ["Pulling [something] from left to right", "Pulling [something] from right to left"]
     for clip in range(5):
-        put(f"20bn-something-something-v2/{100 + clip}.webm.mp4", clip)
-        made = root / f"20bn-something-something-v2/{100 + clip}.webm.mp4"
-        made.rename(made.with_suffix(""))
+        put(f"20bn-something-something-v2/{100 + clip}.webm", clip)
     entries = [
         {
             "id": str(100 + i),
@@ -239,6 +248,64 @@ def test_layout_is_recognised_and_read(name, put, put_frames, tmp_path, grey_lev
         assert clips.damaged == {}
     named = list_videos(f"{layout}:{tmp_path}", "train")
     assert (named.layout, named.classes, len(named.paths)) == (layout, classes, 3)
+
+
+SHARED = (
+    "k400_demo_armwrestle.mp4", "skv_carphone.mp4", "tc_h265_video.mp4", "mmaction_part0.mp4",
+    "v_GGSY1Qvo990.mp4",
+)  # fmt: skip
+"""H.264 and HEVC, for clips 0 to 4."""
+SHARED_OF = {
+    ".webm": ("mdn_rabbit320.webm",),
+    ".avi": ("mmaction_test.avi",),
+    ".mkv": ("flipping_a_pancake.mkv",),
+}
+"""VP8, MPEG-4 and H.264, where the layout wants another container: the same clip throughout."""
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_layout_of_shared_clips_gives_their_frames(name, shared, tmp_path):
+    """Real videos, or their frames as images, put where the layout wants them."""
+    build, layout, _ = BUILDERS[name]
+    source: dict[str, Path] = {}  # the shared clip of each item, by its place
+
+    def original(clip: int, suffix: str) -> Path:
+        files = SHARED_OF.get(suffix, SHARED)
+        return shared / "clips" / files[clip % len(files)]
+
+    def put(place: str, clip: int) -> None:
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(original(clip, path.suffix))
+        source[place] = path
+
+    def put_frames(place: str, clip: int) -> None:
+        frames = read_video(original(clip, ".mp4"), lambda n, fps: np.arange(NUM_FRAMES)).frames
+        for number, frame in enumerate(frames, 1):
+            path = tmp_path / (place % number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(frame).save(path, quality=95)
+            source[path.parent.relative_to(tmp_path).as_posix()] = original(clip, ".mp4")
+
+    build(tmp_path, put, put_frames)
+    rule = ClipRule(SIZES["num_frames"], SIZES["image_size"])
+    found = {}
+    for split, count in (("train", 3), ("test", 2)):
+        clips = VideoClips.open(tmp_path, split, cache_gib=0.0, **SIZES)
+        assert (len(clips), clips.describe()["layout"]) == (count, layout)
+        found |= dict(zip(clips.paths, clips.batch(torch.arange(count)), strict=True))
+    for path, clip in found.items():
+        place = Path(path).relative_to(tmp_path).as_posix()
+        if Path(path).is_dir():
+            expected = read_video(
+                source[place], lambda n, fps: rule.indices(NUM_FRAMES, fps, Draw())
+            )
+            expected = rule.crop(expected.frames, Draw())
+            near = np.abs(clip.numpy().astype(int) - expected.astype(int))
+            assert near.mean() < 4, place  # they went through jpg
+        else:
+            expected = load_clip(str(source[place].resolve()), rule, Draw()).frames
+            np.testing.assert_array_equal(clip, expected, err_msg=place)
 
 
 def test_second_fold_is_another_split(put, put_frames, tmp_path):
