@@ -26,13 +26,13 @@ import matplotlib
 import matplotlib.font_manager  # makes its cache here, not in a kernel, which would tell of it
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 
 from posmlp.checkpoint import write_atomically
 
 FOLDER = Path(__file__).resolve().parent
-CELL_TIMEOUT_S = 300
+CELL_TIMEOUT_S = 180
 MOST_BYTES = 1_000_000
 WIDGET = "application/vnd.jupyter.widget-view+json"
 INTERACTIVE = "interactive: run this cell"
@@ -76,6 +76,28 @@ def execute(source: Path) -> NotebookNode:
     One thread, so that numbers are the same however many cores there are. Raises BuildError,
     naming the cell, for an error, for output that is not the same each time, and for one too large.
     """
+    try:
+        notebook = _run(source)
+    except CellTimeoutError:
+        # ipykernel 7 now and then loses a cell's reply, after which its client waits in vain:
+        # https://github.com/ipython/ipykernel/issues/1471
+        print(f"{source.name}: no answer for {CELL_TIMEOUT_S} s; once more", file=sys.stderr)
+        try:
+            notebook = _run(source)
+        except CellTimeoutError as error:
+            raise BuildError(f"{source.name}: {error}") from error
+    notebook.metadata = nbformat.from_dict(METADATA)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.metadata.pop("execution", None)
+            cell.outputs = [_cleaned(output, source, cell) for output in _joined(cell.outputs)]
+    if (size := len(text_of(notebook).encode())) > MOST_BYTES:
+        raise BuildError(f"{source.name}: {size:,} bytes are more than {MOST_BYTES:,}")
+    return notebook
+
+
+def _run(source: Path) -> NotebookNode:
+    """A source's cells with what they show. Raises BuildError for one that raises."""
     notebook = read(source)
     with tempfile.TemporaryDirectory() as private:
         client = NotebookClient(
@@ -91,13 +113,6 @@ def execute(source: Path) -> NotebookNode:
         except CellExecutionError as error:
             trace = re.sub(r"\x1b\[[0-9;]*m", "", error.traceback).strip().splitlines()
             raise BuildError("\n".join([f"{source.name}:", *trace[-12:]])) from error
-    notebook.metadata = nbformat.from_dict(METADATA)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.metadata.pop("execution", None)
-            cell.outputs = [_cleaned(output, source, cell) for output in _joined(cell.outputs)]
-    if (size := len(text_of(notebook).encode())) > MOST_BYTES:
-        raise BuildError(f"{source.name}: {size:,} bytes are more than {MOST_BYTES:,}")
     return notebook
 
 

@@ -110,6 +110,25 @@ def test_what_is_printed_in_pieces_is_one_output(tmp_path):
     assert [[output.text for output in each] for each in outputs] == [["a\nb\nc\n"], ["1\n"]]
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_lesson_that_gives_no_answer_is_run_once_more(tmp_path, monkeypatch, capsys, times):
+    monkeypatch.setattr(make_notebooks, "CELL_TIMEOUT_S", 5)
+    tries = tmp_path / "tries"
+    source = tmp_path / "src" / "01_x.py"
+    source.parent.mkdir()
+    source.write_text(
+        f"# %%\nimport time\ntries = {str(tries)!r}\nopen(tries, 'a').write('x')\n"
+        f"time.sleep(60 if len(open(tries).read()) <= {times} else 0)\nprint('here')\n"
+    )
+    if times == 1:
+        assert make_notebooks.execute(source).cells[0].outputs[0].text == "here\n"
+    else:
+        with pytest.raises(BuildError, match=r"01_x\.py: A cell timed out"):
+            make_notebooks.execute(source)
+    assert tries.read_text() == "xx"
+    assert capsys.readouterr().err == "01_x.py: no answer for 5 s; once more\n"
+
+
 def test_timed_cells_are_kept_until_one_of_them_changes(stored):
     built = copy.deepcopy(stored)
     built.cells[5].outputs[0].data["text/plain"] = "1.5"
