@@ -1,13 +1,22 @@
-"""A population: the same model at several seeds, advanced in one vectorised step.
+"""A population: the same model at several seeds, advanced together.
 
 Shapes: S seeds, B clips, K classes. Parameters and batch-norm statistics are stacked along a
 leading seed axis; everything a seed sees (initialisation, clips, stochastic depth) is its own, so
 that its numbers are those of training it alone.
+
+On a GPU one vmapped call advances all seeds, as small models leave most of the device idle. On a
+CPU vmap's grouped convolutions and decomposed batch norm cost what it saves, while cores that share
+one small operation wait for each other; so there each core advances a seed of its own.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
+from threading import Barrier
 from typing import Any
 
 import torch
@@ -45,36 +54,75 @@ class _Holder(nn.Module):
         return compute()
 
 
-def _differentiate(function: Callable[..., Any], model: PosMLPVideo) -> Callable[..., Any]:
+def _differentiate(function: Callable[..., Any]) -> Callable[..., Any]:
     """What `torch.func.grad_and_value` does for one seed, without its second-order bookkeeping.
 
     The seed's tensors stay in the model for the backward pass, as checkpointed activations are
     computed again then.
     """
-    holder = _Holder(model)
 
-    def differentiated(parameters: Tensors, *arguments: Any) -> Any:
+    def differentiated(model: PosMLPVideo, parameters: Tensors, *arguments: Any) -> Any:
         leaves = {name: tensor.requires_grad_() for name, tensor in parameters.items()}
 
         def compute() -> Any:
-            loss, (logits, statistics) = function(leaves, *arguments)
+            loss, (logits, statistics) = function(model, leaves, *arguments)
             gradients = torch.autograd.grad(loss, list(leaves.values()))
             auxiliary = (logits.detach(), statistics)
             return dict(zip(leaves, gradients, strict=True)), (loss.detach(), auxiliary)
 
-        return functional_call(holder, {f"model.{k}": v for k, v in leaves.items()}, (compute,))
+        tensors = {f"model.{name}": leaf for name, leaf in leaves.items()}
+        return functional_call(_Holder(model), tensors, (compute,))
 
     return differentiated
+
+
+class _Crew:
+    """Threads that each compute with a copy of a model of their own, on one core.
+
+    A model holds one seed's tensors at a time, hence the copies.
+    """
+
+    def __init__(self, model: PosMLPVideo, num_threads: int) -> None:
+        self.models = [model, *(copy.deepcopy(model) for _ in range(num_threads - 1))]
+        self._idle: SimpleQueue[PosMLPVideo] = SimpleQueue()
+        for each in self.models:
+            self._idle.put(each)
+        self._threads = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
+        if self._threads is not None:
+            before, all_here = torch.get_num_threads(), Barrier(num_threads)
+            list(self._threads.map(partial(_take_one_core, all_here), range(num_threads)))
+            torch.set_num_threads(before)
+
+    def each(self, function: Callable[[PosMLPVideo, int], Any], count: int) -> list[Any]:
+        """`function` of a model and each number below `count`."""
+        grads = torch.is_grad_enabled()  # a thread has its own
+
+        def with_a_model(i: int) -> Any:
+            model = self._idle.get()
+            try:
+                with torch.set_grad_enabled(grads):
+                    return function(model, i)
+            finally:
+                self._idle.put(model)
+
+        run_all = map if self._threads is None else self._threads.map
+        return list(run_all(with_a_model, range(count)))
+
+
+def _take_one_core(all_here: Barrier, _: int) -> None:
+    torch.get_num_threads()  # else the first operation takes the number that all threads share
+    torch.set_num_threads(1)
+    all_here.wait()
 
 
 class Population:
     """Models of one config at several seeds, as stacked tensors on one device.
 
-    `vectorised`: advance all seeds in one vmapped call, or one seed after the other; both give the
-    same numbers up to rounding. By default vectorised on a GPU, where small models leave most of
-    the device idle (not measured yet), and in turn on a CPU, where vmap's grouped convolutions and
-    decomposed batch norm were seen to cost more than they save. `prepare` changes how the model is
-    computed (`execution.preparation`); the seeds then go in turn.
+    `vectorised`: advance all seeds in one vmapped call, or each by itself; both give the same
+    numbers up to rounding. By default vectorised on a GPU (not measured yet). Seeds by themselves
+    go as many at once as PyTorch has threads on a CPU, each on one thread, with the bits that it
+    has alone on one; on a GPU one after the other, and also where `prepare` changes how the model
+    is computed (`execution.preparation`).
     """
 
     def __init__(
@@ -98,6 +146,10 @@ class Population:
         self.model = models[0].to(device)  # gives the computation; its own tensors are not used
         if prepare is not None:
             prepare(self.model)
+        one_by_one = vectorised or prepare is not None or self.device.type != "cpu"
+        self._crew = _Crew(
+            self.model, 1 if one_by_one else min(len(self.seeds), torch.get_num_threads())
+        )
         stacked = {name: torch.stack([s[name] for s in states]).to(device) for name in states[0]}
         self.parameters = {k: v.requires_grad_() for k, v in stacked.items() if k in trained}
         self.statistics = {k: v for k, v in stacked.items() if k not in trained}
@@ -149,20 +201,24 @@ class Population:
         label_smoothing: float,
         autocast: bool,
     ) -> tuple[Tensors, Tensor, Tensor]:
-        self.model.train()
-
         def loss_of(
-            parameters: Tensors, statistics: Tensors, x: Tensor, y: Tensor, scales: Tensor
+            model: PosMLPVideo,
+            parameters: Tensors,
+            statistics: Tensors,
+            x: Tensor,
+            y: Tensor,
+            scales: Tensor,
         ) -> tuple[Tensor, tuple[Tensor, Tensors]]:
+            model.train()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
-                logits = functional_call(self.model, (parameters, statistics), (x, scales))
+                logits = functional_call(model, (parameters, statistics), (x, scales))
             loss = F.cross_entropy(logits.float(), y, label_smoothing=label_smoothing)
             return loss, (logits, statistics)
 
         if self.vectorised:
-            step = self._over_seeds(grad_and_value(loss_of, has_aux=True))
+            step = self._over_seeds(grad_and_value(loss_of, argnums=1, has_aux=True))
         else:
-            step = self._over_seeds(_differentiate(loss_of, self.model))
+            step = self._over_seeds(_differentiate(loss_of))
         parameters = {name: tensor.detach() for name, tensor in self.parameters.items()}
         statistics = {name: tensor.clone() for name, tensor in self.statistics.items()}
         gradients, (losses, (logits, self.statistics)) = step(
@@ -173,26 +229,25 @@ class Population:
     @torch.no_grad()
     def logits(self, clips: Tensor) -> Tensor:
         """Evaluation logits (S, B, K) of the same clips (B, 3, T, H, W) for every seed."""
-        self.model.eval()
 
-        def logits_of(parameters: Tensors, statistics: Tensors) -> Tensor:
-            return functional_call(self.model, (parameters, statistics), (clips,))
+        def logits_of(model: PosMLPVideo, parameters: Tensors, statistics: Tensors) -> Tensor:
+            return functional_call(model.eval(), (parameters, statistics), (clips,))
 
         return self._over_seeds(logits_of)(self.parameters, self.statistics)
 
     def _over_seeds(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function` of one seed's tensors as a function of stacked ones."""
+        """`function` of a model and one seed's tensors as a function of stacked tensors."""
         if self.vectorised:
-            return vmap(function)
+            return vmap(partial(function, self.model))
 
-        def in_turn(*stacked: Any) -> Any:
-            results = [
-                function(*(tree_map(lambda t, i=i: t[i], argument) for argument in stacked))
-                for i in range(len(self.seeds))
-            ]
+        def by_themselves(*stacked: Any) -> Any:
+            def of_seed(model: PosMLPVideo, i: int) -> Any:
+                return function(model, *(tree_map(lambda t: t[i], each) for each in stacked))
+
+            results = self._crew.each(of_seed, len(self.seeds))
             return tree_map(lambda *parts: torch.stack(parts), *results)
 
-        return in_turn
+        return by_themselves
 
     def state(self) -> Tensors:
         """Every stacked tensor by name."""

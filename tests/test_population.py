@@ -65,6 +65,32 @@ def test_logits_equal_the_members(vectorised):
     torch.testing.assert_close(population.logits(clips), alone, rtol=1e-4, atol=1e-5)
 
 
+def test_seeds_on_several_threads_have_the_bits_of_one_thread():
+    clips, labels, scales = batch(5)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for num_threads in (1, 3):
+            torch.set_num_threads(num_threads)
+            population = Population(TINY, range(5))
+            assert len(population._crew.models) == num_threads
+            steps = [population.gradients(clips, labels, scales) for _ in range(3)]
+            assert torch.get_num_threads() == num_threads
+            logits = population.logits(clips[0])
+            assert not logits.requires_grad
+            found.append((steps, population.statistics, logits))
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+def test_an_error_of_one_seed_reaches_the_caller():
+    clips, labels, scales = batch(3)
+    labels[1] = 99  # no such class
+    with pytest.raises(IndexError, match="99"):
+        Population(TINY, range(3)).gradients(clips, labels, scales)
+
+
 def test_seeded_model_depends_on_the_seed_alone():
     torch.manual_seed(99)
     first = seeded_model(TINY, 7).state_dict()

@@ -148,7 +148,7 @@ def _finished(out: Path) -> dict[str, bytes]:
     for path in out.glob("cells/*/*/result.json"):
         content = path.read_bytes()
         result: dict[str, Any] = json.loads(content)
-        assert path == store.result_path(result["cell"], result["seed"])
+        assert path == store.result_path(result["cell"], result["seed"], result["repeat"])
         if result["status"] == "done":
             found[str(path.relative_to(out))] = content
     return found
