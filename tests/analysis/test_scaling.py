@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pandas as pd
 import pytest
 
 from analysis.bench import bench, peak_memory_mb
-from analysis.bench_gpu import bench_seeds, write_bench_gpu
+from analysis.bench_gpu import write_bench_gpu
+from analysis.bench_seeds import bench_seeds
 from analysis.scaling import draw_joint, draw_scaling, time_gates, time_joint, write_scaling
 from posmlp import GATES, PosMLPConfig
 from posmlp.config import PRESETS
@@ -65,11 +68,17 @@ def test_bench_gpu_writes_where_it_was_measured(tmp_path, monkeypatch):
     assert len(pd.read_csv(path)) == 2 * len(GATES)
 
 
-def test_bench_seeds_compares_the_two_ways():
-    table = bench_seeds(TINY, "cpu", 1, num_seeds=(2,), batch_size=2)
-    assert table["way"].tolist() == ["in turn", "at once"]
+def test_bench_seeds_compares_a_population_with_processes_of_a_seed():
+    table = bench_seeds(TINY, "cpu", 1, num_seeds=(2,), batch_size=2).set_index("way")
+    assert table.index[0] == "one process a seed, one after the other"
+    assert table.index[-2:].tolist() == [
+        "population, vectorised",
+        "population, seeds by themselves",
+    ]
     assert (table["seed_steps_per_s"] > 0).all()
     assert table["ratio"].iloc[0] == 1
+    (at_once,) = [way for way in table.index if "at once" in way]
+    assert table.loc[at_once, "processes"] == min(2, os.cpu_count() or 1)
 
 
 def test_peak_memory_grows_with_the_batch():
