@@ -59,7 +59,7 @@ def inject(folder: Path, times: int, seed: int, *, num_seeds: int, epochs: int) 
     quiet, out = folder / "quiet", folder / "disturbed"
     expected = run(path, quiet, device="cpu", progress=False)
     faults = Faults(num_jobs=len(expected))
-    span_s = 3 * float(expected.seconds.mean())
+    span_s = float(expected.seconds.mean())
     finished = _disturb(path, out, times, span_s, random.Random(seed), faults)
     resumed = run(path, out, device="cpu", retry_failed=True, progress=False)
     faults.wrong += [
@@ -88,13 +88,16 @@ def _same_tensors(one: Path, other: Path) -> bool:
 def _disturb(
     grid: Path, out: Path, times: int, span_s: float, rng: random.Random, faults: Faults
 ) -> dict[str, bytes]:
-    """Kill `times` times; the result files that stood finished at any of the kills."""
+    """Kill `times` times, if that much is to do; the results that were finished at any kill."""
     finished: dict[str, bytes] = {}
     began, runner = time.time(), _start(grid, out)
     try:
         _wait_for_training(runner, out, began)
-        for _ in range(times):
+        while sum(faults.kills.values()) < times:
             if runner.poll() is not None:
+                if runner.returncode == 0:
+                    faults.wrong.append("all was finished too early; use more --seeds")
+                    break
                 began = time.time()
                 runner = _start(grid, out)
                 if rng.random() < 0.8:  # else in the start: imports, lock, declaring the grid
@@ -126,12 +129,14 @@ def _wait_for_training(runner: subprocess.Popen[bytes], out: Path, since: float)
 
 
 def _kill_one(runner: subprocess.Popen[bytes], rng: random.Random, faults: Faults) -> None:
-    workers = children(runner.pid) if runner.poll() is None else []
+    if runner.poll() is not None:
+        return
+    workers = children(runner.pid)
     if workers and rng.random() < 0.5:
         os.kill(rng.choice(workers), signal.SIGKILL)
         faults.kills["worker"] += 1
         return
-    faults.kills["runner" if runner.poll() is None else "runner that had ended"] += 1
+    faults.kills["runner"] += 1
     runner.kill()
     runner.wait()
     end = time.monotonic() + ORPHANS_MAY_LIVE_S
@@ -158,11 +163,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--times", type=int, default=50, help="kills")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--seeds", type=int, help="of each of the grid's two cells")
     parser.add_argument("--epochs", type=int, default=40, help="of each training")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
-        num_seeds = max(2, options.times // 2)
+        num_seeds = options.seeds or max(4, options.times)
         faults = inject(
             Path(folder), options.times, options.seed, num_seeds=num_seeds, epochs=options.epochs
         )
