@@ -25,7 +25,7 @@ def activation_memory(model: nn.Module, clip_shape: tuple[int, ...]) -> dict[str
     it. `peak_bytes`: the most that is alive at once in inference. Both in the precision of the
     model's parameters; the model itself is not touched. Bytes of k clips are k times these, but for
     what is made once a pass, such as a relation. They are those of a device where a model computes
-    nothing twice: on a CPU, ours keeps less of its large stages and computes them again.
+    nothing twice: on a CPU, ours keeps less and computes the rest again (`posmlp.by_hand`).
     """
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         twin = copy.deepcopy(model).to("meta")

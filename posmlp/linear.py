@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 NUM_IMAGES = 16
 """PyTorch gives a 1 x 1 convolution on one thread to oneDNN from this many images on."""
@@ -33,10 +34,14 @@ class Linear(nn.Linear):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        return project(x, *self.ordered())
+
+    def ordered(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias in the order of channels that `forward` takes and gives."""
         weight = group_by_group(self.weight, *self.groups_out)
         if self.groups_in > 1:
             weight = group_by_group(weight.mT, 1, self.groups_in).mT
-        return project(x, weight, group_by_group(self.bias, *self.groups_out))
+        return weight, group_by_group(self.bias, *self.groups_out)
 
 
 def group_by_group(rows: Tensor, parts: int, groups: int) -> Tensor:
@@ -46,28 +51,49 @@ def group_by_group(rows: Tensor, parts: int, groups: int) -> Tensor:
     return rows.unflatten(0, (parts, -1, groups)).transpose(1, 2).flatten(0, 2)
 
 
-def project(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (*, c_in) -> (*, c_out), as `F.linear`; on a CPU by a 1 x 1 convolution where that pays.
 
     PyTorch gives float32 convolutions over channels-last images to oneDNN, forward and backward,
     and `F.linear` to MKL, which leaves half of the vector units of AMD's processors idle; on
-    Intel's there should be little between them. Under `torch.func` it is always `F.linear`: vmap
-    would make a slow grouped convolution (PyTorch has no public way to ask for that). So it is
-    where the model is compiled or exported, as what is written must not depend on the batch.
+    Intel's there should be little between them. Elsewhere (`eager_on_cpu`) it is `F.linear`: vmap
+    would make a slow grouped convolution, and what is exported must not depend on the batch.
     """
+    images = _as_images(x)
+    if images is None:
+        return F.linear(x, weight, bias)
+    y = F.conv2d(images, weight[:, :, None, None], bias)
+    return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+
+
+def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
+    """Of `project`'s weight, (c_out, c_in), from rows x (R, c_in) and their output's gradient."""
+    images, grad_images = _as_images(x), _as_images(grad)
+    if images is None or grad_images is None:
+        return grad.mT @ x
+    shape = (grad.shape[-1], x.shape[-1], 1, 1)
+    return conv2d_weight(images, shape, grad_images)[:, :, 0, 0]
+
+
+def _as_images(x: Tensor) -> Tensor | None:
+    """x (*, c) as channels-last images (num_images, c, pixels, 1); None where it does not pay."""
+    if not (eager_on_cpu(x) and x.dtype == torch.float32 and x.numel() >= SMALLEST):
+        return None
     num_tokens = x.numel() // x.shape[-1]
-    convolves = (
+    if num_tokens % NUM_IMAGES or not torch.backends.mkldnn.is_available():
+        return None
+    return x.reshape(NUM_IMAGES, num_tokens // NUM_IMAGES, 1, -1).permute(0, 3, 1, 2)
+
+
+def eager_on_cpu(x: Tensor) -> bool:
+    """Whether what happens to x is computed here, on a CPU, as it is written.
+
+    False on other devices, under autocast, where the model is compiled or exported, and under
+    `torch.func`, for which PyTorch has no public question.
+    """
+    return (
         x.device.type == "cpu"
         and not torch.compiler.is_compiling()
-        and x.dtype == torch.float32
-        and x.numel() >= SMALLEST
-        and num_tokens % NUM_IMAGES == 0
-        and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
     )
-    if not convolves:
-        return F.linear(x, weight, bias)
-    images = x.reshape(NUM_IMAGES, num_tokens // NUM_IMAGES, 1, -1).permute(0, 3, 1, 2)
-    y = F.conv2d(images, weight[:, :, None, None], bias)
-    return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)

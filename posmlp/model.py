@@ -11,19 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
+from posmlp.by_hand import BranchByHand, Plan
 from posmlp.config import PosMLPConfig, parse_layout, resolve
-from posmlp.gating import GATES, GatingUnit, initialise
-from posmlp.linear import Linear
+from posmlp.gating import GATES, GatingUnit, PositionalGatingUnit, initialise
+from posmlp.linear import Linear, eager_on_cpu
 
-WORKING_SET = 2**19
+WORKING_SET = 2**18
 """Elements of tokens that a CPU takes through a stage at once, so that what a block makes of them
 stays in its caches."""
-
-LARGE_STAGE = 2**20
-"""Elements of one clip's tokens from which a CPU, to save memory, keeps only the blocks' inputs of
-a stage for the gradient and computes the rest again."""
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -126,6 +122,8 @@ class Branch(nn.Module):
         self.fc2 = Linear(mixed, dim, groups_in=groups)
 
     def forward(self, x_WTnC: Tensor) -> Tensor:
+        if self._trains_by_hand(x_WTnC):
+            return self._by_hand(x_WTnC)
         h = F.gelu(self.fc1(self.norm(x_WTnC)))
         if self.axes == "S":
             return self.fc2(self.gate(h))
@@ -135,6 +133,45 @@ class Branch(nn.Module):
         else:
             z = self.gate(h.flatten(2, 3)).unflatten(2, h.shape[2:4])
         return self.fc2(z.flatten(1, 2))
+
+    def _trains_by_hand(self, x_WTnC: Tensor) -> bool:
+        """Whether the gradient comes from `posmlp.by_hand`: the paper's gate, trained on a CPU.
+
+        Parts that a user replaced or watches by a hook are called as they stand.
+        """
+        parts = (self.norm, self.fc1, self.gate, self.fc2)
+        ours = (nn.LayerNorm, Linear, PositionalGatingUnit, Linear)
+        return (
+            self.training
+            and torch.is_grad_enabled()
+            and eager_on_cpu(x_WTnC)
+            and all(type(part) is kind for part, kind in zip(parts, ours, strict=True))
+            and self.gate.form == "multiply"
+            and self.gate.token_bias is not None
+            and not getattr(self.gate.positions, "in_blocks", False)
+            and not any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+        )
+
+    def _by_hand(self, x_WTnC: Tensor) -> Tensor:
+        gate: Any = self.gate
+        plan = Plan(
+            axes=self.axes,
+            frames=self.frames,
+            num_groups=gate.num_groups,
+            num_windows=max(1, WORKING_SET // x_WTnC[0].numel()),
+            eps=self.norm.eps,
+        )
+        update: Tensor = BranchByHand.apply(
+            x_WTnC,
+            self.norm.weight,
+            self.norm.bias,
+            *self.fc1.ordered(),
+            gate.relation(),
+            gate.token_bias,
+            *self.fc2.ordered(),
+            plan,
+        )
+        return update
 
 
 def make_gate(
@@ -209,34 +246,26 @@ class Stage(nn.Module):
         per_window = [
             [None if s is None else self._repeat(s, grid) for s in block] for block in scales
         ]
-        x = self._through_blocks(x, per_window, large=T * H * W * C > LARGE_STAGE)
+        x = self._through_blocks(x, per_window)
         x = x.reshape(*grid, T, k, k, C).permute(0, 3, 1, 4, 2, 5, 6)
         return x.reshape(B, T, H, W, C)
 
-    def _through_blocks(self, x_WTnC: Tensor, scales: Scales, large: bool) -> Tensor:
+    def _through_blocks(self, x_WTnC: Tensor, scales: Scales) -> Tensor:
         """All blocks; on a CPU a few windows at a time, as no block looks beyond a window."""
-        differentiated = torch.is_grad_enabled()
-        # torch.func differentiates no checkpoints, and PyTorch has no public way to ask for it.
-        recompute = large and not torch._C._are_functorch_transforms_active()
         at_once = x_WTnC.device.type != "cpu" or torch.compiler.is_compiling()
-        if at_once or (differentiated and not recompute):
+        if at_once or torch.is_grad_enabled():
             return self._run(x_WTnC, scales)
         num_windows = max(1, WORKING_SET // x_WTnC[0].numel())
         parts = []
         for i in range(0, len(x_WTnC), num_windows):
             part = slice(i, i + num_windows)
             chosen = [[None if s is None else s[part] for s in block] for block in scales]
-            parts.append(self._run(x_WTnC[part], chosen, recompute=differentiated))
+            parts.append(self._run(x_WTnC[part], chosen))
         return torch.cat(parts)
 
-    def _run(self, x_WTnC: Tensor, scales: Scales, recompute: bool = False) -> Tensor:
+    def _run(self, x_WTnC: Tensor, scales: Scales) -> Tensor:
         for block, each in zip(self.blocks, scales, strict=True):
-            if recompute:
-                x_WTnC = checkpoint(
-                    block, x_WTnC, each, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                x_WTnC = block(x_WTnC, each)
+            x_WTnC = block(x_WTnC, each)
         return x_WTnC
 
     @staticmethod

@@ -1,20 +1,14 @@
-"""A CPU's fast paths give the plain numbers: projections, windows in parts, recomputation."""
+"""Products by oneDNN and by MKL give the same numbers, in either order of the channels."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import Tensor
-from torch.func import grad
 from torch.nn import functional as F
 
 import posmlp.linear as linear
-import posmlp.model as model_file
-from posmlp import create_model
-from posmlp.linear import Linear, group_by_group, project
-from posmlp.population import seeded_model
-
-LAYOUTS = ["T+S", "T>S", "ST", "ST+S"]
+from posmlp.linear import Linear, group_by_group, project, weight_gradient
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -34,6 +28,15 @@ def test_project_equals_linear_with_its_gradients(shape, monkeypatch):
     torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
     for ours, plain in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_rows", [32, 33])
+def test_weight_gradient_equals_that_of_linear(num_rows, monkeypatch):
+    monkeypatch.setattr(linear, "SMALLEST", 1)
+    x, grad = randn(num_rows, 5), randn(num_rows, 7, seed=1)
+    weight = randn(7, 5, seed=2).requires_grad_()
+    (expected,) = torch.autograd.grad(F.linear(x, weight), weight, grad)
+    torch.testing.assert_close(weight_gradient(x, grad), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_project_is_a_convolution_only_in_float32_on_a_cpu(monkeypatch):
@@ -65,59 +68,3 @@ def test_linear_takes_and_gives_channels_group_by_group():
     plain = F.linear(x, layer.weight, layer.bias)
     ours = layer(group_by_group(x.mT, 1, 4).mT)
     torch.testing.assert_close(ours, group_by_group(plain.mT, 2, 3).mT)
-
-
-def logits_and_gradients(layout: str, clips: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    model = seeded_model(create_model("toy", layout=layout, stem_norm="layer").config, 0).double()
-    scales = torch.linspace(0.5, 2, model.num_residual_steps * 2, dtype=torch.float64)
-    logits = model.train()(clips, scales.view(-1, 2))
-    (logits * randn(*logits.shape, seed=5, dtype=torch.float64)).sum().backward()
-    with torch.no_grad():
-        torch.testing.assert_close(model(clips, scales.view(-1, 2)), logits, rtol=0, atol=1e-12)
-    return logits, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("working_set", [1, 3000])
-def test_windows_in_parts_and_recomputed_equal_all_at_once(layout, working_set, monkeypatch):
-    clips = randn(2, 3, 8, 32, 32, dtype=torch.float64)
-    logits, gradients = logits_and_gradients(layout, clips)
-    monkeypatch.setattr(model_file, "WORKING_SET", working_set)
-    monkeypatch.setattr(model_file, "LARGE_STAGE", 1)
-    in_parts, own = logits_and_gradients(layout, clips)
-    torch.testing.assert_close(in_parts, logits, rtol=0, atol=1e-12)
-    assert own.keys() == gradients.keys()
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(own[name], gradient, rtol=1e-9, atol=1e-11, msg=name)
-
-
-def test_a_large_stage_keeps_little_for_its_gradient(monkeypatch):
-    clips = randn(1, 3, 8, 32, 32)
-
-    def saved_elements() -> int:
-        model, held = seeded_model(create_model("toy").config, 0), {}
-
-        def keep(tensor: Tensor) -> Tensor:
-            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // 4
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = model(clips).sum()
-        assert loss.requires_grad
-        return sum(held.values())
-
-    everything = saved_elements()
-    monkeypatch.setattr(model_file, "LARGE_STAGE", 1)
-    assert saved_elements() < 0.6 * everything
-
-
-def test_a_large_stage_can_be_differentiated_by_torch_func(monkeypatch):
-    clips = randn(1, 3, 8, 32, 32)
-    model = seeded_model(create_model("toy").config, 0).eval()
-
-    def gradient() -> Tensor:
-        return grad(lambda x: model(x).square().sum())(clips)
-
-    whole = gradient()
-    monkeypatch.setattr(model_file, "LARGE_STAGE", 1)
-    torch.testing.assert_close(gradient(), whole)

@@ -1,0 +1,148 @@
+"""A CPU's fast paths give the plain numbers: gradients by hand, and windows a few at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad
+
+import posmlp.model as model_file
+from posmlp import PosMLPVideo, create_model
+from posmlp.by_hand import BranchByHand
+from posmlp.model import Branch
+from posmlp.population import seeded_model
+
+LAYOUTS = ["T+S", "T>S", "ST", "ST+S"]
+OPTIONS = [{"gate": "gqpe"}, {"gate": "dense"}, {"gate": "lrpe+dense"}, {"temporal_windows": 4}]
+
+
+Found = tuple[Tensor, dict[str, Tensor]]
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def toy(dtype: torch.dtype = torch.float64, **options: object) -> PosMLPVideo:
+    """A toy model of which no parameter is 0 or 1, in train mode."""
+    model = seeded_model(create_model("toy", stem_norm="layer", **options).config, 0)
+    for i, parameter in enumerate(model.parameters()):
+        parameter.data += 0.1 * randn(*parameter.shape, seed=i)
+    return model.to(dtype).train()
+
+
+def logits_and_gradients(model: PosMLPVideo, clips: Tensor) -> Found:
+    scales = torch.linspace(0.5, 2, model.num_residual_steps * 2, dtype=clips.dtype).view(-1, 2)
+    leaves = {"clips": clips.clone().requires_grad_(), **dict(model.named_parameters())}
+    logits = model(leaves["clips"], scales)
+    loss = (logits * randn(*logits.shape, seed=5, dtype=clips.dtype)).sum()
+    gradients = torch.autograd.grad(loss, list(leaves.values()))
+    return logits.detach(), dict(zip(leaves, gradients, strict=True))
+
+
+def by_hand_and_plain(
+    model: PosMLPVideo, clips: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Found, Found]:
+    calls, apply = [], BranchByHand.apply
+
+    def counted(*arguments: object) -> Tensor:
+        calls.append(1)
+        return apply(*arguments)
+
+    monkeypatch.setattr(model_file.BranchByHand, "apply", counted)
+    ours = logits_and_gradients(model, clips)
+    assert len(calls) == sum(isinstance(module, Branch) for module in model.modules())
+    monkeypatch.setattr(Branch, "_trains_by_hand", lambda *_: False)
+    return ours, logits_and_gradients(model, clips)
+
+
+def assert_same(ours: Found, plain: Found, tolerance: float) -> None:
+    for name, expected in ({"logits": plain[0]} | plain[1]).items():
+        found = ours[0] if name == "logits" else ours[1][name]
+        assert (found - expected).norm() <= tolerance * expected.norm(), name
+
+
+@pytest.mark.parametrize("options", [{"layout": layout} for layout in LAYOUTS] + OPTIONS, ids=str)
+@pytest.mark.parametrize("working_set", [1, 3000, 2**19])
+def test_gradients_by_hand_equal_those_of_the_plain_path(options, working_set, monkeypatch):
+    monkeypatch.setattr(model_file, "WORKING_SET", working_set)
+    clips = randn(2, 3, 8, 32, 32, dtype=torch.float64)
+    ours, plain = by_hand_and_plain(toy(**options), clips, monkeypatch)
+    assert_same(ours, plain, 1e-10)
+
+
+def test_gradients_by_hand_in_float32_by_convolutions(monkeypatch):
+    monkeypatch.setattr("posmlp.linear.SMALLEST", 1)
+    clips = randn(2, 3, 8, 32, 32)
+    ours, plain = by_hand_and_plain(toy(torch.float32), clips, monkeypatch)
+    assert_same(ours, plain, 1e-4)
+
+
+def test_training_keeps_little_for_its_gradient(monkeypatch):
+    branch = next(module for module in toy().modules() if isinstance(module, Branch))
+    tokens = randn(8, 8, 16, branch.norm.normalized_shape[0], dtype=torch.float64)
+    tokens.requires_grad_()
+    weights = {parameter.data_ptr() for parameter in branch.parameters()}
+
+    def saved_bytes() -> int:
+        held = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = branch(tokens)
+        assert output.requires_grad
+        return sum(held[pointer] for pointer in held.keys() - weights)
+
+    ours = saved_bytes()
+    monkeypatch.setattr(Branch, "_trains_by_hand", lambda *_: False)
+    assert ours < 0.6 * saved_bytes()
+
+
+@pytest.mark.parametrize("options", [{"gate": "conv"}, {"gate_form": "add"}, {"token_bias": False}])
+def test_other_gates_take_the_plain_path(options, monkeypatch):
+    monkeypatch.setattr(model_file.BranchByHand, "apply", None)
+    logits_and_gradients(toy(**options), randn(2, 3, 8, 32, 32, dtype=torch.float64))
+
+
+def test_a_watched_part_takes_the_plain_path():
+    model, seen = toy(), []
+    branch = next(module for module in model.modules() if isinstance(module, Branch))
+    branch.gate.register_forward_hook(lambda _module, _inputs, output: seen.append(output.shape))
+    logits_and_gradients(model, randn(2, 3, 8, 32, 32, dtype=torch.float64))
+    assert len(seen) == 1
+
+
+def test_torch_func_gives_the_gradients_by_hand():
+    model, clips = toy(), randn(2, 3, 8, 32, 32, dtype=torch.float64)
+    loss = model(clips, torch.ones(model.num_residual_steps, 2)).square().sum()
+    ours = torch.autograd.grad(loss, list(model.parameters()))
+
+    def transformed(parameters: dict[str, Tensor]) -> Tensor:
+        scales = torch.ones(model.num_residual_steps, 2)
+        return functional_call(model, parameters, (clips, scales)).square().sum()
+
+    theirs = grad(transformed)({name: p.detach() for name, p in model.named_parameters()})
+    for gradient, expected in zip(ours, theirs.values(), strict=True):
+        assert (gradient - expected).norm() <= 1e-10 * expected.norm()
+
+
+def test_a_second_derivative_through_the_gradient_by_hand_is_refused():
+    model, clips = toy(), randn(1, 3, 8, 32, 32, dtype=torch.float64)
+    leaf = clips.requires_grad_()
+    (first,) = torch.autograd.grad(model(leaf).sum(), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.square().sum().backward()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("working_set", [1, 3000])
+def test_windows_in_parts_equal_all_at_once(layout, working_set, monkeypatch):
+    model, clips = toy(layout=layout), randn(2, 3, 8, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        whole = model.eval()(clips)
+        monkeypatch.setattr(model_file, "WORKING_SET", working_set)
+        torch.testing.assert_close(model(clips), whole, rtol=0, atol=1e-12)
