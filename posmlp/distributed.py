@@ -45,7 +45,7 @@ class Team(NamedTuple):
         """Means over processes, all in one message."""
         if self.size == 1:
             return tensors
-        flat = torch.cat([tensor.flatten().float() for tensor in tensors.values()])
+        flat = torch.cat([tensor.flatten() for tensor in tensors.values()])
         dist.all_reduce(flat)
         parts = (flat / self.size).split([tensor.numel() for tensor in tensors.values()])
         return {k: p.view_as(v) for (k, v), p in zip(tensors.items(), parts, strict=True)}
@@ -101,7 +101,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         num_values = dist.get_world_size() * x.numel() / x.shape[1]
-        values = x.float()
+        values = x if x.dtype == torch.float64 else x.float()
         mean = _Sum.apply(values.sum((0, 2, 3))) / num_values
         centred = values - mean[:, None, None]
         variance = _Sum.apply(centred.square().sum((0, 2, 3))) / num_values

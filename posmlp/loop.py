@@ -118,8 +118,10 @@ class Training:
                     self._train_epoch(epoch, bar)
                     self._record(epoch + 1, time.perf_counter() - started)
                 except VideoError as error:  # it could be read before: keep what is trained
-                    if folder is None or self.team.size > 1:
+                    if folder is None:
                         raise
+                    if self.history:  # any process may write: all of them hold the same
+                        folder.write_rows(self.history)
                     self._save_state(folder)
                     raise VideoError(
                         error.path,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from posmlp.checkpoint import inflate
 from posmlp.config import PosMLPConfig
 from posmlp.model import create_model
 from posmlp.settings import RECIPES, configs
@@ -22,9 +23,20 @@ def test_there_is_a_recipe_for_every_released_configuration():
     assert set(VIDEO) == {f"{data}-{size}.yaml" for data in data_sets for size in sizes}
 
 
+# Epochs, warm-up epochs and drop path of the released files.
+RELEASED = {
+    "ssv1-s16": (60, 5, 0.1), "ssv1-b16": (60, 5, 0.5), "ssv1-s32": (60, 5, 0.3),
+    "ssv1-b32": (60, 5, 0.5), "ssv2-s16": (60, 5, 0.3), "ssv2-b16": (60, 5, 0.6),
+    "ssv2-s32": (60, 5, 0.3), "ssv2-b32": (64, 5, 0.6), "k400-s16": (60, 10, 0.1),
+    "k400-b16": (60, 10, 0.3), "k400-s32": (60, 10, 0.1), "k400-b32": (60, 30, 0.3),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", VIDEO)
 def test_recipe_is_the_released_one(name):
     config, train = configs(f"recipes/{name}", [])
+    found = (train.epochs, train.warmup_epochs, config.drop_path)
+    assert found == RELEASED[name.removesuffix(".yaml")]
     data, size = name.removesuffix(".yaml").split("-")
     assert config.num_frames == int(size[1:])
     assert config.depths == ((3, 4, 9, 3) if size[0] == "s" else (4, 6, 15, 4))
@@ -74,12 +86,15 @@ def test_recipes_are_found_from_any_folder(tmp_path, monkeypatch):
         configs("recipes/ssv1-s61.yaml", [])
 
 
-def test_recipe_of_the_image_model_fits_the_video_model_that_it_starts():
-    image, _ = configs("recipes/imagenet-s16.yaml", [])
-    video, _ = configs("recipes/ssv1-s16.yaml", [])
-    for name in ("depths", "dims", "windows", "num_groups", "gate", "stem_convs"):
-        assert getattr(image, name) == getattr(video, name)
+@pytest.mark.parametrize("name", VIDEO)
+def test_recipe_names_an_image_model_that_it_can_start_from(name):
+    (named,) = re.findall(r"train (imagenet-\S+\.yaml) or", (RECIPES / name).read_text())
+    image, _ = configs(f"recipes/{named}", [])
+    video, _ = configs(f"recipes/{name}", [])
     assert image.kind == "image"
+    with torch.device("meta"):
+        started = inflate(create_model(image), video)
+    assert started.config == video
 
 
 def test_recipes_are_in_the_package():

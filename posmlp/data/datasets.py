@@ -6,7 +6,6 @@ Shapes: `n` clips, `k` clips in a batch, `T` frames, `S` pixels a side, `K` clas
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -22,7 +21,7 @@ from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
 from posmlp.data.layouts import list_videos, say
 from posmlp.data.listing import Listing, place_of
 from posmlp.data.pool import DecodePool, under_way
-from posmlp.data.survey import Survey, refuse_missing, refuse_or_report, survey_files
+from posmlp.data.survey import Survey, refuse_missing, refuse_or_report, survey_files, tell
 from posmlp.data.video import VideoError, VideoFrames
 
 
@@ -93,7 +92,7 @@ class VideoClips:
             num_frames, image_size, sampling, sampling_rate, min_crop_area, test_short_side
         )
         listing = list_videos(root, split)
-        print(say(listing), file=sys.stderr)
+        tell(say(listing))
         refuse_missing(listing, max_bad_share)
         pool = DecodePool(num_workers, timeout_s)
         try:

@@ -82,8 +82,11 @@ def decode_frames(
 
 
 def _bounds(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """Return the smallest size that JPEG decoding may shrink to: its short side is short_side."""
-    scale = short_side / min(size)
+    """Return the smallest size that JPEG decoding may shrink to: its short side is over short_side.
+
+    Over it, since JPEG decoding rounds the long side up, and `resize_short_side` down.
+    """
+    scale = (short_side + 1) / min(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -56,7 +57,8 @@ def survey_files(listing: Listing, rule: ClipRule, pool: DecodePool, cache_bytes
     items = zip(map(str, listing.paths), declared, strict=True)
     started = under_way(map(start, items), num_ahead=4 * pool.num_workers)
     title = f"reading {listing.name} ({listing.split})"
-    for path, expected, wait in tqdm(started, title, len(declared), unit="file", disable=None):
+    hidden = None if _is_first_process() else True
+    for path, expected, wait in tqdm(started, title, len(declared), unit="file", disable=hidden):
         if isinstance(wait, FileFacts):
             survey.count(path, wait.decoder, wait.num_lacking)
             continue
@@ -118,12 +120,22 @@ def refuse_or_report(survey: Survey, root: str, num_files: int, max_bad_share: f
     if num_bad and (num_bad > max_bad_share * num_files or num_bad == num_files):
         raise _refusal(survey.unreadable, root, num_files, max_bad_share)
     for error in survey.unreadable:
-        print(f"dropped: {error}", file=sys.stderr)
+        tell(f"dropped: {error}")
     damaged = [f"{path}: {lost} of its frames are missing" for path, lost in survey.damaged.items()]
     for line in damaged[:NUM_SHOWN]:
-        print(f"damaged: {line}", file=sys.stderr)
+        tell(f"damaged: {line}")
     if len(damaged) > NUM_SHOWN:
-        print(f"damaged: {len(damaged) - NUM_SHOWN} more files lack frames", file=sys.stderr)
+        tell(f"damaged: {len(damaged) - NUM_SHOWN} more files lack frames")
+
+
+def tell(line: str) -> None:
+    """Print a line to stderr; of the processes that torchrun started, only the first does."""
+    if _is_first_process():
+        print(line, file=sys.stderr)
+
+
+def _is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _refusal(

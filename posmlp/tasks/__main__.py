@@ -49,9 +49,14 @@ def _parser() -> argparse.ArgumentParser:
 def _detect(options: argparse.Namespace) -> None:
     """Find actors' boxes and name their actions: frame-mAP at 0.5."""
     from posmlp.tasks.ava import read_ava
-    from posmlp.tasks.detection import train_detector
     from posmlp.tasks.moving_boxes import moving_boxes
 
+    try:
+        from posmlp.tasks.detection import train_detector
+    except ImportError as error:
+        raise ValueError(
+            f"RoIAlign needs torchvision ({error}); pip install posmlp-workbench[vision]"
+        ) from error
     config, train = configs(options.config, options.settings)
     if options.data:
         learn, test = (read_ava(options.data, split, config, train) for split in ("train", "test"))

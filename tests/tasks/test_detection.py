@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -149,3 +152,25 @@ def test_commands_train_and_score(tmp_path, capsys):
     assert "frame-mAP" in capsys.readouterr().out
     assert main(["detect", "--data", str(tmp_path), "--out", str(tmp_path / "no")]) == 2
     assert "actions.csv" in capsys.readouterr().err
+
+
+def test_command_trains_on_avas_files(ava, tmp_path, capsys):
+    for name in ("", "_boxes"):
+        (ava / f"test{name}.csv").write_text((ava / f"train{name}.csv").read_text())
+    small = ["epochs=2", "batch_size=2", "dims=[8,8,8]", "sampling_rate=2"]
+    assert main(["detect", "--data", str(ava), "--out", str(tmp_path / "run"), *small]) == 0
+    shown = capsys.readouterr().out
+    assert "on 2 key frames" in shown
+    assert re.search(r"stand \d.\d+  watch \d.\d+", shown)
+    stored = json.loads((tmp_path / "run/config.json").read_text())
+    assert stored["classes"] == ["stand", "watch"]
+
+
+def test_missing_torchvision_is_said_in_one_line(tmp_path, monkeypatch, capsys):
+    for name in [name for name in sys.modules if name == "posmlp.tasks.detection"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torchvision.ops", None)
+    assert main(["detect", "--out", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert "needs torchvision" in message
+    assert message.count("\n") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, recall_score
 
 from posmlp.config import TrainConfig
+from posmlp.tasks.__main__ import main
 from posmlp.tasks.leave_one_out import leave_one_subject_out
 from posmlp.tasks.micro_expressions import (
     COLUMNS,
@@ -125,3 +127,22 @@ def test_malformed_lines_and_frames_outside_are_named(tmp_path, write_clip):
     write_annotations(root, [["a.mp4", "anna", 4, 8, 30, "joy"]])
     with pytest.raises(ValueError, match=r"offset=30, but it has frames 0 to 9"):
         read_micro_expressions(root, CONFIG)
+
+
+def test_command_leaves_out_each_subject_of_a_folder_of_clips(tmp_path, write_clip, capsys):
+    rows: list[list[object]] = []
+    for subject in ("anna", "ben", "cleo"):
+        for expression, peak in (("joy", 200), ("fear", 60)):
+            name = f"{subject}-{expression}.mp4"
+            write_clip(
+                tmp_path / "data" / name, [100, 120, peak, 120, 100] * 4, height=32, width=40
+            )
+            rows += [[name, subject, 1, 7, 18, expression]] * 2
+    root = str(write_annotations(tmp_path / "data", rows))
+    small = ["epochs=1", "batch_size=4"]
+    assert main(["micro", "--data", root, "--out", str(tmp_path / "run"), *small]) == 0
+    assert "over 3 subjects" in capsys.readouterr().out
+    runs = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert runs == ["without-anna", "without-ben", "without-cleo"]
+    stored = json.loads((tmp_path / "run/without-anna/config.json").read_text())
+    assert stored["classes"] == ["fear", "joy"]
