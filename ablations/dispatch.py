@@ -113,7 +113,7 @@ class Engine:
         """Jobs of one seed each, as those of several seeds that train together.
 
         Each stands where its first seed stood. A GPU has room for a population of small models,
-        and on a CPU training seeds together is slower than one after the other.
+        and on a CPU a worker has one core, which a population would not use any better.
         """
         together = self.seeds_together or (len(jobs) if self.on_gpu else 1)
         groups: list[Job] = []

@@ -58,7 +58,8 @@ def fit(
     of sources (train, test). `out`: a run folder; a run that was interrupted goes on there, and one
     that is complete returns its stored history. Seeds train together, each with its own
     initialisation, data order, augmentation and stochastic depth, and each gets the numbers it
-    would get alone. Under torchrun the processes share each batch (`distributed.py`).
+    would get alone: on a CPU with several threads those of one thread, as each seed then has a core
+    of its own. Under torchrun the processes share each batch (`distributed.py`).
 
     The rest are ways of computing, and no part of the configuration. `micro_batches`: compute each
     batch in that many parts, for want of memory, and step on their summed gradient; a model with
