@@ -53,8 +53,8 @@ def run(
     what makes every number of workers give the same bits. engine: "local", or "ray" for several
     machines: address ("auto" or HOST:PORT) is the cluster's, None starts Ray here; per_gpu: that
     many trainings share a GPU. seeds_together: that many seeds of a cell train in one population;
-    by default all of them on a GPU, and one on a CPU, where it saves nothing. retry_failed: also run
-    what failed before. reuse: folders of other runs, from which finished trainings of the same
+    by default all of them on a GPU, and one on a CPU, where more save nothing. retry_failed: also
+    run what failed before. reuse: folders of other runs, from which finished trainings of the same
     content are taken over. shard: "i/n" runs the i-th of n parts, for schedulers. progress: on
     stderr.
 
