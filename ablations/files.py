@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-
-NUM_WRITERS = 32
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -26,36 +23,64 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_durably(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_all_json({path: value})
 
 
 def write_all_json(values: Mapping[Path, Any]) -> None:
-    """Write several JSON files durably, at once: file systems commit what waits as one.
-
-    Raises OSError if one cannot be written, when all others are.
-    """
-    with ThreadPoolExecutor(NUM_WRITERS) as writers:
-        writes = [writers.submit(write_json, *each) for each in values.items()]
-    for write in writes:
-        write.result()
+    """Write several JSON files as `write_all_durably` does."""
+    write_all_durably(
+        {path: (json.dumps(value, indent=2) + "\n").encode() for path, value in values.items()}
+    )
 
 
 def write_durably(path: Path, content: bytes) -> None:
     """Write a file that is whole or absent even after a power cut: fsync, then rename."""
+    write_all_durably({path: content})
+
+
+def write_all_durably(contents: Mapping[Path, bytes]) -> None:
+    """Write several files, each whole or absent even after a power cut, in the time of about one.
+
+    They are written first and synchronised afterwards: a file system's first commit then takes
+    most of what waits along. No threads, as none can be had where memory has run out. Raises
+    OSError if a file cannot be written, when all others are.
+    """
+    staged: dict[Path, Path] = {}
+    failed: list[OSError] = []
+    for path, content in contents.items():
+        try:
+            staged[path] = _staged(path, content)
+        except OSError as error:
+            failed.append(error)
+    for path, temporary in staged.items():
+        try:
+            _synchronise(temporary)
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            failed.append(error)
+    if os.name == "posix":  # elsewhere folders cannot be opened
+        for folder in {path.parent for path in staged}:
+            _synchronise(folder)
+    if failed:
+        raise failed[0]
+
+
+def _staged(path: Path, content: bytes) -> Path:
+    """A file beside `path` that holds the content, not yet safe."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.write_bytes(content)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # elsewhere folders cannot be opened
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    return temporary
+
+
+def _synchronise(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

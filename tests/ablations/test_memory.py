@@ -67,7 +67,7 @@ def test_lighter_jobs_are_the_same_work_and_end_with_one_clip_of_one_seed(
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space, reads /proc")
 def test_memory_that_runs_out_leads_down_the_ladder(tmp_path: Path) -> None:
     large = {"dims": [64], "image_size": 32, "windows": 8}
-    grid = changed(train={"num_clips": 64, "batch_size": 64}, **large) | {"axes": {}}
+    grid = changed(train={"num_clips": 192, "batch_size": 192}, **large) | {"axes": {}}
     small = TINY | {"axes": {}, "seeds": 1}
     # Freed memory goes back at once, so that the limit is on what is in use.
     environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
