@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from posmlp.config import PosMLPConfig, TrainConfig
-from posmlp.optimisation import make_optimiser
+from posmlp.optimisation import Optimiser
 from posmlp.population import Population
 
 NUM_STEPS = 5
@@ -156,7 +156,8 @@ def _take_steps(order: dict[str, Any]) -> None:
     torch.set_num_threads(way.num_threads)
     config = PosMLPConfig.from_dict(order["config"])
     population = Population(config, range(way.num_seeds), order["device"], way.vectorised)
-    optimiser = make_optimiser(population.parameters, TrainConfig())
+    settings = [TrainConfig(grad_clip=0)] * way.num_seeds
+    optimiser = Optimiser(population.parameters, settings)
     shape, device = (way.num_seeds, order["batch_size"]), population.device
     clips = torch.randn(*shape, config.in_channels, config.num_frames, *config.size, device=device)
     labels = torch.randint(config.num_classes, shape, device=device)
@@ -164,9 +165,7 @@ def _take_steps(order: dict[str, Any]) -> None:
 
     def step() -> None:
         gradients, _, _ = population.gradients(clips, labels, scales)
-        for name, parameter in population.parameters.items():
-            parameter.grad = gradients[name]
-        optimiser.step()
+        optimiser.step(gradients, epoch=1.0)
 
     step()
     print("ready", flush=True)

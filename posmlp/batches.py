@@ -25,7 +25,7 @@ CLIP, MIXING = 1, 2  # purposes of random numbers beside frames and crops
 
 
 class Batch(NamedTuple):
-    """One step's batch of every seed, or this process's part of it.
+    """One step's batch of every member, or this process's part of it; S members.
 
     clips: (S, B, 3, T, H, W) float, on the training device.
     targets: labels (S, B), or shares of classes (S, B, K) where clips are mixed.
@@ -44,7 +44,10 @@ class Batch(NamedTuple):
 
 @dataclass
 class TrainingBatches:
-    """The batches of a run; `waited` adds up the seconds spent waiting for clips."""
+    """The batches of a run; `waited` adds up the seconds spent waiting for clips.
+
+    Members of one seed see the same clips, which are read and augmented once.
+    """
 
     source: ClipSource
     train: TrainConfig
@@ -54,6 +57,9 @@ class TrainingBatches:
 
     def __post_init__(self) -> None:
         self.augmentation = Augmentation(self.train, self.source.classes)
+        self._seeds = tuple(dict.fromkeys(self.population.seeds))
+        places = [self._seeds.index(seed) for seed in self.population.seeds]
+        self._seed_of = None if len(places) == len(self._seeds) else torch.tensor(places)
 
     @property
     def num_steps(self) -> int:
@@ -62,10 +68,11 @@ class TrainingBatches:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
         """The batches of an epoch from `first_step` on."""
-        size, seeds = self.train.batch_size, self.population.seeds
-        generators = [torch.Generator().manual_seed(mixed(seed, epoch)) for seed in seeds]
-        orders = [torch.randperm(len(self.source), generator=g) for g in generators]
-        orders = [order.repeat_interleave(self.train.repeats) for order in orders]
+        size = self.train.batch_size
+        drawn = [self._order(seed, epoch) for seed in self._seeds]
+        orders = [order.repeat_interleave(self.train.repeats) for order, _ in drawn]
+        after = dict(zip(self._seeds, (state for _, state in drawn), strict=True))
+        generators = [after[seed].clone_state() for seed in self.population.seeds]
         part = self.team.part(size)
         indices = [
             [order[step * size : (step + 1) * size][part] for order in orders]
@@ -73,24 +80,32 @@ class TrainingBatches:
         ]
         stream = self._stream(epoch, first_step, indices)
         for step in range(self.num_steps):
-            draws = [self.population.model.draw_residual_scales(size, g) for g in generators]
+            scales = self.population.draw_residual_scales(size, generators)
             if step < first_step:
                 continue
             asked = time.perf_counter()
-            clips = torch.stack([next(stream) for _ in seeds])
+            clips = torch.stack([next(stream) for _ in self._seeds])
             self.waited += time.perf_counter() - asked
             labels = torch.stack([self.source.labels[chosen] for chosen in indices[step]])
-            scales = torch.stack(draws)[:, :, part].to(self.population.device)
-            yield Batch(*self._augmented(clips, labels, epoch, step), scales)
+            inputs, targets = self._augmented(clips, labels, epoch, step)
+            if self._seed_of is not None:
+                where = self._seed_of.to(inputs.device)
+                inputs, targets = inputs[where], targets[where]
+            yield Batch(inputs, targets, scales[:, :, part].to(self.population.device))
+
+    def _order(self, seed: int, epoch: int) -> tuple[Tensor, torch.Generator]:
+        """A seed's order of clips in an epoch, and the generator after drawing it."""
+        generator = torch.Generator().manual_seed(mixed(seed, epoch))
+        return torch.randperm(len(self.source), generator=generator), generator
 
     def _stream(
         self, epoch: int, first_step: int, indices: Sequence[Sequence[Tensor]]
     ) -> Iterator[Tensor]:
-        """uint8 clips of every step and seed, each with its own frames and crops."""
+        """uint8 clips of every step and seed, each seed with its own frames and crops."""
         rngs = [
             np.random.default_rng([seed, epoch, step])
             for step in range(first_step, self.num_steps)
-            for seed in self.population.seeds
+            for seed in self._seeds
         ]
         skipped = self.team.part(self.train.batch_size).start
         for rng in rngs:  # a source draws one number a clip; these are other processes' clips
@@ -108,7 +123,7 @@ class TrainingBatches:
             return normalise(clips), labels
         part = self.team.part(self.train.batch_size)
         made = []
-        for i, seed in enumerate(self.population.seeds):
+        for i, seed in enumerate(self._seeds):
             key = [seed, epoch, step]
             rngs = [np.random.default_rng([*key, CLIP, k]) for k in range(part.start, part.stop)]
             mixing = np.random.default_rng([*key, MIXING])

@@ -1,6 +1,6 @@
 """The training loop: the state of one run, step by step and epoch by epoch.
 
-Shapes: S seeds.
+Shapes: S members of the population.
 """
 
 from __future__ import annotations
@@ -24,17 +24,11 @@ from posmlp.data.sources import ClipSource
 from posmlp.data.video import VideoError
 from posmlp.distributed import Team
 from posmlp.execution import Prepare
-from posmlp.optimisation import (
-    WeightAverage,
-    clip_gradients,
-    learning_rate,
-    load_optimiser,
-    make_optimiser,
-    optimiser_state,
-)
+from posmlp.optimisation import Optimiser, WeightAverage, learning_rate
 from posmlp.population import Population
 from posmlp.runs import RunFolder
 from posmlp.scoring import EVALUATION_BATCH, score
+from posmlp.variants import Variants, members
 
 
 class Training:
@@ -46,22 +40,31 @@ class Training:
         train: TrainConfig,
         clips: tuple[ClipSource, ClipSource],
         seeds: tuple[int, ...],
+        variants: Variants | None,
         device: torch.device,
         micro_batches: int,
         team: Team,
         prepare: Prepare | None,
     ) -> None:
         self.config, self.train, self.micro_batches, self.team = config, train, micro_batches, team
+        self.seeds = seeds
+        self.variants = {name: dict(values) for name, values in (variants or {}).items()}
+        self.members = members(config, train, seeds, variants)
         self.train_clips, self.test_clips = clips
         self.population = Population(
-            config, seeds, device, init_from=train.init_from, prepare=prepare
+            [member.config for member in self.members],
+            [member.seed for member in self.members],
+            device,
+            init_from=train.init_from,
+            prepare=prepare,
         )
-        self.optimiser = make_optimiser(self.population.parameters, train)
+        settings = [member.train for member in self.members]
+        self.optimiser = Optimiser(self.population.parameters, settings)
         self.average = WeightAverage(self.population, train.ema_decay) if train.ema_decay else None
         self.batches = TrainingBatches(self.train_clips, train, self.population, team)
         self.history: list[dict[str, Any]] = []
         self.epochs_done, self.steps_done = 0, 0  # whole epochs, and steps of the next one
-        self.sums = torch.zeros(2, len(seeds), device=device)  # loss, accuracy over those steps
+        self.sums = torch.zeros(2, len(settings), device=device)  # loss, accuracy over those steps
         self.source: str | None = None
         autocast = {"auto": device.type == "cuda", "bfloat16": True, "float32": False}
         self.autocast = autocast[train.precision]
@@ -73,7 +76,8 @@ class Training:
             "source": self.source,
             "data": {"train": self.train_clips.describe(), "test": self.test_clips.describe()},
             "classes": list(self.train_clips.classes),
-            "seeds": list(self.population.seeds),
+            "seeds": list(self.seeds),
+            **({"variants": self.variants} if self.variants else {}),
             **self._origin(),
         }
 
@@ -94,7 +98,7 @@ class Training:
         tensors, self.epochs_done = stored
         self.history = [row for row in self.history if row["epoch"] <= self.epochs_done]
         self.population.load_state(_with_prefix("model.", tensors))
-        load_optimiser(self.optimiser, self.population.parameters, tensors)
+        self.optimiser.load_state(tensors)
         if self.average is not None:
             self.average.load(_with_prefix("average.", tensors))
         if "epoch.steps" in tensors:
@@ -107,7 +111,7 @@ class Training:
         bar = tqdm(
             total=self.train.epochs * num_steps,
             initial=self.epochs_done * num_steps + self.steps_done,
-            desc=f"{len(self.population.seeds)} seed(s)",
+            desc=f"{len(self.members)} {'member' if self.variants else 'seed'}(s)",
             unit="step",
             disable=None if progress and self.team.is_first else True,
         )
@@ -139,15 +143,15 @@ class Training:
         batches = self.batches.epoch(epoch, self.steps_done)
         for step in range(self.steps_done, num_steps):
             batch = next(batches)
-            self.sums += self._step(batch, learning_rate(self.train, epoch + step / num_steps))
+            self.sums += self._step(batch, epoch + step / num_steps)
             self.steps_done = step + 1
             if self.average is not None:
                 self.average.update(epoch * num_steps + step + 1)
             bar.update()
         batches.close()
 
-    def _step(self, batch: Batch, rate: float) -> Tensor:
-        """One AdamW step at `rate`; the batch's loss and accuracy, (2, S)."""
+    def _step(self, batch: Batch, epoch: float) -> Tensor:
+        """One step at the rates of a fractional epoch; the batch's loss and accuracy, (2, S)."""
         gradients, loss, logits = self.population.gradients(
             batch.clips,
             batch.targets,
@@ -158,14 +162,7 @@ class Training:
         )
         accuracy = (logits.argmax(-1) == batch.labels).float().mean(-1)
         scores = self.team.mean({"scores": torch.stack([loss, accuracy])})["scores"]
-        gradients = self.team.mean(gradients)
-        if self.train.grad_clip:
-            gradients = clip_gradients(gradients, self.train.grad_clip)
-        for name, parameter in self.population.parameters.items():
-            parameter.grad = gradients[name]
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.step()
+        self.optimiser.step(self.team.mean(gradients), epoch)
         return scores
 
     def _record(self, epoch: int, seconds: float) -> None:
@@ -174,11 +171,11 @@ class Training:
         with self._averaged():
             scores = score(self.population, self.test_clips, batch_size, self.team)
         losses, correct = (self.sums / self.batches.num_steps).tolist()
-        for i, seed in enumerate(self.population.seeds):
+        for i, member in enumerate(self.members):
             row = {
                 "epoch": epoch,
-                "seed": seed,
-                "lr": learning_rate(self.train, epoch),
+                **member.columns,
+                "lr": learning_rate(member.train, epoch),
                 "train_loss": losses[i],
                 "train_top1": correct[i],
                 **{f"test_{name}": value for name, value in scores[i].items()},
@@ -187,7 +184,8 @@ class Training:
             }
             self.history.append(row)
             if not math.isfinite(row["train_loss"]) and self.team.is_first:
-                print(f"seed {seed}: loss is {row['train_loss']} in epoch {epoch}", file=sys.stderr)
+                where = f"{member.label}: loss is {row['train_loss']} in epoch {epoch}"
+                print(where, file=sys.stderr)
 
     def _averaged(self) -> Any:
         """Within this the population has the weights that are scored and kept."""
@@ -201,22 +199,23 @@ class Training:
         if epoch < self.train.epochs:
             folder.write_rows(self.history)
             if self.train.checkpoint_every and epoch % self.train.checkpoint_every == 0:
-                with self._averaged():
-                    for seed in self.population.seeds:
-                        path = folder.root / "checkpoints" / f"epoch{epoch}-seed{seed}.safetensors"
-                        save(self.population.member(seed), path, seed=str(seed), epoch=str(epoch))
+                self._save_models(folder.root / "checkpoints", f"epoch{epoch}", epoch=str(epoch))
             self._save_state(folder)
             return
-        with self._averaged():
-            for seed in self.population.seeds:
-                save(self.population.member(seed), folder.model_path(seed), seed=str(seed))
+        self._save_models(folder.root, "model")
         folder.write_rows(self.history)
         folder.drop_state()
+
+    def _save_models(self, folder: Path, what: str, **about: str) -> None:
+        with self._averaged():
+            for i, member in enumerate(self.members):
+                path = folder / f"{what}-{member.label}.safetensors"
+                save(self.population.member(i), path, seed=str(member.seed), **about)
 
     def _save_state(self, folder: RunFolder) -> None:
         """All that going on from here needs, in the middle of an epoch too."""
         state = {f"model.{name}": tensor for name, tensor in self.population.state().items()}
-        state |= optimiser_state(self.optimiser, self.population.parameters)
+        state |= self.optimiser.state()
         if self.average is not None:
             state |= {f"average.{name}": tensor for name, tensor in self.average.tensors.items()}
         if self.steps_done:

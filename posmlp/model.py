@@ -353,16 +353,22 @@ class PosMLPVideo(nn.Module):
     ) -> Tensor:
         """Stochastic depth: (steps, num_clips) of 0 (dropped) or 1 / (1 - rate).
 
-        Rates rise linearly over the blocks to drop_path. All steps of a block share its rate; each
-        draws its own mask, one value a clip.
+        Each step draws its own mask, one value a clip.
         """
-        blocks = self._blocks(self)
-        rates = torch.linspace(0, self.config.drop_path, len(blocks))
-        steps = torch.tensor([len(block.steps) for block in blocks])
-        rates = rates.repeat_interleave(steps, output_size=self.num_residual_steps)
-        keep = 1 - rates[:, None]
+        keep = self.keep_rates(self.config.drop_path)[:, None]
         draw = torch.rand(len(keep), num_clips, generator=generator)
         return ((draw < keep) / keep).to(device)
+
+    def keep_rates(self, drop_path: float) -> Tensor:
+        """(steps,): the probability that a residual step of a clip is not dropped.
+
+        Rates of dropping rise linearly over the blocks, from 0 to `drop_path`; all steps of a block
+        share its rate.
+        """
+        blocks = self._blocks(self)
+        rates = torch.linspace(0, drop_path, len(blocks))
+        steps = torch.tensor([len(block.steps) for block in blocks])
+        return 1 - rates.repeat_interleave(steps, output_size=self.num_residual_steps)
 
 
 class PosMLP(PosMLPVideo):

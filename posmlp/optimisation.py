@@ -1,12 +1,18 @@
-"""From gradients to weights: the schedule, AdamW over stacked seeds, and the average of weights."""
+"""From gradients to weights: the schedule, AdamW over stacked members, and the average of weights.
+
+Shapes: S members.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from posmlp.config import TrainConfig
 from posmlp.population import Population, Tensors
@@ -29,46 +35,84 @@ def learning_rate(config: TrainConfig, epoch: float) -> float:
     return config.min_lr + epoch * (cosine(warmup) - config.min_lr) / warmup
 
 
-def make_optimiser(parameters: Tensors, train: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over stacked parameters (S, ...); those of one dimension or less do not decay.
+class Optimiser:
+    """AdamW over stacked parameters (S, ...), each member under its own settings.
 
+    Tensors of one dimension or less a member do not decay. Neighbours with the same settings share
+    a slice of every tensor, so that seeds alone take no more operations than one model.
     Source: the released rule, by which tables and token biases do decay.
     """
-    decayed = [p for p in parameters.values() if p.dim() - 1 >= 2]
-    others = [p for p in parameters.values() if p.dim() - 1 < 2]
-    groups = [
-        {"params": decayed, "weight_decay": train.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=train.lr)
+
+    def __init__(self, parameters: Tensors, settings: Sequence[TrainConfig]) -> None:
+        self._names = list(parameters)
+        self._slices, groups = [], []
+        first = 0
+        for _, run in groupby(settings, key=_of_adamw):
+            alike = list(run)
+            train, chosen = alike[0], slice(first, first + len(alike))
+            tensors = {name: tensor.detach()[chosen] for name, tensor in parameters.items()}
+            decayed = [tensor for tensor in tensors.values() if tensor.dim() > 2]
+            others = [tensor for tensor in tensors.values() if tensor.dim() <= 2]
+            for some, decay in ((decayed, train.weight_decay), (others, 0.0)):
+                groups.append({"params": some, "weight_decay": decay, "train": train})
+            self._slices.append((chosen, tensors))
+            first = chosen.stop
+        self._adamw = torch.optim.AdamW(groups)
+        largest = [train.grad_clip or math.inf for train in settings]
+        device = next(iter(parameters.values())).device
+        self._largest = None if set(largest) == {math.inf} else torch.tensor(largest, device=device)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """AdamW's own: for each run of members with the same settings, what decays and the rest."""
+        return self._adamw.param_groups
+
+    def step(self, gradients: Tensors, epoch: float) -> None:
+        """Clip gradients (S, ...) and step at the rates of a fractional epoch."""
+        if self._largest is not None:
+            gradients = clip_gradients(gradients, self._largest)
+        for chosen, tensors in self._slices:
+            for name, tensor in tensors.items():
+                tensor.grad = gradients[name][chosen]
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate(group["train"], epoch)
+        self._adamw.step()
+
+    def state(self) -> Tensors:
+        """AdamW's moments (S, ...) and step counts by parameter name, for a safetensors file."""
+        found = {}
+        for name in self._names:
+            states = [self._adamw.state[tensors[name]] for _, tensors in self._slices]
+            for key in states[0]:
+                values = [state[key] for state in states]
+                whole = values[0] if key == "step" else torch.cat(values)
+                found[f"optimiser.{key}.{name}"] = whole
+        return found
+
+    def load_state(self, stored: Tensors) -> None:
+        """Put back what `state` gave."""
+        for chosen, tensors in self._slices:
+            for name, tensor in tensors.items():
+                if f"optimiser.step.{name}" not in stored:  # there is none before the first step
+                    continue
+                moments = {
+                    key: stored[f"optimiser.{key}.{name}"][chosen].to(tensor.device).clone()
+                    for key in ("exp_avg", "exp_avg_sq")
+                }
+                step = stored[f"optimiser.step.{name}"].cpu().clone()
+                self._adamw.state[tensor] = {"step": step, **moments}
 
 
-def clip_gradients(gradients: Tensors, largest: float) -> Tensors:
-    """Gradients (S, ...) scaled down where the norm of all of a seed's is over `largest`."""
+def _of_adamw(train: TrainConfig) -> tuple[float, ...]:
+    """What decides the rate and the decay at every step, apart from the number of epochs."""
+    return train.lr, train.min_lr, train.warmup_epochs, train.weight_decay
+
+
+def clip_gradients(gradients: Tensors, largest: Tensor) -> Tensors:
+    """Gradients (S, ...) scaled down where the norm of a member's is over its `largest` (S,)."""
     squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()])
     scale = (largest / (squares.sum(0).sqrt() + 1e-6)).clamp(max=1.0)  # (S,)
     return {k: g * scale.view(-1, *(1,) * (g.dim() - 1)) for k, g in gradients.items()}
-
-
-def optimiser_state(optimiser: torch.optim.Optimizer, parameters: Tensors) -> Tensors:
-    """AdamW's moments and step counts by parameter name, for a safetensors file."""
-    return {
-        f"optimiser.{key}.{name}": value
-        for name, parameter in parameters.items()
-        for key, value in optimiser.state[parameter].items()
-    }
-
-
-def load_optimiser(optimiser: torch.optim.Optimizer, parameters: Tensors, stored: Tensors) -> None:
-    """Put back what `optimiser_state` gave."""
-    for name, parameter in parameters.items():
-        if f"optimiser.step.{name}" in stored:  # there is none before the first step
-            optimiser.state[parameter] = {
-                key: stored[f"optimiser.{key}.{name}"].to(
-                    parameter.device if key != "step" else "cpu"
-                )
-                for key in ("step", "exp_avg", "exp_avg_sq")
-            }
 
 
 class WeightAverage:

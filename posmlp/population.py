@@ -1,12 +1,14 @@
-"""A population: the same model at several seeds, advanced together.
+"""A population: models that are computed alike, advanced together.
 
-Shapes: S seeds, B clips, K classes. Parameters and batch-norm statistics are stacked along a
-leading seed axis; everything a seed sees (initialisation, clips, stochastic depth) is its own, so
-that its numbers are those of training it alone.
+Members are one model at several seeds, or variants of it that differ in values alone (`variants`).
 
-On a GPU one vmapped call advances all seeds, as small models leave most of the device idle. On a
+Shapes: S members, B clips, K classes. Parameters and batch-norm statistics are stacked along a
+leading member axis; everything a member sees (initialisation, clips, stochastic depth) is its own,
+so that its numbers are those of training it alone.
+
+On a GPU one vmapped call advances all members, as small models leave most of the device idle. On a
 CPU vmap's grouped convolutions and decomposed batch norm cost what it saves, while cores that share
-one small operation wait for each other; so there each core advances a seed of its own.
+one small operation wait for each other; so there each core advances a member of its own.
 """
 
 from __future__ import annotations
@@ -116,18 +118,19 @@ def _take_one_core(all_here: Barrier, _: int) -> None:
 
 
 class Population:
-    """Models of one config at several seeds, as stacked tensors on one device.
+    """A model for each of `seeds`, as stacked tensors on one device.
 
-    `vectorised`: advance all seeds in one vmapped call, or each by itself; both give the same
-    numbers up to rounding. By default vectorised on a GPU (not measured yet). Seeds by themselves
-    go as many at once as PyTorch has threads on a CPU, each on one thread, with the bits that it
-    has alone on one; on a GPU one after the other, and also where `prepare` changes how the model
-    is computed (`execution.preparation`).
+    `config`: of all, or one each, differing only in `variants.MODEL_VALUES`; a seed may then come
+    more than once. `vectorised`: advance all members in one vmapped call, or each by itself; both
+    give the same numbers up to rounding. By default vectorised on a GPU (not measured yet). Members
+    by themselves go as many at once as PyTorch has threads on a CPU, each on one thread, with the
+    bits that it has alone on one; on a GPU one after the other, and also where `prepare` changes
+    how the model is computed (`execution.preparation`).
     """
 
     def __init__(
         self,
-        config: PosMLPConfig,
+        config: PosMLPConfig | Sequence[PosMLPConfig],
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
         vectorised: bool | None = None,
@@ -135,15 +138,17 @@ class Population:
         init_from: str = "",
         prepare: Prepare | None = None,
     ) -> None:
-        models = [seeded_model(config, seed, init_from) for seed in seeds]
+        each = [config] * len(seeds) if isinstance(config, PosMLPConfig) else list(config)
+        models = [seeded_model(c, s, init_from) for c, s in zip(each, seeds, strict=True)]
         states = [model.state_dict() for model in models]
         trained = {name for name, _ in models[0].named_parameters()}
-        self.seeds = tuple(seeds)
+        self.seeds, self.configs = tuple(seeds), each
         self.device = torch.device(device)
         if vectorised is None:
             vectorised = self.device.type == "cuda" and prepare is None
         self.vectorised = vectorised
         self.model = models[0].to(device)  # gives the computation; its own tensors are not used
+        self._keep_rates = torch.stack([self.model.keep_rates(c.drop_path) for c in each])
         if prepare is not None:
             prepare(self.model)
         one_by_one = vectorised or prepare is not None or self.device.type != "cpu"
@@ -260,9 +265,15 @@ class Population:
             tensor.copy_(state[name])
         self.statistics = {name: state[name].to(self.device) for name in self.statistics}
 
-    def member(self, seed: int) -> PosMLPVideo:
-        """The model of one seed, in eval mode on the CPU."""
-        i = self.seeds.index(seed)
-        model = create_model(self.model.config)
+    def draw_residual_scales(self, num_clips: int, generators: Sequence[torch.Generator]) -> Tensor:
+        """Stochastic depth (S, steps, num_clips), as each member's model draws it, on the CPU."""
+        keep = self._keep_rates[:, :, None]
+        shape = keep.shape[1], num_clips
+        draws = torch.stack([torch.rand(shape, generator=each) for each in generators])
+        return (draws < keep) / keep
+
+    def member(self, i: int) -> PosMLPVideo:
+        """The model of member `i` (from 0), in eval mode on the CPU."""
+        model = create_model(self.configs[i])
         model.load_state_dict({name: tensor[i].cpu() for name, tensor in self.state().items()})
         return model.eval()

@@ -2,8 +2,8 @@
 
 RUN/config.json              model, training, data and seeds
 RUN/environment.json         versions, device, machine and commit
-RUN/metrics.csv              a row an epoch and seed
-RUN/model-seed{k}.safetensors
+RUN/metrics.csv              a row an epoch and seed (and variant, where there are some)
+RUN/model-seed{k}.safetensors, or model-{variant}-seed{k}.safetensors
 RUN/state.safetensors        what resuming needs; removed when the run is complete
 """
 
@@ -115,9 +115,6 @@ class RunFolder:
         writer.writerows(rows)
         write_atomically(self.root / "metrics.csv", text.getvalue().encode())
 
-    def model_path(self, seed: int) -> Path:
-        return self.root / f"model-seed{seed}.safetensors"
-
     def save_state(self, tensors: dict[str, Tensor], epoch: int) -> None:
         """Everything needed to go on after `epoch` epochs."""
         content = to_bytes({k: v.contiguous() for k, v in tensors.items()}, {"epoch": str(epoch)})
@@ -170,7 +167,8 @@ def _num_listed(about: dict[str, Any]) -> int:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Rows of a metrics file, with numbers as numbers."""
     with path.open(newline="") as file:
-        return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        rows = csv.DictReader(file)
+        return [{k: v if k == "variant" else _number(v) for k, v in row.items()} for row in rows]
 
 
 def _number(text: str) -> int | float | str | None:

@@ -1,9 +1,9 @@
-"""Training: `fit` advances a population of one or more seeds, and `evaluate` scores a model.
+"""Training: `fit` advances a population of one or more members, and `evaluate` scores a model.
 
 Read next: `loop.py`, and in the order of a step `batches.py` (clips), `population.py` (gradients),
 `optimisation.py` (weights), `scoring.py` (test scores), `runs.py` (the run folder).
 
-Shapes: S seeds, B clips a batch.
+Shapes: S members, B clips a batch.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from posmlp.data.sources import ClipSource, GeneratedClips, open_clips
 from posmlp.distributed import Team, join
 from posmlp.execution import preparation
 from posmlp.loop import Training
-from posmlp.optimisation import learning_rate, make_optimiser
+from posmlp.optimisation import Optimiser, learning_rate
 from posmlp.runs import RunFolder
 from posmlp.scoring import evaluate, metrics, predict, score
+from posmlp.variants import Variants, members
 
 __all__ = [
+    "Optimiser",
     "TrainConfig",
     "evaluate",
     "fit",
     "learning_rate",
-    "make_optimiser",
     "metrics",
     "normalise",
     "predict",
@@ -45,6 +46,7 @@ def fit(
     seeds: Sequence[int] = (0,),
     out: str | Path | None = None,
     *,
+    variants: Variants | None = None,
     device: torch.device | str | None = None,
     num_workers: int = 2,
     progress: bool = True,
@@ -52,7 +54,7 @@ def fit(
     checkpoint_activations: bool = False,
     compiled: bool = False,
 ) -> list[dict[str, Any]]:
-    """Train a model at each seed and return its history, a dict an epoch and seed.
+    """Train a model at each seed and return its history, a dict an epoch and member.
 
     `data`: what `open_clips` takes (`moving-digits[:difficulty]` or a folder of videos), or a pair
     of sources (train, test). `out`: a run folder; a run that was interrupted goes on there, and one
@@ -61,6 +63,11 @@ def fit(
     would get alone: on a CPU with several threads those of one thread, as each seed then has a core
     of its own. Under torchrun the processes share each batch (`distributed.py`).
 
+    `variants`: by name, values that differ from those of `config` and `train`, as
+    `{"slow": {"lr": 5e-4, "drop_path": 0.1}}`, of the fields that `posmlp.variants` lists. Each is
+    trained at every seed in the same population; rows have its name in a column `variant`, and
+    model files are called `model-{variant}-seed{k}.safetensors`.
+
     The rest are ways of computing, and no part of the configuration. `micro_batches`: compute each
     batch in that many parts, for want of memory, and step on their summed gradient; a model with
     batch norm (the stem's) then sees each part's statistics instead of the batch's.
@@ -68,7 +75,8 @@ def fit(
     configuration and folder that do not fit together.
     """
     config, train = resolve(config), train or TrainConfig()
-    seeds = _checked_seeds(seeds)
+    seeds = tuple(seeds)
+    members(config, train, seeds, variants)  # or ValueError, before any clip is read
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     team, device = join(device)
     prepare = preparation(team, checkpoint_activations, compiled)
@@ -79,7 +87,9 @@ def fit(
                 opened.append(open_clips(data, split, config, train=train, num_workers=num_workers))
         pair = (opened[0], opened[1]) if isinstance(data, str) else data
         _check_together(config, train, pair[0], micro_batches, team)
-        training = Training(config, train, pair, seeds, device, micro_batches, team, prepare)
+        training = Training(
+            config, train, pair, seeds, variants, device, micro_batches, team, prepare
+        )
         training.source = data if isinstance(data, str) else None
         folder = None
         if out is not None:
@@ -92,14 +102,6 @@ def fit(
     finally:
         for clips in opened:
             clips.close()
-
-
-def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
-    seeds = tuple(seeds)
-    whole = all(isinstance(seed, int) and seed >= 0 for seed in seeds)
-    if not seeds or not whole or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds={list(seeds)} must be different whole numbers of at least 0")
-    return seeds
 
 
 def _check_together(

@@ -1,0 +1,92 @@
+"""What one population can hold: models that are computed alike and differ only in values.
+
+No torch here, so that the runner can group cells without it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from posmlp.config import PosMLPConfig, TrainConfig, one_of
+
+MODEL_VALUES = ("drop_path", "init")
+TRAIN_VALUES = ("lr", "min_lr", "warmup_epochs", "weight_decay", "grad_clip")
+"""Fields on which neither a tensor's shape, nor the operations of a step, nor its clips depend."""
+
+Variants = Mapping[str, Mapping[str, Any]]
+"""Changed values by the name of the variant."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One training in a population."""
+
+    seed: int
+    config: PosMLPConfig
+    train: TrainConfig
+    variant: str = ""
+    """Its name; empty where a population has no variants."""
+
+    @property
+    def label(self) -> str:
+        """What its files are called by."""
+        return f"{self.variant}-seed{self.seed}" if self.variant else f"seed{self.seed}"
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What tells its rows from those of other members."""
+        return {"variant": self.variant, "seed": self.seed} if self.variant else {"seed": self.seed}
+
+
+def members(
+    config: PosMLPConfig, train: TrainConfig, seeds: Sequence[int], variants: Variants | None
+) -> list[Member]:
+    """Every variant at every seed, a variant's seeds side by side; without variants, every seed.
+
+    Raises ValueError for seeds that are not different whole numbers, and for a variant that
+    changes more than a population can hold.
+    """
+    whole = all(isinstance(seed, int) and seed >= 0 for seed in seeds)
+    if not seeds or not whole or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds={list(seeds)} must be different whole numbers of at least 0")
+    if variants is None:
+        return [Member(seed, config, train) for seed in seeds]
+    if not variants:
+        raise ValueError("variants={} names none; leave it out, or name at least one")
+    return [
+        Member(seed, *_changed(config, train, values), _checked_name(name))
+        for name, values in variants.items()
+        for seed in seeds
+    ]
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(r"[\w.=,+-]+", name):
+        raise ValueError(
+            f"variant {name!r} becomes part of file names; use letters, digits and any of . = , + -"
+        )
+    return name
+
+
+def _changed(
+    config: PosMLPConfig, train: TrainConfig, values: Mapping[str, Any]
+) -> tuple[PosMLPConfig, TrainConfig]:
+    for name in values:
+        one_of(name, (*MODEL_VALUES, *TRAIN_VALUES), "value that members of a population differ in")
+    of_model = {name: value for name, value in values.items() if name in MODEL_VALUES}
+    of_training = {name: value for name, value in values.items() if name in TRAIN_VALUES}
+    return replace(config, **of_model), replace(train, **of_training)
+
+
+def values_of(config: PosMLPConfig, train: TrainConfig) -> dict[str, Any]:
+    """All values that a variant may change, by their names."""
+    found = {name: getattr(config, name) for name in MODEL_VALUES}
+    return found | {name: getattr(train, name) for name in TRAIN_VALUES}
+
+
+def without_values(config: PosMLPConfig, train: TrainConfig) -> tuple[PosMLPConfig, TrainConfig]:
+    """What members of a population have in common: equal where two trainings may share one."""
+    return _changed(config, train, values_of(PosMLPConfig(), TrainConfig()))
