@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--engine", default="local", help="local, or ray (several machines)")
     run.add_argument("--address", help="of the Ray cluster: auto or HOST:PORT; default: start one")
     run.add_argument("--per-gpu", type=int, default=1, help="trainings that share a GPU of Ray's")
-    run.add_argument("--seeds-together", type=int, help="in one population; default: all on a GPU")
+    run.add_argument("--together", type=int, help="trainings a population; default: all on a GPU")
     run.add_argument(
         "--reuse", type=Path, action="append", default=[], metavar="DIR", help="take over from DIR"
     )
@@ -92,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--jobs", type=int, default=24)
     bench.add_argument("--seconds", type=float, default=1.0, help="of the jobs that are no no-ops")
     bench.add_argument("--only", default="", help="part of a runner's name, for example ours")
+    bench.add_argument(
+        "--grid", type=Path, help="instead: time this grid as populations against a pool"
+    )
+    bench.add_argument("--device", default="cpu", help="of --grid")
+    bench.add_argument("--workers", type=int, default=2, help="of the pool of --grid")
+    bench.add_argument("--runs", type=int, default=1, help="of --grid each way")
     return parser
 
 
@@ -126,7 +132,7 @@ def _run(options: argparse.Namespace) -> int:
         num_threads=options.threads,
         address=options.address,
         per_gpu=options.per_gpu,
-        seeds_together=options.seeds_together,
+        together=options.together,
         retry_failed=options.retry_failed,
         reuse=options.reuse,
         shard=options.shard,
@@ -186,8 +192,13 @@ def _publish(options: argparse.Namespace) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     from ablations.bench import bench
+    from ablations.bench_grid import bench_grid
 
-    for line in bench(options.jobs, options.seconds, options.only):
+    if options.grid is not None:
+        lines = bench_grid(options.grid, options.device, options.workers, options.runs)
+    else:
+        lines = bench(options.jobs, options.seconds, options.only)
+    for line in lines:
         print(line, flush=True)
     return 0
 

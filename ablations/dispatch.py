@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from ablations import engines
 from ablations.files import write_durably
 from ablations.grid import Job
 from ablations.job import Attempt, Training
+from ablations.population import grouped
 from ablations.processes import Outcome, WorkerDied
 from ablations.store import Result, Store, repeat_command
 from ablations.worker import Place
@@ -37,16 +38,16 @@ class Engine:
     num_threads: int = 1
     address: str | None = None
     per_gpu: int = 1
-    seeds_together: int | None = None
-    """Seeds of a cell that train in one population; None: all on a GPU, one on a CPU."""
+    together: int | None = None
+    """Trainings that a population has at most; None: all that can on a GPU, one on a CPU."""
 
     def __post_init__(self) -> None:
         one_of(self.kind, ENGINES, "engine")
         for name in ("workers", "num_threads", "per_gpu"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.seeds_together is not None and self.seeds_together < 1:
-            raise ValueError(f"seeds_together={self.seeds_together} must be at least 1")
+        if self.together is not None and self.together < 1:
+            raise ValueError(f"together={self.together} must be at least 1")
         if self.kind == "ray" and self.workers != 1:
             raise ValueError(
                 f"workers={self.workers} is of the local engine; Ray runs as many jobs at once as "
@@ -71,7 +72,7 @@ class Engine:
             ("--workers", self.workers, 1),
             ("--device", self.device, None),
             ("--threads", self.num_threads, 1),
-            ("--seeds-together", self.seeds_together, None),
+            ("--together", self.together, None),
         ):
             words += [option, str(value)] if value != default else []
         return words
@@ -110,26 +111,16 @@ class Engine:
         return ray_engine.num_at_once(self._request)
 
     def grouped(self, jobs: list[Job]) -> list[Job]:
-        """Jobs of one seed each, as those of several seeds that train together.
+        """Jobs of one training each, as populations: seeds of a cell, then cells that can join.
 
-        Each stands where its first seed stood. A GPU has room for a population of small models,
+        Each stands where its first training stood. A GPU has room for a population of small models,
         and on a CPU a worker has one core, which a population would not use any better.
         """
-        together = self.seeds_together or (len(jobs) if self.on_gpu else 1)
-        groups: list[Job] = []
-        at: dict[str, int] = {}
-        for job in jobs:
-            place = at.get(job.cell.id)
-            if job.repeat or place is None or len(groups[place].seeds) == together:
-                if not job.repeat:
-                    at[job.cell.id] = len(groups)
-                groups.append(job)
-            else:
-                groups[place] = replace(groups[place], seeds=groups[place].seeds + job.seeds)
-        return groups
+        most = self.together or (len(jobs) if self.on_gpu else 1)
+        return grouped(grouped(jobs, "seeds", most), "cells", most)
 
     def run(self, jobs: list[Job], root: Path) -> Iterator[Result]:
-        """A result for each seed of each job as it comes, stored below `root`.
+        """A result for each training of each job as it comes, stored below `root`.
 
         A worker's death is a result too, and so is what no rung of the memory ladder could help.
         Raises OSError if results cannot be stored.
@@ -142,9 +133,8 @@ class Engine:
             results = [result for each in batch for result in _results_of(*each, root)]
             store.write_results(results)
             for job, outcome in batch:
-                if len(job.seeds) > 1 and not isinstance(outcome, WorkerDied):  # it was split
-                    folder = store.work_folder(job.cell.id, job.seeds, job.repeat)
-                    shutil.rmtree(folder, ignore_errors=True)
+                if len(job.trainings) > 1 and not isinstance(outcome, WorkerDied):  # it was split
+                    shutil.rmtree(store.work_folder(job), ignore_errors=True)
             yield from results
 
     @property
@@ -174,15 +164,14 @@ class Engine:
 def _unpacked(root: Path, job: Job, parcel: Parcel) -> Outcome:
     """Write the files that came from another machine; the outcome as of a job that ran here."""
     store = Store(root)
-    homes = [store.run_folder(job.cell.id, seed, job.repeat) for seed in job.seeds]
-    for home in homes:
-        shutil.rmtree(home, ignore_errors=True)
+    for cell, seed in job.trainings:
+        shutil.rmtree(store.run_folder(cell.id, seed, job.repeat), ignore_errors=True)
     for name, content in parcel.files.items():
         write_durably(root / name, content)
     if not isinstance(parcel.outcome, WorkerDied):
         for result in parcel.outcome:
             where = result["worker"]["device"], result["worker"]["num_threads"]
-            result["command"] = repeat_command(root, job.cell.id, result["seed"], *where)
+            result["command"] = repeat_command(root, result["cell"], result["seed"], *where)
     return parcel.outcome
 
 

@@ -66,9 +66,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Job:
-    """One training: a cell at a seed, or at several seeds that train together."""
+    """One training: a cell at a seed. Or several that train together, each cell at each seed."""
 
-    cell: Cell
+    cells: tuple[Cell, ...]
+    """Where there are several, they differ in values alone (`posmlp.variants`)."""
     seeds: tuple[int, ...]
     repeat: int = 0
     """1 for a second training under a seed that another job has too."""
@@ -77,9 +78,15 @@ class Job:
     memory_steps: tuple[str, ...] = ()
     """What was done so far because memory ran out."""
 
+    @property
+    def trainings(self) -> list[tuple[Cell, int]]:
+        """Each cell at each seed, in the order of `posmlp.variants.members`."""
+        return [(cell, seed) for cell in self.cells for seed in self.seeds]
+
     def __str__(self) -> str:
         seeds = ", ".join(str(seed) for seed in self.seeds)
-        name = f"{self.cell.name} seed{'s' if len(self.seeds) > 1 else ''} {seeds}"
+        cells = "; ".join(cell.name for cell in self.cells)
+        name = f"{cells} seed{'s' if len(self.seeds) > 1 else ''} {seeds}"
         return f"{name} repeated" if self.repeat else name
 
 
@@ -119,11 +126,11 @@ class Grid:
         So that stopping at any moment leaves a table whose cells have the same seeds.
         """
         others = [cell for cell in self.cells if cell.id != self.baseline.id]
-        again = [Job(self.baseline, self.seeds[:1], repeat=1)] if self.repeat else []
+        again = [Job((self.baseline,), self.seeds[:1], repeat=1)] if self.repeat else []
         return (
-            [Job(self.baseline, (seed,)) for seed in self.seeds]
+            [Job((self.baseline,), (seed,)) for seed in self.seeds]
             + again
-            + [Job(cell, (seed,)) for seed in self.seeds for cell in others]
+            + [Job((cell,), (seed,)) for seed in self.seeds for cell in others]
         )
 
     def first_seeds(self, count: int) -> Grid:
@@ -164,15 +171,18 @@ def read_grid(grid: str | Path | Mapping[str, Any], data: str | None = None) -> 
     cells = _all_possible(file, plan.cells, [lambda s=s: cell_of(s) for s in plan.cells])
     _all_different(file, plan.cells, cells)
     wanted = {name: setting.value for name, setting in plan.baseline.items()}
-    found = [
-        cell
+    found = {
+        cell: settings
         for cell, settings in zip(cells, plan.cells, strict=True)
         if matches(settings, plan.baseline)
         or all(_value(n, {}, cell.config, cell.train) == v for n, v in wanted.items())
-    ]
+    }
+    if len(found) > 1:  # an included cell may be the baseline with something more
+        plain = [c for c, s in found.items() if all(s[n].varies <= (n in plan.declared) for n in s)]
+        found = {cell: found[cell] for cell in plain or found}
     if len(found) != 1:
-        _fail_baseline(file, wanted, found or cells, len(found))
-    baseline = found[0]
+        _fail_baseline(file, wanted, list(found) or cells, len(found))
+    (baseline,) = found
     expectations(file, plan.axes, [cell.axes for cell in cells])
     if plan.options.match:
         cells = _matched(file, plan, cells, baseline)

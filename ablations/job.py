@@ -20,16 +20,16 @@ import torch
 
 from ablations import memory
 from ablations.files import read_json
-from ablations.grid import Job
+from ablations.grid import Cell, Job
 from ablations.ladder import is_out_of_memory
-from ablations.population import clear_other_groups, split_run_folder
+from ablations.population import clear_other_groups, split_run_folder, variants_of
 from ablations.store import DEVICE_ERROR, OUT_OF_MEMORY, Result, Store, repeat_command
 from ablations.worker import Place
 from posmlp.model import create_model
 from posmlp.runs import environment
 from posmlp.train import fit
 
-NOT_METRICS = ("epoch", "seed", "lr", "seconds", "data_wait_share")
+NOT_METRICS = ("epoch", "variant", "seed", "lr", "seconds", "data_wait_share")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -41,15 +41,15 @@ class Training:
     num_decoders: int = 2
 
     def log_path(self, job: Job) -> Path:
-        return Store(self.root).log_path(job.cell.id, job.seeds, job.repeat)
+        return Store(self.root).log_path(job)
 
     def moved_to(self, folder: Path) -> Training:
         """The same below another folder, on another machine."""
         return replace(self, root=folder)
 
     def __call__(self, job: Job, place: Place) -> list[Result]:
-        """Train, and return a result a seed. Raises OSError if there is no room for the files."""
-        folder = Store(self.root).work_folder(job.cell.id, job.seeds, job.repeat)
+        """Train; a result for each training. Raises OSError if there is no room for the files."""
+        folder = Store(self.root).work_folder(job)
         results = Attempt(job, place, self.root).finish(lambda: self._fit(job, place, folder))
         if is_out_of_memory(results):
             memory.release(place.device)
@@ -58,35 +58,38 @@ class Training:
 
     def _fit(self, job: Job, place: Place, folder: Path) -> list[Result]:
         torch.set_num_threads(place.num_threads)
-        clear_other_groups(folder, job.seeds)
+        store, first = Store(self.root), job.cells[0]
+        clear_other_groups(store, job)
         _clear_unless_resumable(folder, job)
         with torch.device("meta"):
-            model = create_model(job.cell.config)
+            model = create_model(first.config)
         history = fit(
-            job.cell.config,
-            job.cell.train,
-            job.cell.data.spec,
-            list(job.seeds),
+            first.config,
+            first.train,
+            first.data.spec,
+            job.seeds,
             folder,
+            variants=variants_of(job),
             device=place.device,
             num_workers=self.num_decoders,
             progress=False,
             micro_batches=job.micro_batches,
         )
-        store = Store(self.root)
-        homes = {s: store.run_folder(job.cell.id, s, job.repeat) for s in job.seeds}
-        if len(job.seeds) > 1:
-            split_run_folder(folder, homes)
-        rows = {seed: [row for row in history if row["seed"] == seed] for seed in job.seeds}
-        return [
-            {
-                "metrics": {k: v for k, v in rows[seed][-1].items() if k not in NOT_METRICS},
-                "params": sum(parameter.numel() for parameter in model.parameters()),
-                "train_seconds": sum(row["seconds"] for row in rows[seed]) / len(job.seeds),
-                "history": str((home / "metrics.csv").relative_to(self.root)),
-            }
-            for seed, home in homes.items()
-        ]
+        if len(job.trainings) > 1:
+            split_run_folder(store, job)
+        outcomes = []
+        for cell, seed in job.trainings:
+            rows = [r for r in history if (r.get("variant", cell.id), r["seed"]) == (cell.id, seed)]
+            home = store.run_folder(cell.id, seed, job.repeat)
+            outcomes.append(
+                {
+                    "metrics": {k: v for k, v in rows[-1].items() if k not in NOT_METRICS},
+                    "params": sum(parameter.numel() for parameter in model.parameters()),
+                    "train_seconds": sum(row["seconds"] for row in rows) / len(job.trainings),
+                    "history": str((home / "metrics.csv").relative_to(self.root)),
+                }
+            )
+        return outcomes
 
 
 @dataclass
@@ -100,7 +103,7 @@ class Attempt:
     clock: float = field(default_factory=time.perf_counter)
 
     def finish(self, train: Callable[[], Sequence[Result]]) -> list[Result]:
-        """Call `train`, and make results of what it returns, one a seed, or raises."""
+        """Call `train`, and make results of what it returns, one a training, or raises."""
         memory.reset(self.place.device)
         try:
             outcomes = train()
@@ -110,23 +113,24 @@ class Attempt:
             reason = f"{type(error).__name__}: {error}"
             return self.failed(_kind(error), reason, traceback.format_exc())
         return [
-            self._result(seed, **_checked(outcome))
-            for seed, outcome in zip(self.job.seeds, outcomes, strict=True)
+            self._result(*training, **_checked(outcome))
+            for training, outcome in zip(self.job.trainings, outcomes, strict=True)
         ]
 
     def failed(self, failure: str, reason: str, trace: str = "") -> list[Result]:
         """The results of a job that did not come to its end."""
         how: Result = {"status": "failed", "failure": failure, "reason": reason, "traceback": trace}
-        return [self._result(seed, **how) for seed in self.job.seeds]
+        return [self._result(*training, **how) for training in self.job.trainings]
 
-    def _result(self, seed: int, train_seconds: float | None = None, **outcome: Any) -> Result:
-        cell, place, num_together = self.job.cell, self.place, len(self.job.seeds)
-        model, train = _configs(self.job)
+    def _result(
+        self, cell: Cell, seed: int, train_seconds: float | None = None, **outcome: Any
+    ) -> Result:
+        place, num_together = self.place, len(self.job.trainings)
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         seconds = (time.perf_counter() - self.clock) / num_together
         timings = {"started": self.started, "finished": finished, "seconds": seconds}
         default: Result = {"failure": None, "reason": None, "traceback": None, "metrics": {}}
-        log = Store(self.root).log_path(cell.id, self.job.seeds, self.job.repeat)
+        log = Store(self.root).log_path(self.job)
         return {
             "cell": cell.id,
             "name": cell.name,
@@ -134,7 +138,7 @@ class Attempt:
             "repeat": self.job.repeat,
             **default,
             **outcome,
-            "config": {"model": model, "train": train},
+            "config": {"model": cell.config.to_dict(), "train": cell.train.to_dict()},
             "data": cell.data.spec,
             "timings": timings | {"train_seconds": train_seconds},
             "peak_memory_mb": memory.peak_mb(place.device),
@@ -177,14 +181,16 @@ def _clear_unless_resumable(folder: Path, job: Job) -> None:
     except (FileNotFoundError, ValueError):
         stored, made = {}, {}
     same_way = made.get("micro_batches", 1) == job.micro_batches
-    if (stored.get("model"), stored.get("train")) != _configs(job) or not same_way:
+    first = job.cells[0]
+    asked = {
+        "model": first.config.to_dict(),
+        "train": first.train.to_dict(),
+        "variants": variants_of(job),
+    }
+    if any(stored.get(key) != value for key, value in asked.items()) or not same_way:
         if stored:
             print(f"{folder} was begun with other configuration fields; it starts anew")
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _configs(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
-    return job.cell.config.to_dict(), job.cell.train.to_dict()
 
 
 @cache

@@ -1,6 +1,6 @@
 """What is done when memory runs out. Never another batch, nor another number of steps.
 
-First fewer trainings at once on the device, which the engines see to, then fewer seeds together,
+First fewer jobs at once on the device, which the engines see to, then fewer trainings together,
 then micro-batches whose gradients are summed; then the cell fails. Every step is in its row.
 """
 
@@ -27,11 +27,14 @@ def with_step(job: Job, step: str) -> Job:
 
 def lighter(job: Job) -> list[Job]:
     """The same trainings in less memory; none if there is no way left."""
-    num_seeds, batch_size = len(job.seeds), job.cell.train.batch_size
-    if num_seeds > 1:
-        half = num_seeds - num_seeds // 2
-        less = with_step(job, f"seeds together {num_seeds} -> {half}")
-        return [replace(less, seeds=part) for part in (job.seeds[:half], job.seeds[half:])]
+    batch_size = job.cells[0].train.batch_size
+    for many in ("cells", "seeds"):
+        of_them = getattr(job, many)
+        if len(of_them) > 1:
+            half = (len(of_them) + 1) // 2
+            parts = [replace(job, **{many: of_them[:half]}), replace(job, **{many: of_them[half:]})]
+            step = f"together {len(job.trainings)} -> {len(parts[0].trainings)}"
+            return [with_step(part, step) for part in parts]
     if job.micro_batches < batch_size:
         more = min(2 * job.micro_batches, batch_size)
         less = with_step(job, f"micro-batches {job.micro_batches} -> {more}")

@@ -124,9 +124,10 @@ def _needed_s(grid: Grid, predictions: Mapping[str, Prediction], store: Store | 
     """How long all trainings of a grid take one after the other, or have taken."""
     total = 0.0
     for job in grid.jobs:
-        done = [] if job.repeat else finished(store, job.cell, job.seeds)
-        predicted_s = predictions[job.cell.id].seconds or 0.0
-        total += done[0]["timings"]["seconds"] if done else predicted_s
+        for cell, seed in job.trainings:
+            done = [] if job.repeat else finished(store, cell, [seed])
+            predicted_s = predictions[cell.id].seconds or 0.0
+            total += done[0]["timings"]["seconds"] if done else predicted_s
     return total
 
 

@@ -47,7 +47,7 @@ class WorkerDied:
 
 
 Outcome = list[Result] | WorkerDied
-"""A result for each seed of the job."""
+"""A result for each training of the job."""
 
 
 def is_devices_fault(outcome: Outcome) -> bool:

@@ -32,7 +32,7 @@ def repeat(
     """
     store = Store(out)
     stored = store.cell(find_cell(store.plan(), cell)["id"])
-    job = Job(_cell(stored), (seed,))
+    job = Job((_cell(stored),), (seed,))
     if to is not None:
         return _repeat(store, job, Place(0, device, num_threads), Path(to))
     with tempfile.TemporaryDirectory() as folder:
@@ -51,9 +51,10 @@ def _cell(stored: dict[str, Any]) -> Cell:
 def _repeat(store: Store, job: Job, place: Place, to: Path) -> tuple[str, bool]:
     if to.exists() and any(to.iterdir()):
         raise ValueError(f"{to} is not empty; give a new folder")
-    write_json(Store(to).cell_path(job.cell.id), described_cell(job.cell))
+    ((cell, seed),) = job.trainings
+    write_json(Store(to).cell_path(cell.id), described_cell(cell))
     (new,) = Training(to)(job, place)
-    old = store.result(job.cell.id, job.seeds[0])
+    old = store.result(cell.id, seed)
     if new["status"] == "failed":
         return f"{job} failed: {new['reason']}\n{new['traceback'] or ''}", False
     if old is None or old["status"] == "failed":

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ablations.files import write_json
-from ablations.grid import Grid, Job
+from ablations.grid import Cell, Grid
 from ablations.store import Result, Store, repeat_command
 
 
@@ -24,32 +24,35 @@ def opened(folders: Sequence[str | Path], grid: Grid) -> list[Store]:
     return stores
 
 
-def take_over(job: Job, seed: int, store: Store, sources: Sequence[Store]) -> Result | None:
-    """The result of one seed of a job, copied with its run folder from the first source with one.
+def take_over(
+    cell: Cell, seed: int, repeat: int, store: Store, sources: Sequence[Store]
+) -> Result | None:
+    """The result of a training, copied with its run folder from the first source with one.
 
     It says where it is from. None if no source has finished it.
     """
     for source in sources:
         try:
-            result = source.result(job.cell.id, seed, job.repeat)
+            result = source.result(cell.id, seed, repeat)
         except ValueError:  # damaged: as good as none
             continue
         if result is not None and result["status"] == "done" and source.root != store.root:
-            return _copied(job, seed, result, source, store)
+            return _copied(cell, result, source, store)
     return None
 
 
-def _copied(job: Job, seed: int, result: Result, source: Store, store: Store) -> Result:
+def _copied(cell: Cell, result: Result, source: Store, store: Store) -> Result:
     """Copy beside the place and rename, so that a kill leaves nothing half taken over."""
-    home = store.run_folder(job.cell.id, seed, job.repeat)
+    which = cell.id, result["seed"], result.get("repeat", 0)
+    home = store.run_folder(*which)
     new = home.with_name(f".{home.name}.{os.getpid()}.tmp")
     shutil.rmtree(new, ignore_errors=True)
-    shutil.copytree(source.run_folder(job.cell.id, seed, job.repeat), new)
+    shutil.copytree(source.run_folder(*which), new)
     where = result["worker"]["device"], result["worker"]["num_threads"]
     result = result | {
-        "name": job.cell.name,
+        "name": cell.name,
         "reused_from": result.get("reused_from") or str(source.root),
-        "command": repeat_command(store.root, job.cell.id, seed, *where),
+        "command": repeat_command(store.root, *which[:2], *where),
     }
     write_json(new / "result.json", result)
     log = source.root / result["log"]

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from ablations import reuse as other_runs
 from ablations.dispatch import Engine
 from ablations.files import write_json
-from ablations.grid import Grid, Job, read_grid
+from ablations.grid import Cell, Grid, Job, read_grid
 from ablations.prediction import PROBE_S, Hindsight, fitted, predict
 from ablations.progress import reporter, say
 from ablations.store import Result, Store, StoreError, load
@@ -38,7 +38,7 @@ def run(
     num_threads: int = 1,
     address: str | None = None,
     per_gpu: int = 1,
-    seeds_together: int | None = None,
+    together: int | None = None,
     retry_failed: bool = False,
     reuse: Sequence[str | Path] = (),
     shard: str | None = None,
@@ -52,17 +52,18 @@ def run(
     worker on the CPU; sums are rounded differently on another number, so that the default of 1 is
     what makes every number of workers give the same bits. engine: "local", or "ray" for several
     machines: address ("auto" or HOST:PORT) is the cluster's, None starts Ray here; per_gpu: that
-    many trainings share a GPU. seeds_together: that many seeds of a cell train in one population;
-    by default all of them on a GPU, and one on a CPU, where more save nothing. retry_failed: also
-    run what failed before. reuse: folders of other runs, from which finished trainings of the same
-    content are taken over. shard: "i/n" runs the i-th of n parts, for schedulers. progress: on
-    stderr.
+    many trainings share a GPU. together: up to that many trainings advance in one population: seeds
+    of a cell, and cells that differ in values alone (learning rate, drop path, ...); by default all
+    that can on a GPU, and one on a CPU, where a worker has one core and more would save nothing.
+    retry_failed: also run what failed before. reuse: folders of other runs, from which finished
+    trainings of the same content are taken over. shard: "i/n" runs the i-th of n parts, for
+    schedulers. progress: on stderr.
 
     A cell that fails has a row that says so, and the rest goes on. Raises ValueError, before
     anything runs, for a grid, a folder or arguments that cannot be; EngineError where results
     cannot be stored.
     """
-    runner = Engine(engine, workers, device, num_threads, address, per_gpu, seeds_together)
+    runner = Engine(engine, workers, device, num_threads, address, per_gpu, together)
     grid = grid if isinstance(grid, Grid) else read_grid(grid, data)
     grid.check_data()
     store = Store(out)
@@ -78,7 +79,7 @@ def run(
         store.declare(grid, command)
         jobs = part(runner.grouped(grid.jobs), shard)
         todo = _missing(store, jobs, retry_failed, sources)
-        num_all, num_todo = (sum(len(job.seeds) for job in each) for each in (jobs, todo))
+        num_all, num_todo = (sum(len(job.trainings) for job in each) for each in (jobs, todo))
         hindsight = Hindsight(predictions)
         with reporter(num_all, num_all - num_todo, here, show=progress) as report:
             for result in runner.run(todo, store.root):
@@ -107,33 +108,37 @@ def _num_shards(shard: str | None) -> int:
 def _missing(
     store: Store, jobs: list[Job], retry_failed: bool, sources: Sequence[Store]
 ) -> list[Job]:
-    """The jobs that are to be run, each with the seeds that it still lacks."""
+    """The jobs that are to be run: cells that lack the same seeds of a job stay together."""
 
-    def is_missing(job: Job, seed: int) -> bool:
+    def is_missing(cell: Cell, seed: int, repeat: int) -> bool:
         try:
-            result = store.result(job.cell.id, seed, job.repeat)
+            result = store.result(cell.id, seed, repeat)
         except ValueError:  # damaged: as good as none, and the run folder may still be whole
             result = None
         if result is not None and not (result["status"] == "failed" and retry_failed):
             return False
-        if other_runs.take_over(job, seed, store, sources):
+        if other_runs.take_over(cell, seed, repeat, store, sources):
             return False
         if result is not None:
-            _clear(store, job, seed, result)
+            _clear(store, result)
         return True
 
-    left = [
-        replace(job, seeds=tuple(seed for seed in job.seeds if is_missing(job, seed)))
-        for job in jobs
-    ]
-    return [job for job in left if job.seeds]
+    left = []
+    for job in jobs:
+        lacking: dict[tuple[int, ...], tuple[Cell, ...]] = {}
+        for cell in job.cells:
+            seeds = tuple(seed for seed in job.seeds if is_missing(cell, seed, job.repeat))
+            lacking[seeds] = (*lacking.get(seeds, ()), cell)
+        left += [replace(job, cells=c, seeds=s) for s, c in lacking.items() if s]
+    return left
 
 
-def _clear(store: Store, job: Job, seed: int, result: Result) -> None:
+def _clear(store: Store, result: Result) -> None:
     """Make way for another attempt; what a killed worker had trained is kept, to go on from."""
-    store.result_path(job.cell.id, seed, job.repeat).unlink()
+    which = result["cell"], result["seed"], result.get("repeat", 0)
+    store.result_path(*which).unlink()
     if result["failure"] != "worker killed":
-        shutil.rmtree(store.run_folder(job.cell.id, seed, job.repeat))
+        shutil.rmtree(store.run_folder(*which))
 
 
 @contextmanager

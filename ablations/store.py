@@ -6,7 +6,7 @@ DIR/cells/ID/cell.json               one cell: configs, data, name, axes
 DIR/cells/ID/seed{k}/                the run folder of `posmlp.train.fit`, and result.json
 DIR/cells/ID/seed{k}.log             what the training printed, if anything
 DIR/cells/ID/seed{k}-repeat/, .log   the same seed a second time, for the noise floor
-DIR/cells/ID/seeds{k-l-...}/, .log   several seeds while they train together, then as above
+DIR/together/HASH/, .log             several trainings while they are one population, then as above
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.files import read_json, write_all_json, write_durably, write_json
-from ablations.settings import shown_value
+from ablations.settings import content_hash, shown_value
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ablations.grid import Cell, Grid
+    from ablations.grid import Cell, Grid, Job
 
 Result = dict[str, Any]
 """One row: what came out of a cell at a seed, and how it was made."""
@@ -61,17 +61,25 @@ class Store:
         return self.root / "cells" / cell_id / "cell.json"
 
     def run_folder(self, cell_id: str, seed: int, repeat: int = 0) -> Path:
-        return self.work_folder(cell_id, (seed,), repeat)
+        return self.root / "cells" / cell_id / f"seed{seed}{'-repeat' if repeat else ''}"
 
-    def work_folder(self, cell_id: str, seeds: Sequence[int], repeat: int = 0) -> Path:
-        """Where seeds are trained together; the run folder, for one."""
-        return self.root / "cells" / cell_id / _label(seeds, repeat)
+    @property
+    def together_path(self) -> Path:
+        return self.root / "together"
+
+    def work_folder(self, job: Job) -> Path:
+        """Where a job's trainings advance together; the run folder, for one."""
+        trainings = [(cell.id, seed) for cell, seed in job.trainings]
+        if len(trainings) == 1:
+            return self.run_folder(*trainings[0], job.repeat)
+        return self.together_path / content_hash(trainings)
 
     def result_path(self, cell_id: str, seed: int, repeat: int = 0) -> Path:
         return self.run_folder(cell_id, seed, repeat) / "result.json"
 
-    def log_path(self, cell_id: str, seeds: Sequence[int], repeat: int = 0) -> Path:
-        return self.root / "cells" / cell_id / f"{_label(seeds, repeat)}.log"
+    def log_path(self, job: Job) -> Path:
+        folder = self.work_folder(job)
+        return folder.with_name(f"{folder.name}.log")
 
     def check(self, grid: Grid) -> None:
         """Raise StoreError if the folder holds something else, or other results."""
@@ -87,7 +95,7 @@ class Store:
         if self.plan_path.is_file() or self.lock_path.is_file():
             return True
         visible = {path.name for path in self.root.iterdir() if path.name[0] != "."}
-        return visible <= {"cells", "grid.yaml"}
+        return visible <= {"cells", "together", "grid.yaml"}
 
     def declare(self, grid: Grid, command: str) -> None:
         """Write down what is to be run."""
@@ -168,11 +176,6 @@ class Store:
             return f"damaged: {error}"
 
 
-def _label(seeds: Sequence[int], repeat: int) -> str:
-    name = "-".join(str(seed) for seed in seeds)
-    return f"seed{'s' if len(seeds) > 1 else ''}{name}{'-repeat' if repeat else ''}"
-
-
 def repeat_command(root: Path, cell_id: str, seed: int, device: str, num_threads: int) -> str:
     """What trains this cell and seed again in another folder, and compares."""
     words = ["ablations", "repeat", str(root), cell_id, "--seed", str(seed)]
@@ -217,8 +220,8 @@ def load(out: str | Path, *, repeats: bool = False) -> pd.DataFrame:
 
     repeats: also the rows of what was trained a second time under its seed, for the noise floor.
     Columns: the axes; id, name, baseline, seed, repeat, status, failure, reason; the last epoch's
-    metrics (test_top1, ...); params; seconds, train_seconds; peak_memory_mb; together (seeds that
-    trained at once, whose time is shared out), micro_batches, memory_steps (what was done when
+    metrics (test_top1, ...); params; seconds, train_seconds; peak_memory_mb; together (trainings
+    of one population, whose time is shared out), micro_batches, memory_steps (what was done when
     memory ran out), reused_from; device, num_threads, host, commit, dirty, versions. Damaged result
     files are named in a warning and have no row.
     """

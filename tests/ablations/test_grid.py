@@ -40,13 +40,13 @@ def test_full_design_is_every_combination() -> None:
 
 def test_jobs_are_the_baseline_then_seed_major() -> None:
     jobs = read_grid(GRID).jobs
-    assert [(job.cell.name, job.seeds[0]) for job in jobs[:2]] == [
+    assert [(job.cells[0].name, job.seeds[0]) for job in jobs[:2]] == [
         ("gate=dense layout=T+S", 3),
         ("gate=dense layout=T+S", 5),
     ]
-    assert (jobs[2].cell, jobs[2].seeds, jobs[2].repeat) == (jobs[0].cell, (3,), 1)
+    assert (jobs[2].cells, jobs[2].seeds, jobs[2].repeat) == (jobs[0].cells, (3,), 1)
     assert [job.seeds for job in jobs[3:]] == [(3,)] * 5 + [(5,)] * 5
-    assert len({(job.cell.id, job.seeds) for job in jobs}) == 12
+    assert len({(job.cells, job.seeds) for job in jobs}) == 12
     assert not any(job.repeat for job in read_grid(GRID | {"repeat": False}).jobs)
 
 
@@ -86,6 +86,12 @@ def test_values_a_stage_are_one_value_of_an_axis() -> None:
     cells = read_grid({"axes": {"num_groups": [2, [1, 2, 4, 8]]}}).cells
     assert [cell.config.num_groups for cell in cells] == [(2,) * 4, (1, 2, 4, 8)]
     assert cells[1].name == "num_groups=1,2,4,8"
+
+
+def test_an_included_cell_with_something_more_is_not_the_baseline() -> None:
+    grid = read_grid({"axes": {"gate": ["lrpe", "mean"]}, "include": [{"drop_path": 0.5}]})
+    assert grid.baseline is grid.cells[0]
+    assert [cell.config.drop_path for cell in grid.cells] == [0.0, 0.0, 0.5]
 
 
 def test_seeds_may_be_a_count() -> None:

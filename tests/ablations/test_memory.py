@@ -36,31 +36,33 @@ for room_mb in (250, 30):
     limit = used_kib * 1024 + room_mb * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     out = Path(folder) / f"{room_mb}"
-    table = ablations.run(grid, out, device="cpu", seeds_together=2, progress=False)
+    table = ablations.run(grid, out, device="cpu", together=2, progress=False)
     columns = ["status", "failure", "micro_batches", "together", "memory_steps", "id"]
     print(table[columns].to_json(orient="records"))
 """
 
 
-@given(st.integers(1, 9), st.integers(1, 70))
+@given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 70))
 def test_lighter_jobs_are_the_same_work_and_end_with_one_clip_of_one_seed(
-    num_seeds: int, batch_size: int
+    num_cells: int, num_seeds: int, batch_size: int
 ) -> None:
     cell = read_grid(changed(train={"batch_size": batch_size, "num_clips": 70})).baseline
-    waiting, ends = [Job(cell, tuple(range(num_seeds)))], []
+    waiting, ends = [Job((cell,) * num_cells, tuple(range(num_seeds)))], []
     while waiting:
         job = waiting.pop()
         again = lighter(job)
         if not again:
             ends.append(job)
-        elif len(job.seeds) > 1:
-            assert sorted(seed for each in again for seed in each.seeds) == sorted(job.seeds)
-            assert all(0 < len(each.seeds) < len(job.seeds) for each in again)
+        elif len(job.trainings) > 1:
+            parts = [training for each in again for training in each.trainings]
+            assert sorted(parts, key=repr) == sorted(job.trainings, key=repr)
+            assert all(0 < len(each.trainings) < len(job.trainings) for each in again)
         else:
             assert again[0].micro_batches > job.micro_batches
-        assert all(each.cell is cell and len(each.memory_steps) for each in again)
+        assert all(len(each.memory_steps) == len(job.memory_steps) + 1 for each in again)
         waiting += again
-    assert sorted(job.seeds for job in ends) == [(seed,) for seed in range(num_seeds)]
+    alone = sorted(job.seeds for job in ends)
+    assert alone == sorted([(seed,) for seed in range(num_seeds)] * num_cells)
     assert {job.micro_batches for job in ends} == {batch_size}
 
 
@@ -84,7 +86,7 @@ def test_memory_that_runs_out_leads_down_the_ladder(tmp_path: Path) -> None:
     assert [row["status"] for row in enough] == ["done", "done"]
     assert [row["failure"] for row in too_little] == ["out of memory"] * 2
     for row in enough + too_little:
-        assert row["memory_steps"].startswith("seeds together 2 -> 1; micro-batches 1 -> 2")
+        assert row["memory_steps"].startswith("together 2 -> 1; micro-batches 1 -> 2")
         assert row["together"] == 1
         assert row["micro_batches"] > 1
         assert row["id"] == read_grid(grid).baseline.id

@@ -228,7 +228,7 @@ def test_run_begun_before_a_new_field_starts_anew(
     write_json(folder / "config.json", config)
     table = run(TINY, out, device="cpu", progress=False)
     assert_frame_equal(facts(table), facts(undisturbed[1]), check_exact=True)
-    assert "starts anew" in Store(out).log_path(cell.id, [0]).read_text()
+    assert "starts anew" in Store(out).log_path(read_grid(TINY).jobs[0]).read_text()
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes through /proc")

@@ -133,7 +133,7 @@ def test_status_and_why_tell_what_happened(
     store, grid = declared
     failed = {"status": "failed", "failure": "exception", "reason": "ValueError: bad luck"}
     stored(store, grid, 0, **failed, traceback="Traceback: line 1", metrics={})
-    store.log_path(grid.baseline.id, [0]).write_text("last words\n")
+    store.log_path(grid.jobs[0]).write_text("last words\n")
     assert main(["status", str(store.root)]) == 0
     said = capsys.readouterr().out
     assert "4 trainings: 1 failed, 3 to do" in said
