@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
+from ablation_tasks import TINY
 
 from ablations import bench as command
 from ablations.bench import bench, measure
+from ablations.bench_grid import bench_grid
 from ablations.bench_peers import CONTENDERS
 
 
@@ -37,3 +41,13 @@ def test_bench_names_what_is_not_installed_and_goes_on(monkeypatch: pytest.Monke
 def test_bench_refuses_what_it_cannot_measure(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         list(bench(**options))  # type: ignore[arg-type]
+
+
+def test_bench_of_a_grid_runs_it_both_ways_to_the_same_losses(tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(json.dumps(TINY | {"axes": {"train.lr": [1e-3, 1e-2]}}))
+    said = list(bench_grid(path, "cpu", workers=1))
+    assert said[0] == "2 cells x 2 seeds = 4 trainings on cpu"
+    assert ["up to 1 together" in said[1], "up to 4 together" in said[2]] == [True, True]
+    assert said[3] == "largest difference in test loss: 0"
+    assert "times as fast" in said[4]
