@@ -87,8 +87,14 @@ def finished(store: Store | None, cell: Cell, seeds: Sequence[int]) -> list[Resu
 def _of_records(results: Sequence[Result]) -> Prediction:
     """The median time, as a process's first training also pays for its imports; the most memory."""
     seconds = statistics.median(result["timings"]["seconds"] for result in results)
-    peaks = [r["peak_memory_mb"] for r in results if r.get("peak_memory_mb") is not None]
+    peaks = [peak for result in results if (peak := _memory_mb(result)) is not None]
     return Prediction(seconds, max(peaks, default=None), f"{len(results)} record(s)")
+
+
+def _memory_mb(result: Result) -> float | None:
+    """The peak memory of a training; a population's is shared out, as its time is."""
+    peak = result.get("peak_memory_mb")
+    return None if peak is None else peak / result.get("together", 1)
 
 
 def fitted(
@@ -152,8 +158,9 @@ class Hindsight:
             return
         if predicted.seconds is not None:
             self.seconds.append((predicted.seconds, result["timings"]["seconds"]))
-        if predicted.memory_mb is not None and result["peak_memory_mb"] is not None:
-            self.memory_mb.append((predicted.memory_mb, result["peak_memory_mb"]))
+        came_mb = _memory_mb(result)
+        if predicted.memory_mb is not None and came_mb is not None:
+            self.memory_mb.append((predicted.memory_mb, came_mb))
 
     def __str__(self) -> str:
         """One line; empty if nothing was predicted or nothing finished."""

@@ -94,3 +94,10 @@ def test_hindsight_compares_sums_of_time_and_peaks_of_memory() -> None:
     assert str(hindsight) == (
         "predicted 20.0 s of training, took 22.0 s (+10%); 100 MB at most, took 90 MB (-10%)"
     )
+
+
+def test_memory_of_a_population_is_shared_out_among_its_trainings(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    table = run(TINY, out, device="cpu", together=2, progress=False)
+    found = plan(TINY, out, probe_s=0)
+    assert found.memory_mb == pytest.approx(table.peak_memory_mb.max() / 2)
