@@ -17,6 +17,7 @@ KEYS = (
 )
 DESIGNS = ("full", "one-at-a-time")
 MATCHES = ("params", "gmacs")
+TRAINING = tuple(name for name in SETTINGS if name.startswith(TRAIN))
 _UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -156,7 +157,7 @@ def _base(file: GridFile, data: str | None) -> Combination:
     settings = _settings(file, ("base",), values)
     for name, value in train.items():
         where = ("base", "train", name)
-        _named(file, where, f"{TRAIN}{name}", SETTINGS, "training field")
+        _named(file, where, f"{TRAIN}{name}", TRAINING, "training field")
         settings[f"{TRAIN}{name}"] = Setting(_meant(file, where, f"{TRAIN}{name}", value), where)
     if data is not None:
         settings["data"] = Setting(data, ("base", "data"))

@@ -12,7 +12,13 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from ablations import report_bias, report_figures, report_tables, report_words
+from ablations import (
+    report_bias,
+    report_figures,
+    report_prediction,
+    report_tables,
+    report_words,
+)
 from ablations.report_data import Metric, Study
 from ablations.report_figures import Drawn
 from ablations.report_provenance import grid_text, is_dirty, provenance, reproduce
@@ -48,6 +54,8 @@ class Effects:
     """Main effects and interactions of the main metric, or the reason why there are none."""
 
     reason: str = ""
+    together: str = ""
+    """Whether two settings give the sum of each alone, in a sentence."""
     sentences: list[str] = field(default_factory=list)
     left_out: str = ""
     figures: list[Drawn] = field(default_factory=list)
@@ -105,7 +113,13 @@ def _effects(study: Study) -> Effects:
     open_last = table.sort_values(
         "verdict", key=lambda found: found.str.startswith("cannot tell"), kind="stable"
     )
-    return Effects("", open_last["sentence"].tolist(), table["left_out"].iloc[0], figures)
+    return Effects(
+        "",
+        report_words.together(study, table),
+        open_last["sentence"].tolist(),
+        table["left_out"].iloc[0],
+        figures,
+    )
 
 
 def _bias(study: Study) -> list[Drawn]:
@@ -138,6 +152,7 @@ def _page(
         "shade": _shade,
         "kind": report_tables.kind_of,
         "two_lines": report_tables.two_lines,
+        "whole": lambda text: text.replace("top-1", "top\u20111"),  # no line break in it
     }
     main = study.metrics[0] if study.metrics else None
     comparison = study.comparison(main) if main else None
@@ -147,8 +162,8 @@ def _page(
         "prediction": study.plan["prediction"],
         "progress": report_words.progress(study),
         "compared": compared,
-        "named": report_words.named_in_prediction(study, compared[0].findings if compared else []),
-        "outcomes": report_words.outcomes(study),
+        "named": report_prediction.named(study, compared[0].findings if compared else []),
+        "outcomes": report_prediction.outcomes(study),
         "how_to_read": report_words.how_to_read(study, comparison),
         "matching": report_words.matching(study),
         "label_key": report_words.label_key(study),

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ablations.expect import Expectation, expectations
 from ablations.gridfile import GridFile
-from ablations.report_labels import short_labels, short_value, varying_axes
+from ablations.report_labels import short_labels, short_values, varying_axes
 from ablations.store import Result, Store, load
 from analysis.cost import cost
 from analysis.effects import crossed, effects
@@ -168,11 +168,7 @@ class Study:
 
     def _factors(self) -> tuple[pd.DataFrame, list[str]]:
         """The finished runs with a column a factor: axes that move together are one factor."""
-        shown = pd.DataFrame(
-            {axis: short_value(cell["axes"].get(axis)) for axis in self.axes}
-            for cell in self.plan["cells"]
-        )
-        shown.index = pd.Index([cell["id"] for cell in self.plan["cells"]])
+        shown = pd.DataFrame({axis: short_values(self.plan, axis) for axis in self.axes})
         groups: list[list[str]] = []
         for axis in self.axes:
             group = next((g for g in groups if _move_together(shown[g[0]], shown[axis])), None)

@@ -157,7 +157,8 @@ def effects(study: Study, metric: Metric, table: pd.DataFrame | None) -> Iterato
     )  # fmt: skip
     caption = (
         "A main effect is the mean change over all combinations of the other settings; an "
-        "interaction (x) is what two settings do together beyond the sum of each alone."
+        "interaction (x) is what two settings do together beyond the sum of each alone. Accuracy "
+        "has a floor and a ceiling: near them settings cannot add up, whatever they do."
     )
     yield drawn("effects", title, axes, caption)
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from ablations.report_data import Metric, Study
-from ablations.report_labels import BETWEEN, short_value
+from ablations.report_labels import BETWEEN
 from analysis.draw_comparison import verdict_kind
 from analysis.paired import SIGNIFICANCE
 
 MINUS = "−"
 KINDS = ("better", "worse", "equal", "cannot tell")
+MOST_PAIRS = 3
 COST_NAMES = {"params": "parameters", "gmacs": "multiply-adds"}
 
 
@@ -88,6 +88,23 @@ def highest(study: Study, metric: Metric, table: pd.DataFrame | None) -> str:
     return f"The highest mean is that of {best} ({means[best]:.1f}%), {so_what}."
 
 
+def together(study: Study, table: pd.DataFrame) -> str:
+    """Whether two settings give what each gives alone; empty where no pair was compared."""
+    pairs = table[table["kind"] == "interaction"]
+    kinds = pairs["verdict"].map(verdict_kind)
+    counts, told = Counter(kinds), pairs[kinds.isin(["better", "worse"])]
+    largest = told.loc[told["effect"].abs().nlargest(MOST_PAIRS).index].to_dict("records")
+    shown = ", ".join(f"{row['levels']}: {points(row['effect'])} points" for row in largest)
+    more = ", ..." * (len(told) > MOST_PAIRS)
+    parts = [f"more or less in {len(told)} ({shown}{more})"] * (len(told) > 0)
+    parts += [f"the same within {study.margin:g} points, in {counts['equal']}"] * (
+        counts["equal"] > 0
+    )
+    parts += [f"not to be told in {counts['cannot tell']}"] * (counts["cannot tell"] > 0)
+    what = f"Two settings against the sum of each alone, {_count(len(pairs), 'pair')}"
+    return f"{what}: {_listed(parts)}." if parts else ""
+
+
 def findings(study: Study, metric: Metric, table: pd.DataFrame | None) -> list[Finding]:
     """Every variant, those that are told apart first, the largest differences before others."""
     if table is None:
@@ -158,58 +175,6 @@ def how_to_read(study: Study, table: pd.DataFrame | None) -> str:
         "range of true differences that these runs leave plausible, each by itself; over few seeds "
         "it is wide, and one of an accuracy may reach beyond 100%."
     )
-
-
-def named_in_prediction(study: Study, found: list[Finding]) -> list[str]:
-    """The verdict of each variant with a setting that the prediction names, for the reader.
-
-    A prediction in words cannot be graded by a program; what it speaks of can be looked up.
-    """
-    words = set(re.findall(r"[^\s,.;:()]+", study.plan["prediction"]))
-    axes = {cell["id"]: cell["axes"] for cell in study.plan["cells"]}
-    base = axes[study.plan["baseline"]]
-    ids = {label: cell_id for cell_id, label in study.labels.items()}
-    return [
-        f"{finding.label}: {finding.verdict}"
-        for finding in found
-        if any(
-            short_value(value) in words and value != base.get(axis)
-            for axis, value in axes[ids[finding.label]].items()
-        )
-    ]
-
-
-class Outcome(NamedTuple):
-    """What became of one expectation at one variant."""
-
-    expected: str
-    label: str
-    state: str
-    verdict: str
-
-
-def outcomes(study: Study) -> list[Outcome]:
-    """Each expectation of the grid file at each variant that it covers: held, or not, or open."""
-    tables = {metric.column: (metric, study.comparison(metric)) for metric in study.metrics}
-    found = []
-    for expectation in study.expectations:
-        metric, table = tables.get(expectation.metric, (None, None))
-        verdicts = {} if table is None else dict(zip(table["label"], table["verdict"], strict=True))
-        of = f" in {metric.name}" if metric else ""
-        for cell in study.plan["cells"]:
-            label = study.labels[cell["id"]]
-            if label != study.baseline and expectation.covers(cell["axes"]):
-                verdict = verdicts.get(label, "cannot tell: not compared yet")
-                state = _state(expectation.verdict, verdict)
-                found.append(Outcome(f"{expectation}{of}", label, state, verdict))
-    return found
-
-
-def _state(expected: str, verdict: str) -> str:
-    kind, is_small = verdict_kind(verdict), "but by less" in verdict
-    if kind == "cannot tell":
-        return "open"
-    return "held" if kind == expected or (expected == "equal" and is_small) else "did not hold"
 
 
 def noise_floor(study: Study) -> str:

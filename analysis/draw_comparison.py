@@ -71,6 +71,6 @@ def draw_differences(
 
 
 def _name(kind: str, rows: pd.DataFrame) -> str:
-    """The verdict that all rows share, in its own word (`higher`), or the kind's."""
-    words = {verdict.split()[0].rstrip(",:") for verdict in rows["verdict"]}
-    return words.pop() if len(words) == 1 and kind in ("better", "worse") else kind
+    """The rows' verdicts in their own words (`higher / above`), or the kind's."""
+    words = dict.fromkeys(verdict.split()[0].rstrip(",:") for verdict in rows["verdict"])
+    return " / ".join(words) if kind in ("better", "worse") else kind

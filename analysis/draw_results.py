@@ -207,27 +207,35 @@ def _short(number: float) -> str:
 
 
 def label_points(ax: Axes, points: list[Point]) -> None:
-    """Names beside points, to the left where the right has no room, moved up off what is there."""
+    """Names beside points, to the left where the right has no room, up or down off what is there.
+
+    Each stays within the axes, as near to its point as that allows.
+    """
     line_height, letter_width = 9.0, 5.0  # points, at the font size below
     gap, radius = 6.0, 3.0
     points_a_pixel = 72 / ax.figure.dpi
-    edge = ax.bbox.x1 * points_a_pixel
+    edge, floor, top = (at * points_a_pixel for at in (ax.bbox.x1, ax.bbox.y0, ax.bbox.y1))
     at = {point: ax.transData.transform(point[:2]) * points_a_pixel for point in points}
     placed = [(x - radius, x + radius, y) for x, y in at.values()]  # left, right, height
+    steps = [line_height / 3 * k for k in sorted(range(-40, 41), key=lambda k: (abs(k), -k))]
     for point in sorted(points, key=lambda point: point.y):
         x, bottom = at[point]
         width = letter_width * len(point.name)
         to_left = x + gap + width > edge
-        left, height = x - gap - width if to_left else x + gap, bottom
-        for other_left, other_right, other_height in sorted(placed, key=lambda label: label[2]):
-            overlaps = left < other_right and other_left < left + width
-            if overlaps and abs(height - other_height) < line_height:
-                height = other_height + line_height
-        placed.append((left, left + width, height))
+        left = x - gap - width if to_left else x + gap
+        beside = [y for start, end, y in placed if left < end and start < left + width]
+        free = (
+            step
+            for step in steps
+            if floor <= bottom + step <= top - line_height
+            and all(abs(bottom + step - y) >= line_height for y in beside)
+        )
+        step = next(free, 0.0)
+        placed.append((left, left + width, bottom + step))
         ax.annotate(
             point.name,
             (point.x, point.y),
-            xytext=(-gap if to_left else gap, height - bottom),
+            xytext=(-gap if to_left else gap, step),
             textcoords="offset points",
             ha="right" if to_left else "left",
             va="bottom",  # above the front's line, which runs on through the point

@@ -185,7 +185,10 @@ BAD = {
     "axes: {train.lrr: [1]}": ("1:8", "Did you mean 'train.lr'?"),
     "axes: {layout: [T+S, off, no]}": ("1:22", "layout 'off' has 'off' where a branch"),
     "axes: {gate: [true]}": ("1:15", "gate=True must be text"),
-    "base: {train: {epoch: 3}}": ("1:16", "Did you mean 'train.epochs'?"),
+    "base: {train: {epoch: 3}}": (
+        "1:16",
+        "unknown training field 'train.epoch'. Did you mean 'train.epochs'? Use one of: train.",
+    ),
     "base: {preset: toi}": ("1:16", "unknown preset 'toi'. Did you mean 'toy'?"),
     "base: {depths: 2}": ("1:16", "must be a list"),
     "base: {num_frames: 8.5}": ("1:20", "num_frames=8.5 must be a whole number"),

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from report_folders import BASE, FIVE_GATES, GATES, fill, planted
 
-from ablations import GridError, read_grid, report_words
+from ablations import GridError, read_grid, report_prediction, report_words
 from ablations.report import write_report
 from ablations.report_data import Study
 from ablations.report_figures import highlighted
@@ -74,7 +74,7 @@ def test_how_to_read_states_level_correction_margin_and_seeds(study):
 
 def test_prediction_is_set_beside_the_verdicts_of_what_it_names(study):
     found = report_words.findings(study, study.metrics[0], study.comparison(study.metrics[0]))
-    assert report_words.named_in_prediction(study, found) == ["dense: better", "conv: worse"]
+    assert report_prediction.named(study, found) == ["dense: better", "conv: worse"]
 
 
 def test_noise_floor_is_the_difference_of_equal_runs(study, tmp_path):
@@ -150,6 +150,24 @@ def test_effects_and_their_interaction_are_the_planted_ones(tmp_path):
     np.testing.assert_allclose(table["effect"], [20.0, -20.0, 20.0], atol=1e-9)
     assert table["verdict"].tolist() == ["higher", "lower", "above the sum"]
     assert table["sentence"][0].startswith("gate dense (for lrpe) changes top-1 accuracy by +20")
+    assert report_words.together(study, table) == (
+        "Two settings against the sum of each alone, 1 pair: more or less in 1 (dense x S: +20.0 "
+        "points)."
+    )
+    said = text_of(write_report(study.store.root))
+    answer = said.partition("Answer")[2].partition("Table")[0]
+    assert "more or less in 1 (dense x S: +20.0 points)." in answer
+
+
+def test_settings_that_add_up_or_cannot_be_told_are_counted(study):
+    rows = [("main effect", "higher", 9.0), ("interaction", "equal within 2 points", 0.1)]
+    rows += [("interaction", "cannot tell: needs about 9 seeds", 1.0)] * 2
+    table = pd.DataFrame(rows, columns=["kind", "verdict", "effect"]).assign(levels="a x b")
+    assert report_words.together(study, table) == (
+        "Two settings against the sum of each alone, 3 pairs: the same within 2 points in 1 and "
+        "not to be told in 2."
+    )
+    assert report_words.together(study, table.head(1)) == ""
 
 
 def test_effects_are_refused_where_the_design_has_none(tmp_path):
@@ -196,6 +214,12 @@ def test_labels_are_short_and_differ():
     cells[1]["axes"] = {"num_groups": 4, "layout": "T", "gate": "y"}
     cells[0]["axes"] = {"num_groups": [4, 4], "layout": "T", "gate": "y"}
     assert short_labels(plan) == {"a": "long a", "b": "long b"}, "equal labels would not do"
+    cells[0]["axes"] = {"layout": "T", "data": "moving-digits:easy"}
+    cells[1]["axes"] = {"layout": "S", "data": "moving-digits:hard"}
+    assert short_labels({"axes": ["layout", "data"], "cells": cells}) == {
+        "a": "T · easy",
+        "b": "S · hard",
+    }
     assert short_value([2.0, 1e-3]) == "2,0.001"
 
 
@@ -244,7 +268,7 @@ def test_expectations_are_checked_against_the_verdicts(tmp_path):
         {"gate": "gqpe", "verdict": "better", "metric": "test_within_pair"},
     ]
     root = fill(tmp_path / "run", FIVE_GATES | {"expect": expect}, planted)
-    found = report_words.outcomes(Study.open(root, margin=2.0))
+    found = report_prediction.outcomes(Study.open(root, margin=2.0))
     assert [(outcome.label, outcome.state) for outcome in found] == [
         ("dense", "held"),
         ("conv", "did not hold"),

@@ -203,6 +203,17 @@ def test_cost_accuracy_labels_of_one_place_do_not_overlap() -> None:
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
+def test_cost_accuracy_labels_stay_within_the_axes() -> None:
+    costs, scores = (1.0, 1.05, 1.1, 3.0), (97.0, 98.0, 98.0, 10.0)
+    names = [f"a rather long name {i}" for i in range(4)]
+    df = pd.DataFrame({"variant": names, "gmacs": costs, "accuracy": scores})
+    ax = draw_cost_accuracy(df, y="accuracy", bounds=(0.0, 100.0))
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert all(ax.bbox.y0 <= box.y0 and box.y1 <= ax.bbox.y1 for box in boxes)
+
+
 def test_cost_accuracy_draws_quartiles_of_a_cost_that_varies() -> None:
     df = pd.DataFrame({"variant": "a", "accuracy": [0.5, 0.5, 0.5], "latency_ms": [1.0, 2.0, 9.0]})
     ax = draw_cost_accuracy(df, x="latency_ms")
@@ -294,6 +305,10 @@ def test_draw_differences_colours_verdicts_and_shades_the_margin():
     assert list(shown["worse"].get_ydata()) == [1]
     (band,) = ax.patches
     assert (band.get_x(), band.get_width()) == (-2, 4)
+    words = ["higher", "below the sum", "equal within 2 points", "above the sum", "cannot tell: 9"]
+    effects = draw_differences(table.assign(verdict=words))
+    shown = [line.get_label() for line in effects.lines if line.get_marker() == "D"]
+    assert shown == ["higher / above", "below", "equal", "cannot tell"]
     with pytest.raises(ValueError, match="no rows"):
         draw_differences(table.head(0))
     with pytest.raises(ValueError, match="no column 'effect'"):

@@ -1,0 +1,37 @@
+"""The grids of the package: each declares its question, prediction and cost, and can be run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import ablations
+from ablations import read_grid
+
+FILES = sorted(Path(ablations.__file__).with_name("grids").glob("*.yaml"))
+QUESTIONS = (
+    *("gates", "layouts", "groups", "windows", "gate_form", "init", "frames"),
+    *("relation_matched_params", "layouts_difficulty"),
+)
+
+
+def test_every_question_has_a_tiny_and_a_full_size():
+    names = {path.stem for path in FILES}
+    assert {f"{name}{size}" for name in QUESTIONS for size in ("", "-full")} <= names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_grid_can_be_run_and_its_head_tells_its_cost(path):
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    (cost,) = [line for line in head if line.startswith("# Cost: ")]
+    assert any(line.startswith("# Run: ") for line in head)
+    data = "moving-digits" if path.stem == "demo" else None  # make demo makes its files first
+    grid = read_grid(path, data)
+    grid.check_data()
+    assert grid.question
+    assert grid.prediction
+    stated = re.search(r"(\d+) variants x (\d+) seeds", cost)
+    assert stated
+    assert [int(number) for number in stated.groups()] == [len(grid.cells), len(grid.seeds)]
