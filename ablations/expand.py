@@ -183,8 +183,8 @@ def _options(file: GridFile, where: Where, axes: dict[str, Any]) -> list[Combina
     for name, values in axes.items():
         _named(file, (*where, name), name, SETTINGS, "axis")
         if not isinstance(values, list) or not values:
-            problem = f"axis {name} needs a list of values, for example [{values}]."
-            file.fail((*where, name), problem)
+            example = f", for example [{values}]" if values else ""
+            file.fail((*where, name), f"axis {name} needs a list of values{example}.")
         lengths[name] = len(values)
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{name} {count}" for name, count in lengths.items())
@@ -250,6 +250,8 @@ def _meant(file: GridFile, where: Where, name: str, value: Any) -> Any:
 def _named(
     file: GridFile, where: Where, name: str, valid: Any, what: str, *, key: bool = True
 ) -> None:
+    if name not in valid and f"{TRAIN}{name}" in valid:
+        file.fail(where, f"unknown {what} {name!r}. Did you mean '{TRAIN}{name}'?", key=key)
     try:
         one_of(name, valid, what)
     except ValueError as error:
