@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from analysis.draw_explorer import draw_explorer
 from analysis.explorer import BiasExplorer
 from analysis.explorer_units import LARGEST, explorer_units
 from posmlp import PosMLPConfig, PosMLPVideo, create_model
+from tests.analysis.bench_explorer import explorer_of, key_times, random_model
 from tests.browser import open_browser
 
 SMALL = PosMLPConfig(
@@ -37,12 +37,7 @@ READOUT = re.compile(
 
 def model_of(seed: int = 0, **changes: Any) -> PosMLPVideo:
     """SMALL with changes, every parameter drawn from a normal distribution."""
-    model = create_model(SMALL, **changes)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    return model
+    return random_model(SMALL, seed, **changes)
 
 
 @pytest.mark.parametrize("gate", ["lrpe", "dense", "gqpe", "attention", "conv", "mean", "none"])
@@ -350,36 +345,13 @@ def test_page_asks_for_nothing_and_survives_names_that_look_like_html(
     assert [file.name for file in path.parent.iterdir()] == ["bias.html"]
 
 
-def test_key_press_to_new_picture_is_measured(
-    browser: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_key_presses_are_timed_until_the_picture_is_drawn_and_shown(
+    browser: Any, tmp_path: Path
 ) -> None:
-    explorer = BiasExplorer(model_of(layout="ST"), model_of(1, layout="ST"))
-    page = Page(browser, explorer.save(tmp_path / "bias.html"))
-    page.canvas.focus()
-    # a message posted by the first listener is handled once all listeners are done
-    page.tab.evaluate(
-        """() => {
-            window.times = [];
-            document.addEventListener("keydown", (event) => {
-                const start = performance.now(), drawn = new MessageChannel();
-                drawn.port1.onmessage = () => times.push(
-                    [performance.now() - start, performance.now() - event.timeStamp]);
-                drawn.port2.postMessage(null);
-            }, true);
-        }"""
-    )
+    page = Page(browser, explorer_of(SMALL).save(tmp_path / "bias.html"))
     before = page.picture()
-    for _ in range(20):
-        page.tab.keyboard.press("ArrowRight")
-        page.tab.keyboard.press("ArrowLeft")
-    page.tab.keyboard.press("ArrowRight")
-    assert page.picture() != before
-    deadline = time.monotonic() + 30  # the page's policy forbids wait_for_function's evaluation
-    while page.tab.evaluate("times.length") < 41 and time.monotonic() < deadline:
-        page.tab.wait_for_timeout(20)
-    drawing, whole = (sorted(times) for times in zip(*page.tab.evaluate("times"), strict=True))
-    with capsys.disabled():
-        print(
-            f"\nkey press to new picture: median {drawing[20]:.1f} ms, worst {drawing[-1]:.1f} ms"
-        )
-        print(f"with the browser's delivery of the key: median {whole[20]:.1f} ms", end="")
+    times = key_times(page.tab, 7)
+    assert page.picture() != before  # an odd number of presses, to and fro
+    assert len(times["drawn"]) == len(times["shown"]) == 7
+    pairs = zip(times["drawn"], times["shown"], strict=True)
+    assert all(0 < drawn <= shown for drawn, shown in pairs)
