@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
+from statsmodels.stats.multitest import multipletests
 
 SIGNIFICANCE = 0.05
 MOST_SEEDS = 1000
@@ -91,11 +92,15 @@ def check_margin(margin: float | None) -> None:
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Holm's step-down correction of the p-values that are not NaN."""
-    corrected = np.full(p.shape, np.nan)
-    order = np.argsort(p)[: int((~np.isnan(p)).sum())]  # NaN sorts last
-    steps = p[order] * np.arange(len(order), 0, -1)
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    """Holm's step-down correction of the p-values that are not NaN.
+
+    The k-th smallest of n becomes the largest of (n - i + 1) p_i over i <= k, at most 1. Source:
+    Holm, A simple sequentially rejective multiple test procedure, 1979; the arithmetic is
+    statsmodels'.
+    """
+    corrected, tested = np.full(p.shape, np.nan), ~np.isnan(p)
+    if tested.any():
+        corrected[tested] = multipletests(p[tested], method="holm")[1]
     return corrected
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.stats.anova import AnovaRM
+from statsmodels.stats.multitest import multipletests
 
 from analysis.effects import crossed, effects
 
@@ -54,12 +56,15 @@ def test_effects_are_tested_over_seeds_and_corrected() -> None:
     interval = expected.confidence_interval()
     assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
     np.testing.assert_allclose(
-        table["p_holm"], holm_by_statsmodels(table["p"].to_numpy()), rtol=1e-12
+        table["p_holm"], multipletests(table["p"], method="holm")[1], rtol=1e-12
     )
 
 
-def holm_by_statsmodels(p: np.ndarray) -> np.ndarray:
-    return pytest.importorskip("statsmodels.stats.multitest").multipletests(p, method="holm")[1]
+def test_effects_of_two_by_two_have_the_p_of_an_analysis_of_variance() -> None:
+    df = grid().query("gate != 'conv'")
+    found = effects(df, ["gate", "layout"], "top1")
+    anova = AnovaRM(df, "top1", "seed", within=["gate", "layout"]).fit().anova_table
+    assert found["p"].tolist() == pytest.approx(anova["Pr > F"].tolist())
 
 
 def test_effects_say_it_in_a_sentence() -> None:
@@ -84,7 +89,7 @@ def test_effects_within_a_margin_are_equal() -> None:
     expected = ["higher", "equal within 0.05", "higher", "above the sum", "equal within 0.05"]
     assert table["verdict"].tolist() == expected
     np.testing.assert_allclose(
-        table["p_equal_holm"], holm_by_statsmodels(table["p_equal"].to_numpy()), rtol=1e-12
+        table["p_equal_holm"], multipletests(table["p_equal"], method="holm")[1], rtol=1e-12
     )
     with pytest.raises(ValueError, match="margin=-1 must be above 0"):
         effects(grid(), ["gate", "layout"], "top1", margin=-1)
