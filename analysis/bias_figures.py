@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 
 from analysis.bias_maps import UNIT, bias_maps
 from analysis.bias_statistics import bias_statistics
-from analysis.draw_bias import draw_map, draw_temporal_bias
+from analysis.draw_bias import by_peak, draw_map, draw_temporal_bias, growth
 from analysis.draw_joint_bias import draw_joint_bias
 from analysis.pictures import png
-from analysis.style import add_colour_bar, styled, symmetric_limit
+from analysis.style import add_colour_bar, styled, symmetric_limit, wrapped
 from posmlp.checkpoint import write_atomically
 from posmlp.population import seeded_model
 from posmlp.predict import open_run
@@ -75,10 +75,12 @@ def write_bias(run: str | Path, out: str | Path | None = None, seed: int | None 
 @styled
 def _time(trained: pd.DataFrame, initial: pd.DataFrame) -> Figure:
     """Two panels on one scale, of values or of colours."""
-    figure, axes = plt.subplots(1, 2, figsize=(8.4, 2.9))
-    for ax, maps, state in zip(axes, (trained, initial), STATES, strict=True):
-        draw_temporal_bias(maps, ax=ax, title=state)
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.1))
+    orders = None, by_peak(trained)  # the same in both panels
+    for ax, maps, state, order in zip(axes, (trained, initial), STATES, orders, strict=True):
+        draw_temporal_bias(maps, order=order, ax=ax, title=state)
         ax.set_xlabel("dt (frames; right: key in the past)")
+    _set_finding(figure, trained, initial)
     images = [image for ax in axes for image in ax.images]
     limit = max([image.norm.vmax for image in images], default=0.0)
     for image in images:
@@ -99,7 +101,7 @@ def _space(trained: pd.DataFrame, initial: pd.DataFrame) -> Figure:
     shown = [maps[maps["group"].isin(groups)] for maps in (trained, initial)]
     values = pd.concat(shown)["bias"]
     limit = symmetric_limit(values.to_numpy())
-    size = (1.1 * len(groups) + 1.7, 3.1)
+    size = (max(3.9, 1.1 * len(groups) + 1.7), 3.3)
     figure, axes = plt.subplots(2, len(groups), figsize=size, sharex=True, sharey=True)
     image: Any = None
     for row, maps, state in zip(axes.reshape(2, -1), shown, STATES, strict=True):
@@ -110,6 +112,12 @@ def _space(trained: pd.DataFrame, initial: pd.DataFrame) -> Figure:
     for ax, group in zip(axes.reshape(2, -1)[0], groups, strict=True):
         ax.set_title(f"group {group}", fontsize=8, fontweight="normal")
     add_colour_bar(image, axes.ravel().tolist(), values, limit)
+    _set_finding(figure, trained, initial)
     some = f"; {len(groups)} largest of {len(power)} groups" if len(groups) < len(power) else ""
     figure.supxlabel(f"dx (tokens; right: key to the left){some}", fontsize=8)
     return figure
+
+
+def _set_finding(figure: Figure, trained: pd.DataFrame, initial: pd.DataFrame) -> None:
+    text = wrapped(f"Trained weights: {growth(trained, initial)}", figure.get_figwidth())
+    figure.suptitle(text, x=0.01, ha="left", fontsize=10, fontweight="bold")

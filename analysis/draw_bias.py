@@ -20,16 +20,23 @@ OFFSET = "query - key"
 
 @styled
 def draw_temporal_bias(
-    maps: pd.DataFrame, *, ax: Axes | None = None, title: str | None = None
+    maps: pd.DataFrame,
+    *,
+    order: Sequence[int] | None = None,
+    ax: Axes | None = None,
+    title: str | None = None,
 ) -> Axes:
     """Mixing weight against dt: a line a group, or above eight groups a dt x group heatmap.
 
     `maps`: the rows of one unit of `bias_maps`, of a T branch, or of an ST branch at one dy and
-    dx. The heatmap sorts groups by the dt of their largest |weight| and clips colours at the 99th
-    percentile of |weight|. Raises ValueError for the rows of several units or places.
+    dx. `order`: of the groups; by default that of `by_peak`. The heatmap clips colours at the 99th
+    percentile of |weight|. Returns the Axes. Raises ValueError for the rows of several units or
+    places, and for an order of other groups.
     """
     what = check_one_unit(maps, ["group", "dt"])
     table = maps.pivot(index="group", columns="dt", values="bias")
+    if order is not None and sorted(order) != table.index.tolist():
+        raise ValueError(f"order={list(order)} must hold each group of {table.index.tolist()} once")
     ax = ax or plt.subplots(figsize=(5.2, 3.2))[1]
     ax.axvline(0, color="0.6", linewidth=0.7, zorder=0)
     if len(table) <= MOST_LINES:
@@ -39,16 +46,28 @@ def draw_temporal_bias(
         ax.legend(title="group", loc="upper left", bbox_to_anchor=(1, 1))
         ax.set_ylabel("mixing weight")
     else:
-        _draw_heatmap(table, ax)
+        label = "group, by dt of its peak" if order is None else "group, in the order given"
+        _draw_heatmap(table.loc[by_peak(maps) if order is None else order], ax, label)
     ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     ax.set_xlabel(f"dt = {OFFSET} (frames; right: key in the past)")
     ax.set_title(wrapped(title or f"Temporal mixing weights, {what}", 4.6))
     return ax
 
 
-def _draw_heatmap(table: pd.DataFrame, ax: Axes) -> None:
-    peaks = table.columns.to_numpy()[np.abs(table.to_numpy()).argmax(axis=1)]
-    table = table.iloc[np.argsort(peaks, kind="stable")]
+def by_peak(maps: pd.DataFrame) -> list[int]:
+    """The groups of one unit by the dt of their largest |weight|."""
+    sizes = maps.pivot(index="group", columns="dt", values="bias").abs()
+    return sizes.idxmax(axis=1).sort_values(kind="stable").index.tolist()
+
+
+def growth(after: pd.DataFrame, before: pd.DataFrame, name: str = "initial") -> str:
+    """The size of some weights against others', for example `rms 0.13, 6.1 times the initial`."""
+    now, then = (float(np.sqrt((maps["bias"] ** 2).mean())) for maps in (after, before))
+    times = f", {now / then:.2g} times the {name}" if then else f", {name} 0"
+    return f"rms {now:.2g}{times}"
+
+
+def _draw_heatmap(table: pd.DataFrame, ax: Axes, label: str) -> None:
     dt = table.columns
     limit = symmetric_limit(table.to_numpy())
     image = ax.imshow(
@@ -61,7 +80,7 @@ def _draw_heatmap(table: pd.DataFrame, ax: Axes) -> None:
     ax.axvline(0, color="0.3", linewidth=0.7)
     step = -(-len(table) // 16)
     ax.set_yticks(range(0, len(table), step), table.index[::step])
-    ax.set_ylabel(f"group, by dt of its peak{'' if step == 1 else f' (every {step}th named)'}")
+    ax.set_ylabel(label + ("" if step == 1 else f" (every {step}th named)"))
     add_colour_bar(image, ax, table.to_numpy(), limit)
 
 

@@ -13,7 +13,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from analysis.draw_bias import MOST_LINES, OFFSET, check_one_unit, draw_map, panels
+from analysis.draw_bias import MOST_LINES, OFFSET, by_peak, check_one_unit, draw_map, panels
 from analysis.pictures import animation_path, raster, write_animation
 from analysis.style import add_colour_bar, colour, styled, symmetric_limit, wrapped
 
@@ -129,7 +129,7 @@ def _time_panels(drawn: pd.DataFrame, epochs: list[int], groups: list[int]) -> N
     )
     heatmap = len(groups) > MOST_LINES
     limit = symmetric_limit(drawn["bias"].to_numpy())
-    order = _by_peak(drawn) if heatmap else groups
+    order = by_peak(drawn[drawn["epoch"] == drawn["epoch"].max()]) if heatmap else groups
     for ax, epoch in zip(axes[0], epochs, strict=True):
         rows = drawn[drawn["epoch"] == epoch]
         table = rows.pivot(index="group", columns="dt", values="bias").loc[order]
@@ -150,12 +150,6 @@ def _time_panels(drawn: pd.DataFrame, epochs: list[int], groups: list[int]) -> N
         axes[0, -1].legend(title="group", loc="upper left", bbox_to_anchor=(1, 1))
     figure.supxlabel(f"dt = {OFFSET} (frames; right: key in the past)", fontsize=8)
     return axes
-
-
-def _by_peak(drawn: pd.DataFrame) -> list[int]:
-    last = drawn[drawn["epoch"] == drawn["epoch"].max()]
-    table = last.pivot(index="group", columns="dt", values="bias").abs()
-    return table.idxmax(axis=1).sort_values(kind="stable").index.tolist()
 
 
 def _lines(ax: Axes, table: pd.DataFrame) -> None:

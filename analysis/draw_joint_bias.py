@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from analysis.draw_bias import OFFSET, check_one_unit, draw_map
+from analysis.draw_bias import OFFSET, check_one_unit, draw_map, growth
 from analysis.style import add_colour_bar, colour, styled, symmetric_limit, wrapped
 
 MOST_ROWS = 8
@@ -63,8 +63,9 @@ def draw_joint_bias(
     margin = figure.add_subplot(grid[-1, :])
     _draw_margin(margin, kept, of)
     add_colour_bar(image, [*axes.flat, margin], values, limit)
+    finding = "" if control is None else f": {growth(maps, control, control_name)}"
     some = _what_is_left_out(maps, of, slices)
-    text = title or f"Joint mixing weights, {what}{some}"
+    text = title or f"Joint mixing weights, {what}{finding}{some}"
     figure.suptitle(wrapped(text, size[0]), x=0.01, ha="left", fontsize=10, fontweight="bold")
     return axes
 

@@ -59,7 +59,7 @@ def _speed(model: nn.Module) -> Table:
     )
     cells = [
         [str(row["batch_size"]), f"{row['median_ms']:.3g}",
-         f"{row['q1_ms']:.3g} to {row['q3_ms']:.3g}", f"{row['clips_per_s']:.3g}",
+         f"{row['q1_ms']:.3g} to {row['q3_ms']:.3g}", f"{row['clips_per_s']:,.0f}",
          "unstable" if row["unstable"] else "steady"]
         for row in timed.to_dict("records")
     ]  # fmt: skip

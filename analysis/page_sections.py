@@ -72,7 +72,9 @@ def accuracy(run: Path) -> Section:
     ]
     scores = [name for name in SCORES if name in rows]
     curves = rows.melt(["seed", "epoch"], scores, "score", "share of clips")
-    axes = draw_learning_curves(curves, metric="share of clips", by="score", title="By epoch")
+    reached = ", ".join(f"{name} {last[name].mean():.2f}" for name in scores)
+    title = f"At the end: {reached}"
+    axes = draw_learning_curves(curves, metric="share of clips", by="score", title=title)
     asked = read_config(run)["train"]["epochs"]
     words = f"Held-out scores after the last of {asked} epochs, one row a seed. "
     if "test_within_pair" in rows:
@@ -158,10 +160,9 @@ def group_knock_outs(run: Path) -> Section:
     clips = run_clips(run, min(MOST_CLIPS, affordable))
     effects = intervene(opened.model, clips, changes)
     metric = "within_pair" if "within_pair" in effects else "top1"
-    axes = draw_interventions(
-        effects, metric=metric, most=NUM_KNOCK_OUTS, title="One group's table set to 0"
-    )
     order = effects[f"{metric}_change"].abs().sort_values(ascending=False, kind="stable").index
+    title = _knock_outs_in_words(effects, metric, effects.loc[order[0]])
+    axes = draw_interventions(effects, metric=metric, most=NUM_KNOCK_OUTS, title=title)
     columns = [name for name in ("top1", "within_pair") if name in effects]
     cells = [
         [row["intervention"], *(_change(row, name) for name in columns), f"{row['changed']:.1%}"]
@@ -176,6 +177,14 @@ def group_knock_outs(run: Path) -> Section:
     folded = Table("all knock-outs", [*head, "predictions changed"], cells, folded=True)
     caption = f"The {min(NUM_KNOCK_OUTS, len(effects))} largest changes."
     return Section(words, [folded], [(caption, axes.figure)])
+
+
+def _knock_outs_in_words(effects: pd.DataFrame, metric: str, largest: pd.Series) -> str:
+    certain = (effects[f"{metric}_low"] > 0) | (effects[f"{metric}_high"] < 0)
+    return (
+        f"One group's table set to 0: {100 * largest[f'{metric}_change']:+.1f} points at most; "
+        f"{certain.sum()} of {len(effects)} intervals exclude 0"
+    )
 
 
 def _change(row: dict[str, Any], name: str) -> str:

@@ -21,6 +21,7 @@ from analysis import (
     draw_temporal_bias,
     t_interval,
 )
+from analysis.draw_bias import growth
 
 RUNS = pd.DataFrame(
     {
@@ -82,6 +83,21 @@ def test_temporal_bias_above_eight_groups_is_a_heatmap_sorted_by_peak() -> None:
     assert value_at(image, 2, 9) == -5.0
     assert value_at(image, 2, 0) == 0.1
     assert image.norm.vmin == -image.norm.vmax == -5.0
+
+
+def test_temporal_heatmap_takes_an_order_of_its_groups() -> None:
+    maps, order = unit_maps(10, frames=3), [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
+    ax = draw_temporal_bias(maps, order=order)
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(map(str, order))
+    assert value_at(ax.images[0], 0, 0) == maps.query("group == 3 and dt == 0")["bias"].item()
+    with pytest.raises(ValueError, match="must hold each group"):
+        draw_temporal_bias(maps, order=[0, 1])
+
+
+def test_growth_compares_root_mean_squares() -> None:
+    after, before = (pd.DataFrame({"bias": values}) for values in ([3.0, -4.0], [1.0, 1.0]))
+    assert growth(after, before) == "rms 3.5, 3.5 times the initial"
+    assert growth(after, 0 * before, "start") == "rms 3.5, start 0"
 
 
 def test_spatial_bias_maps_stand_at_their_offsets_in_one_scale() -> None:

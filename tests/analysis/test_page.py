@@ -18,14 +18,25 @@ import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from analysis import bias_maps, cost, draw_speed_accuracy, gather_curves, last_epochs, write_page
+from analysis import (
+    bias_maps,
+    cost,
+    draw_speed_accuracy,
+    gather_curves,
+    last_epochs,
+    page_attribution,
+    page_sections,
+    write_page,
+)
 from analysis.cli import main
+from analysis.draw_bias import growth
 from analysis.page import SECTIONS
 from analysis.run_clips import independent_clips, run_clips
 from posmlp.checkpoint import load
 from posmlp.config import PRESETS, TrainConfig
 from posmlp.data.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
+from posmlp.population import seeded_model
 from posmlp.train import fit
 
 CONFIG = replace(
@@ -122,6 +133,29 @@ def test_page_shows_the_numbers_of_the_run(run: Path, page: Path) -> None:
     assert "28 test clips" in found["Which groups the model uses"]
     assert found["Which groups the model uses"].count("<td>knock out") == 2 * (2 + 10)
     assert json.loads((run / "environment.json").read_text())["platform"] in found["Provenance"]
+
+
+def test_titles_on_the_page_state_what_was_found(run: Path) -> None:
+    metrics = pd.read_csv(run / "metrics.csv").query("epoch == 2")
+    [(_, curves)] = page_sections.accuracy(run).figures
+    title = curves.axes[0].get_title(loc="left").replace("\n", " ")
+    assert f"test_top1 {metrics['test_top1'].mean():.2f}" in title
+    maps, start = (
+        bias_maps(model)
+        for model in (load(run / "model-seed3.safetensors"), seeded_model(CONFIG, 3))
+    )
+    first = [table.query("stage == 1 and branch == 'T'") for table in (maps, start)]
+    drawn = page_sections.maps(run).figures[0][1]
+    assert drawn.get_suptitle() == f"Trained weights: {growth(*first)}"
+    knocked = page_sections.group_knock_outs(run)
+    [title] = [ax.get_title(loc="left").replace("\n", " ") for ax in knocked.figures[0][1].axes]
+    largest = knocked.tables[0].rows[0][2].split(" ")[0]  # of within-pair accuracy
+    assert f"{float(largest):+.1f} points at most; " in title
+    assert title.endswith("of 24 intervals exclude 0")
+    card = page_attribution.scorecard(run)
+    masses = {row[0]: float(row[3]) for row in card.tables[0].rows if row[1] == "mass on object"}
+    best = max(masses, key=masses.__getitem__)
+    assert f"moving object: {best}, {masses[best]:.0%} [" in card.figures[0][1].get_suptitle()
 
 
 def test_page_says_why_a_section_does_not_apply(dense: Path, tmp_path: Path) -> None:
