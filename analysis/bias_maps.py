@@ -72,6 +72,8 @@ def bias_maps(model: PosMLPVideo) -> pd.DataFrame:
     ------
     ValueError
         If a notebook's own gate has no `relation()`.
+
+    Source: `posmlp.positions` names that of each relation.
     """
     return pd.concat([_rows(*found) for found in unit_tables(model)], ignore_index=True)
 

@@ -59,7 +59,8 @@ def bias_statistics(
       over offsets, with b0 the initial table. Its control is the shuffled b against b0: training
       has kept something of the start where the distance is well below it.
 
-    A group that is all zero (the released initialisation) has none of these but the distance: NaN.
+    Definitions without a source are this project's own. A group that is all zero (the released
+    initialisation) has none of these but the distance: NaN.
 
     Parameters
     ----------

@@ -8,16 +8,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 MODES_HELP = "rows: eager, bfloat16, compiled, 'compiled bfloat16'; compiling takes minutes"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a ValueError or a missing file ends with its message and exit code 2."""
+    """Run one command; a ValueError or an OSError ends with its message and exit code 2."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, FileNotFoundError, PermissionError) as error:
+    except (ValueError, OSError) as error:
         print(f"analysis {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -37,27 +38,27 @@ def _parser() -> argparse.ArgumentParser:
 
     whole = command("all", _all)
     whole.add_argument("run_folder", metavar="RUN", help="a run folder of `posmlp train`")
-    whole.add_argument("--out", help="the page to write; RUN/analysis.html by default")
+    whole.add_argument("--out", type=_file, help="the page to write; RUN/analysis.html by default")
 
     bias = command("bias", _bias)
     bias.add_argument("run_folder", metavar="RUN", help="a run folder of `posmlp train`")
     bias.add_argument("--seed", type=int, help="which model of the run; its first by default")
-    bias.add_argument("--out", help="the folder to write to; RUN/bias by default")
+    bias.add_argument("--out", type=_folder, help="the folder to write to; RUN/bias by default")
 
     curves = command("curves", _curves)
     curves.add_argument("folder", metavar="DIR", help="a folder of runs, such as `ablations run`'s")
     curves.add_argument("--metric", default="test_top1", help="a column of metrics.csv")
-    curves.add_argument("--out", help="the folder to write to; DIR/curves by default")
+    curves.add_argument("--out", type=_folder, help="the folder to write to; DIR/curves by default")
 
     classes = command("classes", _classes)
     classes.add_argument(
         "folder", metavar="DIR", help="a folder of runs, such as `ablations run`'s"
     )
-    classes.add_argument("--out", help="the folder to write to; DIR by default")
+    classes.add_argument("--out", type=_folder, help="the folder to write to; DIR by default")
 
     learned = command("learned", _learned)
     learned.add_argument("folder", metavar="DIR", help="runs of one variant, such as cells/ID")
-    learned.add_argument("--out", required=True, help="the folder to write to")
+    learned.add_argument("--out", type=_folder, required=True, help="the folder to write to")
 
     attribute = command("attribute", _attribute)
     attribute.add_argument("run_folder", metavar="RUN", help="a run folder of `posmlp train`")
@@ -67,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         "--target", help="a class's name or number; the predicted one by default"
     )
     attribute.add_argument("--seed", type=int, help="which model of the run; its first by default")
-    attribute.add_argument("--out", help="the folder to write to; RUN/attribution by default")
+    attribute.add_argument(
+        "--out", type=_folder, help="the folder to write to; RUN/attribution by default"
+    )
     attribute.add_argument(
         "--set",
         nargs="+",
@@ -80,14 +83,18 @@ def _parser() -> argparse.ArgumentParser:
     scaling = command("scaling", _scaling)
     scaling.add_argument("what", help="gates, joint or law")
     scaling.add_argument("--threads", type=int, default=1, help="CPU threads")
-    scaling.add_argument("--out", required=True, help="the folder to write a table and figure to")
+    scaling.add_argument(
+        "--out", type=_folder, required=True, help="the folder to write a table and figure to"
+    )
 
     gpu = command("bench_gpu", _bench_gpu)
     gpu.add_argument("part", help="model, seeds or gates")
     gpu.add_argument("--preset", help="in place of the part's own")
     gpu.add_argument("--device", default="cuda")
     gpu.add_argument("--runs", type=int, default=20, help="counted runs of each row")
-    gpu.add_argument("--out", default="ablations/results/speed", help="the folder to write to")
+    gpu.add_argument(
+        "--out", type=_folder, default="ablations/results/speed", help="the folder to write to"
+    )
 
     bench = command("bench", _bench)
     bench.add_argument("--preset", default="s16")
@@ -97,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", default="cpu")
     bench.add_argument("--threads", type=int, help="CPU threads")
     bench.add_argument("--runs", type=int, default=10, help="counted runs of each row")
-    bench.add_argument("--out", help="a CSV file to write all columns to")
+    bench.add_argument("--out", type=_file, help="a CSV file to write all columns to")
 
     peers = command("peers", _peers)
     peers.add_argument("--batch", type=int, default=4, help="clips at once for the throughput")
@@ -105,8 +112,22 @@ def _parser() -> argparse.ArgumentParser:
     peers.add_argument("--device", default="cpu")
     peers.add_argument("--threads", type=int, help="CPU threads")
     peers.add_argument("--runs", type=int, default=5, help="counted runs of each row")
-    peers.add_argument("--out", help="a folder to write peers.csv and peers.png to")
+    peers.add_argument("--out", type=_folder, help="a folder to write peers.csv and peers.png to")
     return parser
+
+
+def _folder(path: str) -> str:
+    """A place for a folder, told before anything is computed for it."""
+    if Path(path).exists() and not Path(path).is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a file; name a folder")
+    return path
+
+
+def _file(path: str) -> str:
+    """A place for a file, likewise."""
+    if Path(path).is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder; name a file")
+    return path
 
 
 def _all(options: argparse.Namespace) -> None:

@@ -60,6 +60,9 @@ def cost(
     ValueError
         If a notebook's own gate, or another maker's model, uses a product that cannot be counted,
         or that maker's model comes without clip_shape.
+
+    Source: the trace is fvcore's, the count of each operation `analysis.count`'s; a test holds
+    twice the sum against torch's own counter, exactly.
     """
     model = _countable(model_or_config)
     shape = clip_shape or clip_shape_of(model)
@@ -113,8 +116,15 @@ def relation_params(
 ) -> int:
     """Parameters that make a unit's mixing weights, by formula; token biases are not among them.
 
-    `window`: (T,), (H, W) or (T, H, W) tokens; `dim`: mixed channels. Raises ValueError for an
-    unknown gate.
+    With G groups, C mixed channels, N tokens and D offsets, the products of w and of 2w - 1 over
+    the window's a axes: `lrpe` G D; `gqpe` G (a + s), with a centre and a spread of s = a^2 (full),
+    a (diagonal) or 1 (scalar) numbers a group; `dense` G N^2; `lrpe+dense` G D + N^2; `attention` G
+    D + 2 C^2 + 2 C, its table and its projection to queries and keys; `conv` G k, with k taps, the
+    product of min(conv_size, 2w - 1); `mean` and `none` 0.
+
+    `window`: (T,), (H, W) or (T, H, W) tokens; `dim`: C. Returns a count. Raises ValueError for an
+    unknown gate. Source: the shapes in `posmlp.positions` and `posmlp.gating`; a test holds this
+    against the models' parameters.
     """
     one_of(gate, GATE_NAMES, "gate")
     num_tokens, num_axes = math.prod(window), len(window)
@@ -135,8 +145,11 @@ def relation_params(
 def relation_macs(gate: str, window: tuple[int, ...], dim: int, *, conv_size: int = 3) -> int:
     """Multiply-adds of mixing one window, by formula: N^2 C for any relation, however it is made.
 
-    Groups do not appear: they cost parameters, never multiply-adds. `attention` pays for the
-    queries and keys, their products, and the weighted sum. Raises ValueError for an unknown gate.
+    N tokens, C = `dim` channels. `attention` pays 2 N C^2 for queries and keys, N^2 C for their
+    products and N^2 C for the weighted sum; `conv` N C k with k taps; `mean` and `none` have no
+    products. Groups do not appear: they cost parameters, never multiply-adds. Returns a count.
+    Raises ValueError for an unknown gate. Source: as `relation_params`; a test holds it against the
+    trace.
     """
     one_of(gate, GATE_NAMES, "gate")
     num_tokens = math.prod(window)

@@ -53,7 +53,9 @@ def effects(
     mean of the metric at a level minus that at the reference, over all combinations of the other
     axes. An interaction is how much one axis' effect changes with the other's:
     (a1 b1 - a0 b1) - (a1 b0 - a0 b0), likewise averaged. Each is computed for every seed by
-    itself, and Student's t over seeds gives interval and p.
+    itself, and Student's t over seeds gives interval and p; in a grid of two by two these are the p
+    of a repeated-measures analysis of variance. Effects are in the metric's unit. Source: Yates,
+    The design and analysis of factorial experiments, 1937.
 
     Parameters
     ----------

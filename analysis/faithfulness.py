@@ -94,7 +94,12 @@ def perturbation_curves(
 
 
 def curve_areas(curves: pd.DataFrame) -> pd.DataFrame:
-    """Area under each clip's curves (trapezoids over share): clip, deletion_auc, insertion_auc."""
+    """Area under each clip's curves: a row a clip with clip, deletion_auc, insertion_auc.
+
+    Trapezoids over the share of pixels changed, so that an area is the mean probability, 0 to 1; a
+    lower one is better for deletion, a higher one for insertion. `curves`: rows of
+    `perturbation_curves`. Source: Petsiuk et al., RISE, 2018.
+    """
     rows = [
         {"clip": clip, "curve": f"{curve}_auc", "area": _area(points)}
         for (clip, curve), points in curves.groupby(["clip", "curve"])

@@ -89,6 +89,9 @@ def intervene(
     ------
     ValueError
         If a gate has no tables, an intervention chooses none, or a donor does not fit.
+
+    Source: knocking out single parts, Morcos et al., On the importance of single directions for
+    generalization, 2018; the other kinds are this project's.
     """
     if not interventions:
         raise ValueError("no interventions; give some, for example knock_outs(model)")

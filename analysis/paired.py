@@ -24,10 +24,12 @@ FAR = 1e3  # a t-statistic beyond which every power is 0 or 1
 
 
 def t_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean of `values` and its t-interval, (mean, low, high).
+    """Mean of `values` and its t-interval, (mean, low, high), in their unit.
 
-    One value has a mean but no spread: low and high are NaN. Raises ValueError for no values, for
-    NaN among them, and for a confidence that is not between 0 and 1.
+    mean -+ t s / sqrt(n), with s their standard deviation over n - 1 and t the quantile of
+    Student's distribution of n - 1 degrees of freedom. Source: Student, The probable error of a
+    mean, 1908. One value has a mean but no spread: low and high are NaN. Raises ValueError for no
+    values, for NaN among them, and for a confidence that is not between 0 and 1.
     """
     array = np.asarray(values, dtype=float).ravel()
     if not array.size or np.isnan(array).any():
@@ -107,8 +109,10 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
 def detectable_effect(num_seeds: int, power: float = 0.8) -> float:
     """The true difference that a paired t-test over `num_seeds` finds with probability `power`.
 
-    In standard deviations of the paired differences, two-sided at 0.05. Raises ValueError for
-    fewer than 2 seeds, or a power that is not between 0.05 and 1.
+    In standard deviations of the paired differences, two-sided at 0.05: the d for which a
+    non-central t of n - 1 degrees of freedom and non-centrality d sqrt(n) lies beyond the critical
+    values with that probability. Source: Cohen, Statistical power analysis, 1988. Raises ValueError
+    for fewer than 2 seeds, or a power that is not between 0.05 and 1.
     """
     if num_seeds < 2:
         raise ValueError(f"num_seeds={num_seeds} leaves no spread to test with; use at least 2")
@@ -124,8 +128,9 @@ def detectable_effect(num_seeds: int, power: float = 0.8) -> float:
 def seeds_needed(effect: float, power: float = 0.8, significance: float = SIGNIFICANCE) -> int:
     """The fewest seeds at which a paired t-test finds `effect` with probability `power`.
 
-    `effect` is in standard deviations of the paired differences. Raises ValueError if more than
-    MOST_SEEDS would be needed, as for an effect of 0.
+    `effect` is in standard deviations of the paired differences; the power is that of
+    `detectable_effect`. Raises ValueError if more than MOST_SEEDS would be needed, as for an effect
+    of 0.
     """
     found = _fewest_seeds(lambda num: _power(abs(effect), num, significance), power)
     if found is None:

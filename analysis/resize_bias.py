@@ -49,7 +49,9 @@ def resize_bias(
     (A toy model trained on 8 frames of easy moving digits, top-1 0.98, had 0.98 at 4 and at 16
     frames with `sums`, 0.93 and 0.93 with `values`; one seed.)
 
-    Returns a new model in eval mode, on the same device. Raises ValueError if the windows do not
+    Returns a new model in eval mode, on the same device. Source: position embeddings carried to
+    other sizes by interpolation, Dosovitskiy et al., An image is worth 16x16 words, 2021, section
+    3.2; `sums` is this project's. Raises ValueError if the windows do not
     divide the new sizes, or a gate has parameters that cannot be carried over.
     """
     one_of(keep, KEEPS, "keep")

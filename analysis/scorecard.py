@@ -126,7 +126,10 @@ def attribution_scorecard(
 
 
 def summarise_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """The scorecard of some rows of `attribution_scores`, for example of one class."""
+    """The scorecard of some rows of `attribution_scores`, for example of one class.
+
+    Columns as of `attribution_scorecard`; scores that are NaN for a clip leave that clip out.
+    """
     rows = []
     for (model, method), group in scores.groupby(["model", "method"], sort=False):
         for metric, better in METRICS.items():

@@ -62,11 +62,13 @@ def compare(
         - `by`; n : seeds that both have; unpaired : seeds that only one of the two has, which are
           not used;
         - mean : the variant's mean over those n seeds; difference : that minus the baseline's;
-          low, high : t-interval of the mean difference;
+          low, high : t-interval of the mean difference (`t_interval`);
         - bootstrap_low, bootstrap_high (only if some n is at least 10, and NaN where it is not) :
-          BCa bootstrap interval of the mean difference, which supposes no normal values;
+          BCa bootstrap interval of the mean difference (Efron, 1987), which supposes no normal
+          values;
         - p : two-sided paired t-test; p_holm : corrected for the number of variants tested
-          (Holm). Differences equal to the last bit have no spread, hence p = 0 (1 if all are 0);
+          (Holm, 1979). Differences equal to the last bit have no spread, hence p = 0 (1 if all are
+          0);
         - probability_of_improvement : share of the n^2 pairs of one run of each in which the
           variant's is the better, ties counting half. Source: Agarwal et al., Deep RL at the edge
           of the statistical precipice, 2021;

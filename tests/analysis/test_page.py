@@ -208,6 +208,19 @@ def test_bias_command_writes_maps_statistics_and_a_figure_a_unit(
     assert main(["bias", str(run / "bias")]) == 2
 
 
+def test_commands_refuse_a_place_that_cannot_hold_what_they_write(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, folder = str(run / "config.json"), str(run)
+    for command, out, words in (("bias", file, "name a folder"), ("all", folder, "name a file")):
+        with pytest.raises(SystemExit) as stopped:
+            main([command, str(run), "--out", out])
+        assert stopped.value.code == 2
+        assert words in capsys.readouterr().err
+    assert main(["bias", str(run), "--out", f"{file}/below"]) == 2
+    assert f"{file}/below" in capsys.readouterr().err
+
+
 def test_curves_command_gathers_runs_by_folder_and_leaves_out_the_unfinished(
     run: Path, dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
