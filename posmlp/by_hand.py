@@ -1,152 +1,194 @@
-"""A branch's gradient by hand: the training step on a CPU in less time and half the memory.
+"""A residual step on a CPU, its parallel branches merged, with a gradient by hand.
 
-The numbers are those of `posmlp.model.Branch`, which stays the readable path. For its gradient
-PyTorch would keep every intermediate result of a branch; here only fc1's output and the mixed
-tokens are kept, what is cheap (norm, GELU, gate) is computed again, and a few windows at a time go
-through, so that what is made of them stays in the caches.
+The numbers are those of `posmlp.model.Branch`, which stays the readable path. What the branches of
+a step share is computed once: the norm (its affine part goes into fc1's weight), one product for
+all fc1 and one for all fc2. Between the two, channels come first, so that mixing is a matrix
+product on a view. A few windows at a time go through, so that what is made of them stays in the
+caches, in memory that the next ones use again. For its gradient a step keeps fc1's output and the
+mixed tokens; what is cheap (norm, GELU, gate) is computed again.
 
-Shapes: tokens (W, T, n, C) or as rows (W T n, C); G groups of V channels; columns (G, N, R): of
-each group the N tokens of a mixing window, times R windows and channels.
+Shapes: tokens (W, T, n, C), as rows (R, C) with R = W T n; k branches of D channels, in G groups;
+inside, (k D, R): channel by channel, group by group, branch by branch, each with its tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from posmlp.linear import project, weight_gradient
+from posmlp.linear import product, product_of_columns
 
-ORDERS = {"S": (4, 3, 0, 1, 2, 5), "T": (4, 2, 0, 1, 3, 5), "ST": (4, 2, 3, 0, 1, 5)}
-"""Axes of (W, K, t, n, G, V) as columns have them, K runs of t frames: group, mixed axes, rest."""
+
+class Weights(NamedTuple):
+    """A step's weights, merged: fc1 (2 k D, C) and (2 k D,), all u before all v; fc2 (C, k D)."""
+
+    fc1: Tensor
+    fc1_bias: Tensor
+    fc2: Tensor
+    fc2_bias: Tensor
+    mixing: tuple[Tensor, ...]
+    """Of each branch its relation (G, N, N) and its token bias (N,), one after the other."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How windows go through a branch: its axes, frames mixed together, groups, windows at once."""
+    """How tokens go through a step: each branch's axes, frames mixed, groups, windows at once."""
 
-    axes: str
+    axes: tuple[str, ...]
     frames: int
     num_groups: int
     num_windows: int
     eps: float
 
-    def columns(self, rows: Tensor, x_WTnC: Tensor) -> Tensor:
-        """Rows (W T n, C') of the tokens x as columns (G, N, R); a copy."""
-        tokens = rows.view(*self._shape(x_WTnC), self.num_groups, -1).permute(ORDERS[self.axes])
-        return tokens.reshape(self.num_groups, self._num_mixed(x_WTnC), -1)
+    def parts(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Tensors (W, ...) a few windows at a time, each as rows (R, C)."""
+        for part in zip(*(tensor.split(self.num_windows) for tensor in tensors), strict=True):
+            yield tuple(tensor.reshape(-1, tensor.shape[-1]) for tensor in part)
 
-    def rows(self, columns_GNR: Tensor, x_WTnC: Tensor) -> Tensor:
-        """The inverse; a copy, too, as what follows is faster on rows."""
-        order = ORDERS[self.axes]
-        shape = (*self._shape(x_WTnC), self.num_groups, -1)
-        back = sorted(range(6), key=order.__getitem__)
-        tokens = columns_GNR.view([shape[axis] for axis in order]).permute(back)
-        return tokens.reshape(x_WTnC[..., 0].numel(), -1)
+    def normalise(self, rows: Tensor) -> Tensor:
+        """Layer norm without its affine part."""
+        return F.layer_norm(rows, rows.shape[-1:], eps=self.eps)
 
-    def _shape(self, x_WTnC: Tensor) -> tuple[int, int, int, int]:
-        W, T, n, _ = x_WTnC.shape
-        return W, T // self.frames, self.frames, n
+    def branches(self, num_places: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+        """Tensors (k D, R) branch by branch, as views that have the mixed tokens as an axis.
 
-    def _num_mixed(self, x_WTnC: Tensor) -> int:
-        n = x_WTnC.shape[2]
-        return {"S": n, "T": self.frames, "ST": self.frames * n}[self.axes]
+        T: (G, -1, t, n), with D / G channels, windows and runs of t frames as its second axis;
+        S and ST: (G, -1, N), with N = n or t n.
+        """
+        sides = {"T": (self.frames, num_places), "S": (num_places,)}
+        sides["ST"] = (self.frames * num_places,)
+        chunks = zip(*(tensor.chunk(len(self.axes)) for tensor in tensors), strict=True)
+        return [
+            tuple(tensor.view(self.num_groups, -1, *sides[axes]) for tensor in chunk)
+            for axes, chunk in zip(self.axes, chunks, strict=True)
+        ]
 
 
-class BranchByHand(torch.autograd.Function):
-    """norm, fc1, GELU, gate, fc2 of tokens (W, T, n, C), with a gradient that keeps little.
+def mix(relation: Tensor, tokens: Tensor, out: Tensor) -> None:
+    """Weigh tokens, as `Plan.branches` gives them, by the rows of a relation (G, N, N)."""
+    if tokens.dim() == 4:
+        torch.matmul(relation[:, None], tokens, out=out)
+    else:
+        torch.matmul(tokens, relation.mT, out=out)
 
-    Weights are group by group (`posmlp.linear.group_by_group`), `relation` is (G, N, N) and
-    `token_bias` (N, 1). It can be differentiated once; PyTorch raises RuntimeError for more.
+
+def mixing_gradients(grad: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the relation (G, N, N) and of the token bias (N,)."""
+    if tokens.dim() == 4:
+        return (grad @ tokens.mT).sum(1), grad.sum((0, 1, 3))
+    return grad.mT @ tokens, grad.sum((0, 1))
+
+
+def step_forward(
+    x: Tensor, scale: Tensor, weights: Weights, plan: Plan, kept: list[Tensor] | None = None
+) -> Tensor:
+    """x + scale * the sum of what the branches give, (W, T, n, C); scale: (W, 1, 1, 1).
+
+    `kept` takes what the gradient needs: of each part fc1's output and the mixed tokens.
+    """
+    output = torch.empty_like(x)
+    for rows, scales, out in plan.parts(x, scale.expand(*x.shape[:3], 1), output):
+        h = product(weights.fc1, plan.normalise(rows).mT).add_(weights.fc1_bias[:, None])
+        u, v = F.gelu(h).chunk(2)
+        mixed = torch.empty_like(u)
+        for i, (tokens, mixed_tokens) in enumerate(plan.branches(x.shape[2], u, mixed)):
+            relation, token_bias = weights.mixing[2 * i : 2 * i + 2]
+            mix(relation, tokens, mixed_tokens)
+            mixed_tokens.add_(token_bias[:, None] if tokens.dim() == 4 else token_bias)
+        if kept is not None:
+            kept += [h, mixed]
+        update = product_of_columns(v.mul_(mixed), weights.fc2).add_(weights.fc2_bias)
+        torch.add(rows, update.mul_(scales), out=out)
+    return output
+
+
+class StepByHand(torch.autograd.Function):
+    """`step_forward` with its gradient; differentiable once, PyTorch raises RuntimeError for more.
+
+    Takes x, scale and plan, then the weights one by one; scale gets no gradient.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        norm_weight: Tensor,
-        norm_bias: Tensor,
-        fc1_weight: Tensor,
-        fc1_bias: Tensor,
-        relation: Tensor,
-        token_bias: Tensor,
-        fc2_weight: Tensor,
-        fc2_bias: Tensor,
-        plan: Plan,
-    ) -> Tensor:
-        outputs, kept = [], []
-        for part in x.split(plan.num_windows):
-            normed = F.layer_norm(part, part.shape[-1:], norm_weight, norm_bias, plan.eps)
-            h = project(normed.flatten(0, 2), fc1_weight, fc1_bias)
-            u, v = F.gelu(h).chunk(2, dim=-1)
-            columns = relation @ plan.columns(u, part)
-            mixed = plan.rows(columns.add_(token_bias), part)
-            outputs.append(project(v * mixed, fc2_weight, fc2_bias).view(part.shape))
-            kept += [h, mixed]
-        ctx.save_for_backward(x, norm_weight, norm_bias, fc1_weight, relation, fc2_weight, *kept)
+    def forward(ctx: Any, x: Tensor, scale: Tensor, plan: Plan, *weights: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+        output = step_forward(x, scale, Weights(*weights[:4], weights[4:]), plan, kept)
+        ctx.save_for_backward(x, scale, *weights, *kept)
         ctx.plan = plan
-        return torch.cat(outputs)
+        return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, *weights_and_kept = ctx.saved_tensors
-        weights, kept = weights_and_kept[:5], weights_and_kept[5:]
-        windows = ctx.plan.num_windows
-        grad_x, totals = [], None
-        for part, grad_part, h, mixed in zip(
-            x.split(windows), grad.split(windows), kept[::2], kept[1::2], strict=True
+        plan: Plan = ctx.plan
+        x, scale, *saved = ctx.saved_tensors
+        num_weights = 4 + 2 * len(plan.axes)
+        weights, kept = saved[:num_weights], saved[num_weights:]
+        merged = Weights(*weights[:4], tuple(weights[4:]))
+        totals = [torch.zeros_like(weight) for weight in weights]
+        grad_x = torch.empty_like(x)
+        parts = plan.parts(x, scale.expand(*x.shape[:3], 1), grad, grad_x)
+        for (rows, scales, grad_rows, out), h, mixed in zip(
+            parts, kept[::2], kept[1::2], strict=True
         ):
-            of_x, *of_weights = gradients(part, grad_part, h, mixed, weights, ctx.plan)
-            grad_x.append(of_x)
-            if totals is None:
-                totals = of_weights
-            else:
-                torch._foreach_add_(totals, of_weights)
-        return (torch.cat(grad_x), *(totals or []), None)
+            of_rows, *of_weights = gradients(
+                rows, grad_rows * scales, h, mixed, merged, plan, x.shape[2]
+            )
+            torch.add(grad_rows, of_rows, out=out)
+            for total, part in zip(totals, of_weights, strict=True):
+                total.add_(part)
+        return grad_x, None, None, *totals
 
 
 def gradients(
-    x: Tensor, grad: Tensor, h: Tensor, mixed: Tensor, weights: list[Tensor], plan: Plan
+    rows: Tensor,
+    grad: Tensor,
+    h: Tensor,
+    mixed: Tensor,
+    weights: Weights,
+    plan: Plan,
+    num_places: int,
 ) -> tuple[Tensor, ...]:
-    """Of one part: the gradients of `BranchByHand.forward`'s tensors, in their order."""
-    norm_weight, norm_bias, fc1_weight, relation, fc2_weight = weights
-    grad = grad.reshape(-1, grad.shape[-1])  # rows, as h and mixed are
-
+    """Of one part's rows (R, C) and of the weights, from their update's gradient (R, C)."""
     activated, back_through_gelu = _differentiable(F.gelu, h)
-    u, v = activated.chunk(2, dim=-1)
-    grad_gated = project(grad, fc2_weight.mT)
-    grad_fc2 = weight_gradient(v * mixed, grad)
+    u, v = activated.chunk(2)
+    grad_gated = product(weights.fc2.mT.contiguous(), grad.mT)
+    grad_fc2 = product(v * mixed, grad).mT
 
-    grad_columns = plan.columns(v * grad_gated, x)
-    grad_relation = grad_columns @ plan.columns(u, x).mT
-    grad_u = plan.rows(relation.mT @ grad_columns, x)
-    grad_h = back_through_gelu(torch.cat([grad_u, grad_gated.mul_(mixed)], dim=1))[0]
+    grad_activated = torch.empty_like(h)
+    grad_u, grad_v = grad_activated.chunk(2)
+    torch.mul(grad_gated, mixed, out=grad_v)
+    of_mixing = []
+    for i, (grad_mixed, tokens, grad_tokens) in enumerate(
+        plan.branches(num_places, grad_gated.mul_(v), u, grad_u)
+    ):
+        mix(weights.mixing[2 * i].mT, grad_mixed, grad_tokens)
+        of_mixing += mixing_gradients(grad_mixed, tokens)
+    grad_h = back_through_gelu(grad_activated)
 
-    def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], weight, bias, plan.eps)
-
-    normed, back_through_norm = _differentiable(norm, x, norm_weight, norm_bias)
-    grad_fc1 = weight_gradient(normed.flatten(0, 2), grad_h)
-    grad_normed = project(grad_h, fc1_weight.mT).view(x.shape)
+    normed, back_through_norm = _differentiable(plan.normalise, rows)
+    grad_normed = product_of_columns(grad_h, weights.fc1.mT.contiguous())
+    grad_fc1 = product(grad_h, normed)
     return (
-        *back_through_norm(grad_normed),
+        back_through_norm(grad_normed),
         grad_fc1,
-        grad_h.sum(0),
-        grad_relation,
-        grad_columns.sum((0, 2))[:, None],
+        grad_h.sum(1),
         grad_fc2,
         grad.sum(0),
+        *of_mixing,
     )
 
 
-def _differentiable(function: Any, *inputs: Tensor) -> tuple[Tensor, Any]:
-    """What a function gives, and what takes its gradient to those of its inputs."""
+def _differentiable(
+    function: Callable[[Tensor], Tensor], x: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """What a function gives, and what takes its gradient to that of x."""
     with torch.enable_grad():
-        leaves = [tensor.detach().requires_grad_() for tensor in inputs]
-        output = function(*leaves)
-    return output.detach(), lambda grad: torch.autograd.grad(output, leaves, grad)
+        leaf = x.detach().requires_grad_()
+        output = function(leaf)
+    return output.detach(), lambda grad: torch.autograd.grad(output, leaf, grad)[0]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_weight
 
 NUM_IMAGES = 16
 """PyTorch gives a 1 x 1 convolution on one thread to oneDNN from this many images on."""
@@ -66,23 +65,41 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
 
 
-def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
-    """Of `project`'s weight, (c_out, c_in), from rows x (R, c_in) and their output's gradient."""
-    images, grad_images = _as_images(x), _as_images(grad)
-    if images is None or grad_images is None:
-        return grad.mT @ x
-    shape = (grad.shape[-1], x.shape[-1], 1, 1)
-    return conv2d_weight(images, shape, grad_images)[:, :, 0, 0]
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a (m, k) @ b (k, n) -> (m, n), contiguous; on a CPU by a convolution where that pays.
+
+    a, contiguous, gives the image and b the filters: best where b is the transpose of rows.
+    """
+    if len(a) % NUM_IMAGES == 0 and _pays(a, b.numel()):
+        images = a.view(NUM_IMAGES, len(a) // NUM_IMAGES, 1, -1).permute(0, 3, 1, 2)
+        y = F.conv2d(images, b.mT[:, :, None, None])
+        return y.permute(0, 2, 3, 1).reshape(len(a), -1)
+    return a @ b
+
+
+def product_of_columns(x: Tensor, weight: Tensor) -> Tensor:
+    """Columns x (c_in, R) through a weight (c_out, c_in), as rows (R, c_out)."""
+    if _pays(x, x.numel()):
+        return F.conv2d(x[None, :, :, None], weight[:, :, None, None])[0, :, :, 0].mT
+    return x.mT @ weight.mT
 
 
 def _as_images(x: Tensor) -> Tensor | None:
     """x (*, c) as channels-last images (num_images, c, pixels, 1); None where it does not pay."""
-    if not (eager_on_cpu(x) and x.dtype == torch.float32 and x.numel() >= SMALLEST):
-        return None
     num_tokens = x.numel() // x.shape[-1]
-    if num_tokens % NUM_IMAGES or not torch.backends.mkldnn.is_available():
+    if num_tokens % NUM_IMAGES or not _pays(x, x.numel()):
         return None
     return x.reshape(NUM_IMAGES, num_tokens // NUM_IMAGES, 1, -1).permute(0, 3, 1, 2)
+
+
+def _pays(x: Tensor, num_elements: int) -> bool:
+    """Whether a convolution over that many elements is worth its set-up, and oneDNN's to take."""
+    return (
+        eager_on_cpu(x)
+        and x.dtype == torch.float32
+        and num_elements >= SMALLEST
+        and torch.backends.mkldnn.is_available()
+    )
 
 
 def eager_on_cpu(x: Tensor) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from posmlp.by_hand import BranchByHand, Plan
+from posmlp.by_hand import Plan, StepByHand, Weights, step_forward
 from posmlp.config import PosMLPConfig, parse_layout, resolve
 from posmlp.gating import GATES, GatingUnit, PositionalGatingUnit, initialise
 from posmlp.linear import Linear, eager_on_cpu
@@ -122,8 +122,6 @@ class Branch(nn.Module):
         self.fc2 = Linear(mixed, dim, groups_in=groups)
 
     def forward(self, x_WTnC: Tensor) -> Tensor:
-        if self._trains_by_hand(x_WTnC):
-            return self._by_hand(x_WTnC)
         h = F.gelu(self.fc1(self.norm(x_WTnC)))
         if self.axes == "S":
             return self.fc2(self.gate(h))
@@ -133,45 +131,6 @@ class Branch(nn.Module):
         else:
             z = self.gate(h.flatten(2, 3)).unflatten(2, h.shape[2:4])
         return self.fc2(z.flatten(1, 2))
-
-    def _trains_by_hand(self, x_WTnC: Tensor) -> bool:
-        """Whether the gradient comes from `posmlp.by_hand`: the paper's gate, trained on a CPU.
-
-        Parts that a user replaced or watches by a hook are called as they stand.
-        """
-        parts = (self.norm, self.fc1, self.gate, self.fc2)
-        ours = (nn.LayerNorm, Linear, PositionalGatingUnit, Linear)
-        return (
-            self.training
-            and torch.is_grad_enabled()
-            and eager_on_cpu(x_WTnC)
-            and all(type(part) is kind for part, kind in zip(parts, ours, strict=True))
-            and self.gate.form == "multiply"
-            and self.gate.token_bias is not None
-            and not getattr(self.gate.positions, "in_blocks", False)
-            and not any(part._forward_hooks or part._forward_pre_hooks for part in parts)
-        )
-
-    def _by_hand(self, x_WTnC: Tensor) -> Tensor:
-        gate: Any = self.gate
-        plan = Plan(
-            axes=self.axes,
-            frames=self.frames,
-            num_groups=gate.num_groups,
-            num_windows=max(1, WORKING_SET // x_WTnC[0].numel()),
-            eps=self.norm.eps,
-        )
-        update: Tensor = BranchByHand.apply(
-            x_WTnC,
-            self.norm.weight,
-            self.norm.bias,
-            *self.fc1.ordered(),
-            gate.relation(),
-            gate.token_bias,
-            *self.fc2.ordered(),
-            plan,
-        )
-        return update
 
 
 def make_gate(
@@ -195,14 +154,94 @@ def make_gate(
 
 
 class Step(nn.ModuleDict):
-    """Parallel branches by their axes: tokens (W, T, n, C) -> the sum of what they give."""
+    """A residual step of parallel branches by their axes: tokens (W, T, n, C) -> the same.
 
-    def forward(self, x_WTnC: Tensor) -> Tensor:
+    `scale` (W, 1, 1, 1) multiplies what the branches give.
+    """
+
+    def forward(self, x_WTnC: Tensor, scale: Tensor | None = None) -> Tensor:
+        if not self._goes_by_hand(x_WTnC):
+            update = self._update(x_WTnC)
+            return x_WTnC + (update if scale is None else update * scale)
+        if scale is None:
+            scale = x_WTnC.new_ones(len(x_WTnC), 1, 1, 1)
+        weights, plan = self._merged(), self._plan(x_WTnC)
+        if not torch.is_grad_enabled():
+            return step_forward(x_WTnC, scale, weights, plan)
+        stepped: Tensor = StepByHand.apply(x_WTnC, scale, plan, *weights[:4], *weights.mixing)
+        return stepped
+
+    def _update(self, x_WTnC: Tensor) -> Tensor:
+        """The sum of what the branches give; in inference on a CPU a few windows at a time."""
+        at_once = torch.is_grad_enabled() or not eager_on_cpu(x_WTnC)
+        if not at_once and len(x_WTnC) > _num_windows(x_WTnC):
+            return torch.cat([self._update(x) for x in x_WTnC.split(_num_windows(x_WTnC))])
         first, *others = self.values()
-        update = first(x_WTnC)
+        update: Tensor = first(x_WTnC)
         for branch in others:
             update = update + branch(x_WTnC)
         return update
+
+    def _goes_by_hand(self, x_WTnC: Tensor) -> bool:
+        """Whether `posmlp.by_hand` computes it: the paper's gate on a CPU, training or inference.
+
+        Parts that a user replaced or watches by a hook are called as they stand, and in eval mode
+        PyTorch's own gradient is taken, which can be differentiated again.
+        """
+        ours = {"norm": nn.LayerNorm, "fc1": Linear, "gate": PositionalGatingUnit, "fc2": Linear}
+        return (
+            (self.training or not torch.is_grad_enabled())
+            and eager_on_cpu(x_WTnC)
+            and all(_untouched(branch, ours) for branch in self.values())
+        )
+
+    def _merged(self) -> Weights:
+        """The branches' weights, the norm's affine part in fc1's: y = W (a x + b) + c."""
+        into, biases, out_of, out_biases, mixing = [], [], [], [], []
+        branch: Any
+        for branch in self.values():
+            weight, bias = branch.fc1.ordered()
+            into.append((weight * branch.norm.weight).unflatten(0, (2, -1)))
+            biases.append((bias + weight @ branch.norm.bias).unflatten(0, (2, -1)))
+            weight, bias = branch.fc2.ordered()
+            out_of.append(weight)
+            out_biases.append(bias)
+            mixing += [branch.gate.relation(), branch.gate.token_bias[:, 0]]
+        return Weights(
+            torch.cat(into, dim=1).flatten(0, 1),
+            torch.cat(biases, dim=1).flatten(),
+            torch.cat(out_of, dim=1),
+            sum(out_biases[1:], out_biases[0]),
+            tuple(mixing),
+        )
+
+    def _plan(self, x_WTnC: Tensor) -> Plan:
+        first: Any = next(iter(self.values()))
+        return Plan(
+            axes=tuple(self),
+            frames=first.frames,
+            num_groups=first.gate.num_groups,
+            num_windows=_num_windows(x_WTnC),
+            eps=first.norm.eps,
+        )
+
+
+def _num_windows(x_WTnC: Tensor) -> int:
+    """Windows that a CPU takes at once."""
+    return max(1, WORKING_SET // x_WTnC[0].numel())
+
+
+def _untouched(branch: Any, ours: dict[str, type]) -> bool:
+    """Whether a branch is the paper's, without hooks on its parts or a relation in blocks."""
+    parts = {name: getattr(branch, name) for name in ours}
+    return (
+        all(type(part) is ours[name] for name, part in parts.items())
+        and not any(part._forward_hooks or part._forward_pre_hooks for part in parts.values())
+        and not branch._forward_hooks
+        and branch.gate.form == "multiply"
+        and branch.gate.token_bias is not None
+        and not getattr(branch.gate.positions, "in_blocks", False)
+    )
 
 
 class Block(nn.Module):
@@ -220,8 +259,7 @@ class Block(nn.Module):
 
     def forward(self, x_WTnC: Tensor, scales: list[Tensor | None]) -> Tensor:
         for step, scale in zip(self.steps, scales, strict=True):
-            update = step(x_WTnC)
-            x_WTnC = x_WTnC + (update if scale is None else update * scale)
+            x_WTnC = step(x_WTnC, scale)
         return x_WTnC
 
 
@@ -246,22 +284,9 @@ class Stage(nn.Module):
         per_window = [
             [None if s is None else self._repeat(s, grid) for s in block] for block in scales
         ]
-        x = self._through_blocks(x, per_window)
+        x = self._run(x, per_window)
         x = x.reshape(*grid, T, k, k, C).permute(0, 3, 1, 4, 2, 5, 6)
         return x.reshape(B, T, H, W, C)
-
-    def _through_blocks(self, x_WTnC: Tensor, scales: Scales) -> Tensor:
-        """All blocks; on a CPU a few windows at a time, as no block looks beyond a window."""
-        at_once = x_WTnC.device.type != "cpu" or torch.compiler.is_compiling()
-        if at_once or torch.is_grad_enabled():
-            return self._run(x_WTnC, scales)
-        num_windows = max(1, WORKING_SET // x_WTnC[0].numel())
-        parts = []
-        for i in range(0, len(x_WTnC), num_windows):
-            part = slice(i, i + num_windows)
-            chosen = [[None if s is None else s[part] for s in block] for block in scales]
-            parts.append(self._run(x_WTnC[part], chosen))
-        return torch.cat(parts)
 
     def _run(self, x_WTnC: Tensor, scales: Scales) -> Tensor:
         for block, each in zip(self.blocks, scales, strict=True):

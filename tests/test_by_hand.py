@@ -9,8 +9,8 @@ from torch.func import functional_call, grad
 
 import posmlp.model as model_file
 from posmlp import PosMLPVideo, create_model
-from posmlp.by_hand import BranchByHand
-from posmlp.model import Branch
+from posmlp.by_hand import StepByHand
+from posmlp.model import Step
 from posmlp.population import seeded_model
 
 LAYOUTS = ["T+S", "T>S", "ST", "ST+S"]
@@ -44,16 +44,16 @@ def logits_and_gradients(model: PosMLPVideo, clips: Tensor) -> Found:
 def by_hand_and_plain(
     model: PosMLPVideo, clips: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Found, Found]:
-    calls, apply = [], BranchByHand.apply
+    calls, apply = [], StepByHand.apply
 
     def counted(*arguments: object) -> Tensor:
         calls.append(1)
         return apply(*arguments)
 
-    monkeypatch.setattr(model_file.BranchByHand, "apply", counted)
+    monkeypatch.setattr(model_file.StepByHand, "apply", counted)
     ours = logits_and_gradients(model, clips)
-    assert len(calls) == sum(isinstance(module, Branch) for module in model.modules())
-    monkeypatch.setattr(Branch, "_trains_by_hand", lambda *_: False)
+    assert len(calls) == sum(isinstance(module, Step) for module in model.modules())
+    monkeypatch.setattr(Step, "_goes_by_hand", lambda *_: False)
     return ours, logits_and_gradients(model, clips)
 
 
@@ -80,10 +80,10 @@ def test_gradients_by_hand_in_float32_by_convolutions(monkeypatch):
 
 
 def test_training_keeps_little_for_its_gradient(monkeypatch):
-    branch = next(module for module in toy().modules() if isinstance(module, Branch))
-    tokens = randn(8, 8, 16, branch.norm.normalized_shape[0], dtype=torch.float64)
+    step = next(module for module in toy().modules() if isinstance(module, Step))
+    tokens = randn(64, 8, 16, step["T"].norm.normalized_shape[0], dtype=torch.float64)
     tokens.requires_grad_()
-    weights = {parameter.data_ptr() for parameter in branch.parameters()}
+    weights = {parameter.data_ptr() for parameter in step.parameters()}
 
     def saved_bytes() -> int:
         held = {}
@@ -93,25 +93,25 @@ def test_training_keeps_little_for_its_gradient(monkeypatch):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            output = branch(tokens)
+            output = step(tokens)
         assert output.requires_grad
         return sum(held[pointer] for pointer in held.keys() - weights)
 
     ours = saved_bytes()
-    monkeypatch.setattr(Branch, "_trains_by_hand", lambda *_: False)
+    monkeypatch.setattr(Step, "_goes_by_hand", lambda *_: False)
     assert ours < 0.6 * saved_bytes()
 
 
 @pytest.mark.parametrize("options", [{"gate": "conv"}, {"gate_form": "add"}, {"token_bias": False}])
 def test_other_gates_take_the_plain_path(options, monkeypatch):
-    monkeypatch.setattr(model_file.BranchByHand, "apply", None)
+    monkeypatch.setattr(model_file.StepByHand, "apply", None)
     logits_and_gradients(toy(**options), randn(2, 3, 8, 32, 32, dtype=torch.float64))
 
 
 def test_a_watched_part_takes_the_plain_path():
     model, seen = toy(), []
-    branch = next(module for module in model.modules() if isinstance(module, Branch))
-    branch.gate.register_forward_hook(lambda _module, _inputs, output: seen.append(output.shape))
+    step = next(module for module in model.modules() if isinstance(module, Step))
+    step["T"].gate.register_forward_hook(lambda _module, _inputs, output: seen.append(output.shape))
     logits_and_gradients(model, randn(2, 3, 8, 32, 32, dtype=torch.float64))
     assert len(seen) == 1
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import posmlp.linear as linear
-from posmlp.linear import Linear, group_by_group, project, weight_gradient
+from posmlp.linear import Linear, group_by_group, product, product_of_columns, project
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -20,9 +20,9 @@ def test_project_equals_linear_with_its_gradients(shape, monkeypatch):
     monkeypatch.setattr(linear, "SMALLEST", 1)
     tensors = [randn(*shape), randn(7, 5, seed=1), randn(7, seed=2)]
     outputs, gradients = [], []
-    for product in (project, F.linear):
+    for layer in (project, F.linear):
         leaves = [tensor.clone().requires_grad_() for tensor in tensors]
-        out = product(*leaves)
+        out = layer(*leaves)
         outputs.append(out)
         gradients.append(torch.autograd.grad((out * randn(*out.shape, seed=3)).sum(), leaves))
     torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
@@ -31,12 +31,13 @@ def test_project_equals_linear_with_its_gradients(shape, monkeypatch):
 
 
 @pytest.mark.parametrize("num_rows", [32, 33])
-def test_weight_gradient_equals_that_of_linear(num_rows, monkeypatch):
+def test_products_equal_matrix_products(num_rows, monkeypatch):
     monkeypatch.setattr(linear, "SMALLEST", 1)
-    x, grad = randn(num_rows, 5), randn(num_rows, 7, seed=1)
-    weight = randn(7, 5, seed=2).requires_grad_()
-    (expected,) = torch.autograd.grad(F.linear(x, weight), weight, grad)
-    torch.testing.assert_close(weight_gradient(x, grad), expected, rtol=1e-5, atol=1e-5)
+    a, b, weight = randn(num_rows, 5), randn(7, 5, seed=1).mT, randn(3, num_rows, seed=2)
+    torch.testing.assert_close(product(a, b), a @ b, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(product(a, b.contiguous()), a @ b, rtol=1e-5, atol=1e-5)
+    rows = product_of_columns(a, weight)
+    torch.testing.assert_close(rows, a.mT @ weight.mT, rtol=1e-5, atol=1e-5)
 
 
 def test_project_is_a_convolution_only_in_float32_on_a_cpu(monkeypatch):
