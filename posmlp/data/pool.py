@@ -50,7 +50,7 @@ class DecodePool:
     ) -> Callable[[], T]:
         """Start `function(path, ...)`; calling what is returned waits for its value.
 
-        That call raises VideoError if the worker took longer than `timeout_s` or died, and
+        That call raises VideoError if the worker took longer than `timeout_s` or died, twice, and
         otherwise whatever the function raised. In-process, the call does the work.
         """
         job = partial(function, path, *args, **kw)
@@ -88,9 +88,11 @@ class DecodePool:
 
     def _wait(self, future: ProcessFuture[T], job: Callable[[], T], path: str) -> T:
         try:
-            return _result(future, path, self.timeout_s)
-        except BrokenProcessPool:
-            pass  # an idle worker was killed, which ends a pebble pool: try once more in a new one
+            return future.result()
+        except (TimeoutError, ProcessExpired, BrokenProcessPool):
+            # Once more: the machine may have slept or been out of memory. In a new pool, if the
+            # death of an idle worker has ended this one.
+            pass
         try:
             return _result(self._schedule(job), path, self.timeout_s)
         except BrokenProcessPool as error:
@@ -115,10 +117,10 @@ def _result(future: ProcessFuture[T], path: str, timeout_s: float) -> T:
     try:
         return future.result()
     except TimeoutError as error:
-        reason = f"not read within timeout_s={timeout_s:g} seconds; its worker was stopped"
+        reason = f"not read within timeout_s={timeout_s:g} seconds, twice; its worker was stopped"
         raise VideoError(path, reason) from error
     except ProcessExpired as error:
-        reason = f"its worker died while reading it ({_cause_of_death(error.exitcode)})"
+        reason = f"its worker died while reading it, twice ({_cause_of_death(error.exitcode)})"
         raise VideoError(path, reason) from error
 
 

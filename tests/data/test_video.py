@@ -46,6 +46,14 @@ def kill_own_process(num_frames, fps):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def fail_once(path, how, marker):
+    """Hang or die the first time that this is called, and read the second time."""
+    if not marker.exists():
+        marker.touch()
+        how(0, None)
+    return read_video(path)
+
+
 def half_a_frame(num_frames, fps):
     return [0.5]
 
@@ -320,6 +328,13 @@ def test_pool_outlives_a_hung_and_a_killed_worker(clip):
         with pytest.raises(VideoError, match="SIGKILL"):
             killed()
         assert [len(wait().frames) for wait in waits] == [20] * 6
+
+
+@pytest.mark.parametrize("how", [sleep_long, kill_own_process])
+def test_file_is_read_once_more_where_the_machine_was_to_blame(how, clip, tmp_path):
+    with DecodePool(1, timeout_s=1.5) as pool:
+        video = pool.submit(fail_once, str(clip), how, tmp_path / "tried")()
+    assert len(video.frames) == 20
 
 
 def test_pool_survives_the_death_of_an_idle_worker(clip):
