@@ -5,6 +5,7 @@ Shapes: S seeds, N clips, K classes; clips arrive as uint8 (B, T, H, W, 3).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,30 +98,43 @@ def evaluate(
     batch_size: int = EVALUATION_BATCH,
     num_workers: int = 2,
     train: TrainConfig | None = None,
+    classes: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """`metrics` of a model over a split, averaging logits over `clips` x `crops` views a video.
 
     `model`: a model or the path of one that `save` wrote. `data`: what `open_clips` takes, or a
-    source. `train` tells how frames are sampled. Raises ValueError for what does not fit together.
+    source. `train` tells how frames are sampled, `classes` what the outputs mean. Raises ValueError
+    for what does not fit together.
     """
     model = load(model) if isinstance(model, str | Path) else model
     if isinstance(data, str):
         train = train or TrainConfig()
         source = open_clips(data, split, model.config, train=train, num_workers=num_workers)
         try:
-            return _evaluate(model, source, clips, crops, batch_size)
+            return _evaluate(model, source, clips, crops, batch_size, classes)
         finally:
             source.close()
-    return _evaluate(model, data, clips, crops, batch_size)
+    return _evaluate(model, data, clips, crops, batch_size, classes)
 
 
 def _evaluate(
-    model: PosMLPVideo, source: ClipSource, num_views: int, num_crops: int, batch_size: int
+    model: PosMLPVideo,
+    source: ClipSource,
+    num_views: int,
+    num_crops: int,
+    batch_size: int,
+    classes: Sequence[str] | None,
 ) -> dict[str, float]:
     if len(source.classes) != model.config.num_classes:
         raise ValueError(
             f"the model has {model.config.num_classes} classes but {source.name} has "
             f"{len(source.classes)}; evaluate it on the data it was trained for"
         )
+    for own, other in zip(classes or source.classes, source.classes, strict=True):
+        if own != other:
+            raise ValueError(
+                f"class {own!r} of the run is {other!r} in {source.name}; give data with the run's "
+                "classes, in their order (a class file names them)"
+            )
     logits = predict(model, source, num_views=num_views, num_crops=num_crops, batch_size=batch_size)
     return metrics(logits, source.labels, source.reverse_of)
