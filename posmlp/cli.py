@@ -6,6 +6,7 @@ Nothing heavy is imported before it is needed.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -19,18 +20,20 @@ from posmlp.settings import configs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a ValueError or a missing file ends with its message and exit code 2.
+    """Run one command; a ValueError or OSError ends with its message and exit code 2.
 
     Exit code 1: the command has done its work, and found something wrong (`data check`).
     """
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return options.run(options) or 0
-    except (ValueError, FileNotFoundError, PermissionError) as error:
-        print(f"posmlp {options.command}: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, OSError) as error:
+        print(f"posmlp {options.command}: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("posmlp: stopped; the same command goes on from the last epoch", file=sys.stderr)
         return 130
@@ -129,13 +132,13 @@ def _eval(options: argparse.Namespace) -> None:
 
     run = Path(options.run_folder)
     if run.suffix == ".safetensors":
-        paths, spec, train = [run], options.data, TrainConfig()
+        paths, spec, train, classes = [run], options.data, TrainConfig(), None
     else:
         if not (run / "config.json").is_file():
             raise ValueError(f"no run at {run}: it has no config.json; give a folder of `train`")
         stored = json.loads((run / "config.json").read_text())
         paths, spec = sorted(run.glob("model-seed*.safetensors")), options.data or stored["source"]
-        train = TrainConfig.from_dict(stored["train"])
+        train, classes = TrainConfig.from_dict(stored["train"]), stored["classes"]
         if not paths:
             raise ValueError(f"{run} holds no trained model yet; run `posmlp train` to its end")
     if spec is None:
@@ -148,6 +151,7 @@ def _eval(options: argparse.Namespace) -> None:
             crops=options.crops,
             num_workers=options.workers,
             train=train,
+            classes=classes,
         )
         print(_line(path.name, scores))
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from posmlp.data.clips import ClipRule, Draw, load_clip
+from posmlp.data.folders import IMAGE_FOLDERS
 from posmlp.data.frame_folder import frame_size
 from posmlp.data.layouts import read_listing, say, split_spec
 from posmlp.data.listing import SPLITS, Listing, Problem, SplitMissing, is_frame_folder
 from posmlp.data.packets import list_packets
 from posmlp.data.pool import DecodePool, under_way
-from posmlp.data.problem_list import FileFacts, write_files, write_problems
+from posmlp.data.problem_list import FileFacts, write_files, write_problems, write_root
 from posmlp.data.video import VideoError, count_frames, iterate_frames
 
 AHEAD = 64  # files in work for each worker: one slow file does not keep the others waiting
@@ -56,18 +57,19 @@ def check_data(
 ) -> DataCheck:
     """Read every file of every split as training would, and all of its frames; write two lists.
 
-    Listed are files that are missing, empty, unreadable, shorter than `min_frames`, or damaged
-    (frames are declared that cannot be decoded), annotations that are malformed, labels outside the
-    class list, items listed twice or in two splits. All are left out of training from then on but
-    for those in two splits and the damaged ones that lack at most `max_lost_share` of their frames.
-    The lists go to `out`, by default the data set's folder, where training looks for them; see
+    Listed are files that are missing, empty, unreadable, shorter than `min_frames` (but images), or
+    damaged (frames are declared that cannot be decoded), annotations that are malformed, labels
+    outside the class list, items listed twice or in two splits. All are left out of training from
+    then on but for those in two splits and the damaged ones that lack at most `max_lost_share` of
+    their frames. The lists go to `out`, by default the data set's folder, where training looks for
+    them; another folder then stands for the data set, and is what training is given. See
     `problem_list`. `num_workers`: processes, by default one a CPU core.
 
     Raises:
         ValueError: there is no data set, or the folder for the lists cannot be written.
     """
-    _, root = split_spec(spec)
-    target = Path(out or root)
+    layout, root, lists = split_spec(spec)
+    target = Path(out or lists)
     if not target.is_dir() or not os.access(target, os.W_OK):
         raise ValueError(
             f"the lists cannot be written to {target}; make it a folder that you may write to, or "
@@ -84,6 +86,8 @@ def check_data(
     check.problems += _in_two_splits(check.files)
     check.written = write_problems(target, check.problems)
     write_files(target, check.files)
+    if not target.samefile(root):
+        write_root(target, layout, root)
     return check
 
 
@@ -191,6 +195,7 @@ def _judge(
         check.problems.append((listing.split, item.found, True))
         return
     facts, num_frames = item.found, item.found.num_frames
+    min_frames = 1 if listing.layout == IMAGE_FOLDERS else min_frames
     check.files.append(facts)
     lacking = max(facts.num_lacking, (item.declared or 0) - num_frames)
     if num_frames < min_frames:

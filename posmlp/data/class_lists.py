@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from posmlp.data.class_names import read_class_names
 from posmlp.data.listing import (
     Item,
     Listing,
@@ -13,7 +14,6 @@ from posmlp.data.listing import (
     lines_of,
     make_listing,
     media_folder,
-    read_class_names,
     split_missing,
 )
 

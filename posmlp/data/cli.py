@@ -93,6 +93,8 @@ def _data_check(options: argparse.Namespace) -> int:
         f"{len(found.problems):,} problems, {found.num_dropped:,} of them left out of training: "
         f"{found.written}"
     )
+    if found.written and not found.written.parent.samefile(found.root):
+        print(f"these lists stand for {found.root}: train with --data {found.written.parent}")
     return 1 if found.problems else 0
 
 

@@ -6,6 +6,7 @@ Shapes: `n` clips, `k` clips in a batch, `T` frames, `S` pixels a side, `K` clas
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -181,7 +182,7 @@ class VideoClips:
             "backends": dict(self.backends),
             "cached": self.cached,
             **asdict(self.rule),
-            "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+            "sha256": hashlib.sha256(os.fsencode(lines)).hexdigest(),
         }
 
     def _start(self, indices: list[int], draws: list[Draw]) -> Callable[[], Tensor]:

@@ -25,6 +25,7 @@ from posmlp.data.listing import (
 
 TEST_SHARE = 0.2  # of each class, where the data set comes without a split
 SPLIT_SEED = 0
+IMAGE_FOLDERS = "image-folders"
 
 IsItem = Callable[[Path], bool]
 """Whether something in a class folder is one of its videos, or images."""
@@ -45,12 +46,16 @@ def read_listed(root: Path, split: str) -> Listing:
         raise split_missing(root, split, [s for s in SPLITS if (root / f"{s}.csv").is_file()])
     items: list[Item] = []
     problems: list[Problem] = []
-    with table.open(newline="", encoding="utf-8") as file:
+    with table.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         if not {"path", "label"} <= set(rows.fieldnames or ()):
             raise ValueError(f"{table} has columns {rows.fieldnames}; it needs 'path' and 'label'")
         for row in rows:
             place, label = f"{table.name}:{rows.line_num}", row["label"]
+            if not row["path"] or None in row:
+                reason = f"not {','.join(rows.fieldnames or ())}: {list(row.values())}"
+                problems.append(Problem(place, "malformed", reason))
+                continue
             if label and label.isdecimal() and int(label) < len(classes):
                 items.append(Item(place, root / row["path"], int(label)))
                 continue
@@ -100,6 +105,11 @@ def read_split_folders(
     folder = "val" if split == "test" and "test" not in found else split
     if folder not in found:
         raise split_missing(root, split, found)
+    if not any(path.is_dir() for path in visible(root / folder)):
+        raise ValueError(
+            f"{root / folder} holds no class folders; put its videos into some, or, if {folder!r} "
+            f"is a class itself, name the layout: class-folders:{root}"
+        )
     files = _class_files(root / folder, is_item)
     # All splits count towards the classes, so that a label means the same in each of them.
     everywhere = {c.name for s in found for c in visible(root / s) if c.is_dir()}
@@ -118,7 +128,7 @@ def has_image_folders(root: Path) -> bool:
 
 def read_image_folders(root: Path, split: str) -> Listing:
     """Read ROOT/{split}/CLASS/*.jpg, each image a video of one frame; else as `split-folders`."""
-    return read_split_folders(root, split, "image-folders", _is_image)
+    return read_split_folders(root, split, IMAGE_FOLDERS, _is_image)
 
 
 # ---- ROOT/CLASS/*, without a split ---------------------------------------------------------------

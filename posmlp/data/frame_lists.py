@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from posmlp.data.class_names import class_names
 from posmlp.data.listing import (
     Item,
     Listing,
     Problem,
     annotation_files,
-    class_names,
     lines_of,
     make_listing,
     media_folder,

@@ -1,20 +1,25 @@
-"""Kinetics' lists: `path,label` or `path label`, with a header or without, and the official csv."""
+"""Kinetics' lists: `path,label` or `path label`, with a header or without, and the official csv.
+
+They are called train, val and test, or have that word in their names, as mmaction2's have.
+"""
 
 from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from posmlp.data.class_names import class_names
 from posmlp.data.listing import (
     SPLITS,
     VIDEO_SUFFIXES,
     Item,
     Listing,
     Problem,
-    class_names,
+    annotation_files,
     lines_of,
     make_listing,
     media_folder,
@@ -23,7 +28,10 @@ from posmlp.data.listing import (
 
 _PATH_COLUMNS = ("path", "video", "video_path", "filename", "file", "name")
 _LABEL_COLUMNS = ("label", "labels", "class", "class_id")
-_OFFICIAL = {"youtube_id", "time_start", "time_end", "label"}
+_OFFICIAL = {"youtube_id", "time_start", "time_end"}
+_VIDEO_ROW = re.compile(
+    rf"\S.*({'|'.join(map(re.escape, VIDEO_SUFFIXES))})\"?[, \t]\s*\S.*", re.IGNORECASE
+)
 
 
 @dataclass
@@ -41,17 +49,17 @@ def is_kinetics(root: Path) -> bool:
 
 
 def read_kinetics(root: Path, split: str) -> Listing:
-    """Read ROOT/{split}.csv or .txt; `test` is the val list where there is no test list.
+    """Read a split's list; `test` is the val list where there is no test list with labels.
 
     Class names come from a class file (see `listing.class_names`), from the list itself where its
     labels are names, or from the videos' folders where each belongs to one label. Otherwise they
     are the numbers.
     """
     lists = {s: found for s in SPLITS if (found := _list_of(root, s))}
-    source = "val" if split == "test" and "test" not in lists else split
-    if source not in lists:
-        raise split_missing(root, split, lists)
-    tables = {s: _read_table(path) for s, path in lists.items()}
+    tables = {s: table for s, path in lists.items() if (table := _read_table(path))}
+    source = "val" if split == "test" and "test" not in tables else split
+    if source not in tables:
+        raise split_missing(root, split, tables)
     classes = class_names(root) or _classes_of(list(tables.values()))
     table = tables[source]
     items, problems = _items(root, table, classes)
@@ -88,11 +96,22 @@ def _plain(name: str) -> str:
 
 
 def _list_of(root: Path, split: str) -> Path | None:
-    paths = (root / f"{split}{suffix}" for suffix in (".csv", ".txt"))
-    return next((path for path in paths if path.is_file()), None)
+    files = annotation_files(root, ".csv") + annotation_files(root, ".txt")
+    named = (path for path in files if path.stem == split and (path.parent == root or _lists(path)))
+    words = (path for path in files if split in re.split("[-_]", path.stem.lower()))
+    return next(named, None) or next((path for path in words if _lists(path)), None)
 
 
-def _read_table(path: Path) -> _Table:
+def _lists(path: Path) -> bool:
+    """Whether a file lists videos with their labels."""
+    first = next((line for _, line in lines_of(path)), "")
+    columns = set(re.split("[, \t]", first.lower()))
+    has_header = columns & set(_PATH_COLUMNS) and columns & set(_LABEL_COLUMNS)
+    return bool(has_header or columns >= _OFFICIAL or _VIDEO_ROW.fullmatch(first))
+
+
+def _read_table(path: Path) -> _Table | None:
+    """Return what a list holds; None for one without labels, as official test lists may be."""
     lines = list(lines_of(path))
     if not lines:
         raise ValueError(f"{path} is empty; it needs a line `path,label` for each video")
@@ -100,6 +119,8 @@ def _read_table(path: Path) -> _Table:
     separator = "," if "," in first else "\t" if "\t" in first else " "
     columns = [name.strip().lower() for name in next(csv.reader([first], delimiter=separator))]
     if set(columns) >= _OFFICIAL:
+        if "label" not in columns:
+            return None
         table = _Table(path, "official, with header")
         _read_columns(table, lines[1:], separator, columns, _OFFICIAL_PATH, "label")
         return table
@@ -108,7 +129,10 @@ def _read_table(path: Path) -> _Table:
     word = {",": "comma", "\t": "tab", " ": "space"}
     if path_column and label_column:
         table = _Table(path, f"{word[separator]}-separated, with header")
-        _read_columns(table, lines[1:], separator, columns, path_column, label_column)
+        if separator == " " and columns == [path_column, label_column]:
+            _read_plain(table, lines[1:], separator)  # paths may have spaces
+        else:
+            _read_columns(table, lines[1:], separator, columns, path_column, label_column)
         return table
     separator = _separator(lines[:1000])
     table = _Table(path, f"{word[separator]}-separated, no header")
@@ -152,7 +176,7 @@ def _separator(lines: list[tuple[str, str]]) -> str:
     """Return what stands before the last field: what a number follows in most lines."""
 
     def count(separator: str) -> int:
-        return sum(line.rpartition(separator)[2].strip().isdecimal() for _, line in lines)
+        return sum(line.rpartition(separator)[2].strip(' "').isdecimal() for _, line in lines)
 
     best = max((",", "\t", " "), key=count)
     return best if count(best) else "," if "," in lines[0][1] else " "
@@ -161,12 +185,20 @@ def _separator(lines: list[tuple[str, str]]) -> str:
 def _read_plain(table: _Table, lines: list[tuple[str, str]], separator: str) -> None:
     """Split each line at its last separator, so that paths may hold the separator too."""
     for place, line in lines:
-        path, _, label = (part.strip() for part in line.strip().rpartition(separator))
+        path, label = _two_fields(line.strip(), separator)
         if path and label:
             table.rows.append((place, path, label))
         else:
             reason = f"not `path{separator}label`: {line!r}"
             table.problems.append(Problem(place, "malformed", reason))
+
+
+def _two_fields(line: str, separator: str) -> tuple[str, str]:
+    if '"' in (line[0], line[-1]):  # quoted, as where a field holds the separator
+        *path, label = next(csv.reader([line], delimiter=separator))
+        return separator.join(path).strip(), label.strip()
+    path_text, _, label = line.rpartition(separator)
+    return path_text.strip(), label.strip()
 
 
 def _classes_of(tables: list[_Table]) -> tuple[str, ...]:
@@ -194,7 +226,17 @@ def _files_by_stem(root: Path) -> dict[str, Path]:
 
 
 def _videos_under(root: Path) -> Iterator[Path]:
-    for folder, _, names in os.walk(root):
+    """Yield them, in linked folders too; each folder once, however many links lead to it."""
+    seen: set[str] = set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        below[:] = [name for name in sorted(below) if _is_new(os.path.join(folder, name), seen)]
         for name in names:
             if name.lower().endswith(VIDEO_SUFFIXES):
                 yield Path(folder, name)
+
+
+def _is_new(folder: str, seen: set[str]) -> bool:
+    """Whether a folder is not in `seen`, where it is then put."""
+    real, before = os.path.realpath(folder), len(seen)
+    seen.add(real)
+    return len(seen) > before

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from posmlp.config import one_of
 from posmlp.data.class_lists import NUM_FOLDS, is_hmdb51, is_ucf101, read_hmdb51, read_ucf101
 from posmlp.data.folders import (
+    IMAGE_FOLDERS,
     has_folders,
     has_image_folders,
     has_split_folders,
@@ -33,7 +34,7 @@ from posmlp.data.frame_lists import (
 )
 from posmlp.data.kinetics import is_kinetics, read_kinetics
 from posmlp.data.listing import SHAPE, Listing, Problem
-from posmlp.data.problem_list import PROBLEM_FILE, read_dropped
+from posmlp.data.problem_list import PROBLEM_FILE, read_dropped, read_root
 from posmlp.data.something import is_ssv1, is_ssv2, read_ssv1, read_ssv2
 
 NUM_SHOWN = 10  # problems that an error message names
@@ -54,7 +55,7 @@ LAYOUTS: dict[str, Layout] = {
     "ssv1": Layout(lambda root: is_ssv1(root) or is_ssv1_frame_list(root), read_ssv1),
     "frame-list": Layout(is_frame_list, read_frame_list),
     "kinetics": Layout(is_kinetics, read_kinetics),
-    "image-folders": Layout(has_image_folders, read_image_folders),
+    IMAGE_FOLDERS: Layout(has_image_folders, read_image_folders),
     "split-folders": Layout(has_split_folders, read_split_folders),
     "class-folders": Layout(has_folders, read_class_folders),
 }
@@ -63,8 +64,11 @@ for fold in range(2, NUM_FOLDS + 1):  # only by name: the first fold is the defa
     LAYOUTS[f"hmdb51-{fold}"] = Layout(is_hmdb51, partial(read_hmdb51, fold=fold))
 
 
-def split_spec(spec: str | Path) -> tuple[str | None, Path]:
-    """Return layout and folder that `NAME:ROOT` or `ROOT` names; None: the layout is not named.
+def split_spec(spec: str | Path) -> tuple[str | None, Path, Path]:
+    """Return layout and folder that `NAME:ROOT` or `ROOT` names, and the folder of a check's lists.
+
+    The layout is None if it is not named. The lists are in ROOT, but where ROOT is itself a folder
+    of lists that stands for a data set elsewhere (see `problem_list`).
 
     Raises ValueError if there is no such folder, or no such layout.
     """
@@ -80,7 +84,11 @@ def split_spec(spec: str | Path) -> tuple[str | None, Path]:
         raise ValueError(f"{root} is a file, not a data folder; give the folder that holds it")
     if not any(root.iterdir()):
         raise ValueError(f"data folder {root} is empty; put {SHAPE} there")
-    return name, root
+    elsewhere = read_root(root)
+    if elsewhere is None:
+        return name, root, root
+    layout, data, _ = split_spec(elsewhere)
+    return name or layout, data, root
 
 
 def list_videos(spec: str | Path, split: str) -> Listing:
@@ -92,7 +100,7 @@ def list_videos(spec: str | Path, split: str) -> Listing:
         ValueError: nothing usable is there, or annotations cannot be used: the message names them.
     """
     listing = read_listing(spec, split)
-    dropped = read_dropped(listing.root)
+    dropped = read_dropped(listing.lists or listing.root)
     left = [problem for problem in listing.problems if problem.place not in dropped]
     if left:
         raise ValueError(_refusal(listing, left))
@@ -108,10 +116,10 @@ def list_videos(spec: str | Path, split: str) -> Listing:
 
 def read_listing(spec: str | Path, split: str) -> Listing:
     """Read a split's annotations as they are: with their problems, and with nothing left out."""
-    name, root = split_spec(spec)
+    name, root, lists = split_spec(spec)
     if name is None:
         name = next(n for n, layout in LAYOUTS.items() if layout.recognises(root))
-    return LAYOUTS[name].read(root, split)
+    return replace(LAYOUTS[name].read(root, split), lists=lists)
 
 
 def say(listing: Listing) -> str:

@@ -6,7 +6,6 @@ No torch here: whoever only wants to know what a data set holds starts quickly.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +74,7 @@ class Listing:
     num_frames: tuple[int | None, ...] = ()  # as declared
     problems: tuple[Problem, ...] = ()
     dropped: tuple[Problem, ...] = ()
+    lists: Path | None = None  # the folder of a data check's lists, if one was looked for
 
     def sizes(self) -> list[int | None]:
         """Each file's bytes or folder's frames (as declared, or else counted); None if missing."""
@@ -194,41 +194,6 @@ def annotation_files(root: Path, suffix: str) -> list[Path]:
         for path in visible(folder)
         if path.suffix.lower() == suffix and path.is_file()
     ]
-
-
-_CLASS_FILE = re.compile(
-    r"(.*[-_])?(classes|class_?names|labels?|categor\w+|categroies|label_map\w*)"
-)
-
-
-def class_names(root: Path) -> tuple[str, ...] | None:
-    """Return the names in a class file: classes.txt, category.txt, label_map*.txt, *labels.csv.
-
-    A line holds a name, `name<TAB>number` or `number name`. Raises ValueError where the numbers do
-    not count the lines. None if there is no such file.
-    """
-    files = annotation_files(root, ".txt") + annotation_files(root, ".csv")
-    path = next((f for f in files if _CLASS_FILE.fullmatch(f.stem.lower())), None)
-    return read_class_names(path) if path else None
-
-
-def read_class_names(path: Path) -> tuple[str, ...]:
-    """Return the class names that a file lists; see `class_names`."""
-    lines = [text.strip() for _, text in lines_of(path)]
-    for pattern in (r"(?P<name>.+)\t(?P<number>\d+)", r"(?P<number>\d+)\s+(?P<name>.+)"):
-        found = [re.fullmatch(pattern, line) for line in lines]
-        numbered = {int(m["number"]): m["name"].strip().strip('"') for m in found if m}
-        if lines and all(found):
-            start = min(numbered)
-            if start > 1 or sorted(numbered) != list(range(start, start + len(lines))):
-                raise ValueError(
-                    f"{path}: the numbers of its {len(lines)} classes do not count from 0 or 1 "
-                    "without a gap; mend them"
-                )
-            return tuple(numbered[number] for number in sorted(numbered))
-    if len(set(lines)) < len(lines) or not lines:
-        raise ValueError(f"{path} must name each class once, one a line; it has {len(lines)} lines")
-    return tuple(lines)
 
 
 def media_folder(root: Path, names: Sequence[str]) -> Path:

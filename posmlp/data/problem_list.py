@@ -1,9 +1,13 @@
-"""The two files that `posmlp data check` leaves in a data set's folder, and who reads them.
+"""The files that `posmlp data check` leaves in a data set's folder, and who reads them.
 
 ROOT/data-problems.csv   what is wrong, a row an item or annotation; `dropped` rows are left out of
                          training, whoever set them: a check, or you
 ROOT/data-files.csv      every file that can be read: its frames, rate, size and decoder, so that
                          training need not read it again to know
+
+Where ROOT must not be written to, they lie in a folder of their own that stands for the data set:
+
+LISTS/data-root.txt      the data set's folder, as LAYOUT:ROOT or ROOT
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from posmlp.data.listing import Kind, Problem
 
 PROBLEM_FILE = "data-problems.csv"
 FILES_FILE = "data-files.csv"
+ROOT_FILE = "data-root.txt"
+_NAMES = "surrogateescape"  # file names need not be UTF-8: they are written as they are
 _PROBLEM_COLUMNS = ("split", "place", "problem", "dropped", "reason")
 
 
@@ -69,7 +75,7 @@ def read_dropped(root: Path) -> dict[str, Problem]:
     if not path.is_file():
         return {}
     found = {}
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors=_NAMES) as file:
         rows = csv.DictReader(file)
         if rows.fieldnames is None or not set(_PROBLEM_COLUMNS) <= set(rows.fieldnames):
             raise ValueError(f"{path} needs the columns {', '.join(_PROBLEM_COLUMNS)}; mend it")
@@ -99,7 +105,7 @@ def read_files(root: Path) -> dict[str, FileFacts]:
     path = root / FILES_FILE
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors=_NAMES) as file:
         try:
             facts = [_facts(row) for row in csv.DictReader(file)]
         except (KeyError, TypeError, ValueError) as error:
@@ -121,9 +127,23 @@ def _facts(row: dict[str, str]) -> FileFacts:
     )
 
 
+def write_root(lists: Path, layout: str | None, root: Path) -> None:
+    """Say in the folder of the lists whose they are."""
+    prefix = f"{layout}:" if layout else ""
+    _write(lists / ROOT_FILE, f"{prefix}{root.resolve()}\n")
+
+
+def read_root(lists: Path) -> str | None:
+    """Return the data set, `LAYOUT:ROOT` or `ROOT`, that a folder of lists stands for, if any."""
+    path = lists / ROOT_FILE
+    if not path.is_file():
+        return None
+    return path.read_text(encoding="utf-8", errors=_NAMES).strip("\n")
+
+
 def _write(path: Path, text: str) -> Path:
     """Write by way of another name, so that a reader never meets half a list."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", errors=_NAMES)
     os.replace(partial, path)
     return path

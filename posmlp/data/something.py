@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
+from posmlp.data.class_names import class_names, read_class_names, read_json
 from posmlp.data.frame_lists import (
     first_list,
     is_frame_table,
@@ -28,7 +28,6 @@ from posmlp.data.listing import (
     Listing,
     Problem,
     annotation_files,
-    class_names,
     lines_of,
     make_listing,
     media_folder,
@@ -72,14 +71,7 @@ def _label_file(root: Path) -> Path | None:
 
 def _template_classes(path: Path) -> tuple[str, ...]:
     """Return the templates of a labels file `{template: "number"}` in the order of the numbers."""
-    content = _read_json(path, dict)
-    try:
-        numbered = {int(number): _bare(template) for template, number in content.items()}
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: a class's number is no whole number ({error})") from error
-    if sorted(numbered) != list(range(len(content))):
-        raise ValueError(f"{path}: its {len(content)} numbers do not count from 0 without a gap")
-    return tuple(numbered[number] for number in range(len(numbered)))
+    return tuple(_bare(template) for template in read_class_names(path))
 
 
 def _bare(template: str) -> str:
@@ -87,21 +79,11 @@ def _bare(template: str) -> str:
     return re.sub(r"[\[\]]", "", template).strip()
 
 
-def _read_json(path: Path, kind: type) -> Any:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, kind) or not content:
-        raise ValueError(f"{path} must hold a {kind.__name__} of entries, and has none")
-    return content
-
-
 def _templates(path: Path) -> tuple[dict[str, str], list[Problem]]:
     """Return each video's bare template by its id, and the entries that do not say it."""
     templates: dict[str, str] = {}
     problems = []
-    for number, entry in enumerate(_read_json(path, list), 1):
+    for number, entry in enumerate(read_json(path, list), 1):
         fields = entry if isinstance(entry, dict) else {}
         if fields.get("id") and isinstance(fields.get("template"), str):
             templates[str(fields["id"])] = _bare(fields["template"])

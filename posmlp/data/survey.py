@@ -84,7 +84,7 @@ _Started = tuple[str, int | None, Callable[[], VideoFrames] | FileFacts]
 
 def _still_known(listing: Listing) -> dict[str, FileFacts]:
     """Return what a data check knows of the files that are as they were then, by path."""
-    facts = read_files(listing.root)
+    facts = read_files(listing.lists or listing.root)
     if not facts:
         return {}
     found = zip(listing.paths, listing.places(), strict=True)

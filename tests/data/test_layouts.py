@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from posmlp.data.class_names import class_names
 from posmlp.data.clips import ClipRule, Draw, load_clip
 from posmlp.data.datasets import VideoClips
 from posmlp.data.layouts import LAYOUTS, list_videos, split_spec
-from posmlp.data.listing import class_names
 from posmlp.data.mirror import mirror_of
 from posmlp.data.video import read_video
 
@@ -447,8 +447,8 @@ def test_named_layout_that_is_not_there_is_said(layout, put, put_frames, tmp_pat
 def test_spec_names_layout_and_folder(tmp_path):
     (tmp_path / "a:b").mkdir()
     (tmp_path / "a:b/x").touch()
-    assert split_spec(tmp_path / "a:b") == (None, tmp_path / "a:b")
-    assert split_spec(f"ssv2:{tmp_path}") == ("ssv2", tmp_path)
+    assert split_spec(tmp_path / "a:b") == (None, tmp_path / "a:b", tmp_path / "a:b")
+    assert split_spec(f"ssv2:{tmp_path}") == ("ssv2", tmp_path, tmp_path)
     with pytest.raises(ValueError, match=r"unknown layout 'ssv3'. Did you mean 'ssv"):
         split_spec(f"ssv3:{tmp_path}")
     assert {"kinetics", "ssv1", "ssv2", "ucf101-3", "hmdb51-2"} <= set(LAYOUTS)
