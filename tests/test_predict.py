@@ -84,6 +84,13 @@ def test_evaluation_averages_the_views_of_the_protocols(run, tmp_path, views, cr
     assert scores["loss"] != pytest.approx(single["loss"], rel=1e-6)
 
 
+def test_evaluation_on_other_classes_is_refused(run, write_clip, tmp_path, capsys):
+    for name in ("night", "noon"):
+        write_clip(tmp_path / "test" / name / "0.mp4", [60] * 6)
+    assert main(["eval", str(run), "--data", str(tmp_path), "--workers", "0"]) == 2
+    assert "class 'dark' of the run is 'night'" in capsys.readouterr().err
+
+
 def test_frame_folders_are_classified_too(run, tmp_path):
     for k in range(1, 8):
         Image.new("RGB", (40, 32), (210,) * 3).save(tmp_path / f"{k:05d}.jpg")

@@ -51,6 +51,32 @@ def test_recipe_is_the_released_one(name):
     assert model.head.out_features == config.num_classes
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_builds_and_says_where_it_comes_from(name):
+    config, _ = configs(f"recipes/{name}", [])
+    with torch.device("meta"):
+        model = create_model(config)
+    assert next(model.parameters()).is_meta
+    head = [line for line in (RECIPES / name).read_text().splitlines() if line.startswith("#")]
+    wanted = ["# Source: ", "# Hardware: "]
+    if name not in ("moving-boxes.yaml", "tiny-deformations.yaml"):  # ours: the paper has none
+        wanted += ["# Paper: ", "# Data: "]
+    if name in VIDEO:
+        wanted += ["# Work: ", "# Expected: ", "# Test: posmlp eval "]
+        assert any(line.startswith(("# [contradicted]", "# [filled in]")) for line in head)
+    assert [word for word in wanted if not any(line.startswith(word) for line in head)] == []
+
+
+# Ways in which eleven of the twelve released files do not build or run PosMLP.
+REPAIRED = re.compile(r"does not run|another model")
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_recipe_says_where_the_released_file_does_not_run_this_model(name):
+    says = REPAIRED.search((RECIPES / name).read_text()) is not None
+    assert says == (name != "ssv1-s16.yaml")
+
+
 def multiply_adds(config: PosMLPConfig) -> float:
     """Of one clip, as PyTorch counts them, on tensors without content."""
     with torch.device("meta"):

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import cycle, islice
+from itertools import count, cycle, islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -68,12 +69,14 @@ def measure_loading(
     return speeds
 
 
-def _read_exactly_by_decord(paths: list[str], count: int) -> list[str]:
-    """Return `count` of the files that decord is trusted with, repeated if there are fewer."""
-    fit = [p for p in islice(paths, count) if Path(p).is_file() and list_packets(p).decord_is_exact]
+def _read_exactly_by_decord(paths: list[str], num_clips: int) -> list[str]:
+    """Return `num_clips` of the files that decord is trusted with, repeated if there are fewer."""
+    fit = [
+        p for p in islice(paths, num_clips) if Path(p).is_file() and list_packets(p).decord_is_exact
+    ]
     if not fit:
         raise ValueError("decord reads none of the files exactly, so there is nothing to compare")
-    return list(islice(cycle(fit), count))
+    return list(islice(cycle(fit), num_clips))
 
 
 def _decord_clip(rule: ClipRule, path: str) -> object:
@@ -102,12 +105,13 @@ def _loader_rate(clips: VideoClips, batch_size: int, num_clips: int) -> float:
             for _ in range(num_clips // len(clips) + 3)
         ]
     )
-    batches = clips.batches(iter(order.split(batch_size)))
+    rngs = (np.random.default_rng(step) for step in count())
+    batches = clips.batches(iter(order.split(batch_size)), rngs=rngs)
     next(batches)
-    started, count = time.perf_counter(), 0
-    while count < num_clips:
-        count += len(next(batches))
-    return count / (time.perf_counter() - started)
+    started, loaded = time.perf_counter(), 0
+    while loaded < num_clips:
+        loaded += len(next(batches))
+    return loaded / (time.perf_counter() - started)
 
 
 def _step_rate(

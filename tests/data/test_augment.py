@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
+from torch.nn import functional as F
 
 from posmlp.config import TrainConfig
 from posmlp.data.augment import Augmentation, cut_box, mix, normalise
@@ -125,6 +128,48 @@ def test_cutmix_share_is_the_area_that_is_left():
 def test_cut_box_has_the_asked_area_unless_clipped():
     top, bottom, left, right = cut_box(1000, 1000, 0.84, np.random.default_rng(4))
     assert 0 < (bottom - top) * (right - left) <= 160_000
+
+
+class Legacy:
+    """NumPy's generator of old under the new one's names: the released code draws from it."""
+
+    def __init__(self, seed: int, own: float | None = None) -> None:
+        self.state, self.own = np.random.RandomState(seed), own
+        self.random = self.state.rand
+        self.integers = self.state.randint
+
+    def beta(self, a: float, b: float) -> float:
+        return self.state.beta(a, b) if self.own is None else self.own
+
+
+def test_mixing_equals_golden_values(shared: Path):
+    """Which of the two is drawn, the share, the boxes, and what the loss makes of the targets."""
+    protocol = json.loads((shared / "golden/protocol.json").read_text())
+    both = TrainConfig(mixup=0.8, cutmix=1.0)
+    for case in protocol["mixup_params"]:
+        own, cuts = case["lam_and_use_cutmix"]
+        x = torch.arange(2.0).view(2, 1, 1, 1, 1).expand(2, 3, 2, 56, 56).clone()
+        rng = Legacy(case["np_seed"])
+        rng.random()  # the released code first draws whether to mix at all, which it always does
+        mixed, shares = mix(x, torch.arange(2), both, 2, rng)
+        assert set(mixed.unique().tolist()) <= {0.0, 1.0} or not cuts, case
+        if not cuts:
+            assert shares[0, 0].item() == pytest.approx(own, rel=1e-5, abs=1e-7), case
+            assert mixed[0, 0, 0, 0, 0].item() == pytest.approx(1 - own, rel=1e-5), case
+    for case in protocol["cutmix_bbox_56x56"]:
+        box = cut_box(56, 56, case["lam"], Legacy(case["np_seed"]))
+        assert box == (case["yl"], case["yh"], case["xl"], case["xh"]), case
+        top, bottom, left, right = box
+        kept = 1 - (bottom - top) * (right - left) / 56**2
+        assert kept == pytest.approx(case["lam_corrected"]), case
+    case = protocol["mixup_target"]
+    x, labels = torch.zeros(3, 3, 1, 4, 4), torch.tensor(case["labels"])
+    mixup = TrainConfig(mixup=0.8)
+    _, shares = mix(x, labels, mixup, case["num_classes"], Legacy(0, own=case["lam"]))
+    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    ours = F.cross_entropy(logits, shares, label_smoothing=case["smoothing"])
+    theirs = -(torch.tensor(case["target"]) * logits.log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(ours, theirs)
 
 
 # The released operations are Pillow's, on one frame.
