@@ -14,16 +14,7 @@ NUM_PROBLEMS = 20  # that `check` shows; the list holds all
 def add_data_commands(data: argparse.ArgumentParser) -> None:
     """Add the verbs of `posmlp data` to its parser."""
     verbs = data.add_subparsers(dest="verb", required=True)
-    make = verbs.add_parser("make", help="Write a generated data set as video files.")
-    make.set_defaults(run=_data_make)
-    make.add_argument("name", choices=["moving-digits"])
-    make.add_argument("root", metavar="DIR")
-    make.add_argument("--difficulty", default="medium")
-    make.add_argument("--train", type=int, default=4000, dest="num_train", help="training clips")
-    make.add_argument("--test", type=int, default=560, dest="num_test", help="test clips, paired")
-    make.add_argument("--frames", type=int, default=8)
-    make.add_argument("--size", type=int, default=32, help="side in pixels")
-    make.add_argument("--seed", type=int, default=0)
+    _add_make_commands(verbs.add_parser("make", help="Write a data set as video files."))
     check = verbs.add_parser("check", help="Read every file of a data set; list what is wrong.")
     check.set_defaults(run=_data_check)
     check.add_argument("root", metavar="DIR", help="a folder of videos, or LAYOUT:FOLDER")
@@ -47,8 +38,33 @@ def add_data_commands(data: argparse.ArgumentParser) -> None:
     )
 
 
-def _data_make(options: argparse.Namespace) -> None:
-    """Write a generated data set as video files."""
+def _add_make_commands(make: argparse.ArgumentParser) -> None:
+    names = make.add_subparsers(dest="name", required=True)
+    digits = names.add_parser("moving-digits", help="Generated clips in reversed pairs.")
+    digits.set_defaults(run=_make_digits)
+    digits.add_argument("--difficulty", default="medium")
+    digits.add_argument("--train", type=int, default=4000, dest="num_train", help="training clips")
+    digits.add_argument("--test", type=int, default=560, dest="num_test", help="test clips, paired")
+    playback = names.add_parser(
+        "playback", help="Windows of your videos, played in ways to be told apart."
+    )
+    playback.set_defaults(run=_make_playback)
+    playback.add_argument("--videos", required=True, metavar="FOLDER", help="videos to cut")
+    playback.add_argument("--windows", type=int, default=300, help="drawn from each file")
+    playback.add_argument("--stride", type=int, default=1, help="2 makes windows twice as long")
+    playback.add_argument(
+        "--min-motion", type=float, default=2.0, help="grey levels; stiller windows are left out"
+    )
+    playback.add_argument("--folds", type=int, default=5, help="of a cross-validation over files")
+    for each in (digits, playback):
+        each.add_argument("root", metavar="DIR")
+        each.add_argument("--frames", type=int, default=8)
+        each.add_argument("--size", type=int, default=32, help="side in pixels")
+        each.add_argument("--seed", type=int, default=0)
+
+
+def _make_digits(options: argparse.Namespace) -> None:
+    """Write moving digits as video files."""
     from posmlp.data.synthetic import write_dataset
 
     root = write_dataset(
@@ -61,6 +77,32 @@ def _data_make(options: argparse.Namespace) -> None:
         image_size=options.size,
     )
     print(f"{options.num_train} training and {options.num_test} test clips in {root}")
+
+
+def _make_playback(options: argparse.Namespace) -> None:
+    """Write windows of a folder of videos, played in six ways."""
+    from posmlp.data.playback import Cut, write_playback
+
+    cut = Cut(
+        num_windows=options.windows,
+        num_frames=options.frames,
+        image_size=options.size,
+        stride=options.stride,
+        min_motion=options.min_motion,
+        seed=options.seed,
+    )
+    sources = write_playback(options.root, options.videos, cut, num_folds=options.folds)
+    used = [source for source in sources if not source.left_out]
+    for source in sources:
+        if source.left_out:
+            print(f"left out: {source.file}: {source.left_out}")
+    print(
+        f"{sum(s.windows for s in used):,} windows of {len(used)} files, two clips each; "
+        f"{sum(s.hardly_moving for s in used):,} more hardly move and are left out"
+    )
+    for fold in sorted({source.fold for source in used if source.fold is not None}):
+        files = ", ".join(source.file for source in used if source.fold == fold)
+        print(f"{options.root}/fold-{fold}: tested on {files}")
 
 
 def _data_check(options: argparse.Namespace) -> int:

@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -30,6 +27,7 @@ from posmlp.data.catalogue import (
     REVERSE_OF,
     Difficulty,
 )
+from posmlp.data.clip_files import check_width, encode_clip, whole_folder
 from posmlp.data.moving_digits import MovingDigits, RenderedClips
 
 __all__ = [
@@ -43,15 +41,9 @@ __all__ = [
     "write_dataset",
 ]
 
-FRAMES_PER_S = 8
 RENDER_BATCH = 64
 CSV_HEADER = ("path", "label", "class", "index", "pair")
 TRUTH_FILE = "test-truth.npz"
-# decord 0.6.0 returns a wrong number of channels at these widths, without a word.
-WIDTHS_DECORD_MISREADS = (16, 24, 48, 72)
-# Every frame is coded alone and at one quantiser: ordinary groups of pictures, and rate control,
-# would make a reversed clip differ from its partner by more than the order of its frames.
-H264_OPTIONS = {"preset": "ultrafast", "qp": "20", "g": "1", "x264-params": "keyint=1"}
 
 
 def write_dataset(
@@ -72,11 +64,7 @@ def write_dataset(
 
     Raises: ValueError where the clips cannot be made or read back, or `root` holds something else.
     """
-    if image_size in WIDTHS_DECORD_MISREADS:
-        raise ValueError(
-            f"image_size={image_size} is a width that decord reads with wrong channels "
-            f"({', '.join(map(str, WIDTHS_DECORD_MISREADS))}); use 32, 64 or 112"
-        )
+    check_width(image_size)
     look = {
         "seed": seed,
         "difficulty": difficulty,
@@ -98,19 +86,11 @@ def write_dataset(
         print(f"{root}: already there", file=sys.stderr)
         return root
 
-    partial = root.with_name(f".{root.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(root) as partial:
         with tqdm(total=num_train + num_test, unit="clip", disable=not progress) as bar:
             _write_split(partial, train, bar)
             _write_split(partial, test, bar)
         (partial / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
-        if root.exists():  # empty, as checked above
-            root.rmdir()
-        partial.rename(root)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return root
 
 
@@ -176,7 +156,7 @@ def _write_split(root: Path, clips: MovingDigits, bar: tqdm) -> None:
             indices.tolist(), batch.labels.tolist(), batch.clips.numpy(), strict=True
         ):
             path = f"{clips.split}/{CLASSES[label]}/{index:05d}.mp4"
-            _encode(root / path, frames)
+            encode_clip(root / path, frames)
             rows.append((path, label, CLASSES[label], index, index // 2))
         masks.append(batch.masks.numpy())
         moving.append(batch.moving.numpy())
@@ -195,15 +175,3 @@ def _write_truth(path: Path, masks: np.ndarray, moving: np.ndarray) -> None:
         moving=np.packbits(moving),
         moving_shape=np.array(moving.shape),
     )
-
-
-def _encode(path: Path, frames: np.ndarray) -> None:
-    """Write frames (T, H, W, 3) uint8 RGB as intra-only H.264."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FRAMES_PER_S, options=H264_OPTIONS)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1
-        for pixels in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
