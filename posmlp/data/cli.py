@@ -50,10 +50,16 @@ def _add_make_commands(make: argparse.ArgumentParser) -> None:
     )
     playback.set_defaults(run=_make_playback)
     playback.add_argument("--videos", required=True, metavar="FOLDER", help="videos to cut")
-    playback.add_argument("--windows", type=int, default=300, help="drawn from each file")
+    playback.add_argument("--windows", type=int, default=100, help="drawn from each file")
     playback.add_argument("--stride", type=int, default=1, help="2 makes windows twice as long")
     playback.add_argument(
         "--min-motion", type=float, default=2.0, help="grey levels; stiller windows are left out"
+    )
+    playback.add_argument(
+        "--motion-gain",
+        type=float,
+        default=0.0,
+        help="show what moves, amplified, without the scene",
     )
     playback.add_argument("--folds", type=int, default=5, help="of a cross-validation over files")
     for each in (digits, playback):
@@ -89,6 +95,7 @@ def _make_playback(options: argparse.Namespace) -> None:
         image_size=options.size,
         stride=options.stride,
         min_motion=options.min_motion,
+        motion_gain=options.motion_gain,
         seed=options.seed,
     )
     sources = write_playback(options.root, options.videos, cut, num_folds=options.folds)
@@ -97,7 +104,7 @@ def _make_playback(options: argparse.Namespace) -> None:
         if source.left_out:
             print(f"left out: {source.file}: {source.left_out}")
     print(
-        f"{sum(s.windows for s in used):,} windows of {len(used)} files, two clips each; "
+        f"{sum(s.windows for s in used):,} windows of {len(used)} files, six clips each; "
         f"{sum(s.hardly_moving for s in used):,} more hardly move and are left out"
     )
     for fold in sorted({source.fold for source in used if source.fold is not None}):

@@ -5,10 +5,10 @@
     starting     stands still, then plays      stopping   its reversal
 
 The last two pairs are filmed forward or backward by the toss of a coin, so that only the first asks
-for the arrow of time. All six have the same first and last frame. A window gives both clips of one
-pair, exact reversals, so that a model blind to the order of frames is at 0.5 within pairs. Standing
-still throughout is no class, since any two frames tell it; nor is a steady speed, which a scene of
-unknown speed does not show.
+for the arrow of time. Each window gives all six clips, with the same first and last frame, so that
+what a window shows tells nothing of the class; the two of a pair are exact reversals, so that a
+model blind to the order of frames is at 0.5 within pairs. Standing still throughout is no class,
+since any two frames tell it; nor is a steady speed, which a scene of unknown speed does not show.
 
 The folder that `write_playback` makes serves every fold of a cross-validation over files:
 
@@ -44,7 +44,7 @@ VERSION = 1  # raise it when the same videos come to give other clips
 SMALLEST_CROP = 0.5  # a crop's side, as a share of the frame's short side
 CSV_HEADER = ("path", "label", "class", "index", "pair", "source")
 
-Rows = list[tuple[str, int, str]]  # path from a fold's folder, label, class; a window has two
+Rows = list[tuple[str, int, str]]  # path from a fold's folder, label, class; six a window
 
 
 class Source(NamedTuple):
@@ -64,25 +64,28 @@ class Cut:
 
     `stride` stretches a window, which lasts stride * T * (T - 1) / 2 frame steps of its file.
     A window is left out if some two neighbouring frames of its even clip differ by less than
-    `min_motion` grey levels of 255, in the mean over pixels.
+    `min_motion` grey levels of 255, in the mean over pixels. With a `motion_gain` a clip shows its
+    difference from its own mean frame, that many times, around grey: what moves, without the scene.
     """
 
-    num_windows: int = 300
+    num_windows: int = 100
     num_frames: int = 8
     image_size: int = 32
     stride: int = 1
     min_motion: float = 2.0
+    motion_gain: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_width(self.image_size)
         if self.num_frames < 4 or self.num_frames % 2:
             raise ValueError(f"num_frames={self.num_frames} must be even, and at least 4")
-        for name, least in (("num_windows", NUM_PAIRS), ("image_size", 8), ("stride", 1)):
+        for name, least in (("num_windows", 1), ("image_size", 8), ("stride", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
-        if self.min_motion < 0 or self.seed < 0:
-            raise ValueError(f"min_motion={self.min_motion}, seed={self.seed}: neither may be < 0")
+        for name in ("min_motion", "motion_gain", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
 
     @property
     def span(self) -> int:
@@ -102,21 +105,19 @@ class Cut:
 
 @dataclass(frozen=True)
 class Window:
-    """A place in a file: when it begins, which square, and whether it is filmed backward."""
+    """A place in a file: when it begins, which square, and which pairs are filmed backward."""
 
-    number: int
     start: float  # frame steps
     box: tuple[float, float, float]  # left and top, of the room there is; side, of the short side
-    backward: bool
+    backward: tuple[bool, ...]  # a pair; never "forward" and "reversed"
 
-    @property
-    def pair(self) -> int:
-        return self.number % NUM_PAIRS
-
-    def shown(self, file: Footage, times: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The frames of the first class of the window's pair; "forward" is always as filmed."""
-        turned = self.backward and self.pair > 0
-        return file.frames_at(self.start + (times[-1] - times if turned else times))
+    def frames(self, file: Footage, cut: Cut) -> NDArray[np.int64]:
+        """The frames that the first class of each pair shows, (pairs, T)."""
+        shown = [cut.times(pair) for pair in range(NUM_PAIRS)]
+        turned = [
+            cut.span - times if self.backward[pair] else times for pair, times in enumerate(shown)
+        ]
+        return file.frames_at(self.start + np.stack(turned))
 
     def cut(self, frames: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         """The square of frames (T, H, W, 3), resized to (T, size, size, 3)."""
@@ -168,7 +169,7 @@ def write_playback(
             _write_fold(partial / f"fold-{fold}", fold, rows, folds, cut)
         sources = [Source(place, left_out=reason) for place, reason in left_out.items()]
         for file in files:
-            kept = len(rows[file.place]) // 2
+            kept = len(rows[file.place]) // len(CLASSES)
             if kept:
                 fold, still = folds[file.place], cut.num_windows - kept
                 sources.append(Source(file.place, len(file.times), fold, kept, still))
@@ -190,37 +191,40 @@ def draw_windows(file: Footage, cut: Cut) -> list[Window]:
     rng = np.random.default_rng([cut.seed, zlib.crc32(file.place.encode())])
     places = (np.arange(cut.num_windows) + rng.random(cut.num_windows)) / cut.num_windows
     starts = places * (file.times[-1] - cut.span)
-    boxes = rng.uniform((0, 0, SMALLEST_CROP), 1, (cut.num_windows, 3))
-    backward = rng.random(cut.num_windows) < 0.5
-    return [
-        Window(k, float(starts[k]), tuple(boxes[k].tolist()), bool(backward[k]))
-        for k in range(cut.num_windows)
-    ]
+    boxes = rng.uniform((0, 0, SMALLEST_CROP), 1, (cut.num_windows, 3)).tolist()
+    backward = rng.random((cut.num_windows, NUM_PAIRS)) < (0, *[0.5] * (NUM_PAIRS - 1))
+    each = zip(starts.tolist(), boxes, backward.tolist(), strict=True)
+    return [Window(start, tuple(box), tuple(turned)) for start, box, turned in each]
 
 
 def _write_clips(root: Path, number: int, file: Footage, cut: Cut) -> Rows:
-    """Write both clips of each window that moves."""
+    """Write the clips of each window that moves."""
     windows = draw_windows(file, cut)
-    chosen = [
-        (file.frames_at(w.start + cut.times(0)), w.shown(file, cut.times(w.pair))) for w in windows
-    ]
-    needed = np.unique(np.array(chosen))
+    chosen = np.stack([window.frames(file, cut) for window in windows])  # (windows, pairs, T)
+    needed, places = np.unique(chosen, return_inverse=True)
     short_side = round(cut.image_size / SMALLEST_CROP)
     frames = read_video(file.path, lambda _n, _fps: needed, short_side=short_side).frames
     folder = Path("clips") / f"{number:03d}-{file.path.stem}"
     rows: Rows = []
-    for window, indices in zip(windows, chosen, strict=True):
-        even, shown = (
-            window.cut(frames[np.searchsorted(needed, each)], cut.image_size) for each in indices
-        )
-        if smallest_step(even) < cut.min_motion:
+    for k, (window, shown) in enumerate(zip(windows, places.reshape(chosen.shape), strict=True)):
+        clips = [window.cut(frames[indices], cut.image_size) for indices in shown]
+        if smallest_step(clips[0]) < cut.min_motion:
             continue
         (root / folder).mkdir(parents=True, exist_ok=True)
-        for label in (2 * window.pair, 2 * window.pair + 1):
-            path = folder / f"{window.number:05d}-{CLASSES[label]}.mp4"
-            encode_clip(root / path, shown if label % 2 == 0 else shown[::-1])
-            rows.append((f"../{path.as_posix()}", label, CLASSES[label]))
+        for label, name in enumerate(CLASSES):
+            path = folder / f"{k:05d}-{name}.mp4"
+            clip = what_moves(clips[label // 2], cut.motion_gain)
+            encode_clip(root / path, clip if label % 2 == 0 else clip[::-1])
+            rows.append((f"../{path.as_posix()}", label, name))
     return rows
+
+
+def what_moves(clip: NDArray[np.uint8], gain: float) -> NDArray[np.uint8]:
+    """The clip's difference from its mean frame, `gain` times, around grey; as it is at 0."""
+    if gain == 0:
+        return clip
+    moving = clip - clip.mean(axis=0)
+    return np.clip(np.rint(128 + gain * moving), 0, 255).astype(np.uint8)
 
 
 def smallest_step(clip: NDArray[np.uint8]) -> float:
