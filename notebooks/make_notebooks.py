@@ -32,7 +32,10 @@ from nbformat import NotebookNode
 from posmlp.checkpoint import write_atomically
 
 FOLDER = Path(__file__).resolve().parent
-CELL_TIMEOUT_S = 180
+CELL_TIMEOUT_S = 300
+OUTPUT_TIMEOUT_S = 60  # for a cell's last output, once it has ended
+# a kernel that gives no answer; one that died, or did not start
+LOST_KERNEL = (CellTimeoutError, RuntimeError)
 MOST_BYTES = 1_000_000
 WIDGET = "application/vnd.jupyter.widget-view+json"
 INTERACTIVE = "interactive: run this cell"
@@ -73,19 +76,20 @@ def read(source: Path) -> NotebookNode:
 def execute(source: Path) -> NotebookNode:
     """Run a source's cells from top to bottom in a fresh kernel and clean what they show.
 
-    One thread, so that numbers are the same however many cores there are. Raises BuildError,
-    naming the cell, for an error, for output that is not the same each time, and for one too large.
+    One thread, so that numbers are the same however many cores there are. A lesson whose kernel is
+    lost is run once more: ipykernel 7 now and then loses a cell's reply, after which its client
+    waits in vain (https://github.com/ipython/ipykernel/issues/1471). Raises BuildError, naming the
+    cell, for an error, for a kernel lost twice, for output that is not the same each time or does
+    not arrive, and for one too large.
     """
     try:
         notebook = _run(source)
-    except CellTimeoutError:
-        # ipykernel 7 now and then loses a cell's reply, after which its client waits in vain:
-        # https://github.com/ipython/ipykernel/issues/1471
-        print(f"{source.name}: no answer for {CELL_TIMEOUT_S} s; once more", file=sys.stderr)
+    except LOST_KERNEL as error:
+        print(f"{source.name}: {_first_line(error)}; once more", file=sys.stderr)
         try:
             notebook = _run(source)
-        except CellTimeoutError as error:
-            raise BuildError(f"{source.name}: {error}") from error
+        except LOST_KERNEL as again:
+            raise BuildError(f"{source.name}, run twice: {again}") from again
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -103,6 +107,9 @@ def _run(source: Path) -> NotebookNode:
         client = NotebookClient(
             notebook,
             timeout=CELL_TIMEOUT_S,
+            startup_timeout=CELL_TIMEOUT_S,
+            iopub_timeout=OUTPUT_TIMEOUT_S,
+            raise_on_iopub_timeout=True,  # by default a cell's late outputs are left out with a log
             kernel_name="python3",
             record_timing=False,
             extra_arguments=["--IPKernelApp.log_level=40"],  # it would warn of its own transport
@@ -114,6 +121,10 @@ def _run(source: Path) -> NotebookNode:
             trace = re.sub(r"\x1b\[[0-9;]*m", "", error.traceback).strip().splitlines()
             raise BuildError("\n".join([f"{source.name}:", *trace[-12:]])) from error
     return notebook
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].rstrip(".")
 
 
 def text_of(notebook: NotebookNode) -> str:
@@ -167,12 +178,12 @@ def _joined(outputs: list[Any]) -> list[Any]:
 
 
 def _cleaned(output: Any, source: Path, cell: Any) -> Any:
-    """One output without the state of a live widget; BuildError if it cannot be the same again."""
+    """One output, words in place of a live widget; BuildError if it cannot be the same again."""
     where = f"{source.name}, {cell.id} ({cell.source.strip().splitlines()[-1]})"
     if output.output_type == "stream" and output.name == "stderr":
         raise BuildError(f"{where} writes to stderr: {output.text.strip()[:300]}")
     data = output.get("data", {})
-    if data.pop(WIDGET, None) is not None and not any(kind.startswith("image/") for kind in data):
+    if WIDGET in data:  # its static twin stands in the cell above
         output.data = data = nbformat.from_dict({"text/plain": INTERACTIVE})
     shown = output.get("text", "") + "".join(v for k, v in data.items() if k.startswith("text/"))
     if re.search(r"\bat 0x[0-9a-f]+", shown):

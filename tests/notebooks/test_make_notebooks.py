@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import io
 from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
 import make_notebooks
 from compare_notebooks import differences, text_differences
@@ -52,6 +55,12 @@ def write(folder: Path, text: str) -> Path:
     return source
 
 
+def grey_png() -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (60, 40), "grey").save(file, "png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
 @pytest.fixture(scope="module")
 def lesson(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source of a lesson that has been built twice, its first build beside it."""
@@ -74,12 +83,10 @@ def test_build_is_the_same_byte_for_byte(lesson):
     assert target.read_bytes() == target.with_suffix(".first").read_bytes()
 
 
-def test_build_keeps_no_widget_state_and_a_picture_where_there_is_one(stored):
+def test_build_keeps_words_in_place_of_live_widgets(stored):
     assert "widgets" not in stored.metadata
-    explorer, slider = stored.cells[3].outputs[0], stored.cells[4].outputs[0]
-    assert make_notebooks.WIDGET not in explorer.data
-    assert "image/png" in explorer.data
-    assert slider.data == {"text/plain": "interactive: run this cell"}
+    for cell in stored.cells[3:5]:
+        assert cell.outputs[0].data == {"text/plain": "interactive: run this cell"}
 
 
 def test_first_figure_of_a_notebook_is_shown(stored):
@@ -123,10 +130,42 @@ def test_a_lesson_that_gives_no_answer_is_run_once_more(tmp_path, monkeypatch, c
     if times == 1:
         assert make_notebooks.execute(source).cells[0].outputs[0].text == "here\n"
     else:
-        with pytest.raises(BuildError, match=r"01_x\.py: A cell timed out"):
+        with pytest.raises(BuildError, match=r"01_x\.py, run twice: A cell timed out"):
             make_notebooks.execute(source)
     assert tries.read_text() == "xx"
-    assert capsys.readouterr().err == "01_x.py: no answer for 5 s; once more\n"
+    said = capsys.readouterr().err
+    assert said.startswith("01_x.py: A cell timed out while it was being executed, after 5 seconds")
+    assert said.endswith("; once more\n")
+
+
+def test_outputs_that_do_not_arrive_are_no_lesson(tmp_path, monkeypatch):
+    """By default nbclient would go on without them."""
+    monkeypatch.setattr(make_notebooks, "OUTPUT_TIMEOUT_S", 1)
+    late = (
+        "import ipykernel.kernelbase as base, time\n"
+        "end = base.Kernel._publish_status\n"
+        "def slow(self, status, *a, **k):\n"
+        "    if status == 'idle':\n"
+        "        time.sleep(3)\n"
+        "    end(self, status, *a, **k)\n"
+        "base.Kernel._publish_status = slow\n"
+    )
+    source = write(tmp_path, f"# %%\n{late}print('here')\n")
+    with pytest.raises(BuildError, match=r"Timeout waiting for IOPub output"):
+        make_notebooks.execute(source)
+
+
+def test_a_kernel_that_dies_is_an_error_and_no_lesson(tmp_path, monkeypatch, capsys):
+    """`make notebooks` fails by this exit code, and leaves what is stored as it was."""
+    source = write(tmp_path, "# %%\nimport os\nos._exit(1)\n")
+    target = make_notebooks.target_of(source)
+    target.write_text("stored")
+    monkeypatch.setattr(make_notebooks, "sources", lambda: [source])
+    assert make_notebooks.main([]) == 2
+    said = capsys.readouterr().err
+    assert "01_title.py: Kernel died; once more" in said
+    assert "01_title.py, run twice: Kernel died" in said
+    assert target.read_text() == "stored"
 
 
 def test_timed_cells_are_kept_until_one_of_them_changes(stored):
@@ -155,7 +194,7 @@ def test_comparison_finds_a_changed_number_word_picture_and_source(stored):
     assert found.startswith("cell-07: 0.9 was 0.")
 
     changed = copy.deepcopy(stored)
-    changed.cells[2].outputs[-1].data["image/png"] = stored.cells[3].outputs[0].data["image/png"]
+    changed.cells[2].outputs[-1].data["image/png"] = grey_png()
     (found,) = differences(changed, stored)
     assert found.startswith("cell-03: a picture ")
     changed.metadata.matplotlib = "1.0"  # it would draw differently
