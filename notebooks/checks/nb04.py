@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from checks.verdict import NOT_ANSWERED, OK, Case, Verdict, judge, wrong
+from checks.verdict import NOT_ANSWERED, OK, Case, Verdict, draw_under_target, judge, wrong
 from posmlp import GATES, create_model
 
 KINDS = ("norm", "fc1", "table", "token_bias", "fc2.weight", "fc2.bias")
@@ -50,20 +52,41 @@ def branch_params(yours: Callable[[int, str, int, int], int]) -> Verdict:
 
 def first_gradients(yours: Callable[[str, str], Iterable[str]]) -> Verdict:
     """Which of KINDS you say have a gradient in the first step, for four starts of a branch."""
+    answers: list[set[str]] = []
+    verdict = OK
     for init, form in STARTS:
         try:
-            answer = yours(init, form)
+            answers.append(set(yours(init, form) or ()))
         except NotImplementedError:
-            return NOT_ANSWERED
-        found, expected = set(answer or ()), kinds_with_gradient(init, form)
-        start = f"init {init!r}, form {form!r}"
-        if unknown := found - set(KINDS):
-            return wrong(f"{sorted(unknown)} are none of {', '.join(KINDS)}")
-        if found - expected:
-            return wrong(f"for {start} {sorted(found - expected)} get exactly no gradient")
-        if expected - found:
-            return wrong(f"for {start} {sorted(expected - found)} do get a gradient")
-    return OK
+            verdict = NOT_ANSWERED
+            break
+        if where := _wrong_kinds(answers[-1], init, form):
+            verdict = wrong(where)
+            break
+    expected = [kinds_with_gradient(*start) for start in STARTS]
+    names = [" ".join(start) for start in STARTS]
+    yours_drawn = _as_map(answers) if answers else None
+    draw_under_target(_as_map(expected), yours_drawn, column_names=KINDS, row_names=names)
+    return verdict
+
+
+def _wrong_kinds(found: set[str], init: str, form: str) -> str:
+    """What is wrong with the kinds that are said to have a gradient; empty if nothing is."""
+    expected = kinds_with_gradient(init, form)
+    start = f"init {init!r}, form {form!r}"
+    if unknown := found - set(KINDS):
+        return f"{sorted(unknown)} are none of {', '.join(KINDS)}"
+    if found - expected:
+        return f"for {start} {sorted(found - expected)} get exactly no gradient"
+    if expected - found:
+        return f"for {start} {sorted(expected - found)} do get a gradient"
+    return ""
+
+
+def _as_map(found: Sequence[set[str]]) -> NDArray[np.float64]:
+    """A row a start, a column a kind: 1 with a gradient, 0 without, nan where not answered."""
+    rows = [[float(kind in kinds) for kind in KINDS] for kinds in found]
+    return np.array(rows + [[np.nan] * len(KINDS)] * (len(STARTS) - len(rows)))
 
 
 def kinds_with_gradient(init: str, form: str) -> set[str]:

@@ -33,7 +33,8 @@ def mix_groups(yours: Callable[[Any, Any], Any]) -> Verdict:
         unit.positions.table.data = table.float()
         u = torch.randint(-3, 4, (4, dim), generator=generator).float()
         with torch.no_grad():
-            cases.append(Case(f"{groups} groups of {dim} channels", (u, unit.relation()), unit(u)))
+            name = f"{groups} group{'s' if groups > 1 else ''}, {dim} channels"
+            cases.append(Case(name, (u, unit.relation()), unit(u)))
     return judge(yours, cases)
 
 

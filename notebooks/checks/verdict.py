@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from analysis.style import styled
 
 MOST_NUMBERS = 160  # cells of a picture into which numbers are still written
+MOST_WORDS = 6  # of a line; more are turned upright
 TOLERANCE = 1e-5
 
 Array = NDArray[Any]
@@ -58,7 +59,8 @@ def judge(yours: Callable[..., Any], cases: Sequence[Case], *, picture: bool = T
     """Call the answer on every case; the verdict names the first element that differs.
 
     `expected` is a number, an array or tensor, or a nested sequence of numbers or words. The
-    picture shows all cases if each is one number, else the first that differs (or the first).
+    picture shows all cases if each is one number or made of words, else the first that differs (or
+    the first).
     """
     answers: list[Any] = []
     verdict, shown = OK, 0
@@ -138,14 +140,16 @@ def _short(value: Any) -> str:
 
 
 def _draw(cases: Sequence[Case], answers: list[Any], shown: int) -> None:
-    """The target and under it the answer, if they are numbers."""
+    """The target and under it the answer: all cases of one number or word each, else one map."""
     targets = [_as_array(case.expected) for case in cases]
-    if all(target is not None and target.ndim == 0 for target in targets):
+    names = [case.name for case in cases]
+    if all(target is None for target in targets):
+        draw_words_under_target([case.expected for case in cases], answers, names)
+    elif all(target is not None and target.ndim == 0 for target in targets):
         found = [_as_array(answer) for answer in answers]
         scalars = [x if x is not None and x.ndim == 0 else np.array(np.nan) for x in found]
         scalars += [np.array(np.nan)] * (len(cases) - len(scalars))
         yours = np.array([scalars], dtype=float)
-        names = [case.name for case in cases]
         draw_under_target(
             np.array([targets], dtype=float),
             None if np.isnan(yours).all() else yours,
@@ -153,7 +157,36 @@ def _draw(cases: Sequence[Case], answers: list[Any], shown: int) -> None:
         )
     elif (target := targets[shown]) is not None:
         answer = _as_array(answers[shown]) if answers[shown] is not None else None
-        draw_under_target(target, answer, title=cases[shown].name)
+        draw_under_target(target, answer, title=names[shown])
+
+
+@styled
+def draw_words_under_target(
+    target: Sequence[Any], answers: Sequence[Any], column_names: Sequence[str]
+) -> None:
+    """A column a case: the target's words above, the answer's below, differing ones framed."""
+    rows = {"target": list(target)}
+    if any(answer is not None for answer in answers):
+        rows["yours"] = [*answers, *[None] * (len(target) - len(answers))]
+    upright = len(target) > MOST_WORDS
+    size = (min(8.5, 1.5 * len(target)), (1.0 if upright else 0.55) * len(rows) + 1.0 * upright)
+    _, ax = plt.subplots(figsize=size)
+    ax.set(xlim=(-0.5, len(target) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+    for y, words in enumerate(rows.values()):
+        for x, (word, expected) in enumerate(zip(words, target, strict=True)):
+            text = "?" if word is None else str(_as_lists(word))
+            ax.text(x, y, text, ha="center", va="center", fontsize=7, rotation=90 * upright)
+            if word is not None and _first_structural_difference(word, expected):
+                ax.add_patch(_frame(x, y))
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_xticks(range(len(target)), column_names, fontsize=7, rotation=90 * upright)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+
+
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(part) for part in value] if isinstance(value, tuple | list) else value
 
 
 @styled
@@ -163,6 +196,7 @@ def draw_under_target(
     *,
     title: str = "",
     column_names: Sequence[str] | None = None,
+    row_names: Sequence[str] | None = None,
 ) -> None:
     """Two maps on one colour scale: the target above, the answer below, differing cells framed."""
     target = _as_rows(target)
@@ -175,6 +209,8 @@ def draw_under_target(
     )
     for ax, (name, values) in zip(axes.flat, maps.items(), strict=True):
         _draw_map(ax, values, target)
+        if row_names:
+            ax.set_yticks(range(len(row_names)), row_names, fontsize=7)
         ax.set_title(f"{name}{', ' + title if title and name == 'target' else ''}", fontsize=9)
     if column_names:
         axes.flat[-1].set_xticks(range(len(column_names)), column_names, fontsize=7)
@@ -197,5 +233,9 @@ def _draw_map(ax: Axes, values: Array, target: Array) -> None:
     if values.shape == target.shape:
         differs = ~np.isclose(values, target, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
         for row, column in np.argwhere(differs):
-            frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, color="#D55E00", lw=1.5)
-            ax.add_patch(frame)
+            ax.add_patch(_frame(column, row))
+
+
+def _frame(column: int, row: int) -> Rectangle:
+    """Around what differs from the target."""
+    return Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, color="#D55E00", lw=1.5)

@@ -50,9 +50,9 @@ def relation_transposed(u, relation):
 @pytest.mark.parametrize(
     ("answer", "where"),
     [
-        (planted_fault, "for 2 groups of 6 channels at [0, 1]"),
-        (folded_back_wrong, "for 2 groups of 6 channels at [0, 1]"),
-        (relation_transposed, "for 1 groups of 4 channels at [0, "),
+        (planted_fault, "for 2 groups, 6 channels at [0, 1]"),
+        (folded_back_wrong, "for 2 groups, 6 channels at [0, 1]"),
+        (relation_transposed, "for 1 group, 4 channels at [0, "),
     ],
 )
 def test_mix_groups_says_where_an_answer_is_wrong(answer, where):
