@@ -5,7 +5,10 @@ It writes ablations/results/speed/lesson09.csv, in about a minute on one quiet C
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
+from matplotlib import pyplot as plt
 
 import stored
 from analysis import cost, measure_speed
@@ -17,6 +20,8 @@ from posmlp.runs import environment
 PATH = stored.RESULTS / "speed" / "lesson09.csv"
 COMMAND = "python notebooks/speeds.py"
 BATCH_SIZES = (1, 16)
+FAR = 3  # places in a ranking that are worth a colour
+SLOWER, FASTER = "#D55E00", "#0072B2"
 
 
 def accuracies() -> pd.DataFrame:
@@ -64,6 +69,26 @@ def read() -> pd.DataFrame:
     if not PATH.exists():
         raise FileNotFoundError(f"no {PATH}; measure it by `{COMMAND}`")
     return pd.read_csv(PATH)
+
+
+def draw_ranks(costs: pd.DataFrame) -> None:
+    """Each variant's rank by multiply-adds (equal ones share one) and by latency, joined."""
+    count, clock = (costs[key].rank() for key in ("gmacs", "latency_ms"))
+    moved = clock - count
+    _, ax = plt.subplots(figsize=(6.6, 4.6))
+    for name, a, b, by in zip(costs.variant, count, clock, moved, strict=True):
+        hue = SLOWER if by >= FAR else FASTER if by <= -FAR else "0.7"
+        ax.plot([0, 1], [a, b], "o-", color=hue)
+        ax.annotate(name, (1, b), xytext=(8, -3), textcoords="offset points", fontsize=8)
+    left: Any = {"textcoords": "offset points", "ha": "right", "va": "center", "fontsize": 8}
+    for a, names in costs.variant.groupby(count):
+        lines = [", ".join(names[i : i + 3]) for i in range(0, len(names), 3)]
+        ax.annotate(",\n".join(lines), (0, a), xytext=(-8, 0), **left)
+    ax.set(xlim=(-0.9, 1.5), yticks=[], ylabel="rank (dearest at the top)")
+    ax.set_xticks([0, 1], ["by multiply-adds", "by the clock"])
+    furthest = costs.variant[moved.idxmax()]
+    ax.set_title(f"By the clock {furthest} is {moved.max():.0f} places dearer than by its count")
+    ax.set_xlabel(f"orange: slower than its count says by {FAR} places or more; blue: faster")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
-"""What one block of a layout can see, and the layout builder of lesson 06."""
+"""What one block of a layout can see and how it scored, and the layout builder of lesson 06."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import ipywidgets
+import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from analysis import cost, draw_layout
+from analysis import cost, draw_layout, t_interval
 from posmlp import create_model
 
 
@@ -40,6 +44,30 @@ def show(layout: str) -> None:
     text = f"{layout}: {found['params']:,} parameters, {found['gmacs']:.4f} GMACs a clip"
     draw_layout(layout, title=text)
     plt.show()
+
+
+def draw_beside_scores(runs: pd.DataFrame, costs: Mapping[str, Any], title: str) -> None:
+    """A line a layout of `costs`: wiring, multiply-adds, test top-1 of the runs with its interval.
+
+    `runs`: a row a layout and seed; `costs`: what `analysis.cost` gives of each layout.
+    """
+    size = (8.6, 0.75 * len(costs) + 0.6)
+    figure, grid = plt.subplots(len(costs), 2, figsize=size, width_ratios=[1, 2.2], sharex="col")
+    for (left, right), (layout, found) in zip(grid, costs.items(), strict=True):
+        draw_layout(layout, ax=left, title="")
+        left.set(xlim=(-0.6, 5.9), ylim=(-0.5, 2.4))
+        scores = runs.loc[runs["layout"] == layout, "test_top1"]
+        mean, low, high = t_interval(scores)
+        right.plot([low, high], [0, 0], linewidth=2, color="C0")
+        right.plot(scores, [-0.4] * len(scores), "o", color="0.6", markersize=3)
+        right.plot(mean, 0, "D", color="C0", markersize=5)
+        right.set(yticks=[0], ylim=(-0.9, 0.9), xlim=(0, 1))
+        right.set_yticklabels([f"{layout}\n{found['macs'] / 1e6:.1f} M"])
+        right.tick_params(bottom=layout == [*costs][-1])
+        right.spines["bottom"].set_visible(layout == [*costs][-1])
+    words = "mean (diamond), 95% t-interval, seeds (points)"
+    right.set_xlabel(f"test top-1: {words}\nM: million multiply-adds a clip")
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
 
 
 def builder(layout: str = "T+S") -> ipywidgets.Widget:

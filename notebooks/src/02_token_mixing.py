@@ -57,17 +57,20 @@ for unit in units.values():
         if name != "token_bias":
             torch.nn.init.normal_(parameter)
 
-fig, axes = plt.subplots(1, 5, figsize=(8.6, 2.2))
+# %%
+fig, axes = plt.subplots(1, 5, figsize=(8.6, 2.5))
 for ax, (name, unit) in zip(axes, units.items(), strict=True):
     ax.imshow(unit.relation()[0].detach(), vmin=-2.5, vmax=2.5)
     ax.set(title=name, xlabel="input frame n", xticks=[0, 7], yticks=[0, 7])
 axes[0].set_ylabel("output frame m")
+fig.suptitle("Five gates, five matrices: four follow a rule", x=0.01, ha="left", fontweight="bold")
 plt.show()
+
 # %% [markdown]
 # **Reading.** `none` is the identity and `mean` a constant; `conv` and `lrpe` have the same value
 # all along each diagonal, where `m - n` is the same; `dense` has no pattern at all.
 #
-# The first cell's claim can be checked: a unit's `mix` is that matrix and nothing else.
+# That a unit's `mix` is this matrix and nothing else can be checked.
 
 # %%
 u = torch.randn(1, 8, 4, 1)  # (batch, N tokens, channels of a group, G groups)
@@ -136,10 +139,13 @@ index[:3].tolist()
 # **Reading.** Each row is the row above it moved by one place: this is a *Toeplitz* matrix. Lesson
 # 03 builds the index for one, two and three axes.
 #
-# In code, all of it is a table, and a look-up.
+# In code it is a table; the class that it builds on, `TiedRelation`, looks the index up in it.
 
 # %%
 print(inspect.getsource(LRPE))
+relation = LRPE((8,), 1)
+torch.nn.init.normal_(relation.table)
+assert torch.equal(relation()[0], relation.table[0][index])  # the look-up, by hand
 
 # %% [markdown]
 # ## The same N x N, as an image
@@ -158,6 +164,8 @@ for ax, (name, relation) in zip(axes, {"dense": dense, "tied": tied}.items(), st
     ax.imshow(relation()[0].detach(), vmin=-2.5, vmax=2.5)
     ax.set(title=f"{name}: {count} numbers", xlabel="input token n", ylabel="output token m")
     ax.set(xticks=range(0, 16, 4), yticks=range(0, 16, 4))
+    ax.hlines([3.5, 7.5, 11.5], -0.5, 15.5, color="k", linewidth=0.6)
+    ax.vlines([3.5, 7.5, 11.5], -0.5, 15.5, color="k", linewidth=0.6)
 plt.show()
 
 # %% [markdown]
@@ -193,13 +201,14 @@ nb02.tied_params(tied_params)
 # dense one?
 
 # %%
+titles = {"lrpe": "tied: one answer, moved", "dense": "dense: two answers"}
 fig, axes = plt.subplots(1, 2, figsize=(7.4, 2.6), sharey=True)
 for ax, name in zip(axes, ("lrpe", "dense"), strict=True):
     relation = units[name].relation()[0].detach()
     for spike, marker in ((2, "o"), (4, "x")):
         frames = np.arange(8) - spike
         ax.plot(frames, relation[:, spike], marker=marker, label=f"spike in frame {spike}")
-    ax.set(title=name, xlabel="output frame - frame of the spike")
+    ax.set(title=titles[name], xlabel="output frame - frame of the spike")
 axes[0].set_ylabel("mix(u)[m]")
 axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
@@ -236,38 +245,6 @@ pd.DataFrame(rows)
 # Tying buys *parameters* (and with them the data needed to learn them), not arithmetic. Arithmetic
 # is saved by smaller windows, and by mixing time and space apart (lesson 06).
 #
-# ## The figure to remember
-#
-# **Your guess:** on log-log axes, with tokens N to the right and parameters upwards, what is the
-# slope of dense, and what is the slope of tied?
-
-# %%
-windows = {
-    "(T,)": [(2**k,) for k in range(2, 10)],
-    "(H, W)": [(2**k, 2**k) for k in range(1, 6)],
-    "(T, H, W)": [(2**k, 2**k, 2**k) for k in range(1, 5)],
-}
-tokens = 2.0 ** np.arange(2, 13)
-fig, ax = plt.subplots(figsize=(6.4, 3.8))
-ax.loglog(tokens, tokens**2, color="0.2", label="dense, any window: N²")
-for name, each in windows.items():
-    counts = [relation_params("lrpe", window, 1, dim=8) for window in each]
-    ax.loglog([np.prod(w) for w in each], counts, "o-", label=f"tied, {name}")
-ax.set(xlabel="tokens N in a window", ylabel="parameters of one relation")
-ax.set_title("Dense grows with N², tied with N")
-ax.legend()
-plt.show()
-# %%
-for name, each in windows.items():
-    n = np.log([np.prod(w) for w in each[-2:]])
-    slope = np.diff(np.log([relation_params("lrpe", w, 1, dim=8) for w in each[-2:]])) / np.diff(n)
-    most = relation_params("dense", each[-1], 1, 8) / relation_params("lrpe", each[-1], 1, 8)
-    print(f"tied, {name:10} slope {slope[0]:.2f}; at {each[-1]} dense needs {most:,.0f} x as many")
-
-# %% [markdown]
-# **Reading.** Dense has slope 2. Tied has slope 1 for large windows, whatever the axes: nearly 2 N
-# numbers in one axis, 4 N in two, 8 N in three. The gap is what can be spent on *groups*.
-#
 # ### Exercise 3: how many tables fit under one matrix? (medium, 5 minutes)
 #
 # A tied relation is so small that a unit can afford several, one for each channel group. Give the
@@ -299,24 +276,61 @@ nb02.most_groups(most_groups)
 # %%
 runs = stored.rows("gates").query("gate in ('lrpe', 'dense', 'mean', 'none')")
 print(stored.command("gates"))
-draw_accuracy(runs, metric="test_top1", by="name", chance=1 / 14, title="How the matrix is made")
+title = "Tied or dense is not to be told; both are far above mean and none"
+draw_accuracy(runs, metric="test_top1", by="name", chance=1 / 14, title=title)
 plt.show()
 
 # %%
 against_tied = compare(runs, "gate=lrpe", "test_top1", by="name").set_index("name")
 for name, row in against_tied.iterrows():
     interval = f"95% interval {row['low']:+.3f} to {row['high']:+.3f}"
-    print(f"{name:10} minus tied: {row['difference']:+.3f}, {interval}, {row['n']} seeds")
+    print(f"{name:10} minus tied: {row['difference']:+.3f}, {interval}: {row['verdict']}")
 
 # %% [markdown]
-# **Reading.** Look whether dense's interval holds zero before you believe either side. That tokens
-# are mixed, and that the model can learn how, matters far more than whether the matrix is tied. The
-# case for tying is the figure above: it is what remains possible when windows grow.
+# **Reading.** The interval of `dense` holds zero, so neither side may be believed. That tokens are
+# mixed, and that the model can learn how, matters far more than whether the matrix is tied. The
+# case for tying is another one: it remains possible when windows grow.
+#
+# ## The figure to remember
+#
+# **Your guess:** on log-log axes, with tokens N to the right and parameters upwards, what is the
+# slope of dense, and what is the slope of tied?
+
+# %%
+windows = {
+    "(T,)": [(2**k,) for k in range(2, 10)],
+    "(H, W)": [(2**k, 2**k) for k in range(1, 6)],
+    "(T, H, W)": [(2**k, 2**k, 2**k) for k in range(1, 5)],
+}
+tokens = 2.0 ** np.arange(2, 13)
+
+# %%
+fig, ax = plt.subplots(figsize=(6.4, 3.8))
+ax.loglog(tokens, tokens**2, color="0.2", label="dense, any window: N²")
+for name, each in windows.items():
+    counts = [relation_params("lrpe", window, 1, dim=8) for window in each]
+    ax.loglog([np.prod(w) for w in each], counts, "o-", label=f"tied, {name}")
+ax.set(xlabel="tokens N in a window", ylabel="parameters of one relation")
+ax.set_title("Dense grows with N², tied with N")
+ax.legend()
+plt.show()
+
+# %%
+for name, each in windows.items():
+    n = np.log([np.prod(w) for w in each[-2:]])
+    slope = np.diff(np.log([relation_params("lrpe", w, 1, dim=8) for w in each[-2:]])) / np.diff(n)
+    most = relation_params("dense", each[-1], 1, 8) / relation_params("lrpe", each[-1], 1, 8)
+    print(f"tied, {name:10} slope {slope[0]:.2f}; at {each[-1]} dense needs {most:,.0f} x as many")
+
+# %% [markdown]
+# **Reading.** Dense has slope 2. Tied has slope 1 for large windows, whatever the axes: nearly 2 N
+# numbers in one axis, 4 N in two, 8 N in three. The gap is what can be spent on *groups*.
 #
 # ## What to remember
 #
 # - Token mixing is `P u`: one matrix over positions. Gates differ in how `P` is made.
-# - *Dense* learns N² numbers. *Tied* learns one for each offset: `(2w-1)` an axis.
-# - Tied treats all places alike, and costs the same multiply-adds.
+# - *Dense* learns N² numbers, one a pair of tokens. In a *tied* matrix all pairs of the same offset
+#   share one number: `(2w-1)` offsets an axis, multiplied over the axes.
+# - Tied treats all places alike. It saves parameters, and no multiply-adds.
 #
 # Next: lesson 03 builds the index that turns a table into `P`.

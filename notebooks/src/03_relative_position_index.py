@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from analysis import BiasExplorer, bias_maps, draw_spatial_bias
+from analysis.draw_explorer import draw_explorer
 from analysis.style import STYLE
 from checks import nb03
 from posmlp import load, relative_position_index
@@ -51,7 +52,7 @@ image = ax.imshow(index - 3, vmin=-5, vmax=5)
 for (m, n), entry in np.ndenumerate(index.numpy()):
     ax.text(n, m, entry, ha="center", va="center")
 ax.set(xlabel="key (input) frame n", ylabel="query (output) frame m")
-ax.set(xticks=range(4), yticks=range(4), title="entry, coloured by dt")
+ax.set(xticks=range(4), yticks=range(4), title="Each diagonal reads one entry")
 fig.colorbar(image, label="dt = m - n")
 plt.show()
 
@@ -120,32 +121,6 @@ for m, n in ((1, 0), (1, 3), (3, 2), (4, 3)):
 # neighbours in number, two columns apart in the picture. This is why a 2-D window is not a 1-D
 # window of h * w tokens, and why the 2-D matrix is Toeplitz only block by block.
 #
-# ## The figure to remember
-#
-# **Your guess:** sketch the N x N index of 8 frames, and of 4 x 4 tokens, each cell coloured by its
-# entry. Where are the edges between the blocks?
-
-# %%
-fig, axes = plt.subplots(1, 3, figsize=(9.2, 3.3))
-windows = {"8 frames: diagonals": (8,), "4 x 4: block diagonals": (4, 4)}
-windows["2 frames of 3 x 3: blocks of blocks"] = (2, 3, 3)
-for ax, (title, window) in zip(axes, windows.items(), strict=True):
-    entries = relative_position_index(window)
-    ax.imshow(entries, cmap="viridis")
-    ticks = range(0, len(entries), window[-1] if len(window) > 1 else 1)
-    ax.set(title=title, xlabel="key n", xticks=ticks, yticks=ticks)
-    for edge in np.arange(window[-1], len(entries), window[-1]) if len(window) > 1 else ():
-        heavy = len(window) == 3 and edge == 9
-        ax.axhline(edge - 0.5, color="white", linewidth=2 if heavy else 0.6)
-        ax.axvline(edge - 0.5, color="white", linewidth=2 if heavy else 0.6)
-axes[0].set_ylabel("query m")
-plt.show()
-
-# %% [markdown]
-# **Reading.** One colour, one number of the table. In 1-D they run along diagonals; in 2-D along
-# diagonals of blocks, one block for each dy, and inside each block again along diagonals; with time
-# added, the same once more.
-#
 # ### Exercise 2: write it in two axes (medium, 10 minutes)
 #
 # Return the (N, N) index of a window of `height` x `width` tokens, N = height * width, entries
@@ -202,7 +177,7 @@ fig, ax = plt.subplots(figsize=(3.6, 3.1))
 image = ax.imshow(used, cmap="viridis", extent=(-3.5, 3.5, 3.5, -3.5))
 for (row, column), count in np.ndenumerate(used.numpy()):
     ax.text(column - 3, row - 3, count, ha="center", va="center", color="w" if count < 9 else "k")
-ax.set(xlabel="dx", ylabel="dy", title="pairs that read each offset")
+ax.set(xlabel="dx", ylabel="dy", title="Far offsets are read by few pairs")
 plt.show()
 
 # %% [markdown]
@@ -262,18 +237,53 @@ nb03.offset_of(offset_of)
 # %% [markdown]
 # ## Walk through it
 #
-# The explorer shows both views at once. Click it, move the query with the arrow keys and watch the
-# cut-out slide over the table; on a code host you see its first state.
+# The explorer shows both views at once. First its picture:
 
 # %%
 explorer = BiasExplorer(model)
 explorer.branch = "S"
-explorer
+draw_explorer(explorer.unit, explorer.group, explorer.query, explorer.names)
+plt.show()
 
 # %% [markdown]
 # **Reading.** Above, the query's row of the matrix, frame by frame, the query itself marked; below,
 # the table that the row is read from. The row lists keys, the table offsets: one is the other
 # turned.
+#
+# Now the explorer itself. Run the cell, click it, move the query with the arrow keys and watch the
+# cut-out slide over the table. **Your guess:** the query moves one token to the right. In which
+# direction does its cut-out of the table move?
+
+# %%
+explorer
+
+# %% [markdown]
+# **Reading.** To the right, too: a query further right has more keys on its left, hence larger dx.
+#
+# ## The figure to remember
+#
+# **Your guess:** sketch the N x N index of 8 frames, of 4 x 4 tokens, and of 2 frames of 3 x 3,
+# each cell coloured by its entry. Where are the edges between the blocks?
+
+# %%
+titles = ("8 frames: diagonals", "4 x 4: diagonals of blocks", "2 x 3 x 3: blocks of blocks")
+fig, axes = plt.subplots(1, 3, figsize=(9.2, 3.3))
+for ax, title, window in zip(axes, titles, ((8,), (4, 4), (2, 3, 3)), strict=True):
+    entries = relative_position_index(window)
+    ax.imshow(entries, cmap="viridis")
+    step = 1 if len(window) == 1 else window[-1]
+    ticks = np.arange(0, len(entries), step)
+    ax.set(title=title, xlabel="key n", ylabel="query m", xticks=ticks, yticks=ticks)
+    edges = ticks[1:] - 0.5 if step > 1 else []
+    widths = [2 if edge == 8.5 else 0.6 for edge in edges]  # 9 tokens are a frame
+    ax.hlines(edges, -0.5, len(entries) - 0.5, color="white", linewidth=widths)
+    ax.vlines(edges, -0.5, len(entries) - 0.5, color="white", linewidth=widths)
+plt.show()
+
+# %% [markdown]
+# **Reading.** One colour, one number of the table. In 1-D they run along diagonals; in 2-D along
+# diagonals of blocks, one block for each dy, and inside each block again along diagonals; with time
+# added, the same once more.
 #
 # ## What to remember
 #

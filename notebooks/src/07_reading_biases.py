@@ -31,8 +31,10 @@ from analysis import (
     intervene,
     knock_outs,
 )
+from analysis.draw_explorer import draw_explorer
 from analysis.interventions import changed_tables
 from analysis.style import STYLE
+from beside import draw_maps_beside_effects
 from checks import nb07
 from posmlp.checkpoint import load
 from posmlp.data.moving_digits import MovingDigits
@@ -190,11 +192,22 @@ plt.show()
 #
 # ## Walk through it yourself
 #
-# Choose stage, block, branch and group, click a query token or use the arrow keys. Without a kernel
-# you see its picture.
+# The explorer shows any table, and the row of the relation that a query reads from it. First its
+# picture:
 
 # %%
 explorer = BiasExplorer(trained, initial, names=["trained", "initial"])
+draw_explorer(explorer.unit, explorer.group, explorer.query, explorer.names)
+plt.show()
+
+# %% [markdown]
+# **Reading.** The query, frame 4, reads its neighbours with large weights and itself hardly at all:
+# the notch at dt = 0 again, seen from one frame. The initial model has nothing like it.
+#
+# Now the explorer itself. Run the cell, choose stage, block, branch and group, click a query token
+# or use the arrow keys.
+
+# %%
 explorer
 
 # %% [markdown]
@@ -224,7 +237,8 @@ changes = [
 ]
 changes.append(Intervention("knock_out", branch="S"))
 effects = intervene(trained, clips, changes)
-draw_interventions(effects, metric="within_pair", title="What tables are needed for")
+title = "The direction of time needs the odd part of stage 4's tables"
+draw_interventions(effects, metric="within_pair", title=title)
 plt.show()
 
 # %% [markdown]
@@ -243,16 +257,17 @@ for row in intervene(trained, clips, again).itertuples():
 # **Reading.** It hangs on the permutation: the sign of what is read may come out right, or turned.
 # One control from one seed would have told another story.
 #
-# Of no use for this question need not mean of no use. The same changes, for the choice among all
-# fourteen classes:
+# Of no use for this question need not mean of no use. Take the same changes, for the choice among
+# all fourteen classes. **Your guess:** which of stages 1 to 3 count now?
 
 # %%
-draw_interventions(effects, metric="top1", title="For all fourteen classes")
+draw_interventions(effects, metric="top1", title="For all fourteen classes stage 3 counts, too")
 plt.show()
 
 # %% [markdown]
-# **Reading.** Here stages 2 and 3 count for something. For the beautiful tables of stage 1 the
-# interval holds zero: with these clips we cannot even say that they are needed at all.
+# **Reading.** Stage 3 does. For stage 2 it hangs on the change: shuffled the interval just leaves
+# out zero, knocked out it holds it. For the beautiful tables of stage 1 every interval holds zero:
+# with these clips we cannot even say that they are needed at all.
 #
 # ## A tempting story
 #
@@ -268,16 +283,24 @@ costs = intervene(trained, clips, single)
 last = temporal["trained"].query("stage == 4").assign(square=lambda rows: rows.bias**2)
 sizes = np.sqrt(last.groupby("group").square.mean())
 odd = statistics.query("stage == 4").set_index("group").temporal_asymmetry
-fig, ax = plt.subplots(figsize=(5, 3))
-points = ax.scatter(sizes, -100 * costs.top1_change, c=odd, cmap="viridis", vmin=0, vmax=1)
-for group, (x, y) in enumerate(zip(sizes, -100 * costs.top1_change, strict=True)):
-    ax.annotate(group, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7)
+losses = -100 * costs.top1_change
+
+# %%
+fig, ax = plt.subplots(figsize=(7, 3.2))
+points = ax.scatter(sizes, losses, c=odd, cmap="viridis", vmin=0, vmax=1)
+for group, (x, y) in enumerate(zip(sizes, losses, strict=True)):
+    place = (4, 3) if y >= 0 else (4, -9)
+    ax.annotate(group, (x, y), xytext=place, textcoords="offset points", fontsize=7)
 ax.set(xlabel="root mean squared weight of a group", ylabel="loss of top-1 (points)")
-ax.set_title("Stage 4, one group knocked out at a time")
+ax.set_title("Of the largest groups (right) one can go with profit")
+ax.margins(y=0.12)
 fig.colorbar(points, label="temporal asymmetry")
 plt.show()
 
 # %% [markdown]
+# **Reading.** Each point is a group, with its number. The two largest do not cost the most; without
+# one of them the model does even better on these clips.
+#
 # ### Exercise 3: refute it with a number (medium, 8 minutes)
 #
 # Write Spearman's rank correlation of two lists without ties: Pearson's correlation of their ranks.
@@ -296,8 +319,12 @@ def rank_agreement(sizes: np.ndarray, losses: np.ndarray) -> float:
 
 nb07.rank_agreement(rank_agreement)
 
+# %% [markdown]
+# **Your guess:** the worst single group costs how much within pairs, if all sixteen together cost
+# what you have seen?
+
 # %%
-ranks = [np.argsort(np.argsort(x)) for x in (sizes, -costs.top1_change)]
+ranks = [np.argsort(np.argsort(x)) for x in (sizes, losses)]
 print(f"size against loss: rank correlation {np.corrcoef(*ranks)[0, 1]:.2f}")
 worst = costs.within_pair_change.min()
 whole = effects.query("kind == 'knock_out' and stage == 4").within_pair_change.iloc[0]
@@ -310,29 +337,14 @@ print(f"all sixteen together {-100 * whole:.1f}")
 # many; so does every method that removes one thing at a time, attribution included (lesson 08).
 #
 # ## The figure to remember
+#
+# All tables of the first blocks beside their controls, a row a stage, and on the right what taking
+# them away, or their odd part, costs within reversed pairs.
+#
+# **Your guess:** cover the right column. Which stages would you call important?
 
 # %%
-fig, grid = plt.subplots(4, 4, figsize=(9.2, 6.2), width_ratios=[1, 1, 1, 1.3], sharex="col")
-for stage, (*lefts, right) in enumerate(grid, start=1):
-    tables = [
-        temporal[name].query("stage == @stage").pivot(index="group", columns="dt", values="bias")
-        for name in models
-    ]
-    limit = max(abs(table.to_numpy()).max() for table in tables)
-    for ax, table in zip(lefts, tables, strict=True):
-        ax.imshow(table, vmin=-limit, vmax=limit, aspect="auto", extent=(-7.5, 7.5, 1, 0))
-        ax.set(yticks=[])
-    lefts[0].set_ylabel(f"stage {stage}\n{len(tables[0])} groups")
-    rows = effects.query("stage == @stage and kind in ('knock_out', 'symmetrise')")
-    right.hlines([0, 1], 100 * rows.within_pair_low, 100 * rows.within_pair_high, color="0.4")
-    right.plot(100 * rows.within_pair_change, [0, 1], "o")
-    right.axvline(0, color="0.7", linewidth=0.7, zorder=0)
-    right.set(yticks=[0, 1], yticklabels=["knock out", "symmetrise"], ylim=(1.6, -0.6))
-for ax, name in zip(grid[0], [*models, "within pairs"], strict=True):
-    ax.set_title(name, fontsize=9)
-for ax in grid[-1, :3]:
-    ax.set_xlabel("dt (frames)")
-right.set_xlabel("change (points, 95% interval)")
+draw_maps_beside_effects(temporal, effects)
 plt.show()
 
 # %% [markdown]

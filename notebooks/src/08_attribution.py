@@ -34,6 +34,7 @@ from analysis.style import STYLE
 from checks import nb08
 from filmstrip import filmstrip
 from posmlp.checkpoint import load
+from posmlp.data.augment import MEAN, STD
 from posmlp.data.moving_digits import MovingDigits, RenderedClips
 from posmlp.train import normalise
 from scrubber import scrubber, show_frame
@@ -61,9 +62,10 @@ sure = torch.nonzero(chance > 0.7)[:, 0][:8]
 sample = RenderedClips(*(tensor[sure] for tensor in drawn))
 names = [digits.classes[label] for label in sample.labels]
 print(f"{len(sure)} clips, probability of the right class {chance[sure].min():.2f} or more")
-filmstrip(
-    sample.clips[:4], names[:4], "Four clips that the model answers rightly", frame_inches=0.8
-)
+
+# %%
+title = "Four clips that the model answers rightly"
+filmstrip(sample.clips[:4], names[:4], title, frame_inches=0.7)
 
 # %% [markdown]
 # ## A first map
@@ -127,24 +129,22 @@ for num_steps in (4, 8, 16, 32):
 # ## Check two: does it depend on the model at all?
 #
 # Give the model fresh random weights and ask again. A map that stays as it is shows the *clip*,
-# edges and contrasts, and nothing that was learned. This is the figure to remember.
+# edges and contrasts, and nothing that was learned.
 #
-# **Your guess:** the randomised model knows nothing. Will its map look like noise, or like the
-# object?
+# **Your guess:** the randomised model knows nothing. How much of its map will lie on the object: as
+# much as before, as little as of a uniform map, or something between?
 
 # %% tags=["trained"]
-draw_attribution(maps, sample.clips, clip=1, target_name=names[1], **truth)
-plt.show()
 random_weights = reinitialised(model)
 noise = attribute(random_weights, clips, sample.labels, "integrated_gradients")
-title = "The same after weight randomisation"
-draw_attribution(noise, sample.clips, clip=1, title=title, **truth)
-plt.show()
+for name, found in (("trained", maps), ("random weights", noise)):
+    shares = localisation(found, sample.masks)
+    print(f"{name:14} {shares.mass_on_object.mean():.0%} of the map on the object,", end=" ")
+    print(f"{shares.uniform_mass_on_object.mean():.0%} of a uniform one")
 
 # %% [markdown]
-# **Reading.** The second map still shows the object's place: it is where the clip differs from its
-# own baseline, and pixels that do not change earn nothing from *any* model. Signs and frames are
-# arbitrary. Whoever shows only the first map lets the baseline do part of the convincing.
+# **Reading.** Between. Even without knowledge the map lies where the clip differs from its own
+# baseline, and the object moves there; pixels that do not change earn nothing from *any* model.
 #
 # ## Check three: does it hit the object?
 #
@@ -170,6 +170,8 @@ nb08.mass_on_object(mass_on_object)
 # `localisation` computes this and two more: does the largest value of a frame lie on the object
 # (pointing game), and how much relevance lies in frames in which something moves. Each stands
 # beside the score of a map that is equal everywhere.
+#
+# **Your guess:** in which of the three does the trained model beat random weights?
 
 # %%
 scores = localisation(maps, **truth).drop(columns="clip")
@@ -213,8 +215,12 @@ nb08.without_motion(without_motion)
 
 # %%
 baselines = torch.cat([baseline_clips(name, clips[:1]) for name in BASELINES])
-pixels = ((baselines * 0.225 + 0.45).clamp(0, 1) * 255).byte().movedim(1, -1)
-filmstrip(pixels, list(BASELINES), f"Four ways to take '{names[0]}' away", frame_inches=0.8)
+pixels = ((baselines * STD + MEAN).clamp(0, 1) * 255).byte().movedim(1, -1)
+filmstrip(pixels, list(BASELINES), f"Four ways to take '{names[0]}' away", frame_inches=0.7)
+
+# %% [markdown]
+# **Reading.** The blurred one: its blob travels. **Your guess:** which of them gives maps that hit
+# the object best?
 
 # %%
 rows = []
@@ -246,7 +252,8 @@ pd.DataFrame(rows).round(2)
 methods = ["integrated_gradients", "grad_cam", "saliency", "random"]
 card = attribution_scorecard({"toy": model}, methods, sample, num_steps=8)
 kept = ["mass_on_object", "pointing_game", "deletion_auc", "rank_correlation_magnitude"]
-draw_scorecard(card[card.metric.isin(kept)], title="Four methods, scored")
+title = "Integrated gradients hits the object; no method wins every panel"
+draw_scorecard(card[card.metric.isin(kept)], title=title)
 plt.show()
 
 # %% [markdown]
@@ -256,15 +263,39 @@ plt.show()
 #
 # ## Frame by frame
 #
-# First as a picture; run the cell after it for sliders.
+# One frame under its map, first as a picture; run the cell after it for sliders.
+#
+# **Your guess:** this is the frame with the largest share. Red where the object is, or elsewhere?
 
 # %%
-show_frame(maps, sample.clips, clip=1, frame=7, masks=sample.masks)
+largest = int(maps.frame_shares()[1].argmax())
+show_frame(maps, sample.clips, clip=1, frame=largest, masks=sample.masks)
+
+# %% [markdown]
+# **Reading.** Nearly all of it lies within the outline; a few pixels speak where the object was
+# before.
 
 # %%
 scrubber(maps, sample.clips, clip=1, masks=sample.masks)
 
 # %% [markdown]
+# ## The figure to remember
+#
+# One clip, explained twice: by the trained model, and after weight randomisation.
+#
+# **Your guess:** if the titles were missing, by what would you know which is which?
+
+# %% tags=["trained"]
+draw_attribution(maps, sample.clips, clip=1, target_name=names[1], **truth)
+plt.show()
+draw_attribution(noise, sample.clips, clip=1, target_name=f"{names[1]}, random weights", **truth)
+plt.show()
+
+# %% [markdown]
+# **Reading.** Not by the place: both show it. The trained map has one sign on the object and
+# gathers in some frames; of random weights signs are mixed and all frames alike. Whoever shows only
+# the first map lets the baseline do part of the convincing.
+#
 # ## What to remember
 #
 # - A map is a claim. Completeness checks its sum, weight randomisation its origin, a known object

@@ -12,7 +12,7 @@
 # %%
 import preflight
 
-preflight.check("rich")
+preflight.check("rich", "scipy")
 
 # %%
 import tempfile
@@ -20,6 +20,7 @@ import tempfile
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 import ablations
 import stored
@@ -53,6 +54,8 @@ BASE = {
     "windows": [4, 2, 1, 1],
     "train": {"epochs": 3, "num_clips": 700, "batch_size": 16, "lr": 3e-3},
 }
+
+# %%
 grid = {
     "question": "Does the gate have to multiply?",
     "prediction": "Adding is worse by more than five points.",
@@ -121,7 +124,7 @@ print(f"{len(again)} rows, trained anew: {int((again.finished != mine.finished).
 
 # %% [markdown]
 # **Reading.** Nothing is trained twice: a cell's folder is named by a hash of everything that
-# changes its result.
+# changes its result. One row a training, with what it takes to repeat it:
 
 # %% tags=["trained"]
 columns = ["name", "id", "seed", "status", "test_top1", METRIC, "params", "num_threads", "torch"]
@@ -130,13 +133,13 @@ mine[columns].round(3)
 # %% [markdown]
 # ## Your row among stored ones
 #
-# The grid `lesson10` ran nine other variants over this very base, at five seeds. Its baseline is
-# ours.
+# The grid `lesson10` ran other variants over this very base, at more seeds. Its baseline is ours.
 
 # %%
 others = stored.rows("lesson10")
 print(stored.command("lesson10"))
-print(f"{others.name.nunique()} variants, seeds {sorted(others.seed.unique().tolist())}")
+num_variants = others.name.nunique() - 1
+print(f"a baseline and {num_variants} variants, seeds {sorted(others.seed.unique().tolist())}")
 
 # %% [markdown]
 # **Your guess:** our baseline at seeds 0 and 1 was trained just now, theirs earlier. How far apart
@@ -150,18 +153,26 @@ pair[["seed", METRIC, f"{METRIC}_stored"]].round(4)
 # **Reading.** The same code, seed, threads and kind of processor give the same numbers; another
 # processor rounds otherwise, and after three epochs that may show. This is why a comparison is made
 # *within* one run, against its own baseline.
+#
+# **Your guess:** your row has two seeds, the others more. How many times as wide will its interval
+# be?
 
 # %% tags=["trained"]
 rows = pd.concat([others, mine[~mine.baseline]], ignore_index=True)
 rows["variant"] = rows.name.str.replace("gate=lrpe ", "").str.replace(" layout=T+S", "")
-draw_accuracy(
-    rows, metric=METRIC, by="variant", chance=0.5, title="Your row (last) among stored ones"
-)
+rows.loc[rows.baseline, "variant"] = "baseline (lrpe, T+S)"
+look = {"chance": 0.5, "bounds": (0, 1), "title": "Your row (last) among stored ones"}
+draw_accuracy(rows, metric=METRIC, by="variant", **look)
 plt.show()
 
+# %%
+for num_seeds in (2, 3, 5):
+    factor = stats.t.ppf(0.975, num_seeds - 1) / np.sqrt(num_seeds)
+    print(f"{num_seeds} seeds: the interval is the mean -+ {factor:.1f} standard deviations")
+
 # %% [markdown]
-# **Reading.** Look at the width of the last bar beside the others. Nearly all of it comes from
-# there being two seeds: Student's factor is 12.7 at two seeds, 2.8 at five.
+# **Reading.** Nearly all of the last bar's width comes from there being two seeds: Student's factor
+# is large where the spread itself is known so badly.
 #
 # ## Pairs, not heaps
 #
@@ -187,15 +198,20 @@ def interval(differences: list[float]) -> tuple[float, float]:
 
 nb10.interval(interval)
 
+# %% [markdown]
+# **Your guess:** two differences, one a seed. Does their interval hold zero?
+
 # %% tags=["trained"]
 wide = mine.pivot(index="seed", columns="baseline", values=METRIC)
 mean, low, high = t_interval(wide[False] - wide[True])
 print(f"difference {mean:+.3f}, 95% interval [{low:+.3f}, {high:+.3f}], {len(wide)} seeds")
 variant = mine.loc[~mine.baseline, "name"].iloc[0]
 baseline = mine.loc[mine.baseline, "name"].iloc[0]
-compare(mine, baseline, METRIC, by="name").loc[0, "verdict"]
+print(f"{variant} against {baseline}:", compare(mine, baseline, METRIC, by="name").verdict[0])
 
 # %% [markdown]
+# **Reading.** However large a difference looks, at two seeds it is rarely told from none.
+#
 # ## Say what it says
 #
 # An interval that lies on one side of zero tells the direction. One that contains zero tells
@@ -222,12 +238,12 @@ def conclusion(low: float, high: float, margin: float) -> str:
 nb10.conclusion(conclusion)
 
 # %% [markdown]
-# ## Eight variants are eight chances to be fooled
+# ## Each variant is a chance to be fooled
 #
-# The stored grid compares eight variants with one baseline. At the 5% level one false discovery in
-# twenty is expected; `compare` corrects for it (Holm).
+# The stored grid compares many variants with one baseline. At the 5% level one false discovery in
+# twenty is expected; `compare` corrects for their number (Holm; column `p_holm`).
 #
-# **Your guess:** which of the eight can be told from the baseline at five seeds?
+# **Your guess:** which of them can be told from the baseline?
 
 # %%
 first = others.loc[others.baseline, "name"].iloc[0]
@@ -235,9 +251,12 @@ table = compare(others, first, METRIC, by="name")
 table[["name", "difference", "low", "high", "p", "p_holm", "verdict"]].round(3)
 
 # %% [markdown]
-# **Reading.** What does not mix over time, or only takes its mean, is told at once. For the rest
+# **Reading.** What does not mix over time, or only takes its mean, is told at once. `conv` would
+# have been called worse by its own p, and is not once all comparisons are counted. For such rows
 # the table says how many seeds would be needed if the difference that was seen were real: an honest
 # "we do not know yet".
+#
+# **Your guess:** how much smaller a difference do twice as many seeds detect?
 
 # %%
 for num_seeds in (2, 3, 5, 10, 20):
@@ -245,14 +264,21 @@ for num_seeds in (2, 3, 5, 10, 20):
     print(f"{num_seeds:2} seeds detect {size:.1f} standard deviations of the differences")
 
 # %% [markdown]
-# ## The figure to remember
-#
-# Differences to the baseline, seed by seed: yours at two seeds (orange), the stored ones at five.
+# **Reading.** From two to three seeds gains most; later, four times the seeds halve it.
 
 # %% tags=["trained"]
 tables = [(table, "#0072B2"), (compare(mine, baseline, METRIC, by="name"), "#D55E00")]
-fig, ax = plt.subplots(figsize=(7, 3.6))
 drawn = pd.concat([each.assign(hue=hue) for each, hue in tables], ignore_index=True)
+
+# %% [markdown]
+# ## The figure to remember
+#
+# Differences to the baseline, seed by seed: yours at two seeds (orange), the stored ones at more.
+#
+# **Your guess:** draw your own bar before you run this, and the word beside it.
+
+# %% tags=["trained"]
+fig, ax = plt.subplots(figsize=(7, 3.6))
 for y, row in enumerate(drawn.itertuples()):
     ax.plot(np.clip([row.low, row.high], -0.5, 0.5), [y, y], color=row.hue, linewidth=2)
     ax.plot(row.difference, y, "D", color=row.hue)
@@ -265,9 +291,11 @@ ax.set_title("Two seeds (orange) can say next to nothing")
 plt.show()
 
 # %% [markdown]
-# **Reading.** (Intervals are cut at half a unit.) Your conclusion is one sentence: the difference,
-# its interval, the number of seeds, and one of the four words. If it is "cannot tell", say how many
-# seeds would tell, and run those: `seeds: 5` in the grid trains only what is missing.
+# **Reading.** (Intervals are cut at half a unit. A bar is for one comparison, a word for all of
+# them: `conv` lies on one side of zero, and still the word is "cannot tell".) Your conclusion is
+# one sentence: the difference, its interval, the number of seeds, and one of the four words. If it
+# is "cannot tell", say how many seeds would tell, and run those: `seeds: 5` in the grid trains only
+# what is missing.
 #
 # ## What to remember
 #

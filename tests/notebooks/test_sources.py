@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import ast
 import importlib
+import itertools
 import statistics
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
+from matplotlib import pyplot as plt
 
 import make_notebooks
+from tests.notebooks.exercises import stub
+from tests.notebooks.lab import pictures
 
+GIVEN: set[str] = set()
 SOURCES = make_notebooks.sources()
 lesson = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 
@@ -35,7 +41,7 @@ def test_lesson_has_short_cells_and_as_much_prose(source):
     assert 20 <= len(code) + len(prose) <= 45
     assert len(prose) / (len(code) + len(prose)) > 0.4
     assert statistics.median(lines) <= 8
-    assert max(lines) <= 24
+    assert max(lines[2:]) <= 13  # after the preflight and the imports
 
 
 @lesson
@@ -45,6 +51,57 @@ def test_lesson_asks_before_it_shows_and_reads_after(source):
     assert prose.count("**Reading.**") >= 4
     assert "**Question.**" in prose
     assert "## What to remember" in prose
+
+
+@lesson
+def test_lesson_ends_with_the_figure_to_remember(source):
+    """Its section comes last, and no other figure stands between it and what to remember."""
+    stored = nbformat.read(make_notebooks.target_of(source), as_version=4).cells
+    heads = [
+        (i, line)
+        for i, cell in enumerate(stored)
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if line.startswith("## ")
+    ]
+    (start, figure), (end, last) = heads[-2:]
+    assert (figure, last) == ("## The figure to remember", "## What to remember")
+    shown = [i for i, cell in enumerate(stored) if cell.cell_type == "code" and pictures(cell)]
+    assert start < max(shown) < end
+    assert "**Your guess:**" in stored[start].source.partition(figure)[2]
+
+
+@lesson
+def test_each_figure_stands_between_a_guess_and_its_reading(source):
+    """Whatever is drawn (but for exercises) is read in the next words; a guess went before."""
+    stored = nbformat.read(make_notebooks.target_of(source), as_version=4).cells
+    for i, cell in enumerate(stored):
+        if cell.cell_type == "code" and pictures(cell) and "exercise" not in tags(cell):
+            after = next(c.source for c in stored[i:] if c.cell_type == "markdown")
+            before = [c.source for c in stored[:i] if c.cell_type == "markdown"][-2:]
+            assert "**Reading.**" in after, cell.source
+            assert "guess" in "".join(before) or GIVEN & set(cell.source.splitlines()), cell.source
+
+
+@lesson
+def test_each_live_widget_has_a_static_twin_just_above(source):
+    stored = nbformat.read(make_notebooks.target_of(source), as_version=4).cells
+    code = [cell for cell in stored if cell.cell_type == "code"]
+    for twin, cell in itertools.pairwise(code):
+        if any(
+            o.get("data", {}).get("text/plain") == make_notebooks.INTERACTIVE for o in cell.outputs
+        ):
+            assert pictures(twin), cell.source
+            assert make_notebooks.WIDGET not in str(cell.outputs)
+
+
+def test_lessons_hold_an_explorer_a_layout_builder_and_a_frame_scrubber():
+    live = {
+        path.name[:2]
+        for path in SOURCES
+        if make_notebooks.INTERACTIVE in make_notebooks.target_of(path).read_text()
+    }
+    assert live == {"03", "06", "07", "08"}
 
 
 @lesson
@@ -72,3 +129,33 @@ def test_each_exercise_has_a_stub_a_hint_a_check_and_a_solution(source):
         assert cell.source.rstrip().splitlines()[-1].startswith(f"{number}.{name}(")
         assert callable(getattr(checks, name))
         assert callable(getattr(solutions, name))
+
+
+@lesson
+def test_each_exercise_is_tested_on_two_wrong_answers(source):
+    number = f"nb{source.name[:2]}"
+    tests = ast.parse((Path(__file__).parent / f"test_{number}.py").read_text())
+    wrong = {
+        test.name: [
+            len(mark.args[1].elts)
+            for mark in test.decorator_list
+            if isinstance(mark, ast.Call) and isinstance(mark.args[1], ast.List)
+        ]
+        for test in tests.body
+        if isinstance(test, ast.FunctionDef)
+    }
+    for cell in cells(source, "code"):
+        if "exercise" in tags(cell):
+            name = ast.parse(cell.source).body[0].name
+            counts = [n for test, n in wrong.items() if test.startswith(f"test_{name}_says_")]
+            assert sum(sum(each) for each in counts) >= 2, name
+
+
+@lesson
+def test_each_check_draws_the_target_for_the_stub(source):
+    checks = importlib.import_module(f"checks.nb{source.name[:2]}")
+    for cell in cells(source, "code"):
+        if "exercise" in tags(cell) and "my_grid" not in cell.source:  # any good grid will do
+            getattr(checks, ast.parse(cell.source).body[0].name)(stub)
+            assert plt.get_fignums(), cell.source
+            plt.close("all")
