@@ -137,6 +137,8 @@ class _DecordFailed(Exception):
 def _read_with_decord(
     path: str, index: PacketIndex, choose: Choose, short_side: int | None
 ) -> VideoFrames:
+    if index.num_frames == 0:  # a Matroska file that was cut after its header
+        raise _DecordFailed("the file lists no frames")
     wanted = _checked(choose(index.num_frames, index.fps), index.num_frames)
     # Sorted: unsorted indices cost three times as much and are wrong for HEVC.
     unique, places = np.unique(wanted, return_inverse=True)

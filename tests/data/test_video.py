@@ -17,6 +17,7 @@ from PIL import Image
 
 from posmlp.data.packets import list_packets
 from posmlp.data.pool import DecodePool, under_way
+from posmlp.data.sampling import segment_indices
 from posmlp.data.video import VideoError, count_frames, iterate_frames, read_video
 
 LEVELS = [20 + 10 * k for k in range(20)]
@@ -180,6 +181,21 @@ def test_unreadable_files_raise_video_error(clip, tmp_path):
             read_video(tmp_path / name)
         assert caught.value.path == str(tmp_path / name)
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_file_of_a_header_alone_raises_video_error(clip, tmp_path):
+    """Matroska opens when it is cut before its first frame; it then lists none."""
+    whole, cut = tmp_path / "whole.mkv", tmp_path / "cut.mkv"
+    with av.open(str(clip)) as source, av.open(str(whole), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    cut.write_bytes(whole.read_bytes()[:900])
+    with pytest.raises(VideoError, match="none of its frames") as caught:
+        read_video(cut, lambda num_frames, fps: segment_indices(num_frames, 8))
+    assert caught.value.path == str(cut)
 
 
 def write_frames(folder: Path, numbers: Sequence[int], form: str = "%05d.png") -> Path:
