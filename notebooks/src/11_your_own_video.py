@@ -233,8 +233,9 @@ plt.show()
 
 # %% tags=["trained"]
 config = resolve("toy", num_classes=len(listing.classes))
+recipe = TrainConfig(epochs=1, batch_size=min(14, len(list_videos(root, "train").paths)))
 with contextlib.redirect_stderr(io.StringIO()) as said:  # what it found in the folder
-    history = fit(config, TrainConfig(epochs=1, batch_size=14), str(root), progress=False)
+    history = fit(config, recipe, str(root), progress=False)
 print(said.getvalue().replace(str(root), "FOLDER"))
 print(f"{len(history)} epoch, training loss {history[-1]['train_loss']:.2f}")
 print(f"guessing among {config.num_classes} would be {np.log(config.num_classes):.2f}")
