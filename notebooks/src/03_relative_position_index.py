@@ -187,7 +187,9 @@ plt.show()
 #
 # ## From a table to pictures, and back
 #
-# A trained model's tables can be looked at in two ways. **The table**, in offset coordinates:
+# A trained model's tables can be looked at in two ways. First **the table**, in offset coordinates.
+#
+# **Your guess:** where will the largest weights lie: at the token itself, beside it, or far away?
 
 # %%
 model = load("models/toy-ts.safetensors")
@@ -196,7 +198,10 @@ draw_spatial_bias(maps, title="Two groups' tables, stage 1 (trained)")
 plt.show()
 
 # %% [markdown]
-# ... and **one row of the matrix**, drawn as the picture that one query token sees.
+# **Reading.** Beside it, in its own row, one or two tokens away; the token itself, at the
+# cross-hair, weighs next to nothing.
+#
+# Now **one row of the matrix**, drawn as the picture that one query token sees.
 #
 # **Your guess:** the query in the upper left corner of a 4 x 4 window reads 16 entries of this 7 x
 # 7 table. Which part of the table are they?
@@ -237,7 +242,8 @@ nb03.offset_of(offset_of)
 # %% [markdown]
 # ## Walk through it
 #
-# The explorer shows both views at once. First its picture:
+# The explorer shows both views at once; first its picture. **Your guess:** where in the table
+# stands the weight that the query gives to itself?
 
 # %%
 explorer = BiasExplorer(model)
@@ -247,8 +253,8 @@ plt.show()
 
 # %% [markdown]
 # **Reading.** Above, the query's row of the matrix, frame by frame, the query itself marked; below,
-# the table that the row is read from. The row lists keys, the table offsets: one is the other
-# turned.
+# the table that the row is read from. The query's own weight stands in the middle, at offset (0,
+# 0). The row lists keys, the table offsets: one is the other turned.
 #
 # Now the explorer itself. Run the cell, click it, move the query with the arrow keys and watch the
 # cut-out slide over the table. **Your guess:** the query moves one token to the right. In which

@@ -280,7 +280,7 @@ left.axhline(math.log(14), color="0.5", linestyle="--")
 left.set(xlabel="epoch of 480 clips", ylabel="training loss (dashed: guessing)")
 left.set_title("Zero tables lose no time")
 left.legend(title="init, one seed each")
-draw_accuracy(runs, metric="test_top1", by="init", ax=right, title="nor accuracy, over seeds")
+draw_accuracy(runs, metric="test_top1", by="init", ax=right, title="Zero tables cost no accuracy")
 plt.show()
 
 # %% [markdown]

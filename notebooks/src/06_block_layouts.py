@@ -231,12 +231,16 @@ nb06.st_params(st_params)
 # %% [markdown]
 # ## A layout of your own
 #
-# Here is `T>S+ST` as a picture with its cost. Run the cell after it and type another: the picture
-# follows. What is not a layout is refused with a reason.
+# Here is `T>S+ST` as a picture with its cost. **Your guess:** what does `ST` read in it?
 
 
 # %%
 wiring.show("T>S+ST")
+
+# %% [markdown]
+# **Reading.** What `T` has changed: `+` binds closer than `>`, so that `S` and `ST` stand side by
+# side in the second step. Run the next cell and type another layout: the picture follows. What is
+# not a layout is refused with a reason.
 
 # %%
 wiring.builder("T>S+ST")

@@ -49,7 +49,7 @@ plt.style.use(STYLE)
 # background, noise.
 #
 # We keep clips that the toy model answers rightly and surely: a map of a wrong answer explains a
-# mistake.
+# mistake. **Your guess:** could you name the four classes below without their names?
 
 # %%
 model = load("models/toy-ts.safetensors")
@@ -68,6 +68,9 @@ title = "Four clips that the model answers rightly"
 filmstrip(sample.clips[:4], names[:4], title, frame_inches=0.7)
 
 # %% [markdown]
+# **Reading.** Hardly from one frame, but from the row: one object moves, and all else stays or
+# slides.
+#
 # ## A first map
 #
 # *Integrated gradients* starts from a **baseline** clip, in which what matters is missing, and goes

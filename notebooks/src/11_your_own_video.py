@@ -264,7 +264,7 @@ for path in (broken, folder / "missing.mp4"):
 # ## What does the answer mean?
 #
 # Four versions of the film's clip: as it is, played backwards, mirrored, and frozen at its first
-# frame.
+# frame. **Your guess:** in which of them does the digit travel to the left?
 
 # %%
 versions = {
@@ -280,6 +280,8 @@ title = "Four versions of one clip"
 filmstrip(torch.cat(list(versions.values())), list(versions), title, frame_inches=0.7)
 
 # %% [markdown]
+# **Reading.** Backwards and mirrored, on our film; frozen, nothing travels.
+#
 # ### Exercise 3: classes in a mirror (easy, 4 minutes)
 #
 # Mirroring training clips at random is a common augmentation. For which classes does it change the
