@@ -24,9 +24,9 @@ __all__ = ["compare", "detectable_effect", "effects", "seeds_needed", "t_interva
 
 def compare(
     df: pd.DataFrame,
-    baseline: str,
-    metric: str,
-    by: str = "variant",
+    baseline: str | None = None,
+    metric: str = "test_top1",
+    by: str | None = None,
     seed: str = "seed",
     *,
     higher_is_better: bool = True,
@@ -39,11 +39,15 @@ def compare(
     Parameters
     ----------
     df : DataFrame
-        One row a variant and seed. A NaN metric counts as a run that is missing.
-    baseline : str
-        The value of column `by` that the others are compared with.
-    metric, by, seed : str
+        One row a variant and seed, such as `ablations.load` gives. A NaN metric counts as a run
+        that is missing.
+    baseline : str, optional
+        The value of column `by` that the others are compared with; by default that of the rows
+        which a column `baseline` marks as true.
+    metric, seed : str
         Column names.
+    by : str, optional
+        The column that tells variants apart; by default `variant`, or `name` where there is none.
     higher_is_better : bool
         False for a loss, an error or a time.
     confidence : float
@@ -86,6 +90,8 @@ def compare(
         is not above 0.
     """
     check_margin(margin)
+    by = by or ("variant" if "variant" in df.columns else "name")
+    baseline = _marked(df, by) if baseline is None else baseline
     wide = _runs_by_seed(df, baseline, metric, by, seed)
     sign = 1 if higher_is_better else -1
     rows = [
@@ -111,6 +117,17 @@ def compare(
         for row in table.to_dict("records")
     ]
     return table.drop(columns="spread").assign(verdict=verdicts)
+
+
+def _marked(df: pd.DataFrame, by: str) -> str:
+    """The variant whose rows are marked as the baseline's."""
+    marked = df["baseline"].astype(bool) if "baseline" in df.columns else pd.Series(False, df.index)
+    names = df.loc[marked, by].unique() if by in df.columns else []
+    if len(names) != 1:
+        raise ValueError(
+            f"{len(names)} variants are marked in a column 'baseline'; name one: baseline=..."
+        )
+    return str(names[0])
 
 
 def _runs_by_seed(df: pd.DataFrame, baseline: str, metric: str, by: str, seed: str) -> pd.DataFrame:

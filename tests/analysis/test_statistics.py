@@ -52,6 +52,19 @@ def test_t_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert ((bounds[:, 0] < 0) & (bounds[:, 1] > 0)).mean() == pytest.approx(0.8, abs=0.03)
 
 
+def test_compare_takes_an_ablations_table_as_it_is() -> None:
+    table = runs(base=[0.5, 0.6, 0.4], other=[0.7, 0.9, 0.6]).rename(
+        columns={"variant": "name", "accuracy": "test_top1"}
+    )
+    expected = compare(table, "base", "test_top1", by="name")
+    marked = table.assign(baseline=table["name"] == "base")
+    pd.testing.assert_frame_equal(compare(marked), expected)
+    with pytest.raises(ValueError, match="0 variants are marked in a column 'baseline'; name one"):
+        compare(table)
+    with pytest.raises(ValueError, match="2 variants are marked"):
+        compare(marked.assign(baseline=True))
+
+
 def test_bootstrap_stands_beside_t_from_ten_seeds_on() -> None:
     rng = np.random.default_rng(0)
     few, even, skewed = rng.normal(size=9), rng.normal(size=40), rng.exponential(size=40)
