@@ -96,13 +96,16 @@ def together(study: Study, table: pd.DataFrame) -> str:
     largest = told.loc[told["effect"].abs().nlargest(MOST_PAIRS).index].to_dict("records")
     shown = ", ".join(f"{row['levels']}: {points(row['effect'])} points" for row in largest)
     more = ", ..." * (len(told) > MOST_PAIRS)
-    parts = [f"more or less in {len(told)} ({shown}{more})"] * (len(told) > 0)
-    parts += [f"the same within {study.margin:g} points, in {counts['equal']}"] * (
-        counts["equal"] > 0
-    )
-    parts += [f"not to be told in {counts['cannot tell']}"] * (counts["cannot tell"] > 0)
-    what = f"Two settings against the sum of each alone, {_count(len(pairs), 'pair')}"
-    return f"{what}: {_listed(parts)}." if parts else ""
+    parts = []
+    if len(told):
+        parts.append(f"{_give(len(told))} more or less than the sum of each alone ({shown}{more})")
+    if counts["equal"]:
+        parts.append(
+            f"{_give(counts['equal'])} the sum of each alone within {study.margin:g} points"
+        )
+    if counts["cannot tell"]:
+        parts.append(f"for {counts['cannot tell']} these runs cannot tell")
+    return f"Of {_count(len(pairs), 'pair')} of settings, {_listed(parts)}." if parts else ""
 
 
 def findings(study: Study, metric: Metric, table: pd.DataFrame | None) -> list[Finding]:
@@ -222,6 +225,10 @@ def points(value: float) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _give(number: int) -> str:
+    return f"{number} gives" if number == 1 else f"{number} give"
 
 
 def _listed(parts: list[str]) -> str:

@@ -151,12 +151,12 @@ def test_effects_and_their_interaction_are_the_planted_ones(tmp_path):
     assert table["verdict"].tolist() == ["higher", "lower", "above the sum"]
     assert table["sentence"][0].startswith("gate dense (for lrpe) changes top-1 accuracy by +20")
     assert report_words.together(study, table) == (
-        "Two settings against the sum of each alone, 1 pair: more or less in 1 (dense x S: +20.0 "
+        "Of 1 pair of settings, 1 gives more or less than the sum of each alone (dense x S: +20.0 "
         "points)."
     )
     said = text_of(write_report(study.store.root))
     answer = said.partition("Answer")[2].partition("Table")[0]
-    assert "more or less in 1 (dense x S: +20.0 points)." in answer
+    assert "the sum of each alone (dense x S: +20.0 points)." in answer
 
 
 def test_settings_that_add_up_or_cannot_be_told_are_counted(study):
@@ -164,8 +164,8 @@ def test_settings_that_add_up_or_cannot_be_told_are_counted(study):
     rows += [("interaction", "cannot tell: needs about 9 seeds", 1.0)] * 2
     table = pd.DataFrame(rows, columns=["kind", "verdict", "effect"]).assign(levels="a x b")
     assert report_words.together(study, table) == (
-        "Two settings against the sum of each alone, 3 pairs: the same within 2 points in 1 and "
-        "not to be told in 2."
+        "Of 3 pairs of settings, 1 gives the sum of each alone within 2 points and for 2 these "
+        "runs cannot tell."
     )
     assert report_words.together(study, table.head(1)) == ""
 
