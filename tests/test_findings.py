@@ -1,15 +1,22 @@
-"""FINDINGS and README: every figure with an interval stands in a stored table, rounded as shown."""
+"""What is written of results: figures stand in stored tables, and wanted runs can be started."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
+import ablations.cli
+import analysis.cli
+from ablations.grid import read_grid
 from analysis import compare
+from analysis.bench_gpu import PARTS
+from posmlp.config import resolve
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "ablations/results"
@@ -18,6 +25,8 @@ README = (ROOT / "README.md").read_text()
 FIRST_SCREENS = README.split("\n## Learn\n")[0]
 NUMBER = r"[+-]?\d*\.\d+"
 QUOTED = re.compile(rf"({NUMBER})%?(?: points| frames| tokens)? \[({NUMBER}), ({NUMBER})\]")
+
+PARSERS = {"ablations": ablations.cli, "analysis": analysis.cli}
 
 Triple = tuple[float, float, float]
 
@@ -69,6 +78,54 @@ def test_figure_stands_in_a_stored_table(where: str, quoted: tuple[str, str, str
 def test_many_figures_are_quoted() -> None:
     assert len(QUOTES) > 80
     assert not any(shown(triple, ("69.1", "60.7", "77.3")) for triple in TRIPLES)
+
+
+def commands(name: str) -> list[list[str]]:
+    """Our commands in the backticks of a results page, without `timeout` and `python -m`."""
+    found = []
+    for text in re.findall(r"`([^`]+)`", (RESULTS / name).read_text()):
+        words = [
+            word for word in shlex.split(text) if word not in ("timeout", "600", "python", "-m")
+        ]
+        if len(words) > 1 and words[0] in PARSERS:
+            found.append(words)
+    return found
+
+
+@pytest.mark.parametrize("words", commands("GPU.md"), ids=" ".join)
+def test_wanted_run_can_be_started(words: list[str]) -> None:
+    if "NAME" in " ".join(words):
+        words = [word.replace("NAME", "gates") for word in words]
+    options = PARSERS[words[0]]._parser().parse_args(words[1:])
+    if words[1] == "run":
+        grid = read_grid(ROOT / options.grid)
+        assert len(grid.seeds) == 5
+        assert options.out.name == options.grid.stem
+    elif words[1] == "bench_gpu":
+        assert options.part in PARTS
+        resolve(options.preset or PARTS[options.part][1])
+
+
+def test_every_full_grid_and_part_is_wanted() -> None:
+    text = (RESULTS / "GPU.md").read_text()
+    full = [path.name for path in (ROOT / "ablations/grids").glob("*-full.yaml")]
+    assert full
+    assert [name for name in full if f"grids/{name} " not in text] == []
+    assert [part for part in PARTS if f"bench_gpu {part}" not in text] == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "ablations/grids").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_grid_tells_its_cost_and_command_and_predicts(path: Path) -> None:
+    text = path.read_text()
+    assert "# Cost: " in text
+    assert f"# Run: ablations run ablations/grids/{path.name}" in text or "# Run: make demo" in text
+    declared = yaml.safe_load(text)
+    assert declared["question"].strip()
+    assert declared["prediction"].strip()
+    if "runs/" not in text.split("\nbase:")[1]:  # data of one's own may not be here
+        assert read_grid(path).cells
 
 
 @pytest.mark.parametrize("folder", sorted(p.name for p in RESULTS.iterdir() if p.is_dir()))
