@@ -42,6 +42,8 @@ def stored() -> Iterator[Triple]:
     for path in (RESULTS / "learned").glob("*.csv"):
         table = pd.read_csv(path)
         yield from table[["mean", "low", "high"]].dropna().itertuples(index=False, name=None)
+    for quoted in QUOTED.findall((RESULTS / "demo/table.md").read_text()):
+        yield tuple(float(text) for text in quoted)
     yield from within_difficulties()
 
 
@@ -78,6 +80,35 @@ def test_figure_stands_in_a_stored_table(where: str, quoted: tuple[str, str, str
 def test_many_figures_are_quoted() -> None:
     assert len(QUOTES) > 80
     assert not any(shown(triple, ("69.1", "60.7", "77.3")) for triple in TRIPLES)
+
+
+def first_table() -> dict[str, list[str]]:
+    """README's results table: the cells behind each variant's name."""
+    lines = [
+        line for line in FIRST_SCREENS.splitlines() if re.match(r"\| (gate|layout|`lrpe`)", line)
+    ]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {re.findall(r"`(.+?)`", row[0])[0]: row[1:] for row in cells}
+
+
+@pytest.mark.parametrize("name", first_table())
+def test_row_of_the_first_screen_is_the_stored_one(name: str) -> None:
+    params, gmacs, top1, difference, clips_per_s, config = first_table()[name]
+    folder = re.findall(r"gates|layouts", config)[0]
+    assert f"[{folder}](ablations/grids/{folder}.yaml)" in FIRST_SCREENS
+    table = pd.read_csv(RESULTS / folder / "table.csv").set_index("label")
+    row = table.loc[name]
+    assert params == f"{row.params:,.0f}"
+    assert gmacs == f"{row.gmacs:.4f} x 1"
+    assert top1 == f"{row.test_top1:.1f} [{row.test_top1_low:.1f}, {row.test_top1_high:.1f}]"
+    if difference:
+        found = [row[f"test_top1_difference{end}"] for end in ("", "_low", "_high")]
+        mean, low, high = (f"{value:+.1f}" for value in found)
+        verdict = row.test_top1_difference_verdict.partition(":")[0]
+        assert difference == f"{mean} [{low}, {high}] {verdict}"
+    speeds = pd.read_csv(RESULTS / "speed/lesson09.csv").set_index("variant").clips_per_s
+    speed = speeds["T+S" if name == "lrpe" else name]
+    assert float(clips_per_s.replace(",", "")) == float(f"{speed:.1e}"), "two digits"
 
 
 def commands(name: str) -> list[list[str]]:
