@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 
 import ablations.cli
 import analysis.cli
@@ -143,20 +142,6 @@ def test_every_full_grid_and_part_is_wanted() -> None:
     assert full
     assert [name for name in full if f"grids/{name} " not in text] == []
     assert [part for part in PARTS if f"bench_gpu {part}" not in text] == []
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "ablations/grids").glob("*.yaml")), ids=lambda p: p.stem
-)
-def test_grid_tells_its_cost_and_command_and_predicts(path: Path) -> None:
-    text = path.read_text()
-    assert "# Cost: " in text
-    assert f"# Run: ablations run ablations/grids/{path.name}" in text or "# Run: make demo" in text
-    declared = yaml.safe_load(text)
-    assert declared["question"].strip()
-    assert declared["prediction"].strip()
-    if "runs/" not in text.split("\nbase:")[1]:  # data of one's own may not be here
-        assert read_grid(path).cells
 
 
 @pytest.mark.parametrize("folder", sorted(p.name for p in RESULTS.iterdir() if p.is_dir()))
