@@ -122,8 +122,10 @@ def attribute(
         compute something else on these models (DeepLift, guided backpropagation, ...).
     """
     run, signed, complete = _checked_method(method)
-    if internal_batch_size < 1:
-        raise ValueError(f"internal_batch_size={internal_batch_size} must be at least 1")
+    if not isinstance(internal_batch_size, int) or internal_batch_size < 1:
+        raise ValueError(
+            f"internal_batch_size={internal_batch_size!r} must be a whole number of at least 1"
+        )
     _check_clips(clips)
     options = checked_options(method, options, model, clips)
     device = next((p.device for p in model.parameters()), clips.device)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+
+from analysis.arguments import count, device, file, folder
 
 MODES_HELP = "rows: eager, bfloat16, compiled, 'compiled bfloat16'; compiling takes minutes"
 
@@ -38,27 +39,27 @@ def _parser() -> argparse.ArgumentParser:
 
     whole = command("all", _all)
     whole.add_argument("run_folder", metavar="RUN", help="a run folder of `posmlp train`")
-    whole.add_argument("--out", type=_file, help="the page to write; RUN/analysis.html by default")
+    whole.add_argument("--out", type=file, help="the page to write; RUN/analysis.html by default")
 
     bias = command("bias", _bias)
     bias.add_argument("run_folder", metavar="RUN", help="a run folder of `posmlp train`")
     bias.add_argument("--seed", type=int, help="which model of the run; its first by default")
-    bias.add_argument("--out", type=_folder, help="the folder to write to; RUN/bias by default")
+    bias.add_argument("--out", type=folder, help="the folder to write to; RUN/bias by default")
 
     curves = command("curves", _curves)
     curves.add_argument("folder", metavar="DIR", help="a folder of runs, such as `ablations run`'s")
     curves.add_argument("--metric", default="test_top1", help="a column of metrics.csv")
-    curves.add_argument("--out", type=_folder, help="the folder to write to; DIR/curves by default")
+    curves.add_argument("--out", type=folder, help="the folder to write to; DIR/curves by default")
 
     classes = command("classes", _classes)
     classes.add_argument(
         "folder", metavar="DIR", help="a folder of runs, such as `ablations run`'s"
     )
-    classes.add_argument("--out", type=_folder, help="the folder to write to; DIR by default")
+    classes.add_argument("--out", type=folder, help="the folder to write to; DIR by default")
 
     learned = command("learned", _learned)
     learned.add_argument("folder", metavar="DIR", help="runs of one variant, such as cells/ID")
-    learned.add_argument("--out", type=_folder, required=True, help="the folder to write to")
+    learned.add_argument("--out", type=folder, required=True, help="the folder to write to")
 
     attribute = command("attribute", _attribute)
     attribute.add_argument("run_folder", metavar="RUN", help="a run folder of `posmlp train`")
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     attribute.add_argument("--seed", type=int, help="which model of the run; its first by default")
     attribute.add_argument(
-        "--out", type=_folder, help="the folder to write to; RUN/attribution by default"
+        "--out", type=folder, help="the folder to write to; RUN/attribution by default"
     )
     attribute.add_argument(
         "--set",
@@ -82,52 +83,44 @@ def _parser() -> argparse.ArgumentParser:
 
     scaling = command("scaling", _scaling)
     scaling.add_argument("what", help="gates, joint or law")
-    scaling.add_argument("--threads", type=int, default=1, help="CPU threads")
+    scaling.add_argument("--threads", type=count, default=1, help="CPU threads")
     scaling.add_argument(
-        "--out", type=_folder, required=True, help="the folder to write a table and figure to"
+        "--out",
+        type=folder,
+        required=True,
+        help="the folder to write a table and figure to",
     )
 
     gpu = command("bench_gpu", _bench_gpu)
     gpu.add_argument("part", help="model, seeds or gates")
     gpu.add_argument("--preset", help="in place of the part's own")
     gpu.add_argument("--device", default="cuda")
-    gpu.add_argument("--runs", type=int, default=20, help="counted runs of each row")
+    gpu.add_argument("--runs", type=count, default=20, help="counted runs of each row")
     gpu.add_argument(
-        "--out", type=_folder, default="ablations/results/speed", help="the folder to write to"
+        "--out",
+        type=folder,
+        default="ablations/results/speed",
+        help="the folder to write to",
     )
 
     bench = command("bench", _bench)
     bench.add_argument("--preset", default="s16")
-    bench.add_argument("--batch", type=int, nargs="+", default=[1, 2], help="batch sizes")
+    bench.add_argument("--batch", type=count, nargs="+", default=[1, 2], help="batch sizes")
     bench.add_argument("--phase", nargs="+", default=["forward", "training"])
     bench.add_argument("--mode", nargs="+", default=["eager"], help=MODES_HELP)
-    bench.add_argument("--device", default="cpu")
-    bench.add_argument("--threads", type=int, help="CPU threads")
-    bench.add_argument("--runs", type=int, default=10, help="counted runs of each row")
-    bench.add_argument("--out", type=_file, help="a CSV file to write all columns to")
+    bench.add_argument("--device", type=device, default="cpu")
+    bench.add_argument("--threads", type=count, help="CPU threads")
+    bench.add_argument("--runs", type=count, default=10, help="counted runs of each row")
+    bench.add_argument("--out", type=file, help="a CSV file to write all columns to")
 
     peers = command("peers", _peers)
-    peers.add_argument("--batch", type=int, default=4, help="clips at once for the throughput")
+    peers.add_argument("--batch", type=count, default=4, help="clips at once for the throughput")
     peers.add_argument("--mode", nargs="+", default=["eager"], help=MODES_HELP)
-    peers.add_argument("--device", default="cpu")
-    peers.add_argument("--threads", type=int, help="CPU threads")
-    peers.add_argument("--runs", type=int, default=5, help="counted runs of each row")
-    peers.add_argument("--out", type=_folder, help="a folder to write peers.csv and peers.png to")
+    peers.add_argument("--device", type=device, default="cpu")
+    peers.add_argument("--threads", type=count, help="CPU threads")
+    peers.add_argument("--runs", type=count, default=5, help="counted runs of each row")
+    peers.add_argument("--out", type=folder, help="a folder to write peers.csv and peers.png to")
     return parser
-
-
-def _folder(path: str) -> str:
-    """A place for a folder, told before anything is computed for it."""
-    if Path(path).exists() and not Path(path).is_dir():
-        raise argparse.ArgumentTypeError(f"{path} is a file; name a folder")
-    return path
-
-
-def _file(path: str) -> str:
-    """A place for a file, likewise."""
-    if Path(path).is_dir():
-        raise argparse.ArgumentTypeError(f"{path} is a folder; name a file")
-    return path
 
 
 def _all(options: argparse.Namespace) -> None:
@@ -260,6 +253,8 @@ def _attribute(options: argparse.Namespace) -> None:
         key, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"{text!r} is not key=value; write for example baseline=zero")
+        if hasattr(options, key):
+            raise ValueError(f"{key} is no option of a method; give --{key} in place of {text!r}")
         settings[key] = parse_value(value)
     explain_video(
         options.run_folder,

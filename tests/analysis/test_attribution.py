@@ -269,7 +269,7 @@ def test_blurred_and_frozen_baselines_are_what_they_say() -> None:
         ({"target": [0, 1]}, "one for each of the 3 clips"),
         ({"clips": torch.zeros(1, 4, 8, 8, 3, dtype=torch.uint8)}, "normalise first"),
         ({"clips": torch.zeros(0, 3, 4, 8, 8)}, "clips is empty"),
-        ({"internal_batch_size": 0}, "internal_batch_size=0 must be at least 1"),
+        ({"internal_batch_size": 0}, "internal_batch_size=0 must be a whole number of at least 1"),
         ({"method": "occlusion", "stride": (3, 2, 2)}, "so that every pixel is in a tube"),
         ({"method": "occlusion", "tube": (2, 2)}, "three whole numbers each"),
         ({"method": "smooth_grad", "noise": 0}, "noise=0 must be a positive share"),

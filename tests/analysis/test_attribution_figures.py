@@ -253,6 +253,8 @@ def test_command_explains_any_video(
         (["--target", "2"], "target 2 is out of range; use 0 to 1"),
         (["--set", "num_steps=many"], "num_steps='many' must be a whole number"),
         (["--set", "zero"], "'zero' is not key=value"),
+        (["--set", "target=1"], "target is no option of a method; give --target in place"),
+        (["--set", "internal_batch_size=x"], "internal_batch_size='x' must be a whole number"),
         (["--seed", "4"], r"seed=4 is not one of the run's seeds [3]"),
     ],
 )

@@ -208,15 +208,23 @@ def test_bias_command_writes_maps_statistics_and_a_figure_a_unit(
     assert main(["bias", str(run / "bias")]) == 2
 
 
-def test_commands_refuse_a_place_that_cannot_hold_what_they_write(
+def test_commands_refuse_what_cannot_be_used_before_they_compute(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, folder = str(run / "config.json"), str(run)
-    for command, out, words in (("bias", file, "name a folder"), ("all", folder, "name a file")):
+    cases = {
+        ("bias", folder, "--out", file): "is a file; name a folder",
+        ("all", folder, "--out", folder): "is a folder; name a file",
+        ("bench", "--device", "tpu"): "'tpu' is no device; use cpu",
+        ("bench", "--device", "cuda:99"): "cuda:99 is not here: torch sees",
+        ("bench", "--batch", "2", "0"): "'0' must be a whole number of at least 1",
+        ("peers", "--runs", "-1"): "'-1' must be a whole number of at least 1",
+    }
+    for words, message in cases.items():
         with pytest.raises(SystemExit) as stopped:
-            main([command, str(run), "--out", out])
+            main(words)
         assert stopped.value.code == 2
-        assert words in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert main(["bias", str(run), "--out", f"{file}/below"]) == 2
     assert f"{file}/below" in capsys.readouterr().err
 
