@@ -133,7 +133,8 @@ def draw_scorecard(card: pd.DataFrame, *, title: str | None = None) -> NDArray[A
         name = textwrap.fill(metric.replace("_", " "), 18)
         ax.set_title(f"{name}\n({better} is better)", fontsize=8)
         ax.grid(axis="y", color="0.92")
-        ax.xaxis.set_major_locator(ticker.MaxNLocator(4))
+        ax.xaxis.set_major_locator(ticker.MaxNLocator(3))
+        ax.xaxis.set_major_formatter("{x:g}")
     axes[0, 0].set_yticks(range(len(methods)), methods)
     axes[0, 0].set_ylim(len(methods) - 0.4, -0.6)
     handles = [

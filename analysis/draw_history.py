@@ -13,7 +13,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from analysis.draw_bias import MOST_LINES, OFFSET, by_peak, check_one_unit, draw_map, panels
+from analysis.draw_bias import MOST_LINES, OFFSET, by_peak, check_one_unit, draw_map, growth, panels
 from analysis.pictures import animation_path, raster, write_animation
 from analysis.style import add_colour_bar, colour, styled, symmetric_limit, wrapped
 
@@ -33,10 +33,11 @@ def draw_bias_history(
     `history`: the rows of one unit and seed of `bias_history`. Over time (one dy and dx): a panel
     an epoch, with a line a group or, above eight groups, a dt x group heatmap whose groups are
     sorted by the last epoch's peaks. Over space (one dt): a column an epoch, a row a group.
-    `epochs`: eight evenly over all by default. `groups`: all by default, and over space the eight
-    whose last weights are largest in root mean square. Colours are clipped at the 99th percentile
-    of |weight| over what is drawn. Returns the Axes, (1, epochs) or (groups, epochs). Raises
-    ValueError for rows of several units, seeds or places, and for epochs or groups not there.
+    `epochs`: eight evenly over all by default; the title compares the last with the first.
+    `groups`: all by default, and over space the eight whose last weights are largest in root mean
+    square. Colours are clipped at the 99th percentile of |weight| over what is drawn. Returns the
+    Axes, (1, epochs) or (groups, epochs). Raises ValueError for rows of several units, seeds or
+    places, and for epochs or groups not there.
     """
     over_time, what = _check(history)
     at = _chosen(history, "epoch", epochs)
@@ -50,7 +51,9 @@ def draw_bias_history(
     axes = (_time_panels if over_time else _space_panels)(drawn, at, of)
     figure = axes[0, 0].figure
     some = "" if len(of) == history["group"].nunique() else f", {len(of)} of its groups"
-    text = title or f"Mixing weights over training, {what}{some}"
+    first, last = (drawn[drawn["epoch"] == epoch] for epoch in (at[0], at[-1]))
+    finding = f": {growth(last, first, 'first shown')}" if len(at) > 1 else ""
+    text = title or f"Mixing weights, {what}{some}{finding}"
     figure.suptitle(
         wrapped(text, figure.get_figwidth()), x=0.01, ha="left", fontsize=10, fontweight="bold"
     )

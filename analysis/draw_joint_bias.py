@@ -133,10 +133,12 @@ def _draw_margin(ax: Axes, states: dict[str, pd.DataFrame], groups: list[int]) -
             label = f"group {group}" if number == 0 else None
             style = ("-", "--")[number]
             ax.plot(table.index, table[group], style, color=colour(i), linewidth=1, label=label)
+    for control in list(states)[1:]:
+        ax.plot([], [], "--", color="0.4", linewidth=1, label=control)
     ax.axvline(0, color="0.6", linewidth=0.7, zorder=0)
     ax.set_ylim(bottom=0)
     ax.set_xlim(table.index.min() - 0.5, table.index.max() + 0.5)
     ax.set_xlabel(f"dt = {OFFSET} (frames; right: key in the past)")
     ax.set_ylabel("mean |weight|")
     figure: Any = ax.figure
-    figure.legend(loc="outside lower center", ncols=len(groups), fontsize=7)
+    figure.legend(loc="outside lower center", ncols=len(groups) + 1, fontsize=7)

@@ -8,7 +8,6 @@ import pandas as pd
 
 from analysis.bias_history import bias_history
 from analysis.bias_maps import UNIT
-from analysis.draw_bias import growth
 from analysis.draw_history import bias_pictures, draw_bias_history
 from analysis.page_sections import Section
 from analysis.pictures import to_apng
@@ -32,10 +31,7 @@ def history(run: Path) -> Section:
         unit = _at_one_place(_furthest(rows[rows["branch"] == branch]))
         if unit[["dt", "dy", "dx"]].nunique().max() == 1:
             continue  # a window of one token has no offsets to draw
-        start, end = (unit[unit["epoch"] == epoch] for epoch in (epochs[0], epochs[-1]))
-        place = ", ".join(str(unit[name].iloc[0]) for name in UNIT)
-        title = f"{growth(end, start)}: stage, block, step, branch {place}, seed {seed}"
-        figure = draw_bias_history(unit, title=title)[0, 0].figure
+        figure = draw_bias_history(unit)[0, 0].figure
         figures.append((f"{branch}: the unit whose weights moved furthest.", figure))
         moving = to_apng(bias_pictures(unit), FRAMES_PER_S)
         animations.append((f"{branch}: the same, in motion.", moving))

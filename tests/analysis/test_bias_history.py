@@ -18,6 +18,7 @@ from matplotlib import pyplot as plt
 from PIL import Image, ImageSequence
 
 from analysis import bias_history, bias_maps, draw_bias_history, save_bias_animation
+from analysis.draw_bias import growth
 from analysis.pictures import raster, to_apng
 from posmlp.checkpoint import load
 from posmlp.config import PRESETS, TrainConfig
@@ -121,6 +122,9 @@ def test_temporal_history_has_a_panel_an_epoch_with_a_line_a_group(history: pd.D
     axes = draw_bias_history(rows)
     assert axes.shape == (1, 4)
     assert [ax.get_title(loc="left") for ax in axes[0]] == [f"epoch {n}" for n in (0, 2, 4, 5)]
+    first, last = (rows[rows["epoch"] == epoch] for epoch in (0, 5))
+    title = axes[0, 0].figure.get_suptitle().replace("\n", " ")
+    assert title.endswith(f"seed 0: {growth(last, first, 'first shown')}")
     assert len({ax.get_ylim() for ax in axes[0]}) == 1
     for ax, epoch in zip(axes[0], (0, 2, 4, 5), strict=True):
         lines = {line.get_label(): line for line in ax.get_lines() if len(line.get_xdata()) == 7}
@@ -165,7 +169,7 @@ def test_history_figures_choose_few_epochs_and_groups_and_say_so(history: pd.Dat
     panels = draw_bias_history(long)[0]
     assert [ax.get_title(loc="left") for ax in panels][::7] == ["epoch 0", "epoch 20"]
     assert len(panels) == 8
-    assert "8 of its groups" in axes[0, 0].figure.get_suptitle()
+    assert "8 of its groups" in axes[0, 0].figure.get_suptitle().replace("\n", " ")
 
 
 def test_history_figures_refuse_rows_of_more_than_one_picture(history: pd.DataFrame) -> None:
