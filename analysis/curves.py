@@ -74,12 +74,19 @@ def write_curves(
     runs = _with_speed(last_epochs(curves, metric), root / "table.csv")
     if not runs[metric].notna().any():
         raise ValueError(f"no run under {root} has come to its last epoch; let one finish")
-    speed = draw_speed_accuracy(runs, metric=metric)[0].figure
-    learning = draw_learning_curves(curves, metric=metric).figure
+    title = highest_in_words(runs, metric)
+    speed = draw_speed_accuracy(runs, metric=metric, title=title)[0].figure
+    learning = draw_learning_curves(curves, metric=metric, title=title).figure
     write_atomically(target / "learning-curves.png", png(learning))
     write_atomically(target / "speed-accuracy.png", png(speed))
     write_atomically(target / "runs.csv", runs.to_csv(index=False).encode())
     return target
+
+
+def highest_in_words(runs: pd.DataFrame, metric: str) -> str:
+    """The variant of the highest mean; intervals in the figure say whether that is certain."""
+    means = runs.groupby("variant", sort=False)[metric].mean()
+    return f"Highest mean {metric}: {means.idxmax()}, {means.max():.3f}"
 
 
 def runs_under(folder: str | Path) -> list[Path]:

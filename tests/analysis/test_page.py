@@ -29,6 +29,7 @@ from analysis import (
     write_page,
 )
 from analysis.cli import main
+from analysis.curves import highest_in_words
 from analysis.draw_bias import growth
 from analysis.page import SECTIONS
 from analysis.run_clips import independent_clips, run_clips
@@ -242,6 +243,7 @@ def test_curves_command_gathers_runs_by_folder_and_leaves_out_the_unfinished(
     assert curves.groupby("variant").size().to_dict() == {"a": 4, "b": 1}
     last = last_epochs(curves, "test_top1").set_index(["variant", "seed"])
     assert last["test_top1"].isna().to_dict() == {("a", 3): False, ("a", 5): False, ("b", 0): True}
+    assert highest_in_words(last.reset_index(), "test_top1").startswith("Highest mean test_top1: a")
     assert main(["curves", str(tmp_path)]) == 0
     names = sorted(path.name for path in (tmp_path / "curves").iterdir())
     assert names == ["learning-curves.png", "runs.csv", "speed-accuracy.png"]
