@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from itertools import accumulate
 from multiprocessing import get_context
+from operator import itemgetter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from analysis.speed import measure_speed
 from posmlp import PosMLPConfig
@@ -23,7 +29,8 @@ from posmlp.population import seeded_model
 
 KINDS = ("plain", "posmlp", "checkpointed")
 SHOWN = ["model", "phase", "mode", "batch_size", "median_ms", "q1_ms", "q3_ms", "num_runs"]
-SHOWN += ["clips_per_s", "ratio", "unstable", "peak_memory_mb"]
+SHOWN += ["clips_per_s", "ratio", "unstable", "peak_memory_mb", "memory_share"]
+SHOWN += ["resident_mb", "resident_share"]
 
 
 class Plain(nn.Module):
@@ -78,8 +85,12 @@ def bench(
     """Rows of `measure_speed` for the plain formulation (ratio 1) and the model, in turns.
 
     `checkpointed` is the model that keeps only the blocks' inputs for the gradient, as
-    `posmlp train checkpoint_activations=true` does. On the CPU `peak_memory_mb` is that of eager
-    mode, measured by `peak_memory_mb` in processes of their own after the timing, if `memory`.
+    `posmlp train checkpoint_activations=true` does.
+
+    On the CPU memory is measured after the timing, if `memory`, in eager mode and processes of
+    their own (`step_memory`): `peak_memory_mb` is what PyTorch has allocated at once, as on a GPU;
+    `resident_mb` is what the process takes from the machine, with what its allocator keeps for
+    later. `memory_share` and `resident_share` are the row's over the plain formulation's.
     Raises ValueError outside a checkout and for a configuration that the plain formulation, which
     is the released layout `T+S` with LRPE, does not cover.
     """
@@ -100,13 +111,16 @@ def bench(
         for phase in phases
     ).reset_index(drop=True)
     if device == "cpu" and memory:
-        measured = {
-            key: peak_memory_mb(key[0], config, key[1], int(key[2]), num_threads)
-            for key in table[["model", "phase", "batch_size"]].itertuples(index=False, name=None)
-        }
-        eager = table["mode"] == "eager"
-        keys = table[["model", "phase", "batch_size"]].itertuples(index=False, name=None)
-        table["peak_memory_mb"] = pd.Series([measured[key] for key in keys]).where(eager)
+        settings = ["model", "phase", "batch_size"]
+        rows = [
+            (*key, *step_memory(key[0], config, key[1], int(key[2]), num_threads))
+            for key in table[settings].drop_duplicates().itertuples(index=False, name=None)
+        ]
+        columns = {"peak_memory_mb": "memory_share", "resident_mb": "resident_share"}
+        found = pd.DataFrame(rows, columns=[*settings, *columns]).assign(mode="eager")
+        for column, share in columns.items():
+            found[share] = found[column] / found.groupby(settings[1:])[column].transform("first")
+        table = table.drop(columns="peak_memory_mb").merge(found, how="left")
     return table
 
 
@@ -121,23 +135,24 @@ def _covered(config: PosMLPConfig) -> PosMLPConfig:
 
 
 def make_model(kind: str, config: PosMLPConfig) -> nn.Module:
-    """One of KINDS at a configuration's sizes."""
+    """One of KINDS at a configuration's sizes; without stochastic depth, which `plain` has not."""
     if kind == "plain":
         return Plain(config)
-    model = seeded_model(config, 0)
+    model = seeded_model(replace(config, drop_path=0.0), 0)
     prepare = preparation(Team(), checkpoint_activations=kind == "checkpointed", compiled=False)
     if prepare is not None:
         prepare(model)
     return model
 
 
-def peak_memory_mb(
+def step_memory(
     kind: str, config: PosMLPConfig, phase: str, batch_size: int, num_threads: int | None = None
-) -> float:
-    """Memory that two steps of a model take beyond the model and its clips, in MB; Linux only.
+) -> tuple[float, float]:
+    """Memory that a model's step takes beyond the model and its clips, in MB, on a CPU.
 
-    The peak of resident memory in a process of its own (NaN where the system does not tell it):
-    what the machine has to have, with all that the allocator could not use again.
+    First the most that PyTorch has allocated at once in one step, as its profiler tells: it does
+    not hang on the allocator, and is what `torch.cuda.max_memory_allocated` says on a GPU. Then the
+    peak of resident memory over two steps, in a process of its own (Linux only, else NaN).
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(_steps, kind, config, phase, batch_size, num_threads).result()
@@ -145,18 +160,35 @@ def peak_memory_mb(
 
 def _steps(
     kind: str, config: PosMLPConfig, phase: str, batch_size: int, num_threads: int | None
-) -> float:
+) -> tuple[float, float]:
     torch.set_num_threads(num_threads or torch.get_num_threads())
     model = make_model(kind, config).train(phase == "training")
     clips = torch.randn(batch_size, config.in_channels, config.num_frames, *config.size)
-    before = _peak_resident_mb()
-    for _ in range(2):
+
+    def step() -> None:
         with torch.set_grad_enabled(phase == "training"):
             output = model(clips)
         if phase == "training":
             output.sum().backward()
             model.zero_grad(set_to_none=True)
-    return _peak_resident_mb() - before
+
+    before = _peak_resident_mb()
+    for _ in range(2):
+        step()
+    resident = _peak_resident_mb() - before
+    return peak_allocated_mb(step), resident
+
+
+def peak_allocated_mb(step: Callable[[], object]) -> float:
+    """The most bytes of tensors that `step` adds at once to what there is, in MB; CPU only."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    memory = sorted((e for e in events if e.get("name") == "[memory]"), key=itemgetter("ts"))
+    return max(accumulate((e["args"]["Bytes"] for e in memory), initial=0)) / 1e6
 
 
 def _peak_resident_mb() -> float:

@@ -4,8 +4,8 @@ The numbers are those of `posmlp.model.Branch`, which stays the readable path. W
 a step share is computed once: the norm (its affine part goes into fc1's weight), one product for
 all fc1 and one for all fc2. Between the two, channels come first, so that mixing is a matrix
 product on a view. A few windows at a time go through, so that what is made of them stays in the
-caches, in memory that the next ones use again. For its gradient a step keeps fc1's output and the
-mixed tokens; what is cheap (norm, GELU, gate) is computed again.
+caches. For its gradient a step keeps fc1's output alone; norm, GELU, mixing and gate are computed
+again. Windows that stochastic depth drops are not computed at all.
 
 Shapes: tokens (W, T, n, C), as rows (R, C) with R = W T n; k branches of D channels, in G groups;
 inside, (k D, R): channel by channel, group by group, branch by branch, each with its tokens.
@@ -13,7 +13,7 @@ inside, (k D, R): channel by channel, group by group, branch by branch, each wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from posmlp.linear import product, product_of_columns
+from posmlp.linear import product
 
 
 class Weights(NamedTuple):
@@ -34,6 +34,11 @@ class Weights(NamedTuple):
     fc2_bias: Tensor
     mixing: tuple[Tensor, ...]
     """Of each branch its relation (G, N, N) and its token bias (N,), one after the other."""
+
+    @classmethod
+    def of(cls, listed: Sequence[Tensor]) -> Weights:
+        fc1, fc1_bias, fc2, fc2_bias, *mixing = listed
+        return cls(fc1, fc1_bias, fc2, fc2_bias, tuple(mixing))
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,16 @@ def mix(relation: Tensor, tokens: Tensor, out: Tensor) -> None:
         torch.matmul(tokens, relation.mT, out=out)
 
 
+def mix_all(u: Tensor, weights: Weights, plan: Plan, num_places: int) -> Tensor:
+    """u (k D, R) mixed over positions, each branch in its way, with the token biases."""
+    mixed = torch.empty_like(u)
+    for i, (tokens, out) in enumerate(plan.branches(num_places, u, mixed)):
+        relation, token_bias = weights.mixing[2 * i : 2 * i + 2]
+        mix(relation, tokens, out)
+        out.add_(token_bias[:, None] if out.dim() == 4 else token_bias)
+    return mixed
+
+
 def mixing_gradients(grad: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Of the relation (G, N, N) and of the token bias (N,)."""
     if tokens.dim() == 4:
@@ -86,24 +101,25 @@ def mixing_gradients(grad: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def step_forward(
-    x: Tensor, scale: Tensor, weights: Weights, plan: Plan, kept: list[Tensor] | None = None
+    x: Tensor, scale: Tensor, weights: Weights, plan: Plan, kept: list[Tensor | None] | None = None
 ) -> Tensor:
     """x + scale * the sum of what the branches give, (W, T, n, C); scale: (W, 1, 1, 1).
 
-    `kept` takes what the gradient needs: of each part fc1's output and the mixed tokens.
+    `kept` takes what the gradient needs: fc1's output of each part, None of one that is dropped.
     """
-    output = torch.empty_like(x)
+    output = torch.empty_like(x, memory_format=torch.contiguous_format)
     for rows, scales, out in plan.parts(x, scale.expand(*x.shape[:3], 1), output):
+        if not scales.any():
+            out.copy_(rows)
+            if kept is not None:
+                kept.append(None)
+            continue
         h = product(weights.fc1, plan.normalise(rows).mT).add_(weights.fc1_bias[:, None])
-        u, v = F.gelu(h).chunk(2)
-        mixed = torch.empty_like(u)
-        for i, (tokens, mixed_tokens) in enumerate(plan.branches(x.shape[2], u, mixed)):
-            relation, token_bias = weights.mixing[2 * i : 2 * i + 2]
-            mix(relation, tokens, mixed_tokens)
-            mixed_tokens.add_(token_bias[:, None] if tokens.dim() == 4 else token_bias)
         if kept is not None:
-            kept += [h, mixed]
-        update = product_of_columns(v.mul_(mixed), weights.fc2).add_(weights.fc2_bias)
+            kept.append(h)
+        u, v = F.gelu(h).chunk(2)
+        gated = mix_all(u, weights, plan, x.shape[2]).mul_(v)
+        update = torch.addmm(weights.fc2_bias, gated.mT, weights.fc2.mT)
         torch.add(rows, update.mul_(scales), out=out)
     return output
 
@@ -116,8 +132,8 @@ class StepByHand(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, plan: Plan, *weights: Tensor) -> Tensor:
-        kept: list[Tensor] = []
-        output = step_forward(x, scale, Weights(*weights[:4], weights[4:]), plan, kept)
+        kept: list[Tensor | None] = []
+        output = step_forward(x, scale, Weights.of(weights), plan, kept)
         ctx.save_for_backward(x, scale, *weights, *kept)
         ctx.plan = plan
         return output
@@ -129,16 +145,15 @@ class StepByHand(torch.autograd.Function):
         x, scale, *saved = ctx.saved_tensors
         num_weights = 4 + 2 * len(plan.axes)
         weights, kept = saved[:num_weights], saved[num_weights:]
-        merged = Weights(*weights[:4], tuple(weights[4:]))
+        merged = Weights.of(weights)
         totals = [torch.zeros_like(weight) for weight in weights]
-        grad_x = torch.empty_like(x)
+        grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         parts = plan.parts(x, scale.expand(*x.shape[:3], 1), grad, grad_x)
-        for (rows, scales, grad_rows, out), h, mixed in zip(
-            parts, kept[::2], kept[1::2], strict=True
-        ):
-            of_rows, *of_weights = gradients(
-                rows, grad_rows * scales, h, mixed, merged, plan, x.shape[2]
-            )
+        for (rows, scales, grad_rows, out), h in zip(parts, kept, strict=True):
+            if h is None:
+                out.copy_(grad_rows)
+                continue
+            of_rows, *of_weights = gradients(rows, grad_rows * scales, h, merged, plan, x.shape[2])
             torch.add(grad_rows, of_rows, out=out)
             for total, part in zip(totals, of_weights, strict=True):
                 total.add_(part)
@@ -146,37 +161,31 @@ class StepByHand(torch.autograd.Function):
 
 
 def gradients(
-    rows: Tensor,
-    grad: Tensor,
-    h: Tensor,
-    mixed: Tensor,
-    weights: Weights,
-    plan: Plan,
-    num_places: int,
+    rows: Tensor, grad: Tensor, h: Tensor, weights: Weights, plan: Plan, num_places: int
 ) -> tuple[Tensor, ...]:
     """Of one part's rows (R, C) and of the weights, from their update's gradient (R, C)."""
     activated, back_through_gelu = _differentiable(F.gelu, h)
     u, v = activated.chunk(2)
+    mixed = mix_all(u, weights, plan, num_places)
     grad_gated = product(weights.fc2.mT.contiguous(), grad.mT)
-    grad_fc2 = product(v * mixed, grad).mT
 
     grad_activated = torch.empty_like(h)
     grad_u, grad_v = grad_activated.chunk(2)
     torch.mul(grad_gated, mixed, out=grad_v)
-    of_mixing = []
+    grad_fc2 = product(mixed.mul_(v), grad).mT
+    of_mixing: list[Tensor] = []
     for i, (grad_mixed, tokens, grad_tokens) in enumerate(
         plan.branches(num_places, grad_gated.mul_(v), u, grad_u)
     ):
         mix(weights.mixing[2 * i].mT, grad_mixed, grad_tokens)
         of_mixing += mixing_gradients(grad_mixed, tokens)
     grad_h = back_through_gelu(grad_activated)
+    del activated, u, v, tokens, mixed, grad_activated, grad_u, grad_v, grad_gated
 
     normed, back_through_norm = _differentiable(plan.normalise, rows)
-    grad_normed = product_of_columns(grad_h, weights.fc1.mT.contiguous())
-    grad_fc1 = product(grad_h, normed)
     return (
-        back_through_norm(grad_normed),
-        grad_fc1,
+        back_through_norm(grad_h.mT @ weights.fc1),
+        product(grad_h, normed),
         grad_h.sum(1),
         grad_fc2,
         grad.sum(0),

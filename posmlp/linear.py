@@ -35,12 +35,19 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return project(x, *self.ordered())
 
-    def ordered(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias in the order of channels that `forward` takes and gives."""
-        weight = group_by_group(self.weight, *self.groups_out)
+    def ordered(self, norm: nn.LayerNorm | None = None) -> tuple[Tensor, Tensor]:
+        """Weight and bias in the order of channels that `forward` takes and gives.
+
+        With a norm before it they include its affine part: W (a x + b) + c.
+        """
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if norm is not None:
+            weight, bias = weight * norm.weight, bias + weight @ norm.bias
+        weight = group_by_group(weight, *self.groups_out)
         if self.groups_in > 1:
             weight = group_by_group(weight.mT, 1, self.groups_in).mT
-        return weight, group_by_group(self.bias, *self.groups_out)
+        return weight, group_by_group(bias, *self.groups_out)
 
 
 def group_by_group(rows: Tensor, parts: int, groups: int) -> Tensor:
@@ -75,13 +82,6 @@ def product(a: Tensor, b: Tensor) -> Tensor:
         y = F.conv2d(images, b.mT[:, :, None, None])
         return y.permute(0, 2, 3, 1).reshape(len(a), -1)
     return a @ b
-
-
-def product_of_columns(x: Tensor, weight: Tensor) -> Tensor:
-    """Columns x (c_in, R) through a weight (c_out, c_in), as rows (R, c_out)."""
-    if _pays(x, x.numel()):
-        return F.conv2d(x[None, :, :, None], weight[:, :, None, None])[0, :, :, 0].mT
-    return x.mT @ weight.mT
 
 
 def _as_images(x: Tensor) -> Tensor | None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from posmlp.by_hand import Plan, StepByHand, Weights, step_forward
 from posmlp.config import PosMLPConfig, parse_layout, resolve
@@ -65,9 +66,19 @@ class Stem(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            x = norm(conv(F.gelu(x) if i else x))
+        x = self.norms[0](self.convs[0](x))
+        for conv, norm in zip(self.convs[1:], self.norms[1:], strict=True):
+            x = norm(_after_gelu(conv, x))
         return x
+
+
+def _after_gelu(conv: nn.Module, x: Tensor) -> Tensor:
+    """conv(GELU(x)); trained on a CPU, GELU is computed again for the gradient and not kept."""
+    if torch.is_grad_enabled() and eager_on_cpu(x):
+        kept: Tensor = checkpoint(lambda x: conv(F.gelu(x)), x, use_reentrant=False)
+        return kept
+    activated: Tensor = conv(F.gelu(x))
+    return activated
 
 
 class Downsample(nn.Module):
@@ -200,9 +211,9 @@ class Step(nn.ModuleDict):
         into, biases, out_of, out_biases, mixing = [], [], [], [], []
         branch: Any
         for branch in self.values():
-            weight, bias = branch.fc1.ordered()
-            into.append((weight * branch.norm.weight).unflatten(0, (2, -1)))
-            biases.append((bias + weight @ branch.norm.bias).unflatten(0, (2, -1)))
+            weight, bias = branch.fc1.ordered(branch.norm)
+            into.append(weight.unflatten(0, (2, -1)))
+            biases.append(bias.unflatten(0, (2, -1)))
             weight, bias = branch.fc2.ordered()
             out_of.append(weight)
             out_biases.append(bias)
@@ -237,7 +248,7 @@ def _untouched(branch: Any, ours: dict[str, type]) -> bool:
     return (
         all(type(part) is ours[name] for name, part in parts.items())
         and not any(part._forward_hooks or part._forward_pre_hooks for part in parts.values())
-        and not branch._forward_hooks
+        and not (branch._forward_hooks or branch._forward_pre_hooks)
         and branch.gate.form == "multiply"
         and branch.gate.token_bias is not None
         and not getattr(branch.gate.positions, "in_blocks", False)

@@ -6,8 +6,9 @@ import os
 
 import pandas as pd
 import pytest
+import torch
 
-from analysis.bench import bench, peak_memory_mb
+from analysis.bench import bench, peak_allocated_mb, step_memory
 from analysis.bench_gpu import write_bench_gpu
 from analysis.bench_seeds import bench_seeds
 from analysis.scaling import draw_joint, draw_scaling, time_gates, time_joint, write_scaling
@@ -82,8 +83,19 @@ def test_bench_seeds_compares_a_population_with_processes_of_a_seed():
 
 
 def test_peak_memory_grows_with_the_batch():
-    few, many = (peak_memory_mb("plain", PRESETS["toy"], "training", n, 1) for n in (1, 32))
-    assert many > 2 * few
+    few, many = (step_memory("plain", PRESETS["toy"], "training", n, 1) for n in (1, 32))
+    assert many[0] > 2 * few[0]
+    assert many[1] > 2 * few[1]
+
+
+def test_peak_allocated_counts_what_is_alive_at_once():
+    def step() -> None:
+        for _ in range(3):
+            torch.empty(1000, 250)  # 1 MB, dropped before the next
+        held = [torch.empty(1000, 250) for _ in range(2)]
+        del held
+
+    assert peak_allocated_mb(step) == pytest.approx(2.0, abs=0.01)
 
 
 def test_bench_has_a_row_for_each_model_and_phase():
