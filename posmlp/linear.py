@@ -77,7 +77,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
     a, contiguous, gives the image and b the filters: best where b is the transpose of rows.
     """
-    if len(a) % NUM_IMAGES == 0 and _pays(a, b.numel()):
+    if _pays(a, b.numel()) and len(a) % NUM_IMAGES == 0:
         images = a.view(NUM_IMAGES, len(a) // NUM_IMAGES, 1, -1).permute(0, 3, 1, 2)
         y = F.conv2d(images, b.mT[:, :, None, None])
         return y.permute(0, 2, 3, 1).reshape(len(a), -1)
@@ -86,8 +86,10 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 def _as_images(x: Tensor) -> Tensor | None:
     """x (*, c) as channels-last images (num_images, c, pixels, 1); None where it does not pay."""
+    if not _pays(x, x.numel()):  # first, as what is exported must not ask about the batch
+        return None
     num_tokens = x.numel() // x.shape[-1]
-    if num_tokens % NUM_IMAGES or not _pays(x, x.numel()):
+    if num_tokens % NUM_IMAGES:
         return None
     return x.reshape(NUM_IMAGES, num_tokens // NUM_IMAGES, 1, -1).permute(0, 3, 1, 2)
 
