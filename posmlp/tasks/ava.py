@@ -25,6 +25,7 @@ from torch import Tensor
 
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.listing import VIDEO_SUFFIXES
+from posmlp.data.packets import list_packets
 from posmlp.data.video import read_video
 from posmlp.tasks.boxes import KeyFrames
 
@@ -38,10 +39,12 @@ MIN_PERSON_SCORE = 0.8
 def read_ava(root: str | Path, split: str, config: PosMLPConfig, train: TrainConfig) -> KeyFrames:
     """The key frames of a split; films are read when their clips are asked for.
 
-    Raises ValueError that lists malformed lines by their numbers, or names a film that is missing.
+    Raises ValueError that lists malformed lines by their numbers, or names a film that is missing,
+    cannot be opened, or ends before one of its key frames.
     """
     root = Path(root)
-    number = _read_actions(root / "actions.csv")
+    names = _read_actions(root / "actions.csv")
+    number = {name: i for i, name in enumerate(names)}
     true: dict[Key, dict[tuple[float, ...], set[int]]] = defaultdict(lambda: defaultdict(set))
     for key, box, rest in _rows(root / f"{split}.csv", (7, 8)):
         if rest[0] not in number:
@@ -52,10 +55,13 @@ def read_ava(root: str | Path, split: str, config: PosMLPConfig, train: TrainCon
         if float(rest[0]) >= MIN_PERSON_SCORE:
             proposed[key].append(box)
     keys = sorted(true)
-    films = {film: _film(root, film) for film in {film for film, _ in keys}}
+    if not keys:
+        raise ValueError(f"{root / f'{split}.csv'} names no box; it needs a line for each")
+    last = dict(keys)  # of each film, as the keys are in order
+    films = {film: _film(root, film, second) for film, second in last.items()}
     return KeyFrames(
         root.resolve().name,
-        tuple(name for name in _names(root / "actions.csv")),
+        tuple(names.values()),
         [torch.tensor(list(true[key])) for key in keys],
         [_multi_hot(list(true[key].values()), len(number)) for key in keys],
         [torch.tensor(proposed[key]).reshape(-1, 4) for key in keys],
@@ -71,7 +77,7 @@ def _rows(path: Path, lengths: tuple[int, ...]) -> list[tuple[Key, tuple[float, 
     with path.open(newline="", encoding="utf-8") as file:
         for line, row in enumerate(csv.reader(file), 1):
             try:
-                second, *box = (float(text) for text in row[1:6])
+                second, *box, _ = (float(text) for text in row[1:7])
                 left, top, right, bottom = box
                 if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
                     raise ValueError("box")
@@ -82,23 +88,22 @@ def _rows(path: Path, lengths: tuple[int, ...]) -> list[tuple[Key, tuple[float, 
                 bad.append(f"line {line}: {','.join(row)}")
     if bad:
         raise ValueError(
-            f"{path}: {len(bad)} malformed lines; each needs {lengths[-1]} columns, and a box with "
-            f"0 <= left < right <= 1 and 0 <= top < bottom <= 1: {'; '.join(bad[:10])}"
+            f"{path}: {len(bad)} malformed lines; each needs {lengths[-1]} columns, numbers but in "
+            "the first, and a box with 0 <= left < right <= 1 and 0 <= top < bottom <= 1: "
+            f"{'; '.join(bad[:10])}"
         )
     return good
 
 
-def _read_actions(path: Path) -> dict[str, int]:
-    """The model's output for each action's number in the annotations."""
+def _read_actions(path: Path) -> dict[str, str]:
+    """The actions' names by their numbers in the annotations, in the order of the file."""
     if not path.is_file():
         raise ValueError(f"no file at {path}; it lists the actions as id,name")
     with path.open(newline="", encoding="utf-8") as file:
-        return {row["id"]: i for i, row in enumerate(csv.DictReader(file))}
-
-
-def _names(path: Path) -> list[str]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row["name"] for row in csv.DictReader(file)]
+        rows = csv.DictReader(file)
+        if not {"id", "name"} <= set(rows.fieldnames or ()):
+            raise ValueError(f"{path} has columns {rows.fieldnames}; it needs 'id' and 'name'")
+        return {row["id"]: row["name"] for row in rows}
 
 
 def _multi_hot(actions: list[set[int]], num_actions: int) -> Tensor:
@@ -108,11 +113,21 @@ def _multi_hot(actions: list[set[int]], num_actions: int) -> Tensor:
     return rows
 
 
-def _film(root: Path, name: str) -> Path:
+def _film(root: Path, name: str, last_second: float) -> Path:
+    """The film's file, which reaches as far as the last of its key frames."""
     for suffix in VIDEO_SUFFIXES:
         if (path := root / "videos" / f"{name}{suffix}").is_file():
+            index = list_packets(str(path))
+            _frame_at(last_second, index.num_frames, index.fps, path)
             return path
     raise ValueError(f"no film {name!r} in {root / 'videos'}; put it there as {name}.mp4 or alike")
+
+
+def _frame_at(second: float, num_frames: int, fps: float | None, film: Path) -> int:
+    number = round(second * (fps or 30.0))
+    if number >= num_frames:
+        raise ValueError(f"{film} has {num_frames} frames, and none at second {second:g}")
+    return number
 
 
 def _load(
@@ -122,9 +137,7 @@ def _load(
     film, second = keys[number]
 
     def choose(num_frames: int, fps: float | None) -> NDArray[np.int64]:
-        middle = round(second * (fps or 30.0))
-        if middle >= num_frames:
-            raise ValueError(f"{films[film]} has {num_frames} frames, and none at second {second}")
+        middle = _frame_at(second, num_frames, fps, films[film])
         steps = (np.arange(config.num_frames) - config.num_frames // 2) * rate
         return np.clip(middle + steps, 0, num_frames - 1)
 

@@ -144,6 +144,24 @@ def test_malformed_annotations_are_listed_by_line(ava):
     (ava / "train.csv").write_text("other,2.0,0.1,0.1,0.5,0.9,12,0\n")
     with pytest.raises(ValueError, match="no film 'other'"):
         read_ava(ava, "train", CONFIG, TrainConfig())
+    (ava / "train.csv").write_text("film,2.0,0.1,0.1,0.5,0.9,stand,0\n")
+    with pytest.raises(ValueError, match=r"1 malformed lines.*line 1: film"):
+        read_ava(ava, "train", CONFIG, TrainConfig())
+    (ava / "train.csv").write_text("")
+    with pytest.raises(ValueError, match=r"train.csv names no box"):
+        read_ava(ava, "train", CONFIG, TrainConfig())
+    (ava / "actions.csv").write_text("12,stand\n")
+    with pytest.raises(ValueError, match=r"actions.csv has columns .*it needs 'id' and 'name'"):
+        read_ava(ava, "train", CONFIG, TrainConfig())
+
+
+def test_films_that_end_too_early_or_are_none_are_named_before_training(ava):
+    (ava / "train.csv").write_text(AVA["train.csv"] + "film,9.0,0.1,0.1,0.5,0.9,12,0\n")
+    with pytest.raises(ValueError, match=r"film.mp4 has 30 frames, and none at second 9"):
+        read_ava(ava, "train", CONFIG, TrainConfig())
+    (ava / "videos/film.mp4").write_bytes(b"no video")
+    with pytest.raises(ValueError, match=r"film.mp4: cannot be opened as a video"):
+        read_ava(ava, "train", CONFIG, TrainConfig())
 
 
 def test_commands_train_and_score(tmp_path, capsys):
