@@ -18,6 +18,7 @@ from torch import Tensor
 from posmlp.checkpoint import load
 from posmlp.config import TrainConfig
 from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
+from posmlp.data.sampling import check_views
 from posmlp.model import PosMLPVideo
 from posmlp.train import normalise
 
@@ -95,8 +96,7 @@ def predict_video(
 
     Raises VideoError for a video that cannot be read, ValueError for views that do not exist.
     """
-    if num_views < 1:
-        raise ValueError(f"num_views={num_views} is below 1; use a positive number of clips")
+    check_views(num_views)
     places = [(view, crop) for view in range(num_views) for crop in range(num_crops)]
     draws = [Draw(None, view, num_views, crop, num_crops) for view, crop in places or [(0, 0)]]
     clips = [load_clip(str(video), trained.rule, draw) for draw in draws]

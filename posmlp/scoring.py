@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from posmlp.checkpoint import load
 from posmlp.config import TrainConfig
 from posmlp.data.augment import normalise
+from posmlp.data.sampling import check_views
 from posmlp.data.sources import ClipSource, open_clips
 from posmlp.distributed import ALONE, Team
 from posmlp.model import PosMLPVideo
@@ -40,6 +41,7 @@ def predict(
     Source: the released test sums raw logits over temporal views and spatial crops; the mean ranks
     the same.
     """
+    check_views(num_views)
     device = model.device if isinstance(model, Population) else next(model.parameters()).device
     forward = model.logits if isinstance(model, Population) else model
     if isinstance(model, PosMLPVideo):

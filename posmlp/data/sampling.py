@@ -155,6 +155,12 @@ def crop_offsets(height: int, width: int, size: int, crop: int, num_crops: int) 
     return y, (0 if place == 0 else width - size)
 
 
+def check_views(num_views: int) -> None:
+    """Raise ValueError unless there is at least one view."""
+    if num_views < 1:
+        raise ValueError(f"num_views={num_views} is below 1; use a positive number of clips")
+
+
 def check_crop(crop: int, num_crops: int) -> None:
     """Raise ValueError unless `crop` is one of 1 or 3 crops."""
     if num_crops not in (1, 3):
