@@ -96,9 +96,9 @@ def predict_video(
 
     Raises VideoError for a video that cannot be read, ValueError for views that do not exist.
     """
-    check_views(num_views)
+    check_views(num_views, num_crops)
     places = [(view, crop) for view in range(num_views) for crop in range(num_crops)]
-    draws = [Draw(None, view, num_views, crop, num_crops) for view, crop in places or [(0, 0)]]
+    draws = [Draw(None, view, num_views, crop, num_crops) for view, crop in places]
     clips = [load_clip(str(video), trained.rule, draw) for draw in draws]
     frames = torch.from_numpy(np.stack([clip.frames for clip in clips]))
     with torch.no_grad():

@@ -41,7 +41,7 @@ def predict(
     Source: the released test sums raw logits over temporal views and spatial crops; the mean ranks
     the same.
     """
-    check_views(num_views)
+    check_views(num_views, num_crops)
     device = model.device if isinstance(model, Population) else next(model.parameters()).device
     forward = model.logits if isinstance(model, Population) else model
     if isinstance(model, PosMLPVideo):

@@ -155,10 +155,11 @@ def crop_offsets(height: int, width: int, size: int, crop: int, num_crops: int) 
     return y, (0 if place == 0 else width - size)
 
 
-def check_views(num_views: int) -> None:
-    """Raise ValueError unless there is at least one view."""
+def check_views(num_views: int, num_crops: int) -> None:
+    """Raise ValueError unless there is at least one view, of 1 or 3 crops."""
     if num_views < 1:
         raise ValueError(f"num_views={num_views} is below 1; use a positive number of clips")
+    check_crop(0, num_crops)
 
 
 def check_crop(crop: int, num_crops: int) -> None:
