@@ -91,11 +91,11 @@ plt.show()
 
 # %% [markdown]
 # **Reading.** Only in `T>S`. The line below is the residual: at each circle the step's branches are
-# added to what went in. In code a step is the sum of its branches, and a block adds step after
-# step.
+# added to what went in. In code a step's update is the sum of its branches (the first lines of
+# `_update` save memory on a CPU), and a block takes step after step.
 
 # %%
-print(inspect.getsource(Step))
+print(inspect.getsource(Step._update))
 print(inspect.getsource(Block.forward))
 
 # %% [markdown]
