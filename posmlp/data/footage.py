@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -33,7 +34,7 @@ class Footage:
     place: str  # relative to the folder
     times: NDArray[np.float64]  # (N,), from 0, increasing
 
-    def frames_at(self, times: NDArray[np.float64]) -> NDArray[np.int64]:
+    def frames_at(self, times: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
         """The frames that are shown nearest to `times`, so that uneven files play evenly."""
         middles = (self.times[1:] + self.times[:-1]) / 2
         return np.searchsorted(middles, times).astype(np.int64)
