@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -53,7 +54,7 @@ def class_accuracy(run: str | Path, seed: int | None = None) -> pd.DataFrame:
 
 
 def gather_classes(folder: str | Path) -> pd.DataFrame:
-    """`class_accuracy` of every finished run under a folder, with its variant and seed.
+    """`class_accuracy` of every finished run under a folder, by variant and seed.
 
     Raises ValueError if there is none.
     """
@@ -68,7 +69,7 @@ def gather_classes(folder: str | Path) -> pd.DataFrame:
                 tables.append(table)
     if not tables:
         raise ValueError(f"no finished run with its model under {folder}; let one finish")
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables).sort_values(["variant", "seed"], kind="stable", ignore_index=True)
 
 
 @styled
@@ -100,11 +101,14 @@ def draw_classes(df: pd.DataFrame, *, metric: str = "within_pair", ax: Axes | No
     )
     ax.grid(False)
     ax.set_xticks(ax.get_xticks(), [name.replace(" / ", " /\n") for name in table.columns])
+    ax.set_yticks(ax.get_yticks(), [re.sub(r"=\S*/", "=", name) for name in table.index])
     ax.tick_params(axis="x", rotation=40)
     ax.set(xlabel="", ylabel="")
     num_seeds = df.groupby("variant")["seed"].nunique()
-    seeds = str(num_seeds.min()) if num_seeds.nunique() == 1 else f"{num_seeds.min()} or more"
-    ax.set_title(wrapped(f"{metric} by {by}, mean over {seeds} seeds", 5.0))
+    at_least = "" if num_seeds.nunique() == 1 else "at least "
+    plural = "s" if num_seeds.max() > 1 else ""
+    over = f"mean over {at_least}{num_seeds.min()} seed{plural}"
+    ax.set_title(wrapped(f"{metric} by {by}, {over}", 5.0))
     return ax
 
 

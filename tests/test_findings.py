@@ -15,6 +15,7 @@ import analysis.cli
 from ablations.grid import read_grid
 from analysis import compare
 from analysis.bench_gpu import PARTS
+from analysis.statistics import t_interval
 from posmlp.config import resolve
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +45,7 @@ def stored() -> Iterator[Triple]:
     for quoted in QUOTED.findall((RESULTS / "demo/table.md").read_text()):
         yield tuple(float(text) for text in quoted)
     yield from within_difficulties()
+    yield from over_films()
 
 
 def within_difficulties() -> Iterator[Triple]:
@@ -52,6 +54,20 @@ def within_difficulties() -> Iterator[Triple]:
     for _, own in rows[rows["repeat"] == 0].groupby("data"):
         found = compare(own, "T+S", "test_top1", by="layout")[["difference", "low", "high"]]
         yield from (100 * found.dropna()).itertuples(index=False, name=None)
+
+
+def over_films() -> Iterator[Triple]:
+    """Layouts and pairs of classes over the films that were each the test in turn."""
+    rows = pd.read_csv(RESULTS / "playback/rows.csv")
+    for _, own in rows.groupby("layout"):
+        yield t_interval(own["test_within_pair"].to_numpy())
+    found = compare(rows, "T+S", "test_within_pair", by="layout", seed="data")
+    yield from found[["difference", "low", "high"]].itertuples(index=False, name=None)
+    classes = pd.read_csv(RESULTS / "playback/classes.csv")
+    layouts = classes["variant"].str.extract(r"layout=(\S+)")[0]
+    by_film = classes.groupby([layouts, "pair", "variant"])["within_pair"].mean()
+    for _, own in by_film.groupby(level=[0, 1]):
+        yield t_interval(own.to_numpy())
 
 
 def shown(stored: Triple, quoted: tuple[str, str, str]) -> bool:
@@ -123,7 +139,8 @@ def commands(name: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("words", commands("GPU.md"), ids=" ".join)
-def test_wanted_run_can_be_started(words: list[str]) -> None:
+def test_wanted_run_can_be_started(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)  # where they are wanted to run
     if "NAME" in " ".join(words):
         words = [word.replace("NAME", "gates") for word in words]
     options = PARSERS[words[0]]._parser().parse_args(words[1:])
