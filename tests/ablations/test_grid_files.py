@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from math import prod
 from pathlib import Path
 
@@ -23,6 +24,18 @@ def test_every_question_has_a_tiny_and_a_full_size():
     assert {f"{name}{size}" for name in QUESTIONS for size in ("", "-full")} <= names
 
 
+@pytest.fixture
+def films(tmp_path, monkeypatch):
+    """Where the grid of real films looks for its data, as many files as a batch has clips."""
+    monkeypatch.chdir(tmp_path)
+    for fold, split, name in product(range(8), ("train", "test"), ("forward", "reversed")):
+        folder = tmp_path / f"runs/playback/data/fold-{fold}/{split}/{name}"
+        folder.mkdir(parents=True)
+        for i in range(16):
+            (folder / f"{i}.mp4").write_bytes(bytes(fold + 1))
+
+
+@pytest.mark.usefixtures("films")
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_grid_can_be_run_and_its_head_tells_its_cost(path):
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
@@ -33,7 +46,7 @@ def test_grid_can_be_run_and_its_head_tells_its_cost(path):
     grid.check_data()
     assert grid.question
     assert grid.prediction
-    counts = re.search(r"(\d+) variants x (\d+) seeds|(\d+) trainings", cost)
+    counts = re.search(r"(\d+) variants(?: x (\d+) films)? x (\d+) seed|(\d+) trainings", cost)
     assert counts
     num_trainings = prod(int(number) for number in counts.groups() if number)
     assert num_trainings == len(grid.cells) * len(grid.seeds)
