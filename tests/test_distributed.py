@@ -148,13 +148,16 @@ def test_checkpointed_activations_give_the_same_gradients():
 
 
 def test_checkpointed_activations_are_computed_again():
-    """The saved memory itself: a block's forward runs twice for one gradient."""
+    """The saved memory itself: a block's forward begins twice for one gradient.
+
+    The second time it ends as soon as all that the gradient needs is there again.
+    """
     clips, labels, scales = batch(1)
     prepare = preparation(Team(), checkpoint_activations=True, compiled=False)
     population = Population(TINY, [3], prepare=prepare)
     calls = []
-    branch = population.model.stages[0].blocks[0].steps[0]
-    branch.register_forward_hook(lambda *_: calls.append(1))
+    step = population.model.stages[0].blocks[0].steps[0]
+    step.register_forward_pre_hook(lambda *_: calls.append(1))
     population.gradients(clips, labels, scales)
     assert len(calls) == 2
 
