@@ -84,3 +84,13 @@ def _synchronise(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def in_checkout(path: Path) -> Path:
+    """A path from the root of the git checkout that it lies in, so that it holds in every clone.
+
+    As it is where there is no checkout.
+    """
+    whole = path.resolve()
+    root = next((parent for parent in whole.parents if (parent / ".git").exists()), None)
+    return whole.relative_to(root) if root else path

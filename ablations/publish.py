@@ -12,6 +12,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+from ablations.files import in_checkout
 from ablations.store import Store, StoreError, read_json, write_durably
 
 LARGEST_MODEL = 2 * 2**20
@@ -62,13 +63,16 @@ def publish(out: str | Path, to: str | Path, *, models: str = "none") -> Path:
 
 
 def _repeatable(file: Path, root: Path) -> bytes:
-    """A file's content; the command in a result repeats the run from the published folder."""
+    """A file's content; the command in a result repeats the run from the published folder.
+
+    Called from the root of the checkout, if the folder lies in one.
+    """
     if file.name != "result.json":
         return file.read_bytes()
     result = read_json(file)
     words = shlex.split(result.get("command") or "")
     if words[:2] == ["ablations", "repeat"]:
-        result["command"] = shlex.join([*words[:2], str(root), *words[3:]])
+        result["command"] = shlex.join([*words[:2], str(in_checkout(root)), *words[3:]])
     return (json.dumps(result, indent=2) + "\n").encode()
 
 

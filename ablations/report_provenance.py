@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from ablations.files import in_checkout
 from ablations.report_data import Study
 
 
@@ -51,7 +52,8 @@ def reproduce(study: Study) -> str:
     recorded = [(result.get("environment") or {}).get("commit") for *_, result in study.results()]
     commits = {str(commit) for commit in recorded if commit}
     checkout = [f"git checkout {commit}" for commit in commits] if len(commits) == 1 else []
-    report = f"ablations report {shlex.quote(str(study.store.root))} --margin {study.margin:g}"
+    folder = shlex.quote(str(in_checkout(study.store.root)))
+    report = f"ablations report {folder} --margin {study.margin:g}"
     return "\n".join([*checkout, study.plan["command"], report])
 
 

@@ -71,3 +71,15 @@ def test_published_commands_name_the_published_folder(ablation: Path, tmp_path: 
     commands = [read_json(path)["command"] for path in kept.rglob("result.json")]
     assert len(commands) == 4
     assert all(str(kept) in command and str(ablation) not in command for command in commands)
+
+
+def test_what_is_published_into_a_checkout_names_no_place_on_this_machine(
+    ablation: Path, tmp_path: Path
+) -> None:
+    (tmp_path / ".git").mkdir()
+    kept = publish(ablation, tmp_path / "results" / "kept")
+    for path in kept.rglob("result.json"):
+        assert read_json(path)["command"].startswith("ablations repeat results/kept ")
+    report = (kept / "report.html").read_text()
+    assert "ablations report results/kept --margin" in report
+    assert str(tmp_path / "results") not in report
