@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -73,9 +74,17 @@ class Stem(nn.Module):
 
 
 def _after_gelu(conv: nn.Module, x: Tensor) -> Tensor:
-    """conv(GELU(x)); trained on a CPU, GELU is computed again for the gradient and not kept."""
+    """conv(GELU(x)); trained on a CPU, GELU is computed again for the gradient and not kept.
+
+    Then, too, with the tensors that conv has now, which may only be lent to it.
+    """
     if torch.is_grad_enabled() and eager_on_cpu(x):
-        kept: Tensor = checkpoint(lambda x: conv(F.gelu(x)), x, use_reentrant=False)
+        tensors: dict[str, Tensor] = dict(conv.named_parameters())
+
+        def convolved(x: Tensor) -> Tensor:
+            return functional_call(conv, tensors, (F.gelu(x),))
+
+        kept: Tensor = checkpoint(convolved, x, use_reentrant=False)
         return kept
     activated: Tensor = conv(F.gelu(x))
     return activated

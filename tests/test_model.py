@@ -505,3 +505,15 @@ def test_clips_of_one_frame_are_images() -> None:
     model = make(num_frames=1, layout="S", kind="image").eval()
     images = torch.rand(2, 3, 16, 16, dtype=F64)
     assert torch.equal(model(images), model(images[:, :, None]))
+
+
+def test_gradients_of_tensors_lent_to_a_model_are_those_of_a_model_that_has_them():
+    """What is computed again for the gradient, as the stem's GELU is, uses the lent tensors."""
+    lender, borrower = (create_model("toy").train() for _ in range(2))
+    clips = torch.randn(2, 3, 8, 32, 32)
+    lent = {name: p.detach().clone().requires_grad_() for name, p in lender.named_parameters()}
+    loss = functional_call(borrower, lent, (clips,)).square().sum()
+    found = torch.autograd.grad(loss, list(lent.values()))
+    lender(clips).square().sum().backward()
+    for (name, own), gradient in zip(lender.named_parameters(), found, strict=True):
+        torch.testing.assert_close(gradient, own.grad, rtol=1e-4, atol=1e-6, msg=name)
