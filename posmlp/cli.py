@@ -137,7 +137,7 @@ def _eval(options: argparse.Namespace) -> None:
         if not (run / "config.json").is_file():
             raise ValueError(f"no run at {run}: it has no config.json; give a folder of `train`")
         stored = json.loads((run / "config.json").read_text())
-        paths, spec = sorted(run.glob("model-seed*.safetensors")), options.data or stored["source"]
+        paths, spec = sorted(run.glob("model-*.safetensors")), options.data or stored["source"]
         train, classes = TrainConfig.from_dict(stored["train"]), stored["classes"]
         if not paths:
             raise ValueError(f"{run} holds no trained model yet; run `posmlp train` to its end")

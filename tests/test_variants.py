@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from posmlp import loop
+from posmlp.cli import main
 from posmlp.config import TrainConfig
 from posmlp.data.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
@@ -177,3 +178,14 @@ def test_settings_that_differ_in_the_middle_keep_their_own_rates():
     assert moved[0] == pytest.approx(1e-3, rel=0.1)
     assert moved[1] == pytest.approx(1e-1, rel=0.1)
     assert moved[0] == moved[2]
+
+
+def test_eval_scores_every_variant_of_a_run(tmp_path, capsys):
+    train = replace(TRAIN, epochs=1, num_clips=16)
+    variants = {"base": {}, "slow": {"lr": 1e-3}}
+    fit(CONFIG, train, "moving-digits:easy", [0], tmp_path, variants=variants, progress=False)
+    capsys.readouterr()
+    assert main(["eval", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    named = [line.split()[0] for line in lines if "model-" in line]
+    assert named == ["model-base-seed0.safetensors", "model-slow-seed0.safetensors"]
