@@ -10,17 +10,15 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 CHANGES = ("knock_out", "symmetrise")
-TITLE = "Structure in every stage; the direction of time needs that of one"
 
 
-def draw_maps_beside_effects(
-    temporal: Mapping[str, pd.DataFrame], effects: pd.DataFrame, title: str = TITLE
-) -> None:
+def draw_maps_beside_effects(temporal: Mapping[str, pd.DataFrame], effects: pd.DataFrame) -> None:
     """A row a stage: its tables in each model on one scale, then two changes to the first model.
 
     `temporal`: each model's name and its rows of `analysis.bias_maps` for one block a stage and
     branch T; `effects`: what `analysis.intervene` gives, with the changes knock_out and symmetrise
-    of branch T of each stage.
+    of branch T of each stage. The title names the stages whose tables cannot be made symmetric
+    without a loss within pairs that its interval shows.
     """
     stages = sorted(next(iter(temporal.values()))["stage"].unique())
     ratios = [*[1] * len(temporal), 1.3]
@@ -37,6 +35,9 @@ def draw_maps_beside_effects(
     for ax in grid[-1, :-1]:
         ax.set_xlabel("dt (frames)")
     grid[-1, -1].set_xlabel("change (points, 95% interval)")
+    rows = effects[effects["kind"] == "symmetrise"]
+    needed = ", ".join(str(stage) for stage in rows.loc[rows["within_pair_high"] < 0, "stage"])
+    title = f"The direction of time needs the tables of stage {needed or 'none'}, of {len(stages)}"
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
 
 
