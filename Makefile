@@ -32,7 +32,8 @@ demo: $(DEMO)/data/dataset.json
 	$(BIN)/ablations report $(DEMO)/grid --out $(DEMO)/report.html
 
 test: .venv/stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not browser"
+	$(BIN)/python -m pytest -m browser
 
 check: .venv/stamp
 	$(BIN)/ruff check .

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
 
+from tests.browser import open_browser
+
 WriteClip = Callable[..., Path]
 
-# One thread: tests are small, and two contending threads take longer than one.
+# One thread: tests are small, and two contending threads take longer than one. What the tests start
+# (kernels, trainings) takes it from the environment.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what drives a browser: it wants the machine for itself, so it can be left for last."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Return a headless browser; skips where there is none."""
+    with open_browser() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import base64
 import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from analysis.explorer import BiasExplorer
 from analysis.explorer_units import LARGEST, explorer_units
 from posmlp import PosMLPConfig, PosMLPVideo, create_model
 from tests.analysis.bench_explorer import explorer_of, key_times, random_model
-from tests.browser import open_browser
 
 SMALL = PosMLPConfig(
     num_frames=3, image_size=16, depths=(1, 2), dims=(4, 8), num_groups=(2, 4), windows=(4, 2)
@@ -239,12 +237,6 @@ def parsed(text: str) -> tuple[Any, Any, Any, str]:
     numbers = [None if part is None else int(part) for part in match.groups()[:9]]
     query, key, offset = (tuple(numbers[i : i + 3]) for i in (0, 3, 6))
     return query, None if key[0] is None else key, offset, match[10]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with open_browser() as opened:
-        yield opened
 
 
 def test_page_reads_out_every_offset_and_paints_its_colour(browser: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import nbformat
 
-from tests.browser import open_browser, open_notebook, run_notebook, serve_lab
+from tests.browser import open_notebook, run_notebook, serve_lab
 
 SETUP = """
 import json
@@ -45,14 +45,14 @@ def selection_where(path: Path, **expected: Any) -> dict[str, Any]:
     raise AssertionError(f"Python saw {found}, not {expected}")
 
 
-def test_explorer_lives_in_jupyterlab_and_leaves_a_picture(tmp_path: Path) -> None:
+def test_explorer_lives_in_jupyterlab_and_leaves_a_picture(browser: Any, tmp_path: Path) -> None:
     root = tmp_path / "notebooks"
     root.mkdir()
     cells = [nbformat.v4.new_code_cell(SETUP), nbformat.v4.new_code_cell("print('after')")]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
     nbformat.write(notebook, root / "explorer.ipynb")
-    with open_browser() as browser, serve_lab(root, tmp_path / "private") as address:
+    with serve_lab(root, tmp_path / "private") as address:
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         run_notebook(page, address, "explorer.ipynb")
         canvas = page.locator(".bias-explorer canvas")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 from solutions import nb01
 from tests.browser import (
     off_machine,
-    open_browser,
     open_notebook,
     run_cell,
     serve_lab,
@@ -24,11 +24,11 @@ WRONG = "def play_backwards(clips):\n    return clips.flip(3)" + CHECK
 RIGHT = inspect.getsource(nb01.play_backwards).strip().replace("Tensor", "torch.Tensor") + CHECK
 
 
-def test_lesson_01_runs_in_jupyterlab_and_checks_answers(tmp_path: Path) -> None:
+def test_lesson_01_runs_in_jupyterlab_and_checks_answers(browser: Any, tmp_path: Path) -> None:
     root = unrun_copy(tmp_path, STEM)
     code = code_cells(root, STEM)
     exercise = number_of(code, "def play_backwards")
-    with open_browser() as browser, serve_lab(root, tmp_path / "private") as address:
+    with serve_lab(root, tmp_path / "private") as address:
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         asked = watch_requests(page)
         open_notebook(page, address, f"{STEM}.ipynb")

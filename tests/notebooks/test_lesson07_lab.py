@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tests.browser import (
     off_machine,
-    open_browser,
     open_notebook,
     run_cell,
     serve_lab,
@@ -27,11 +27,11 @@ nb07.odd_part(odd_part)
 RIGHT = WRONG.replace("+", "-")
 
 
-def test_lesson_07_explorer_changes_and_is_read(tmp_path: Path) -> None:
+def test_lesson_07_explorer_changes_and_is_read(browser: Any, tmp_path: Path) -> None:
     root = unrun_copy(tmp_path, STEM)
     code = code_cells(root, STEM)
     reading, exercise = number_of(code, "explorer.rows()"), number_of(code, "def odd_part")
-    with open_browser() as browser, serve_lab(root, tmp_path / "private") as address:
+    with serve_lab(root, tmp_path / "private") as address:
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         asked = watch_requests(page)
         open_notebook(page, address, f"{STEM}.ipynb")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tests.browser import (
     off_machine,
-    open_browser,
     open_notebook,
     run_cell,
     serve_lab,
@@ -35,7 +35,7 @@ nb10.conclusion(conclusion)
 """
 
 
-def test_lesson_10_trains_a_grid_with_a_live_table(tmp_path: Path) -> None:
+def test_lesson_10_trains_a_grid_with_a_live_table(browser: Any, tmp_path: Path) -> None:
     root = unrun_copy(tmp_path, STEM)
     code = code_cells(root, STEM)
     training, figure = (
@@ -43,7 +43,7 @@ def test_lesson_10_trains_a_grid_with_a_live_table(tmp_path: Path) -> None:
         number_of(code, "Your row (last)"),
     )
     exercise = number_of(code, "def conclusion")
-    with open_browser() as browser, serve_lab(root, tmp_path / "private") as address:
+    with serve_lab(root, tmp_path / "private") as address:
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         asked = watch_requests(page)
         open_notebook(page, address, f"{STEM}.ipynb")
