@@ -56,6 +56,12 @@ class Plan:
         for part in zip(*(tensor.split(self.num_windows) for tensor in tensors), strict=True):
             yield tuple(tensor.reshape(-1, tensor.shape[-1]) for tensor in part)
 
+    def scales(self, scale: Tensor | None, x: Tensor) -> Sequence[Tensor | None]:
+        """Of each part of x its rows' factors (R, 1); scale: (W, 1, 1, 1), None is 1."""
+        if scale is None:
+            return [None] * -(-len(x) // self.num_windows)
+        return [rows for (rows,) in self.parts(scale.expand(*x.shape[:3], 1))]
+
     def normalise(self, rows: Tensor) -> Tensor:
         """Layer norm without its affine part."""
         return F.layer_norm(rows, rows.shape[-1:], eps=self.eps)
@@ -101,26 +107,36 @@ def mixing_gradients(grad: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def step_forward(
-    x: Tensor, scale: Tensor, weights: Weights, plan: Plan, kept: list[Tensor | None] | None = None
+    x: Tensor,
+    scale: Tensor | None,
+    weights: Weights,
+    plan: Plan,
+    kept: list[Tensor | None] | None = None,
 ) -> Tensor:
-    """x + scale * the sum of what the branches give, (W, T, n, C); scale: (W, 1, 1, 1).
+    """x + scale * the sum of what the branches give, (W, T, n, C); scale: (W, 1, 1, 1), None is 1.
 
     `kept` takes what the gradient needs: fc1's output of each part, None of one that is dropped.
     """
     output = torch.empty_like(x, memory_format=torch.contiguous_format)
-    for rows, scales, out in plan.parts(x, scale.expand(*x.shape[:3], 1), output):
-        if not scales.any():
+    for (rows, out), scales in zip(plan.parts(x, output), plan.scales(scale, x), strict=True):
+        if scales is not None and not scales.any():
             out.copy_(rows)
             if kept is not None:
                 kept.append(None)
             continue
         h = product(weights.fc1, plan.normalise(rows).mT).add_(weights.fc1_bias[:, None])
-        if kept is not None:
+        if kept is None:
+            torch.ops.aten.gelu_(h)  # in place: new memory would cost more than the function
+            u, v = h.chunk(2)
+        else:
             kept.append(h)
-        u, v = F.gelu(h).chunk(2)
+            u, v = F.gelu(h).chunk(2)
         gated = mix_all(u, weights, plan, x.shape[2]).mul_(v)
-        update = torch.addmm(weights.fc2_bias, gated.mT, weights.fc2.mT)
-        torch.add(rows, update.mul_(scales), out=out)
+        if scales is None:
+            torch.add(rows, weights.fc2_bias, out=out).addmm_(gated.mT, weights.fc2.mT)
+        else:
+            update = torch.addmm(weights.fc2_bias, gated.mT, weights.fc2.mT)
+            torch.addcmul(rows, update, scales, out=out)
     return output
 
 
@@ -131,7 +147,7 @@ class StepByHand(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, plan: Plan, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor | None, plan: Plan, *weights: Tensor) -> Tensor:
         kept: list[Tensor | None] = []
         output = step_forward(x, scale, Weights.of(weights), plan, kept)
         ctx.save_for_backward(x, scale, *weights, *kept)
@@ -148,12 +164,13 @@ class StepByHand(torch.autograd.Function):
         merged = Weights.of(weights)
         totals = [torch.zeros_like(weight) for weight in weights]
         grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-        parts = plan.parts(x, scale.expand(*x.shape[:3], 1), grad, grad_x)
-        for (rows, scales, grad_rows, out), h in zip(parts, kept, strict=True):
+        parts = zip(plan.parts(x, grad, grad_x), plan.scales(scale, x), kept, strict=True)
+        for (rows, grad_rows, out), scales, h in parts:
             if h is None:
                 out.copy_(grad_rows)
                 continue
-            of_rows, *of_weights = gradients(rows, grad_rows * scales, h, merged, plan, x.shape[2])
+            of_update = grad_rows if scales is None else grad_rows * scales
+            of_rows, *of_weights = gradients(rows, of_update, h, merged, plan, x.shape[2])
             torch.add(grad_rows, of_rows, out=out)
             for total, part in zip(totals, of_weights, strict=True):
                 total.add_(part)

@@ -183,8 +183,6 @@ class Step(nn.ModuleDict):
         if not self._goes_by_hand(x_WTnC):
             update = self._update(x_WTnC)
             return x_WTnC + (update if scale is None else update * scale)
-        if scale is None:
-            scale = x_WTnC.new_ones(len(x_WTnC), 1, 1, 1)
         weights, plan = self._merged(), self._plan(x_WTnC)
         if not torch.is_grad_enabled():
             return step_forward(x_WTnC, scale, weights, plan)
