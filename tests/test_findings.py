@@ -57,15 +57,17 @@ def within_difficulties() -> Iterator[Triple]:
 
 
 def over_films() -> Iterator[Triple]:
-    """Layouts and pairs of classes over the films that were each the test in turn."""
+    """Variants and pairs of classes over the films that were each the test in turn."""
     rows = pd.read_csv(RESULTS / "playback/rows.csv")
-    for _, own in rows.groupby("layout"):
+    rows["gate"] = rows["gate"].fillna("lrpe")  # the preset's
+    rows["kind"] = rows["layout"] + " " + rows["gate"]
+    for _, own in rows.groupby("kind"):
         yield t_interval(own["test_within_pair"].to_numpy())
-    found = compare(rows, "T+S", "test_within_pair", by="layout", seed="data")
+    found = compare(rows, "T+S lrpe", "test_within_pair", by="kind", seed="data")
     yield from found[["difference", "low", "high"]].itertuples(index=False, name=None)
     classes = pd.read_csv(RESULTS / "playback/classes.csv")
-    layouts = classes["variant"].str.extract(r"layout=(\S+)")[0]
-    by_film = classes.groupby([layouts, "pair", "variant"])["within_pair"].mean()
+    kinds = classes["variant"].str.replace(r" ?data=\S+", "", regex=True)
+    by_film = classes.groupby([kinds, "pair", "variant"])["within_pair"].mean()
     for _, own in by_film.groupby(level=[0, 1]):
         yield t_interval(own.to_numpy())
 
