@@ -99,7 +99,7 @@ def bench(
     convolutions alone would take at the peak, gflops / peak_gflops_per_s. `gflops` are those of
     the row's phase and batch (`analysis.count_step.count_flops`: a training step has about three
     times the forward pass'); the peak is that of a large product in the row's precision on the
-    same threads, timed once in every round (`analysis.roofline`).
+    same threads, timed in the same rounds, uncompiled (`analysis.roofline`).
 
     Raises ValueError outside a checkout and for a configuration that the plain formulation, which
     is the released layout `T+S` with LRPE, does not cover.

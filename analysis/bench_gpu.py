@@ -5,7 +5,7 @@
 - `gates`: every gate of `GATES`, in float32.
 - `roofline`: how close the model comes to the device's arithmetic and memory bandwidth.
 
-A part writes OUT/{device}-{part}.csv; every row names device, versions and commit.
+A part writes OUT/{device}-{part}.csv; every row names preset, device, versions, commit.
 """
 
 from __future__ import annotations
@@ -85,9 +85,13 @@ def write_bench_gpu(
     measure, usual = PARTS[part]
     name = platform.machine() if device == "cpu" else torch.cuda.get_device_name(device)
     chosen = {"modes": modes} if modes else {}
-    table = measure(resolve(preset or usual), device, num_runs, **chosen)
-    table = table.assign(
-        device=name, torch=torch.__version__, cuda=torch.version.cuda, commit=_commit()
+    preset = preset or usual
+    table = measure(resolve(preset), device, num_runs, **chosen).assign(
+        preset=preset,
+        device=name,
+        torch=torch.__version__,
+        cuda=torch.version.cuda,
+        commit=_commit(),
     )
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower())
     folder = Path(out)

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from analysis.speed import make_step
+from analysis.speed import make_step, uncompiled
 
 _ATEN = torch.ops.aten
 _OVERWRITE = ["copy_", "fill_", "zero_", "bernoulli_", "normal_", "uniform_"]
@@ -75,7 +75,7 @@ def count_bytes(
     was.
     """
     training = model.training
-    step = make_step(model, clips, phase, "bfloat16" if "bfloat16" in mode else "eager")
+    step = make_step(model, clips, phase, uncompiled(mode))
     try:
         with _Operators() as seen:
             step()

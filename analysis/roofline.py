@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from analysis.cost import clip_shape_of
 from analysis.count_step import count_bytes, count_flops
-from analysis.speed import PHASES, measure_speed
+from analysis.speed import PHASES, measure_speed, uncompiled
 from posmlp.config import PosMLPConfig
 from posmlp.linear import project
 from posmlp.population import seeded_model
@@ -54,7 +54,7 @@ def measure_ceilings(
     speeds = measure_speed(
         {**products, **passes},
         clip_shape=(1,),
-        modes=["bfloat16" if "bfloat16" in mode else "eager"],
+        modes=[uncompiled(mode)],
         device=device,
         num_threads=num_threads,
         warm_up=2,

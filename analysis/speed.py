@@ -69,8 +69,8 @@ def measure_speed(
     warm_up, min_runs, min_seconds, max_seconds
         Rounds before counting; then rounds until both minima are met, or `max_seconds` a model.
     beside
-        Names of models that are timed on the way: no round is waited for, and those are left out
-        in which one would have taken more seconds than each of the others.
+        Names of models that are timed on the way, never compiled: no round is waited for, and
+        those are left out in which one would have taken more seconds than each of the others.
 
     Returns
     -------
@@ -133,7 +133,10 @@ def _measure(
 ) -> pd.DataFrame:
     clips = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0)).to(device)
     modes_before = {name: model.training for name, model in models.items()}
-    runs = {name: make_step(model, clips, phase, mode) for name, model in models.items()}
+    runs = {
+        name: make_step(model, clips, phase, uncompiled(mode) if name in limits.beside else mode)
+        for name, model in models.items()
+    }
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else np.nan
     try:
         times = _in_turns(runs, device, limits)
@@ -167,6 +170,11 @@ def _measure(
             }
         )
     return pd.DataFrame(rows)
+
+
+def uncompiled(mode: str) -> str:
+    """The mode of the same precision that does not compile."""
+    return "bfloat16" if "bfloat16" in mode else "eager"
 
 
 def make_step(model: nn.Module, clips: Tensor, phase: str, mode: str) -> Callable[[], None]:

@@ -158,7 +158,7 @@ def test_roofline_part_has_a_row_for_each_mode_and_phase(tmp_path):
     assert (table["roofline_share"] * lower).tolist() == pytest.approx(table["gflops_per_s"])
     (path,) = tmp_path.iterdir()
     assert path.name.endswith("-roofline.csv")
-    assert {"device", "torch", "commit", "counted"} <= set(pd.read_csv(path))
+    assert {"preset", "device", "torch", "commit", "counted"} <= set(pd.read_csv(path))
 
 
 def test_modes_are_refused_where_a_part_has_none(tmp_path):
