@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib import pyplot as plt
+from torch import Tensor, nn
 
 from analysis.cost import clip_shape_of, cost
 from analysis.count_step import count_bytes, count_flops
@@ -26,7 +27,7 @@ from analysis.speed import measure_speed
 from posmlp import GATES, PositionalGatingUnit, PosMLPConfig
 from posmlp.checkpoint import write_atomically
 from posmlp.config import resolve
-from posmlp.population import seeded_model
+from posmlp.population import Population, seeded_model
 
 LAYOUTS = ("T+S", "T>S", "ST", "S", "T")
 LARGEST_MATRIX = 2**28
@@ -129,6 +130,7 @@ AXES: Mapping[str, Sequence[dict[str, Any]]] = {
     "frames": [{"num_frames": frames} for frames in (4, 8, 16, 32)],
     "channels": [{"dims": tuple(k * dim for dim in (32, 64, 128, 256))} for k in (1, 2, 4)],
     "groups": [{"num_groups": groups} for groups in (1, 2, 4, 8)],
+    "seeds": [{"num_seeds": seeds} for seeds in (1, 2, 4, 8)],
 }
 
 
@@ -141,20 +143,24 @@ def time_scaling(
 ) -> pd.DataFrame:
     """Training step (forward and backward of a batch) against one size at a time.
 
-    Columns: axis, size (relative to the axis' first), gmacs (a clip's forward pass), median_ms;
-    the step's place under the roofline, as `analysis.roofline.against_ceilings` tells; exponent (of
-    the power law fitted to the axis). FLOPs are those of products, forward and both gradients;
-    bytes every operator's inputs and outputs once each (`analysis.count_step`). The ceilings are
-    measured once, before the steps, on the same threads.
+    Seeds are those of a `Population`, with a batch each. Columns: axis, size (relative to the
+    axis' first), gmacs (a clip's forward pass), median_ms; the step's place under the roofline, as
+    `analysis.roofline.against_ceilings` tells; exponent (of the power law fitted to the axis).
+    FLOPs are those of products, forward and both gradients; bytes every operator's inputs and
+    outputs once each (`analysis.count_step`). The ceilings are measured once, before the steps, on
+    the same threads.
     """
     config = resolve(config)
     ceilings = measure_ceilings(num_threads=num_threads)
     rows = []
     for axis, overrides in AXES.items():
         for values in overrides:
-            model = seeded_model(resolve(config, **values), 0)
+            changed = {name: value for name, value in values.items() if name != "num_seeds"}
+            model = seeded_model(resolve(config, **changed), 0)
+            num_seeds = values.get("num_seeds", 1)
             speed = measure_speed(
-                model,
+                PopulationStep(config, num_seeds) if axis == "seeds" else model,
+                clip_shape=clip_shape_of(model),
                 batch_sizes=[batch_size],
                 phases=["training"],
                 num_threads=num_threads,
@@ -163,8 +169,8 @@ def time_scaling(
                 min_seconds=0.0,
             ).iloc[0]
             shape = clip_shape_of(model)
-            flops = count_flops(model, shape, batch_size)
-            num_bytes = count_bytes(model, torch.zeros(batch_size, *shape)).all_bytes
+            flops = num_seeds * count_flops(model, shape, batch_size)
+            num_bytes = num_seeds * count_bytes(model, torch.zeros(batch_size, *shape)).all_bytes
             size = np.prod(next(iter(values.values())), dtype=float) ** (
                 2 if "image_size" in values else 0.25 if "dims" in values else 1
             )
@@ -185,6 +191,30 @@ def time_scaling(
         slope = np.polyfit(np.log(part["size"]), np.log(part["median_ms"]), 1)[0]
         table.loc[table["axis"] == axis, "exponent"] = slope
     return table
+
+
+class PopulationStep(nn.Module):
+    """Clips (B, C, T, H, W), the same for each seed: all gradients of a population, as a module.
+
+    The output is a number that has a gradient, so that it is timed like a model's training step.
+    """
+
+    def __init__(self, config: PosMLPConfig, num_seeds: int) -> None:
+        super().__init__()
+        self._config, self._seeds = config, range(num_seeds)
+        self._population: Population | None = None
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        if self._population is None:  # now, as its threads are as many as PyTorch has
+            self._population = Population(self._config, self._seeds, clips.device)
+        shape = len(self._seeds), len(clips)
+        labels = torch.zeros(shape, dtype=torch.int64, device=clips.device)
+        steps = self._population.model.num_residual_steps
+        scales = torch.ones(shape[0], steps, shape[1], device=clips.device)
+        each = clips.expand(shape[0], *clips.shape)
+        _, losses, _ = self._population.gradients(each, labels, scales)
+        return self.scale * losses.sum()
 
 
 WHATS: dict[str, tuple[Callable[..., pd.DataFrame], Callable[..., Any] | None]] = {

@@ -7,15 +7,23 @@ import os
 import pandas as pd
 import pytest
 import torch
+from torch.nn import functional as F
 
 from analysis.bench import bench, peak_allocated_mb, step_memory
 from analysis.bench_gpu import write_bench_gpu
 from analysis.bench_seeds import bench_seeds
 from analysis.count_step import count_flops
 from analysis.draw_scaling import draw_joint, draw_scaling
-from analysis.scaling import time_gates, time_joint, time_scaling, write_scaling
+from analysis.scaling import (
+    PopulationStep,
+    time_gates,
+    time_joint,
+    time_scaling,
+    write_scaling,
+)
 from posmlp import GATES, PosMLPConfig, create_model
 from posmlp.config import PRESETS
+from posmlp.population import seeded_model
 
 TINY = PosMLPConfig(
     depths=(1, 1),
@@ -63,6 +71,27 @@ def test_scaling_draws_exponents_and_what_binds(monkeypatch):
         fills = {line.get_fillstyle(): len(line.get_xdata()) for line in ax.get_lines()[-2:]}
         assert fills == {"full": 1, "none": 1}
     assert "1 of 2 steps are bound by memory" in time.figure.get_suptitle()
+
+
+def test_scaling_counts_what_all_seeds_of_a_population_compute(monkeypatch):
+    monkeypatch.setattr("analysis.roofline.LARGE", 2**16)
+    axes = {"seeds": [{"num_seeds": seeds} for seeds in (1, 3)]}
+    monkeypatch.setattr("analysis.scaling.AXES", axes)
+    table = time_scaling(TINY, batch_size=1, num_runs=1)
+    assert table["size"].tolist() == [1, 3]
+    assert table["gflops"].iloc[1] == pytest.approx(3 * table["gflops"].iloc[0])
+
+
+def test_population_step_computes_the_loss_of_every_seed():
+    clips = torch.randn(2, TINY.in_channels, TINY.num_frames, *TINY.size)
+    ones = torch.ones(seeded_model(TINY, 0).num_residual_steps, len(clips))
+    labels = torch.zeros(len(clips), dtype=torch.int64)
+    alone = [
+        F.cross_entropy(seeded_model(TINY, seed).train()(clips, ones), labels) for seed in (0, 1)
+    ]
+    together = PopulationStep(TINY, 2)(clips)
+    assert together.item() == pytest.approx(sum(alone).item(), rel=1e-5)
+    assert together.requires_grad
 
 
 def test_unknown_measurements_are_refused(tmp_path):
