@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from posmlp.data import CACHE_GIB, CACHE_HELP
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit code: 0; 1 something failed; 2 wrong input; 130 Ctrl-C."""
@@ -57,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         "--reuse", type=Path, action="append", default=[], metavar="DIR", help="take over from DIR"
     )
     run.add_argument("--retry-failed", action="store_true", help="also run what failed before")
+    run.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
     run.add_argument("--shard", help="i/n: only the i-th of n parts, for schedulers")
     run.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -133,6 +136,7 @@ def _run(options: argparse.Namespace) -> int:
         address=options.address,
         per_gpu=options.per_gpu,
         together=options.together,
+        cache_gib=options.cache_gib,
         retry_failed=options.retry_failed,
         reuse=options.reuse,
         shard=options.shard,

@@ -20,6 +20,7 @@ from ablations.processes import Outcome, WorkerDied
 from ablations.store import Result, Store, repeat_command
 from ablations.worker import Place
 from posmlp.config import one_of
+from posmlp.data import CACHE_GIB
 
 if TYPE_CHECKING:
     from ablations.ray_engine import Request
@@ -40,6 +41,8 @@ class Engine:
     per_gpu: int = 1
     together: int | None = None
     """Trainings that a population has at most; None: all that can on a GPU, one on a CPU."""
+    cache_gib: float = CACHE_GIB
+    """Decoded frames that each machine's cache folder is to hold; all workers share them."""
 
     def __post_init__(self) -> None:
         one_of(self.kind, ENGINES, "engine")
@@ -48,6 +51,8 @@ class Engine:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.together is not None and self.together < 1:
             raise ValueError(f"together={self.together} must be at least 1")
+        if self.cache_gib < 0:
+            raise ValueError(f"cache_gib={self.cache_gib} is negative; use 0 to cache nothing")
         if self.kind == "ray" and self.workers != 1:
             raise ValueError(
                 f"workers={self.workers} is of the local engine; Ray runs as many jobs at once as "
@@ -73,6 +78,7 @@ class Engine:
             ("--device", self.device, None),
             ("--threads", self.num_threads, 1),
             ("--together", self.together, None),
+            ("--cache-gib", self.cache_gib, CACHE_GIB),
         ):
             words += [option, str(value)] if value != default else []
         return words
@@ -127,7 +133,7 @@ class Engine:
         """
         if not jobs:
             return
-        task, store = Training(root), Store(root)
+        task, store = Training(root, cache_gib=self.cache_gib), Store(root)
         run_them = self._on_ray if self.kind == "ray" else self._here
         for batch in run_them(jobs, task):
             results = [result for each in batch for result in _results_of(*each, root)]

@@ -25,6 +25,7 @@ from ablations.ladder import is_out_of_memory
 from ablations.population import clear_other_groups, split_run_folder, variants_of
 from ablations.store import DEVICE_ERROR, OUT_OF_MEMORY, Result, Store, repeat_command
 from ablations.worker import Place
+from posmlp.data import CACHE_GIB
 from posmlp.model import create_model
 from posmlp.runs import environment
 from posmlp.train import fit
@@ -39,6 +40,7 @@ class Training:
 
     root: Path
     num_decoders: int = 2
+    cache_gib: float = CACHE_GIB
 
     def log_path(self, job: Job) -> Path:
         return Store(self.root).log_path(job)
@@ -72,6 +74,7 @@ class Training:
             variants=variants_of(job),
             device=place.device,
             num_workers=self.num_decoders,
+            cache_gib=self.cache_gib,
             progress=False,
             micro_batches=job.micro_batches,
         )

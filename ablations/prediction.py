@@ -12,6 +12,7 @@ from ablations.matching import costs
 from ablations.probe import probe
 from ablations.progress import duration
 from ablations.store import Result, Store
+from posmlp.data import CACHE_GIB
 
 PROBE_S = 60.0
 
@@ -26,7 +27,12 @@ class Prediction:
 
 
 def predict(
-    grid: Grid, store: Store | None, device: str, num_threads: int = 1, probe_s: float = PROBE_S
+    grid: Grid,
+    store: Store | None,
+    device: str,
+    num_threads: int = 1,
+    probe_s: float = PROBE_S,
+    cache_gib: float = CACHE_GIB,
 ) -> dict[str, Prediction]:
     """A prediction for each cell, by id.
 
@@ -35,7 +41,7 @@ def predict(
     """
     records = {cell.id: finished(store, cell, grid.seeds) for cell in grid.cells}
     unknown = [cell for cell in grid.cells if not records[cell.id]]
-    probes = probe(unknown, device, num_threads, probe_s)
+    probes = probe(unknown, device, num_threads, probe_s, cache_gib)
     known = {}
     for cell in grid.cells:
         if results := records[cell.id]:

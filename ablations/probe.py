@@ -1,6 +1,7 @@
 """What a training takes in time and memory, from a few steps of it in a process of its own.
 
-`python -m ablations.probe` reads pickled (cells, device, num_threads); writes a JSON line a cell.
+`python -m ablations.probe` reads pickled (cells, device, num_threads, cache_gib) and writes a line
+of JSON a cell.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ablations import memory
 from ablations.files import read_json, write_json
 from ablations.grid import Cell
 from ablations.settings import content_hash
+from posmlp.data import CACHE_GIB
 
 if TYPE_CHECKING:
     import torch
@@ -42,14 +44,20 @@ class Probe:
     memory_mb: float | None
 
 
-def probe(cells: Sequence[Cell], device: str, num_threads: int, limit_s: float) -> dict[str, Probe]:
+def probe(
+    cells: Sequence[Cell],
+    device: str,
+    num_threads: int,
+    limit_s: float,
+    cache_gib: float = CACHE_GIB,
+) -> dict[str, Probe]:
     """Probes by cell id, of as many cells as the time limit allows, in their order.
 
     What was probed here within a day is remembered in the user's cache folder.
     """
     known = {cell.id: found for cell in cells if (found := _remembered(cell, device, num_threads))}
     missing = [cell for cell in cells if cell.id not in known]
-    for cell, found in _measured(missing, device, num_threads, limit_s):
+    for cell, found in _measured(missing, device, num_threads, limit_s, cache_gib):
         known[cell.id] = found
         write_json(_cache_path(cell, device, num_threads), asdict(found))
     return known
@@ -72,13 +80,13 @@ def _remembered(cell: Cell, device: str, num_threads: int) -> Probe | None:
 
 
 def _measured(
-    cells: Sequence[Cell], device: str, num_threads: int, limit_s: float
+    cells: Sequence[Cell], device: str, num_threads: int, limit_s: float, cache_gib: float
 ) -> Iterator[tuple[Cell, Probe]]:
     """Probes as a process of its own makes them, which may run out of time or memory."""
     if not cells or not limit_s:
         return
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
-    question = pickle.dumps((list(cells), device, num_threads))
+    question = pickle.dumps((list(cells), device, num_threads, cache_gib))
     command = [sys.executable, "-m", "ablations.probe"]
     process = subprocess.Popen(
         command,
@@ -98,13 +106,13 @@ def _measured(
 
 
 def main() -> None:
-    cells, device, num_threads = pickle.load(sys.stdin.buffer)
+    cells, device, num_threads, cache_gib = pickle.load(sys.stdin.buffer)
     import torch
 
     torch.set_num_threads(num_threads)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    data = _OpenedData()
+    data = _OpenedData(cache_gib)
     for cell in cells:
         try:
             found: dict[str, Any] | None = asdict(_probed(cell, torch.device(device), data))
@@ -117,7 +125,8 @@ def main() -> None:
 class _OpenedData:
     """The clips that were opened last, as neighbouring cells mostly train on the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache_gib: float) -> None:
+        self._cache_gib = cache_gib
         self._of: Any = None
         self._sources: list[VideoClips | GeneratedClips] = []
         self._seconds = 0.0
@@ -132,7 +141,9 @@ class _OpenedData:
                 source.close()
             self._sources, began = [], time.perf_counter()
             for split in ("train", "test"):
-                clips = open_clips(cell.data.spec, split, cell.config, train=cell.train)
+                clips = open_clips(
+                    cell.data.spec, split, cell.config, train=cell.train, cache_gib=self._cache_gib
+                )
                 self._sources.append(clips)
             self._of, self._seconds = wanted, time.perf_counter() - began
         return self._sources[0], self._sources[1], self._seconds

@@ -22,6 +22,7 @@ from ablations.grid import Cell, Grid, Job, read_grid
 from ablations.prediction import PROBE_S, Hindsight, fitted, predict
 from ablations.progress import reporter, say
 from ablations.store import Result, Store, StoreError, load
+from posmlp.data import CACHE_GIB
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +40,7 @@ def run(
     address: str | None = None,
     per_gpu: int = 1,
     together: int | None = None,
+    cache_gib: float = CACHE_GIB,
     retry_failed: bool = False,
     reuse: Sequence[str | Path] = (),
     shard: str | None = None,
@@ -55,15 +57,16 @@ def run(
     many trainings share a GPU. together: up to that many trainings advance in one population: seeds
     of a cell, and cells that differ in values alone (learning rate, drop path, ...); by default all
     that can on a GPU, and one on a CPU, where a worker has one core and more would save nothing.
-    retry_failed: also run what failed before. reuse: folders of other runs, from which finished
-    trainings of the same content are taken over. shard: "i/n" runs the i-th of n parts, for
-    schedulers. progress: on stderr.
+    cache_gib: decoded frames that each machine's cache folder is to hold, shared by its workers; no
+    cell's id or numbers depend on it. retry_failed: also run what failed before. reuse: folders of
+    other runs, from which finished trainings of the same content are taken over. shard: "i/n" runs
+    the i-th of n parts, for schedulers. progress: on stderr.
 
     A cell that fails has a row that says so, and the rest goes on. Raises ValueError, before
     anything runs, for a grid, a folder or arguments that cannot be; EngineError where results
     cannot be stored.
     """
-    runner = Engine(engine, workers, device, num_threads, address, per_gpu, together)
+    runner = Engine(engine, workers, device, num_threads, address, per_gpu, together, cache_gib)
     grid = grid if isinstance(grid, Grid) else read_grid(grid, data)
     grid.check_data()
     store = Store(out)
@@ -74,7 +77,7 @@ def run(
     with _alone(store, shard), runner.connected():
         probe_s = PROBE_S if grid.options.budget_s else 0.0  # else only what is known already
         place = "cuda" if runner.on_gpu else "cpu"
-        predictions = predict(grid, store, place, num_threads, probe_s)
+        predictions = predict(grid, store, place, num_threads, probe_s, cache_gib)
         grid = fitted(grid, predictions, store, runner.at_once * _num_shards(shard))
         store.declare(grid, command)
         jobs = part(runner.grouped(grid.jobs), shard)

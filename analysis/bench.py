@@ -20,6 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from analysis.cost import clip_shape_of
+from analysis.count_step import count_flops
+from analysis.roofline import MAKERS, make_products, peak_gflops_per_s
 from analysis.speed import measure_speed
 from posmlp import PosMLPConfig
 from posmlp.config import resolve
@@ -29,7 +32,7 @@ from posmlp.population import seeded_model
 
 KINDS = ("plain", "posmlp", "checkpointed")
 SHOWN = ["model", "phase", "mode", "batch_size", "median_ms", "q1_ms", "q3_ms", "num_runs"]
-SHOWN += ["clips_per_s", "ratio", "unstable", "peak_memory_mb", "memory_share"]
+SHOWN += ["clips_per_s", "ratio", "ceiling", "unstable", "peak_memory_mb", "memory_share"]
 SHOWN += ["resident_mb", "resident_share"]
 
 
@@ -91,13 +94,24 @@ def bench(
     their own (`step_memory`): `peak_memory_mb` is what PyTorch has allocated at once, as on a GPU;
     `resident_mb` is what the process takes from the machine, with what its allocator keeps for
     later. `memory_share` and `resident_share` are the row's over the plain formulation's.
+    `ceiling` is the highest `ratio` that the machine's arithmetic permits, whatever is done about
+    memory: the plain formulation's median over the time that the model's matrix products and
+    convolutions alone would take at the peak, gflops / peak_gflops_per_s. `gflops` are those of
+    the row's phase and batch (`analysis.count_step.count_flops`: a training step has about three
+    times the forward pass'); the peak is that of a large product in the row's precision on the
+    same threads, timed in the same rounds, uncompiled (`analysis.roofline`).
+
     Raises ValueError outside a checkout and for a configuration that the plain formulation, which
     is the released layout `T+S` with LRPE, does not cover.
     """
     config = _covered(resolve(config))
+    kind = torch.device(device).type
     table = pd.concat(
         measure_speed(
-            {kind: make_model(kind, config) for kind in KINDS[: 3 if phase == "training" else 2]},
+            {
+                **{name: make_model(name, config) for name in KINDS[: 2 + (phase == "training")]},
+                **make_products(kind),
+            },
             clip_shape=(config.in_channels, config.num_frames, *config.size),
             batch_sizes=batch_sizes,
             phases=[phase],
@@ -107,9 +121,11 @@ def bench(
             warm_up=2,
             min_runs=num_runs,
             max_seconds=600.0,
+            beside=list(MAKERS),
         )
         for phase in phases
-    ).reset_index(drop=True)
+    )
+    table = _with_ceiling(table, config, kind)
     if device == "cpu" and memory:
         settings = ["model", "phase", "batch_size"]
         rows = [
@@ -122,6 +138,20 @@ def bench(
             found[share] = found[column] / found.groupby(settings[1:])[column].transform("first")
         table = table.drop(columns="peak_memory_mb").merge(found, how="left")
     return table
+
+
+def _with_ceiling(table: pd.DataFrame, config: PosMLPConfig, kind: str) -> pd.DataFrame:
+    """The rows of KINDS with gflops, peak_gflops_per_s and ceiling; a setting has one of each."""
+    model = make_model("posmlp", config)
+    parts = []
+    settings = ["phase", "batch_size", "mode"]
+    for (phase, batch_size, _), rows in table.groupby(settings, sort=False):
+        gflops = count_flops(model, clip_shape_of(model), batch_size, phase) / 1e9
+        peak = peak_gflops_per_s(rows, kind)
+        own = rows[rows["model"].isin(KINDS)]
+        ceiling = own["median_ms"].iloc[0] / 1e3 / (gflops / peak)
+        parts.append(own.assign(gflops=gflops, peak_gflops_per_s=peak, ceiling=ceiling))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _covered(config: PosMLPConfig) -> PosMLPConfig:

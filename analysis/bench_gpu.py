@@ -3,8 +3,9 @@
 - `model`: the plain formulation and the model, eager float32, bfloat16 and compiled.
 - `seeds`: training steps of a population against one process a seed.
 - `gates`: every gate of `GATES`, in float32.
+- `roofline`: how close the model comes to the device's arithmetic and memory bandwidth.
 
-A part writes OUT/{device}-{part}.csv; every row names device, versions and commit.
+A part writes OUT/{device}-{part}.csv; every row names preset, device, versions, commit.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import platform
 import re
 import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,16 +22,19 @@ import torch
 
 from analysis.bench import bench
 from analysis.bench_seeds import bench_seeds
-from analysis.speed import measure_speed
+from analysis.roofline import bench_roofline
+from analysis.speed import MODES, measure_speed
 from posmlp import GATES
 from posmlp.checkpoint import write_atomically
 from posmlp.config import PosMLPConfig, one_of, resolve
 from posmlp.population import seeded_model
 
 
-def bench_model(config: PosMLPConfig, device: str, num_runs: int) -> pd.DataFrame:
-    """Rows of `bench` at batch 1 and 8 in every mode; on the CPU, in eager mode alone."""
-    modes = ["eager"] if device == "cpu" else ["eager", "bfloat16", "compiled", "compiled bfloat16"]
+def bench_model(
+    config: PosMLPConfig, device: str, num_runs: int, *, modes: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Rows of `bench` at batch 1 and 8, by default in every mode; on the CPU in eager mode."""
+    modes = modes or (MODES[:1] if device == "cpu" else MODES)
     return bench(config, batch_sizes=(1, 8), modes=modes, device=device, num_runs=num_runs)
 
 
@@ -46,11 +51,13 @@ def bench_gates(config: PosMLPConfig, device: str, num_runs: int) -> pd.DataFram
     )
 
 
-PARTS = {
+PARTS: dict[str, tuple[Callable[..., pd.DataFrame], str]] = {
     "model": (bench_model, "s16"),
     "seeds": (bench_seeds, "toy"),
     "gates": (bench_gates, "s16"),
+    "roofline": (bench_roofline, "s16"),
 }
+WITH_MODES = ("model", "roofline")
 
 
 def write_bench_gpu(
@@ -60,19 +67,31 @@ def write_bench_gpu(
     preset: str | None = None,
     device: str = "cuda",
     num_runs: int = 20,
+    modes: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Measure one of PARTS at its preset, or another, and write its table.
 
-    Raises ValueError for an unknown part, or where there is no such device.
+    `modes`: of `analysis.speed.MODES`, for the parts WITH_MODES; by default the part's own. Raises
+    ValueError for an unknown part or mode, modes of a part without, or where there is no such
+    device.
     """
     one_of(part, PARTS, "part")
+    if modes and part not in WITH_MODES:
+        raise ValueError(f"{part} has no modes; only {' and '.join(WITH_MODES)} have")
+    for mode in modes or ():
+        one_of(mode, MODES, "mode")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("device='cuda' but PyTorch finds no GPU; --device cpu tries the commands")
     measure, usual = PARTS[part]
     name = platform.machine() if device == "cpu" else torch.cuda.get_device_name(device)
-    table = measure(resolve(preset or usual), device, num_runs)
-    table = table.assign(
-        device=name, torch=torch.__version__, cuda=torch.version.cuda, commit=_commit()
+    chosen = {"modes": modes} if modes else {}
+    preset = preset or usual
+    table = measure(resolve(preset), device, num_runs, **chosen).assign(
+        preset=preset,
+        device=name,
+        torch=torch.__version__,
+        cuda=torch.version.cuda,
+        commit=_commit(),
     )
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower())
     folder = Path(out)

@@ -9,9 +9,8 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from analysis.arguments import count, device, file, folder
-
-MODES_HELP = "rows: eager, bfloat16, compiled, 'compiled bfloat16'; compiling takes minutes"
+from analysis.arguments import file, folder
+from analysis.cli_speed import add_commands, use_no_screen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,51 +80,13 @@ def _parser() -> argparse.ArgumentParser:
         help="options of the method, e.g. baseline=zero num_steps=64",
     )
 
-    scaling = command("scaling", _scaling)
-    scaling.add_argument("what", help="gates, joint or law")
-    scaling.add_argument("--threads", type=count, default=1, help="CPU threads")
-    scaling.add_argument(
-        "--out",
-        type=folder,
-        required=True,
-        help="the folder to write a table and figure to",
-    )
-
-    gpu = command("bench_gpu", _bench_gpu)
-    gpu.add_argument("part", help="model, seeds or gates")
-    gpu.add_argument("--preset", help="in place of the part's own")
-    gpu.add_argument("--device", default="cuda")
-    gpu.add_argument("--runs", type=count, default=20, help="counted runs of each row")
-    gpu.add_argument(
-        "--out",
-        type=folder,
-        default="ablations/results/speed",
-        help="the folder to write to",
-    )
-
-    bench = command("bench", _bench)
-    bench.add_argument("--preset", default="s16")
-    bench.add_argument("--batch", type=count, nargs="+", default=[1, 2], help="batch sizes")
-    bench.add_argument("--phase", nargs="+", default=["forward", "training"])
-    bench.add_argument("--mode", nargs="+", default=["eager"], help=MODES_HELP)
-    bench.add_argument("--device", type=device, default="cpu")
-    bench.add_argument("--threads", type=count, help="CPU threads")
-    bench.add_argument("--runs", type=count, default=10, help="counted runs of each row")
-    bench.add_argument("--out", type=file, help="a CSV file to write all columns to")
-
-    peers = command("peers", _peers)
-    peers.add_argument("--batch", type=count, default=4, help="clips at once for the throughput")
-    peers.add_argument("--mode", nargs="+", default=["eager"], help=MODES_HELP)
-    peers.add_argument("--device", type=device, default="cpu")
-    peers.add_argument("--threads", type=count, help="CPU threads")
-    peers.add_argument("--runs", type=count, default=5, help="counted runs of each row")
-    peers.add_argument("--out", type=folder, help="a folder to write peers.csv and peers.png to")
+    add_commands(command)
     return parser
 
 
 def _all(options: argparse.Namespace) -> None:
     """Gather everything about a run in one HTML page that needs no network."""
-    _use_no_screen()
+    use_no_screen()
     from analysis.page import write_page
 
     print(write_page(options.run_folder, options.out))
@@ -133,7 +94,7 @@ def _all(options: argparse.Namespace) -> None:
 
 def _bias(options: argparse.Namespace) -> None:
     """Write a run's mixing weights, their statistics and figures of both to a folder."""
-    _use_no_screen()
+    use_no_screen()
     from analysis.bias_figures import write_bias
 
     print(write_bias(options.run_folder, options.out, options.seed))
@@ -141,7 +102,7 @@ def _bias(options: argparse.Namespace) -> None:
 
 def _curves(options: argparse.Namespace) -> None:
     """Draw learning curves and score against cost of the runs in a folder."""
-    _use_no_screen()
+    use_no_screen()
     from analysis.curves import write_curves
 
     print(write_curves(options.folder, options.out, options.metric))
@@ -149,7 +110,7 @@ def _curves(options: argparse.Namespace) -> None:
 
 def _classes(options: argparse.Namespace) -> None:
     """Score the runs in a folder on each class of their test clips, as a table and a figure."""
-    _use_no_screen()
+    use_no_screen()
     from analysis.class_accuracy import write_classes
 
     print(write_classes(options.folder, options.out))
@@ -157,94 +118,15 @@ def _classes(options: argparse.Namespace) -> None:
 
 def _learned(options: argparse.Namespace) -> None:
     """Summarise over seeds what one variant learned: maps, interventions, attributions."""
-    _use_no_screen()
+    use_no_screen()
     from analysis.learned import write_learned
 
     print(write_learned(options.folder, options.out))
 
 
-def _use_no_screen() -> None:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-
-
-def _bench_gpu(options: argparse.Namespace) -> None:
-    """Time one part of what is worth timing on a GPU: model, seeds or gates."""
-    from analysis.bench_gpu import write_bench_gpu
-
-    table = write_bench_gpu(
-        options.part,
-        options.out,
-        preset=options.preset,
-        device=options.device,
-        num_runs=options.runs,
-    )
-    print(table.round(3).to_string(index=False))
-
-
-def _scaling(options: argparse.Namespace) -> None:
-    """Time gates beside their multiply-adds, joint windows, or the training step's sizes."""
-    _use_no_screen()
-    from analysis.scaling import write_scaling
-
-    table = write_scaling(options.what, options.out, options.threads)
-    print(table.round(3).to_string(index=False))
-
-
-def _bench(options: argparse.Namespace) -> None:
-    """Time the model beside the plain formulation that the tests hold it against."""
-    from analysis.bench import SHOWN, bench
-    from posmlp.checkpoint import write_atomically
-
-    table = bench(
-        options.preset,
-        batch_sizes=options.batch,
-        phases=options.phase,
-        modes=options.mode,
-        device=options.device,
-        num_threads=options.threads,
-        num_runs=options.runs,
-    )
-    first = table.iloc[0]
-    print(
-        f"{first['device']}, {first['num_threads']} threads, torch {first['torch']}, "
-        f"load {first['load']:.1f} at the start; ratio: plain's median over the row's"
-    )
-    print(table[SHOWN].dropna(axis="columns", how="all").round(2).to_string(index=False))
-    if options.out:
-        write_atomically(options.out, table.to_csv(index=False).encode())
-
-
-def _peers(options: argparse.Namespace) -> None:
-    """Compare cost and speed with torchvision's video models, on clips of 16 x 224 x 224."""
-    _use_no_screen()
-    from analysis.peers import SHOWN, compare_peers, write_peers
-
-    table = compare_peers(
-        batch_size=options.batch,
-        modes=options.mode,
-        device=options.device,
-        num_threads=options.threads,
-        warm_up=1,
-        min_runs=options.runs,
-        min_seconds=0.0,
-        max_seconds=600.0,
-    )
-    first = table.iloc[0]
-    print(
-        f"{first['device']}, threads {first['num_threads']}, torch {first['torch']}, load "
-        f"{first['load']:.1f} at the start; published_top1: % on Kinetics-400 as torchvision "
-        "documents its weights, not measured here"
-    )
-    print(table[SHOWN].round(2).to_string(index=False))
-    if options.out:
-        print(write_peers(table, options.out))
-
-
 def _attribute(options: argparse.Namespace) -> None:
     """Show which pixels of a video a run's model goes by: sheet, animation, shares of frames."""
-    _use_no_screen()
+    use_no_screen()
     from analysis.explain import explain_video
     from posmlp.settings import parse_value
 

@@ -16,18 +16,18 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib import pyplot as plt
-from numpy.typing import NDArray
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-from analysis.cost import cost
+from analysis.cost import clip_shape_of, cost
+from analysis.count_step import count_bytes, count_flops
+from analysis.draw_scaling import draw_joint, draw_scaling
 from analysis.memory import activation_memory
+from analysis.roofline import against_ceilings, measure_ceilings
 from analysis.speed import measure_speed
-from analysis.style import styled
 from posmlp import GATES, PositionalGatingUnit, PosMLPConfig
 from posmlp.checkpoint import write_atomically
 from posmlp.config import resolve
-from posmlp.linear import project
-from posmlp.population import seeded_model
+from posmlp.population import Population, seeded_model
 
 LAYOUTS = ("T+S", "T>S", "ST", "S", "T")
 LARGEST_MATRIX = 2**28
@@ -130,6 +130,7 @@ AXES: Mapping[str, Sequence[dict[str, Any]]] = {
     "frames": [{"num_frames": frames} for frames in (4, 8, 16, 32)],
     "channels": [{"dims": tuple(k * dim for dim in (32, 64, 128, 256))} for k in (1, 2, 4)],
     "groups": [{"num_groups": groups} for groups in (1, 2, 4, 8)],
+    "seeds": [{"num_seeds": seeds} for seeds in (1, 2, 4, 8)],
 }
 
 
@@ -140,20 +141,26 @@ def time_scaling(
     num_threads: int | None = 1,
     num_runs: int = 5,
 ) -> pd.DataFrame:
-    """Training step against one size at a time.
+    """Training step (forward and backward of a batch) against one size at a time.
 
-    Columns: axis, size (relative to the axis' first), gmacs, median_ms, gflops_per_s (three times
-    the forward pass' operations over the time), roofline_share (of `gemm_ceiling`), exponent (of
-    the power law fitted to the axis).
+    Seeds are those of a `Population`, with a batch each. Columns: axis, size (relative to the
+    axis' first), gmacs (a clip's forward pass), median_ms; the step's place under the roofline, as
+    `analysis.roofline.against_ceilings` tells; exponent (of the power law fitted to the axis).
+    FLOPs are those of products, forward and both gradients; bytes every operator's inputs and
+    outputs once each (`analysis.count_step`). The ceilings are measured once, before the steps, on
+    the same threads.
     """
     config = resolve(config)
-    ceiling = gemm_ceiling(num_threads)
+    ceilings = measure_ceilings(num_threads=num_threads)
     rows = []
     for axis, overrides in AXES.items():
         for values in overrides:
-            model = seeded_model(resolve(config, **values), 0)
+            changed = {name: value for name, value in values.items() if name != "num_seeds"}
+            model = seeded_model(resolve(config, **changed), 0)
+            num_seeds = values.get("num_seeds", 1)
             speed = measure_speed(
-                model,
+                PopulationStep(config, num_seeds) if axis == "seeds" else model,
+                clip_shape=clip_shape_of(model),
                 batch_sizes=[batch_size],
                 phases=["training"],
                 num_threads=num_threads,
@@ -161,8 +168,9 @@ def time_scaling(
                 min_runs=num_runs,
                 min_seconds=0.0,
             ).iloc[0]
-            gmacs = cost(model)["gmacs"]
-            rate = 3 * 2 * gmacs * batch_size / (speed["median_ms"] / 1e3)
+            shape = clip_shape_of(model)
+            flops = num_seeds * count_flops(model, shape, batch_size)
+            num_bytes = num_seeds * count_bytes(model, torch.zeros(batch_size, *shape)).all_bytes
             size = np.prod(next(iter(values.values())), dtype=float) ** (
                 2 if "image_size" in values else 0.25 if "dims" in values else 1
             )
@@ -170,10 +178,9 @@ def time_scaling(
                 {
                     "axis": axis,
                     "size": size,
-                    "gmacs": gmacs,
+                    "gmacs": cost(model)["gmacs"],
                     "median_ms": speed["median_ms"],
-                    "gflops_per_s": rate,
-                    "roofline_share": rate / ceiling,
+                    **against_ceilings(flops, num_bytes, speed["median_ms"], ceilings),
                     "num_threads": speed["num_threads"],
                     "torch": speed["torch"],
                 }
@@ -186,74 +193,28 @@ def time_scaling(
     return table
 
 
-def gemm_ceiling(num_threads: int | None = 1) -> float:
-    """GFLOP/s of the fastest of the matrix products that a branch may use, measured now."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads or before)
-    x, weight, bias = torch.randn(4096, 512), torch.randn(512, 512), torch.randn(512)
-    products = {"project": project, "linear": F.linear}
-    runs = {name: _Product(product, weight, bias) for name, product in products.items()}
-    try:
-        speeds = measure_speed(
-            runs, clip_shape=tuple(x.shape), warm_up=2, min_runs=9, min_seconds=0.0
-        )
-    finally:
-        torch.set_num_threads(before)
-    return 2 * x.numel() * 512 / 1e6 / speeds["median_ms"].min()
+class PopulationStep(nn.Module):
+    """Clips (B, C, T, H, W), the same for each seed: all gradients of a population, as a module.
 
+    The output is a number that has a gradient, so that it is timed like a model's training step.
+    """
 
-class _Product(torch.nn.Module):
-    """A matrix product as a module, to be timed like one."""
-
-    def __init__(self, product: Any, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    def __init__(self, config: PosMLPConfig, num_seeds: int) -> None:
         super().__init__()
-        self.product, self.weight, self.bias = product, weight, bias
+        self._config, self._seeds = config, range(num_seeds)
+        self._population: Population | None = None
+        self.scale = nn.Parameter(torch.ones(()))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.product(x, self.weight, self.bias)
-
-
-@styled
-def draw_joint(df: pd.DataFrame) -> NDArray[Any]:
-    """Time and memory of `time_joint` against frames, a line a path and window; the Axes."""
-    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
-    columns = {"median_ms": "forward pass, ms", "peak_mb": "activations at once, MB"}
-    for ax, (column, label) in zip(axes, columns.items(), strict=True):
-        for i, (side, window) in enumerate(df.groupby("side")):
-            for path, style in (("plain", "--o"), ("structured", "-s")):
-                line = window[window["path"] == path]
-                name = f"{path}, {side} x {side}"
-                ax.plot(line["frames"], line[column], style, color=f"C{i}", label=name, ms=4)
-        ax.set(xscale="log", yscale="log", xlabel="frames", ylabel=label)
-        ax.set_xticks(sorted(df["frames"].unique()), sorted(df["frames"].unique()))
-        ax.minorticks_off()
-    axes[0].legend(fontsize=7, frameon=False)
-    figure.suptitle("A joint unit: the whole matrix, and a block of rows at a time", fontsize=10)
-    return axes
-
-
-@styled
-def draw_scaling(df: pd.DataFrame) -> NDArray[Any]:
-    """Time and roofline share of `time_scaling` against size, a line an axis; the Axes."""
-    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.8), layout="constrained")
-    for axis, part in df.groupby("axis", sort=False):
-        name = f"{axis}: exponent {part['exponent'].iloc[0]:.2f}"
-        axes[0].plot(part["size"], part["median_ms"], "-o", ms=4, label=name)
-        axes[1].plot(part["size"], 100 * part["roofline_share"], "-o", ms=4)
-    axes[0].set(xscale="log", yscale="log", ylabel="training step, ms")
-    axes[1].set(xscale="log", ylabel="share of the matrix product's speed, %", ylim=(0, None))
-    for ax in axes:
-        ax.set_xlabel("size, relative to the smallest")
-        ax.set_xticks(sorted(df["size"].unique()), [f"{x:g}" for x in sorted(df["size"].unique())])
-        ax.minorticks_off()
-    low, high = df["median_ms"].min(), df["median_ms"].max()
-    steps = [
-        k * 10.0**e for e in range(-2, 6) for k in (1, 2, 5) if low / 2 < k * 10.0**e < 2 * high
-    ]
-    axes[0].set_yticks(steps, [f"{step:g}" for step in steps])
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    figure.suptitle("The training step against its sizes", fontsize=10)
-    return axes
+    def forward(self, clips: Tensor) -> Tensor:
+        if self._population is None:  # now, as its threads are as many as PyTorch has
+            self._population = Population(self._config, self._seeds, clips.device)
+        shape = len(self._seeds), len(clips)
+        labels = torch.zeros(shape, dtype=torch.int64, device=clips.device)
+        steps = self._population.model.num_residual_steps
+        scales = torch.ones(shape[0], steps, shape[1], device=clips.device)
+        each = clips.expand(shape[0], *clips.shape)
+        _, losses, _ = self._population.gradients(each, labels, scales)
+        return self.scale * losses.sum()
 
 
 WHATS: dict[str, tuple[Callable[..., pd.DataFrame], Callable[..., Any] | None]] = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,16 @@ UNSTABLE = 0.10  # inter-quartile range over median from which a row is marked
 Model = nn.Module | PosMLPConfig | str
 
 
+class Limits(NamedTuple):
+    """How many rounds are run: see `measure_speed`."""
+
+    warm_up: int
+    min_runs: int
+    min_seconds: float
+    max_seconds: float
+    beside: Collection[str]
+
+
 def measure_speed(
     models: Model | Mapping[str, Model] | Sequence[str],
     *,
@@ -37,6 +47,7 @@ def measure_speed(
     min_runs: int = 50,
     min_seconds: float = 2.0,
     max_seconds: float = 60.0,
+    beside: Collection[str] = (),
 ) -> pd.DataFrame:
     """Latency of each model, measured in turns within this process, one row a setting.
 
@@ -57,6 +68,9 @@ def measure_speed(
         CPU threads during the measurement; as they are by default.
     warm_up, min_runs, min_seconds, max_seconds
         Rounds before counting; then rounds until both minima are met, or `max_seconds` a model.
+    beside
+        Names of models that are timed on the way, never compiled: no round is waited for, and
+        those are left out in which one would have taken more seconds than each of the others.
 
     Returns
     -------
@@ -83,7 +97,7 @@ def measure_speed(
     shape = clip_shape or clip_shape_of(next(iter(built.values())))
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads or before)
-    limits = (warm_up, min_runs, min_seconds, max_seconds)
+    limits = Limits(warm_up, min_runs, min_seconds, max_seconds, beside)
     try:
         parts = [
             _measure(built, shape, batch_size, phase, mode, device, limits)
@@ -115,14 +129,17 @@ def _measure(
     phase: str,
     mode: str,
     device: torch.device,
-    limits: tuple[int, int, float, float],
+    limits: Limits,
 ) -> pd.DataFrame:
     clips = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0)).to(device)
     modes_before = {name: model.training for name, model in models.items()}
-    runs = {name: _runner(model, clips, phase, mode) for name, model in models.items()}
+    runs = {
+        name: make_step(model, clips, phase, uncompiled(mode) if name in limits.beside else mode)
+        for name, model in models.items()
+    }
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else np.nan
     try:
-        times = _in_turns(runs, device, *limits)
+        times = _in_turns(runs, device, limits)
         peaks = {name: _peak_memory_mb(run, device) for name, run in runs.items()}
     finally:
         for name, model in models.items():
@@ -155,8 +172,13 @@ def _measure(
     return pd.DataFrame(rows)
 
 
-def _runner(model: nn.Module, clips: Tensor, phase: str, mode: str) -> Callable[[], None]:
-    """A call that runs the model once in the given phase and mode."""
+def uncompiled(mode: str) -> str:
+    """The mode of the same precision that does not compile."""
+    return "bfloat16" if "bfloat16" in mode else "eager"
+
+
+def make_step(model: nn.Module, clips: Tensor, phase: str, mode: str) -> Callable[[], None]:
+    """A call that runs the model once in the given phase and mode; sets train or eval mode."""
     model.train(phase == "training")
     forward: Any = torch.compile(model) if "compiled" in mode else model
     autocast = torch.autocast(clips.device.type, torch.bfloat16, enabled="bfloat16" in mode)
@@ -177,25 +199,25 @@ def _runner(model: nn.Module, clips: Tensor, phase: str, mode: str) -> Callable[
 def _in_turns(
     runs: Mapping[str, Callable[[], None]],
     device: torch.device,
-    warm_up: int,
-    min_runs: int,
-    min_seconds: float,
-    max_seconds: float,
+    limits: Limits,
 ) -> dict[str, list[float]]:
     """Seconds of each counted run; a round runs each model once."""
-    for _ in range(warm_up):
+    for _ in range(limits.warm_up):
         for run in runs.values():
             run()
     times: dict[str, list[float]] = {name: [] for name in runs}
 
+    def least(measure: Callable[[list[float]], float]) -> float:
+        return min(measure(times[name]) for name in times if name not in limits.beside)
+
     def enough() -> bool:
-        totals = [sum(seconds) for seconds in times.values()]
-        met = min(len(seconds) for seconds in times.values()) >= min_runs
-        return (met and min(totals) >= min_seconds) or min(totals) >= max_seconds
+        met = least(len) >= limits.min_runs and least(sum) >= limits.min_seconds
+        return met or least(sum) >= limits.max_seconds
 
     while not enough():
         for name, run in runs.items():
-            times[name].append(_timed(run, device))
+            if name not in limits.beside or sum(times[name]) <= least(sum):
+                times[name].append(_timed(run, device))
     return times
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from posmlp.config import PRESET_SOURCES, PRESETS, TrainConfig, resolve
+from posmlp.data import CACHE_GIB, CACHE_HELP
 from posmlp.data.cli import DATA_HELP, add_data_commands
 from posmlp.settings import configs
 
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", required=True, help="the run folder; an interrupted run goes on")
     train.add_argument("--device", help="cpu or cuda; the GPU if there is one")
     train.add_argument("--workers", type=int, default=2, help="video decoding processes")
+    train.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
     train.add_argument("--micro-batches", type=int, default=1, help="parts of a batch, one by one")
     train.add_argument(
         "--checkpoint-activations", action="store_true", help="less memory, a third more time"
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--clips", type=int, default=1, help="temporal views a video")
     evaluate.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
     evaluate.add_argument("--workers", type=int, default=2, help="video decoding processes")
+    evaluate.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
 
     guess = command("predict", _predict)
     guess.add_argument("run_folder", metavar="RUN", help="a run folder")
@@ -115,6 +118,7 @@ def _train(options: argparse.Namespace) -> None:
         options.out,
         device=options.device,
         num_workers=options.workers,
+        cache_gib=options.cache_gib,
         micro_batches=options.micro_batches,
         checkpoint_activations=options.checkpoint_activations,
         compiled=options.compile,
@@ -150,6 +154,7 @@ def _eval(options: argparse.Namespace) -> None:
             clips=options.clips,
             crops=options.crops,
             num_workers=options.workers,
+            cache_gib=options.cache_gib,
             train=train,
             classes=classes,
         )

@@ -132,10 +132,13 @@ class Training:
                         f"{error.reason}. What is trained is kept in {folder.root}: put the file "
                         "back, or let `posmlp data check` leave it out, and give the same command",
                     ) from error
+                bar.set_postfix_str(f"waiting for clips {self.history[-1]['data_wait_share']:.1%}")
                 self.epochs_done, self.steps_done = epoch + 1, 0
                 self.sums = torch.zeros_like(self.sums)
                 if folder is not None and self.team.is_first:
                     self._store(folder, epoch + 1)
+        if progress and self.team.is_first:
+            print(waiting(self.history), file=sys.stderr)
 
     def _train_epoch(self, epoch: int, bar: tqdm) -> None:
         """Train from the step that was reached to the epoch's end."""
@@ -221,6 +224,14 @@ class Training:
         if self.steps_done:
             state |= {"epoch.steps": torch.tensor(self.steps_done), "epoch.sums": self.sums}
         folder.save_state(state, self.epochs_done)
+
+
+def waiting(rows: list[dict[str, Any]]) -> str:
+    """How much of the training time in a history was spent waiting for clips, in words."""
+    epochs = {row["epoch"]: row for row in rows}.values()  # members share an epoch's time
+    seconds = sum(row["seconds"] for row in epochs)
+    waited = sum(row["data_wait_share"] * row["seconds"] for row in epochs)
+    return f"waited for clips: {waited / seconds:.1%} of {seconds:.1f} s of training"
 
 
 def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -72,14 +72,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 class RunFolder:
-    """One run's files. Raises ValueError if the folder holds a run of another configuration."""
+    """One run's files; `computed` is how it is computed, which does not tell it from others.
+
+    Raises ValueError if the folder holds a run of another configuration.
+    """
 
     def __init__(
         self,
         root: str | Path,
         config: dict[str, Any],
         device: torch.device,
-        micro_batches: int = 1,
+        computed: dict[str, Any] | None = None,
     ) -> None:
         self.root = Path(root)
         config = json.loads(json.dumps(config))
@@ -92,8 +95,7 @@ class RunFolder:
                 f"({_difference(stored, config)}); give another folder, or the same "
                 "configuration to resume"
             )
-        made = environment(device) | {"micro_batches": micro_batches}
-        write_json(self.root / "environment.json", made)
+        write_json(self.root / "environment.json", environment(device) | (computed or {}))
 
     def _read_config(self) -> dict[str, Any] | None:
         path = self.root / "config.json"
@@ -133,12 +135,20 @@ class RunFolder:
 
 
 def _filled(stored: dict[str, Any]) -> dict[str, Any]:
-    """A stored configuration with the fields that came to be since it was written, at defaults."""
+    """A stored configuration as it would be written now: fields that came to be are at defaults.
+
+    Whether frames were cached was part of it once.
+    """
     model = PosMLPConfig.from_dict(stored["model"]).to_dict()
-    return {**stored, "model": model, "train": TrainConfig.from_dict(stored["train"]).to_dict()}
+    train = TrainConfig.from_dict(stored["train"]).to_dict()
+    data = {
+        split: {k: v for k, v in about.items() if k != "cached"}
+        for split, about in stored["data"].items()
+    }
+    return {**stored, "model": model, "train": train, "data": data}
 
 
-_OF_THE_CLIPS = ("num_clips", "unreadable", "dropped", "damaged", "backends", "cached", "sha256")
+_OF_THE_CLIPS = ("num_clips", "unreadable", "dropped", "damaged", "backends", "sha256")
 
 
 def _only_lost_clips(stored: dict[str, Any], asked: dict[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from posmlp.checkpoint import load
 from posmlp.config import TrainConfig
+from posmlp.data import CACHE_GIB
 from posmlp.data.augment import normalise
 from posmlp.data.sampling import check_views
 from posmlp.data.sources import ClipSource, open_clips
@@ -99,19 +100,22 @@ def evaluate(
     crops: int = 1,
     batch_size: int = EVALUATION_BATCH,
     num_workers: int = 2,
+    cache_gib: float = CACHE_GIB,
     train: TrainConfig | None = None,
     classes: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """`metrics` of a model over a split, averaging logits over `clips` x `crops` views a video.
 
     `model`: a model or the path of one that `save` wrote. `data`: what `open_clips` takes, or a
-    source. `train` tells how frames are sampled, `classes` what the outputs mean. Raises ValueError
-    for what does not fit together.
+    source. `cache_gib`: see `fit`. `train` tells how frames are sampled, `classes` what the outputs
+    mean. Raises ValueError for what does not fit together.
     """
     model = load(model) if isinstance(model, str | Path) else model
     if isinstance(data, str):
         train = train or TrainConfig()
-        source = open_clips(data, split, model.config, train=train, num_workers=num_workers)
+        source = open_clips(
+            data, split, model.config, train=train, num_workers=num_workers, cache_gib=cache_gib
+        )
         try:
             return _evaluate(model, source, clips, crops, batch_size, classes)
         finally:

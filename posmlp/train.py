@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from posmlp.config import PosMLPConfig, TrainConfig, resolve
+from posmlp.data import CACHE_GIB
 from posmlp.data.augment import normalise
 from posmlp.data.datasets import VideoClips
 from posmlp.data.sources import ClipSource, GeneratedClips, open_clips
@@ -49,6 +50,7 @@ def fit(
     variants: Variants | None = None,
     device: torch.device | str | None = None,
     num_workers: int = 2,
+    cache_gib: float = CACHE_GIB,
     progress: bool = True,
     micro_batches: int = 1,
     checkpoint_activations: bool = False,
@@ -68,9 +70,13 @@ def fit(
     trained at every seed in the same population; rows have its name in a column `variant`, and
     model files are called `model-{variant}-seed{k}.safetensors`.
 
-    The rest are ways of computing, and no part of the configuration. `micro_batches`: compute each
-    batch in that many parts, for want of memory, and step on their summed gradient; a model with
-    batch norm (the stem's) then sees each part's statistics instead of the batch's.
+    The rest are ways of computing, and no part of the configuration. `cache_gib`: decoded frames
+    that the user's cache folder is to hold, for all data sets together (0: none are kept); the
+    run's environment.json tells where they are. `progress`: a bar, where stderr is a terminal, and
+    a last line with the share of the time of training that was spent waiting for clips.
+    `micro_batches`: compute each batch in that many parts, for want of memory, and step on their
+    summed gradient; a model with batch norm (the stem's) then sees each part's statistics instead
+    of the batch's.
     `checkpoint_activations`, `compiled`: see `execution.preparation`. Raises ValueError for data,
     configuration and folder that do not fit together.
     """
@@ -84,7 +90,16 @@ def fit(
     try:
         if isinstance(data, str):
             for split in ("train", "test"):
-                opened.append(open_clips(data, split, config, train=train, num_workers=num_workers))
+                opened.append(
+                    open_clips(
+                        data,
+                        split,
+                        config,
+                        train=train,
+                        num_workers=num_workers,
+                        cache_gib=cache_gib,
+                    )
+                )
         pair = (opened[0], opened[1]) if isinstance(data, str) else data
         _check_together(config, train, pair[0], micro_batches, team)
         training = Training(
@@ -94,7 +109,9 @@ def fit(
         folder = None
         if out is not None:
             with team.first_first():
-                folder = RunFolder(out, training.describe(), device, micro_batches)
+                kept = {split: c.kept for split, c in zip(("train", "test"), opened, strict=False)}
+                computed = {"micro_batches": micro_batches, "frames_kept": kept}
+                folder = RunFolder(out, training.describe(), device, computed)
             if training.resume(folder):
                 return folder.rows()
         training.run(folder, progress)

@@ -18,7 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from posmlp.data import CACHE_GIB
 from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
+from posmlp.data.frame_file import Kept
 from posmlp.data.layouts import list_videos, say
 from posmlp.data.listing import Listing, place_of
 from posmlp.data.pool import DecodePool, under_way
@@ -32,7 +34,8 @@ class VideoClips:
     `labels` is a LongTensor (n,), `reverse_of` a LongTensor (K,) that gives the label of each
     label's time reversal, or None. `unreadable` lists the files that were dropped now, `dropped`
     what an earlier data check said to leave out. `backends` counts the files that each decoder
-    read, and `damaged` gives, for each file that lacks frames, how many.
+    read, and `damaged` gives, for each file that lacks frames, how many. `kept` tells where the
+    decoded frames are, "disk", "memory" or "nowhere", and why they are not on disk.
     """
 
     def __init__(self, listing: Listing, rule: ClipRule, pool: DecodePool, survey: Survey) -> None:
@@ -51,10 +54,11 @@ class VideoClips:
         self.damaged = survey.damaged
         self._listing = listing
         self._pool = pool
-        self.cached = survey.videos is not None
+        self.cached = survey.kept.where != "nowhere"
+        self.kept = {"where": survey.kept.where, "why": survey.kept.why}
         # What is cached: one tensor (n, T, S, S, 3) where clips need no choosing, else the videos.
-        self._memory = _one_tensor(survey.videos or [], rule)
-        self._videos = survey.videos if self._memory is None else None
+        self._clips = _one_tensor(survey.kept, rule)
+        self._videos = survey.kept.videos if self.cached and self._clips is None else None
 
     @classmethod
     def open(
@@ -71,15 +75,16 @@ class VideoClips:
         num_workers: int = 2,
         timeout_s: float = 20.0,
         max_bad_share: float = 0.0,
-        cache_gib: float = 2.0,
+        cache_gib: float = CACHE_GIB,
     ) -> VideoClips:
         """List the split's videos and read each file once, to check it and to cache short ones.
 
         `root` is a folder, or `LAYOUT:FOLDER`; what was found is said on stderr. If all frames of
-        all files, resized, fit in `cache_gib` GiB and are always read at one size, they are kept in
-        memory. Otherwise one test clip of each file is read as a check, unless a data check has
-        read the file, and batches are decoded when they are asked for, by `num_workers` processes
-        (0: in this one, without a time limit).
+        all files, resized, fit in `cache_gib` GiB and are always read at one size, they are kept on
+        disk for this and later processes (`frame_cache.py`), or else in memory. Otherwise one test
+        clip of each file is read as a check, unless a data check has read the file, and batches are
+        decoded when they are asked for, by `num_workers` processes (0: in this one, without a time
+        limit).
 
         Raises:
             ValueError: the folder is not a data set.
@@ -102,7 +107,7 @@ class VideoClips:
         except BaseException:
             pool.close()
             raise
-        if survey.videos is not None:
+        if survey.kept.where != "nowhere":
             pool.close()
         return cls(listing, rule, pool, survey)
 
@@ -180,7 +185,6 @@ class VideoClips:
             "dropped": {problem.place: problem.reason for problem in self.dropped},
             "damaged": self.damaged,
             "backends": dict(self.backends),
-            "cached": self.cached,
             **asdict(self.rule),
             "sha256": hashlib.sha256(os.fsencode(lines)).hexdigest(),
         }
@@ -192,8 +196,8 @@ class VideoClips:
                 f"clip indices reach from {min(indices)} to {max(indices)}; "
                 f"{self.name} ({self.split}) has clips 0 to {len(self) - 1}"
             )
-        if self._memory is not None:
-            return partial(self._memory.index_select, 0, torch.tensor(indices, dtype=torch.int64))
+        if self._clips is not None:
+            return partial(self._clips.index_select, 0, torch.tensor(indices, dtype=torch.int64))
         if self._videos is not None:
             videos = [self._videos[i] for i in indices]
             clips: list[Callable[[], NDArray[np.uint8]]]
@@ -238,9 +242,10 @@ def _frames(
         return read()().frames
 
 
-def _one_tensor(videos: list[VideoFrames], rule: ClipRule) -> Tensor | None:
-    """Stack videos that are clips already: T frames of S x S, taken whole. None if some are not."""
+def _one_tensor(kept: Kept, rule: ClipRule) -> Tensor | None:
+    """Videos that are clips already: T frames of S x S, taken whole. None if some are not."""
     shape = (rule.num_frames, rule.image_size, rule.image_size, 3)
+    videos = kept.videos
     if not videos or rule.sampling != "segment" or any(v.frames.shape != shape for v in videos):
         return None
-    return torch.from_numpy(np.stack([video.frames for video in videos]))
+    return torch.from_numpy(kept.frames.reshape(-1, *shape))

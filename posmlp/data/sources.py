@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from posmlp.config import PosMLPConfig, TrainConfig, one_of
+from posmlp.data import CACHE_GIB
 from posmlp.data.catalogue import DIFFICULTIES
 from posmlp.data.clips import Sampling
 from posmlp.data.datasets import VideoClips
@@ -113,16 +114,23 @@ class GeneratedClips(HeldClips):
         super().__init__(
             digits.name, digits.classes, digits.labels, digits.reverse_of, clips, digits.describe()
         )
+        self.kept = {"where": "memory", "why": "they are rendered, not decoded"}
 
 
 def open_clips(
-    data: str, split: str, config: PosMLPConfig, *, train: TrainConfig, num_workers: int = 2
+    data: str,
+    split: str,
+    config: PosMLPConfig,
+    *,
+    train: TrainConfig,
+    num_workers: int = 2,
+    cache_gib: float = CACHE_GIB,
 ) -> VideoClips | GeneratedClips:
     """The clips that `data` names, at the frames and size that `config` takes.
 
     `moving-digits` or `moving-digits:DIFFICULTY` are generated (training clips by
     `train.num_clips`; test clips in exactly reversed pairs); anything else is a folder of videos,
-    `ROOT` or `LAYOUT:ROOT`.
+    `ROOT` or `LAYOUT:ROOT`, of which decoded frames are kept as `VideoClips.open` says.
     Close what is returned when done: it may hold decoding processes.
     Raises ValueError or VideoError, naming the value and the mend.
     """
@@ -148,7 +156,9 @@ def open_clips(
             f"no folder at {data!r}, and it is not a generated data set; give a folder of videos "
             f"(LAYOUT:ROOT names its layout), or 'moving-digits[:{'|'.join(DIFFICULTIES)}]'"
         )
-    return open_videos(data, split, config, train=train, num_workers=num_workers)
+    return open_videos(
+        data, split, config, train=train, num_workers=num_workers, cache_gib=cache_gib
+    )
 
 
 def open_videos(
@@ -158,7 +168,7 @@ def open_videos(
     *,
     train: TrainConfig,
     num_workers: int = 2,
-    cache_gib: float = 2.0,
+    cache_gib: float = CACHE_GIB,
 ) -> VideoClips:
     """The videos of `ROOT` or `LAYOUT:ROOT` at the frames and size that `config` takes.
 

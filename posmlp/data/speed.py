@@ -36,7 +36,7 @@ def measure_loading(
 
     decord alone: one process that opens each file and decodes the clip's frames at their full size,
     without checks, resizing or cropping. One process: what a worker does, in this process. The
-    loader: `VideoClips` with `num_workers` processes, with and without its cache in memory. The
+    loader: `VideoClips` with `num_workers` processes, with and without its cache. The
     step: forward, backward and AdamW on clips that are there already. Raises ValueError as
     `open_videos` does.
     """

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from tqdm import tqdm
 
 from posmlp.data.clips import ClipRule, Draw, load_clip, load_whole
+from posmlp.data.frame_cache import FrameCache, over
+from posmlp.data.frame_file import Kept
 from posmlp.data.listing import Listing
 from posmlp.data.pool import DecodePool, under_way
 from posmlp.data.problem_list import FileFacts, read_files
@@ -22,7 +24,7 @@ NUM_SHOWN = 10  # damaged files that are named on screen; the run's record names
 
 @dataclass
 class Survey:
-    videos: list[VideoFrames] | None  # all frames of each readable file, if they are to be cached
+    kept: Kept
     unreadable: list[VideoError] = field(default_factory=list)
     backends: Counter[str] = field(default_factory=Counter)
     damaged: dict[str, int] = field(default_factory=dict)
@@ -32,33 +34,80 @@ class Survey:
         if num_lacking > 0:
             self.damaged[path] = num_lacking
 
+    def count_video(self, path: str, declared: int | None, video: VideoFrames) -> None:
+        lacking = max(video.num_damaged, (declared or 0) - video.num_frames)
+        self.count(path, video.backend, lacking)
+
 
 def survey_files(listing: Listing, rule: ClipRule, pool: DecodePool, cache_bytes: int) -> Survey:
     """Read every file: whole while the cache has room, then one test clip of each.
 
-    Files that a data check has read and that have not changed since are read only to be cached.
+    Files whose frames the cache has are not read. Files that a data check has read and that have
+    not changed since are read only to be cached.
     """
     known = _still_known(listing)
-    survey = Survey(videos=[])
-    if not rule.has_one_scale or _cached_bytes(known, listing, rule) > cache_bytes:
-        survey.videos = None
-    room = cache_bytes
+    why_not = _why_not_cached(known, listing, rule, cache_bytes)
+    if why_not:
+        survey = _read(listing, rule, pool, known, None)
+        survey.kept = Kept("nowhere", why_not)
+    else:
+        with FrameCache(listing.paths, rule.image_size, cache_bytes, tell) as cache:
+            survey = _found(listing, cache.found) or _read(listing, rule, pool, known, cache)
+    tell(f"cache: {survey.kept}")
+    return survey
+
+
+def _why_not_cached(
+    known: dict[str, FileFacts], listing: Listing, rule: ClipRule, cache_bytes: int
+) -> str:
+    """Why no frames are to be kept, as far as can be told without reading; else nothing."""
+    if cache_bytes == 0:
+        return "0 GiB are asked for (--cache-gib)"
+    if not rule.has_one_scale:
+        return "clips are cut from frames of several sizes"
+    return over(cache_bytes) if _cached_bytes(known, listing, rule) > cache_bytes else ""
+
+
+def _found(listing: Listing, kept: Kept | None) -> Survey | None:
+    """What reading told when the frames were cached."""
+    if kept is None:
+        return None
+    survey = Survey(kept)
+    for path, declared, video in zip(*_items(listing), kept.videos, strict=True):
+        survey.count_video(path, declared, video)
+    return survey
+
+
+def _items(listing: Listing) -> tuple[Sequence[str], Sequence[int | None]]:
+    """Paths, and frames as declared."""
+    return list(map(str, listing.paths)), listing.num_frames or (None,) * len(listing.paths)
+
+
+def _read(
+    listing: Listing,
+    rule: ClipRule,
+    pool: DecodePool,
+    known: dict[str, FileFacts],
+    cache: FrameCache | None,
+) -> Survey:
+    """Read every file, and add what has to be kept to the cache."""
+    survey = Survey(Kept("nowhere"))
 
     def start(item: tuple[str, int | None]) -> _Started:
         path, declared = item
-        if survey.videos is not None:
-            max_frames = room // (3 * rule.image_size**2)
+        if cache is not None and cache.room > 0:
+            max_frames = cache.room // (3 * rule.image_size**2)
             return path, declared, pool.submit(load_whole, path, rule, max_frames)
         if path in known:
             return path, declared, known[path]
         return path, declared, pool.submit(load_clip, path, rule, Draw())
 
-    declared = listing.num_frames or (None,) * len(listing.paths)
-    items = zip(map(str, listing.paths), declared, strict=True)
+    items = zip(*_items(listing), strict=True)
     started = under_way(map(start, items), num_ahead=4 * pool.num_workers)
     title = f"reading {listing.name} ({listing.split})"
     hidden = None if _is_first_process() else True
-    for path, expected, wait in tqdm(started, title, len(declared), unit="file", disable=hidden):
+    num_files = len(listing.paths)
+    for path, expected, wait in tqdm(started, title, num_files, unit="file", disable=hidden):
         if isinstance(wait, FileFacts):
             survey.count(path, wait.decoder, wait.num_lacking)
             continue
@@ -67,15 +116,11 @@ def survey_files(listing: Listing, rule: ClipRule, pool: DecodePool, cache_bytes
         except VideoError as error:
             survey.unreadable.append(error)
             continue
-        lacking = max(video.num_damaged, (expected or 0) - video.num_frames)
-        survey.count(path, video.backend, lacking)
-        if survey.videos is None:
-            continue
-        room -= video.frames.nbytes
-        if room < 0 or len(video.frames) < video.num_frames:
-            survey.videos = None
-        else:
-            survey.videos.append(video)
+        survey.count_video(path, expected, video)
+        if cache is not None and cache.is_open:
+            cache.add(video)
+    if cache is not None:
+        survey.kept = cache.finish(is_complete=not survey.unreadable)
     return survey
 
 

@@ -267,6 +267,24 @@ def test_ray_that_is_not_installed_is_told_with_the_way_to_get_it(
         run(TINY, tmp_path / "run", engine="ray", progress=False)
 
 
+def test_cache_size_reaches_the_workers_and_changes_no_cell(
+    write_clip: Any, cache: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        for i in range(4):
+            write_clip(tmp_path / "data" / split / "ab"[i // 2] / f"{i}.mp4", [60 + 9 * i] * 8)
+    grid = changed(data=str(tmp_path / "data"), train={"batch_size": 2}) | {"seeds": 1}
+    tables, num_kept = {}, {}
+    for gib in (0.0, 1.0):
+        out = tmp_path / f"run{gib:g}"
+        tables[gib] = run(grid, out, workers=2, device="cpu", cache_gib=gib, progress=False)
+        num_kept[gib] = len(list(cache.rglob("*.frames")))
+    assert num_kept == {0.0: 0, 1.0: 2}
+    assert (tables[0.0].status == "done").all()
+    assert_frame_equal(facts(tables[0.0]), facts(tables[1.0]), check_exact=True)
+    assert "--cache-gib 0.0" in read_json(tmp_path / "run0" / "plan.json")["command"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

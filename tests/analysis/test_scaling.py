@@ -7,13 +7,23 @@ import os
 import pandas as pd
 import pytest
 import torch
+from torch.nn import functional as F
 
 from analysis.bench import bench, peak_allocated_mb, step_memory
 from analysis.bench_gpu import write_bench_gpu
 from analysis.bench_seeds import bench_seeds
-from analysis.scaling import draw_joint, draw_scaling, time_gates, time_joint, write_scaling
-from posmlp import GATES, PosMLPConfig
+from analysis.count_step import count_flops
+from analysis.draw_scaling import draw_joint, draw_scaling
+from analysis.scaling import (
+    PopulationStep,
+    time_gates,
+    time_joint,
+    time_scaling,
+    write_scaling,
+)
+from posmlp import GATES, PosMLPConfig, create_model
 from posmlp.config import PRESETS
+from posmlp.population import seeded_model
 
 TINY = PosMLPConfig(
     depths=(1, 1),
@@ -46,11 +56,42 @@ def test_joint_memory_is_linear_in_frames_only_when_structured():
     assert len(draw_joint(table)) == 2
 
 
-def test_draw_scaling_names_the_exponents():
-    rows = [("frames", k, 10.0 * k, 0.1, 1.0) for k in (1, 2, 4)]
-    table = pd.DataFrame(rows, columns=["axis", "size", "median_ms", "roofline_share", "exponent"])
-    axes = draw_scaling(table)
-    assert axes[0].get_lines()[0].get_label() == "frames: exponent 1.00"
+def test_scaling_draws_exponents_and_what_binds(monkeypatch):
+    monkeypatch.setattr("analysis.roofline.LARGE", 2**16)
+    axes = {"frames": [{"num_frames": frames} for frames in (4, 8)]}
+    monkeypatch.setattr("analysis.scaling.AXES", axes)
+    table = time_scaling(TINY, batch_size=1, num_runs=1)
+    assert table["size"].tolist() == [1, 2]
+    assert table["gflops"].iloc[1] == pytest.approx(2 * table["gflops"].iloc[0], rel=0.1)
+    assert (table["gb"] > 0).all()
+    table = table.assign(exponent=1.0, bound=["memory", "compute"])
+    time, roof, share = draw_scaling(table)
+    assert time.get_lines()[0].get_label() == "frames: exponent 1.00"
+    for ax in (roof, share):
+        fills = {line.get_fillstyle(): len(line.get_xdata()) for line in ax.get_lines()[-2:]}
+        assert fills == {"full": 1, "none": 1}
+    assert "1 of 2 steps are bound by memory" in time.figure.get_suptitle()
+
+
+def test_scaling_counts_what_all_seeds_of_a_population_compute(monkeypatch):
+    monkeypatch.setattr("analysis.roofline.LARGE", 2**16)
+    axes = {"seeds": [{"num_seeds": seeds} for seeds in (1, 3)]}
+    monkeypatch.setattr("analysis.scaling.AXES", axes)
+    table = time_scaling(TINY, batch_size=1, num_runs=1)
+    assert table["size"].tolist() == [1, 3]
+    assert table["gflops"].iloc[1] == pytest.approx(3 * table["gflops"].iloc[0])
+
+
+def test_population_step_computes_the_loss_of_every_seed():
+    clips = torch.randn(2, TINY.in_channels, TINY.num_frames, *TINY.size)
+    ones = torch.ones(seeded_model(TINY, 0).num_residual_steps, len(clips))
+    labels = torch.zeros(len(clips), dtype=torch.int64)
+    alone = [
+        F.cross_entropy(seeded_model(TINY, seed).train()(clips, ones), labels) for seed in (0, 1)
+    ]
+    together = PopulationStep(TINY, 2)(clips)
+    assert together.item() == pytest.approx(sum(alone).item(), rel=1e-5)
+    assert together.requires_grad
 
 
 def test_unknown_measurements_are_refused(tmp_path):
@@ -98,9 +139,13 @@ def test_peak_allocated_counts_what_is_alive_at_once():
     assert peak_allocated_mb(step) == pytest.approx(2.0, abs=0.01)
 
 
-def test_bench_has_a_row_for_each_model_and_phase():
-    table = bench(TINY, batch_sizes=(1,), num_threads=1, num_runs=1, memory=False)
-    rows = list(zip(table["phase"], table["model"], strict=True))
+@pytest.fixture(scope="module")
+def bench_table() -> pd.DataFrame:
+    return bench(TINY, batch_sizes=(1,), num_threads=1, num_runs=1, memory=False)
+
+
+def test_bench_has_a_row_for_each_model_and_phase(bench_table):
+    rows = list(zip(bench_table["phase"], bench_table["model"], strict=True))
     assert rows == [
         ("forward", "plain"),
         ("forward", "posmlp"),
@@ -108,3 +153,13 @@ def test_bench_has_a_row_for_each_model_and_phase():
         ("training", "posmlp"),
         ("training", "checkpointed"),
     ]
+
+
+def test_bench_ceiling_is_the_plain_time_over_that_of_the_products(bench_table):
+    assert (bench_table["ceiling"] > 0).all()
+    for phase, rows in bench_table.groupby("phase"):
+        flops = count_flops(create_model(TINY), (3, 4, 16, 16), 1, phase)
+        assert (rows["gflops"] == flops / 1e9).all()
+        products_ms = 1e3 * rows["gflops"] / rows["peak_gflops_per_s"]
+        plain_ms = rows["median_ms"].iloc[0]
+        assert (rows["ceiling"] * products_ms).tolist() == pytest.approx([plain_ms] * len(rows))

@@ -39,6 +39,15 @@ def test_measure_speed_ranks_known_times_in_turns():
     assert log == [0.02, 0.004] * 6, "not one run of each a round"
 
 
+def test_measure_speed_waits_for_no_model_beside():
+    log: list[float] = []
+    models = {"quick": Sleeper(0.002, log), "beside": Sleeper(0.03, log)}
+    table = measure_speed(models, **QUICK, beside=["beside"]).set_index("model")
+    assert table.loc["quick", "num_runs"] == 5
+    assert table.loc["beside", "num_runs"] < 5
+    assert log[:4] == [0.002, 0.03] * 2
+
+
 def test_measure_speed_has_a_row_for_each_setting():
     table = measure_speed(
         {"tiny": create_model("toy", depths=(1, 1), dims=(8, 8), num_groups=1, windows=1,

@@ -274,7 +274,7 @@ def test_description_depends_on_files_and_order(folders, spoilt):
     same = VideoClips.open(spoilt, "train", max_bad_share=0.2, **SIZES).describe()
     assert one["num_clips"] == 4
     assert one["num_other_files"] == 1
-    assert (one["layout"], one["backends"], one["cached"]) == ("split-folders", {"decord": 4}, True)
+    assert (one["layout"], one["backends"]) == ("split-folders", {"decord": 4})
     assert one["sha256"] == same["sha256"]
     (spoilt / "train/b/3.mp4").write_bytes((spoilt / "train/b/3.mp4").read_bytes() + b"\0")
     other = VideoClips.open(spoilt, "train", max_bad_share=0.2, **SIZES).describe()
