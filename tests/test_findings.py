@@ -42,8 +42,6 @@ def stored() -> Iterator[Triple]:
     for path in (RESULTS / "learned").glob("*.csv"):
         table = pd.read_csv(path)
         yield from table[["mean", "low", "high"]].dropna().itertuples(index=False, name=None)
-    for quoted in QUOTED.findall((RESULTS / "demo/table.md").read_text()):
-        yield tuple(float(text) for text in quoted)
     yield from within_difficulties()
     yield from over_films()
 
@@ -167,3 +165,18 @@ def test_every_full_grid_and_part_is_wanted() -> None:
 def test_results_folder_is_named_in_a_text(folder: str) -> None:
     texts = FINDINGS + README + "".join(p.read_text() for p in RESULTS.glob("*.md"))
     assert re.search(rf"results/{folder}\b|grid `{folder}`|`{folder}/?`", texts)
+
+
+@pytest.mark.parametrize("grid", sorted(RESULTS.glob("*/grid.yaml")), ids=lambda p: p.parent.name)
+def test_published_grid_holds_every_training(grid: Path) -> None:
+    folder = grid.parent
+    for name in ("plan.json", "report.html", "table.csv", "table.md"):
+        assert (folder / name).stat().st_size > 0
+    rows = pd.read_csv(folder / "rows.csv")
+    assert (rows["status"] == "done").all()
+    assert rows["commit"].str.fullmatch("[0-9a-f]{40}").all()
+    for row in rows.itertuples():
+        run = folder / f"cells/{row.id}/seed{row.seed}"
+        for name in ("config.json", "metrics.csv", "result.json"):
+            assert (run / name).is_file(), run / name
+    assert max(path.stat().st_size for path in folder.rglob("*")) < 2**21
