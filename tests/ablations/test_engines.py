@@ -58,6 +58,7 @@ def test_what_finishes_while_results_are_stored_comes_as_one_batch(tmp_path: Pat
     stream = pool(jobs(8), Task(tmp_path), TWO)
     first = next(stream)
     wait_for(lambda: len((tmp_path / "finished").read_text().split()) == 8)
+    time.sleep(1)  # until the pool's own thread has taken in what the workers say
     rest = list(stream)
     assert len(rest[0]) > 1
     assert sum(len(batch) for batch in [first, *rest]) == 8
