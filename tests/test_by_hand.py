@@ -32,18 +32,18 @@ def toy(dtype: torch.dtype = torch.float64, **options: object) -> PosMLPVideo:
     return model.to(dtype).train()
 
 
-def logits_and_gradients(model: PosMLPVideo, clips: Tensor) -> Found:
+def logits_and_gradients(model: PosMLPVideo, clips: Tensor, *, scaled: bool = True) -> Found:
     scales = torch.linspace(0.5, 2, model.num_residual_steps * 2, dtype=clips.dtype).view(-1, 2)
     scales[::2, 0] = 0  # stochastic depth drops one clip there
     leaves = {"clips": clips.clone().requires_grad_(), **dict(model.named_parameters())}
-    logits = model(leaves["clips"], scales)
+    logits = model(leaves["clips"], scales if scaled else None)
     loss = (logits * randn(*logits.shape, seed=5, dtype=clips.dtype)).sum()
     gradients = torch.autograd.grad(loss, list(leaves.values()))
     return logits.detach(), dict(zip(leaves, gradients, strict=True))
 
 
 def by_hand_and_plain(
-    model: PosMLPVideo, clips: Tensor, monkeypatch: pytest.MonkeyPatch
+    model: PosMLPVideo, clips: Tensor, monkeypatch: pytest.MonkeyPatch, *, scaled: bool = True
 ) -> tuple[Found, Found]:
     calls, apply = [], StepByHand.apply
 
@@ -52,10 +52,10 @@ def by_hand_and_plain(
         return apply(*arguments)
 
     monkeypatch.setattr(model_file.StepByHand, "apply", counted)
-    ours = logits_and_gradients(model, clips)
+    ours = logits_and_gradients(model, clips, scaled=scaled)
     assert len(calls) == sum(isinstance(module, Step) for module in model.modules())
     monkeypatch.setattr(Step, "_goes_by_hand", lambda *_: False)
-    return ours, logits_and_gradients(model, clips)
+    return ours, logits_and_gradients(model, clips, scaled=scaled)
 
 
 def assert_same(ours: Found, plain: Found, tolerance: float) -> None:
@@ -70,6 +70,14 @@ def test_gradients_by_hand_equal_those_of_the_plain_path(options, working_set, m
     monkeypatch.setattr(model_file, "WORKING_SET", working_set)
     clips = randn(2, 3, 8, 32, 32, dtype=torch.float64)
     ours, plain = by_hand_and_plain(toy(**options), clips, monkeypatch)
+    assert_same(ours, plain, 1e-10)
+
+
+@pytest.mark.parametrize("working_set", [1, 2**19])
+def test_gradients_by_hand_without_stochastic_depth(working_set, monkeypatch):
+    monkeypatch.setattr(model_file, "WORKING_SET", working_set)
+    clips = randn(2, 3, 8, 32, 32, dtype=torch.float64)
+    ours, plain = by_hand_and_plain(toy(), clips, monkeypatch, scaled=False)
     assert_same(ours, plain, 1e-10)
 
 
