@@ -22,7 +22,7 @@ from ablations import memory
 from ablations.files import read_json, write_json
 from ablations.grid import Cell
 from ablations.settings import content_hash
-from posmlp.data import CACHE_GIB
+from posmlp.data import CACHE_GIB, cache_folder
 
 if TYPE_CHECKING:
     import torch
@@ -64,9 +64,8 @@ def probe(
 
 
 def _cache_path(cell: Cell, device: str, num_threads: int) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     machine = [cell.id, device, num_threads, os.uname().nodename if os.name == "posix" else ""]
-    return cache / "posmlp-workbench" / "probes" / f"{content_hash(machine)}.json"
+    return cache_folder("probes") / f"{content_hash(machine)}.json"
 
 
 def _remembered(cell: Cell, device: str, num_threads: int) -> Probe | None:

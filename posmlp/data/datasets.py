@@ -54,11 +54,15 @@ class VideoClips:
         self.damaged = survey.damaged
         self._listing = listing
         self._pool = pool
-        self.cached = survey.kept.where != "nowhere"
         self.kept = {"where": survey.kept.where, "why": survey.kept.why}
         # What is cached: one tensor (n, T, S, S, 3) where clips need no choosing, else the videos.
         self._clips = _one_tensor(survey.kept, rule)
         self._videos = survey.kept.videos if self.cached and self._clips is None else None
+
+    @property
+    def cached(self) -> bool:
+        """Whether no file is decoded again."""
+        return self.kept["where"] != "nowhere"
 
     @classmethod
     def open(

@@ -19,17 +19,11 @@ from typing import Any, Self
 import numpy as np
 from filelock import FileLock, Timeout
 
-from posmlp.data import frame_file
+from posmlp.data import cache_folder, frame_file
 from posmlp.data.frame_file import Kept
 from posmlp.data.video import VideoFrames
 
 MEMORY_BYTES = 2 * 2**30  # of a split's frames that a process keeps where the disk cannot
-
-
-def cache_folder() -> Path:
-    """The user's folder for decoded frames; it need not exist."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "posmlp-workbench" / "frames"
 
 
 class FrameCache:
@@ -47,11 +41,11 @@ class FrameCache:
         paths: Sequence[Path],
         image_size: int,
         limit_bytes: int,
-        tell: Callable[[str], None] = print,
+        tell: Callable[[str], None],
     ) -> None:
         self._key = frame_file.entry_key(paths, image_size)
         self._limit_bytes, self._tell = limit_bytes, tell
-        self._folder = cache_folder()
+        self._folder = cache_folder("frames")
         self._whole, self._partial = (
             self._folder / f"{self._key}{suffix}" for suffix in frame_file.SUFFIXES
         )

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from posmlp.config import TrainConfig, resolve
-from posmlp.data import frame_cache, frame_file, survey
+from posmlp.data import cache_folder, frame_cache, frame_file, survey
 from posmlp.data.datasets import VideoClips
 from posmlp.train import fit
 
@@ -32,7 +32,7 @@ CONFIG = resolve(
 def folder(tmp_path, monkeypatch) -> Path:
     """Return where entries go; there are none."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return frame_cache.cache_folder()
+    return cache_folder("frames")
 
 
 def write_videos(write_clip, root: Path, first: int = 0, num_frames: int = 6) -> Path:
