@@ -163,7 +163,7 @@ class StepByHand(torch.autograd.Function):
         num_weights = 4 + 2 * len(plan.axes)
         weights, kept = saved[:num_weights], saved[num_weights:]
         merged = Weights.of(weights)
-        totals = [torch.zeros_like(weight) for weight in weights]
+        totals: list[Tensor] = []
         grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         parts = zip(plan.parts(x, grad, grad_x), plan.scales(scale, x), kept, strict=True)
         for (rows, grad_rows, out), scales, h in parts:
@@ -173,8 +173,13 @@ class StepByHand(torch.autograd.Function):
             of_update = grad_rows if scales is None else grad_rows * scales
             of_rows, *of_weights = gradients(rows, of_update, h, merged, plan, x.shape[2])
             torch.add(grad_rows, of_rows, out=out)
-            for total, part in zip(totals, of_weights, strict=True):
-                total.add_(part)
+            if totals:
+                for total, part in zip(totals, of_weights, strict=True):
+                    total.add_(part)
+            else:
+                totals = of_weights
+        if not totals:  # every window was dropped
+            totals = [torch.zeros_like(weight) for weight in weights]
         return grad_x, None, None, *totals
 
 

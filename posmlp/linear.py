@@ -15,6 +15,9 @@ NUM_IMAGES = 16
 SMALLEST = 2**16
 """Elements of an input below which a convolution's set-up costs more than its speed brings."""
 
+NARROWEST = 128
+"""The least size of a product below which its set-up, which reorders both factors, costs more."""
+
 
 class Linear(nn.Linear):
     """A linear layer over the last axis: weights truncated normal of std 0.02, biases 0.
@@ -78,7 +81,8 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
     a, contiguous, gives the image and b the filters: best where b is the transpose of rows.
     """
-    if _pays(a, b.numel()) and len(a) % NUM_IMAGES == 0:
+    wide = min(*a.shape, b.shape[1]) >= NARROWEST
+    if wide and _pays(a, b.numel()) and len(a) % NUM_IMAGES == 0:
         images = a.view(NUM_IMAGES, len(a) // NUM_IMAGES, 1, -1).permute(0, 3, 1, 2)
         y = F.conv2d(images, b.mT[:, :, None, None])
         return y.permute(0, 2, 3, 1).reshape(len(a), -1)

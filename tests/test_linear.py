@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -30,26 +32,31 @@ def test_project_equals_linear_with_its_gradients(shape, monkeypatch):
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
 
 
+def operations(function: Callable[..., Tensor], *tensors: Tensor) -> set[str]:
+    with torch.profiler.profile() as profile:
+        function(*tensors)
+    return {event.key for event in profile.key_averages()}
+
+
 @pytest.mark.parametrize("num_rows", [32, 33])
 def test_products_equal_matrix_products(num_rows, monkeypatch):
     monkeypatch.setattr(linear, "SMALLEST", 1)
+    monkeypatch.setattr(linear, "NARROWEST", 5)
     a, b = randn(num_rows, 5), randn(7, 5, seed=1).mT
     torch.testing.assert_close(product(a, b), a @ b, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(product(a, b.contiguous()), a @ b, rtol=1e-5, atol=1e-5)
+    assert ("aten::conv2d" in operations(product, a, b)) == (num_rows == 32)
+    monkeypatch.setattr(linear, "NARROWEST", 6)
+    assert "aten::conv2d" not in operations(product, a, b)
 
 
 def test_project_is_a_convolution_only_in_float32_on_a_cpu(monkeypatch):
     monkeypatch.setattr(linear, "SMALLEST", 1)
     weight, bias = randn(7, 5), randn(7)
-
-    def operations(x: Tensor, *parameters: Tensor) -> set[str]:
-        with torch.profiler.profile() as profile:
-            project(x, *parameters)
-        return {event.key for event in profile.key_averages()}
-
-    assert "aten::conv2d" in operations(randn(16, 5), weight, bias)
-    assert "aten::conv2d" not in operations(randn(16, 5).double(), weight.double(), bias.double())
-    assert "aten::conv2d" not in operations(randn(15, 5), weight, bias)
+    double = (randn(16, 5).double(), weight.double(), bias.double())
+    assert "aten::conv2d" in operations(project, randn(16, 5), weight, bias)
+    assert "aten::conv2d" not in operations(project, *double)
+    assert "aten::conv2d" not in operations(project, randn(15, 5), weight, bias)
 
 
 def test_grouped_channels_are_a_permutation_of_the_parameters_order():
