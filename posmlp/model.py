@@ -14,14 +14,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from posmlp.by_hand import Plan, StepByHand, Weights, step_forward
+from posmlp.by_hand import Plan, StepByHand, Weights, can_merge, step_forward, windows_at_once
 from posmlp.config import PosMLPConfig, parse_layout, resolve
-from posmlp.gating import GATES, GatingUnit, PositionalGatingUnit, initialise
+from posmlp.gating import GATES, GatingUnit, initialise
 from posmlp.linear import Linear, eager_on_cpu
-
-WORKING_SET = 2**18
-"""Elements of tokens that a CPU takes through a stage at once, so that what a block makes of them
-stays in its caches."""
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -82,7 +78,7 @@ def _after_gelu(conv: nn.Module, x: Tensor) -> Tensor:
         tensors: dict[str, Tensor] = dict(conv.named_parameters())
 
         def convolved(x: Tensor) -> Tensor:
-            return functional_call(conv, tensors, (F.gelu(x),))
+            return functional_call(conv, tensors, (F.gelu(x),), tie_weights=False)
 
         kept: Tensor = checkpoint(convolved, x, use_reentrant=False)
         return kept
@@ -183,7 +179,8 @@ class Step(nn.ModuleDict):
         if not self._goes_by_hand(x_WTnC):
             update = self._update(x_WTnC)
             return x_WTnC + (update if scale is None else update * scale)
-        weights, plan = self._merged(), self._plan(x_WTnC)
+        plan = Plan.of(self, x_WTnC)
+        weights = Weights.merged(self, plan)
         if not torch.is_grad_enabled():
             return step_forward(x_WTnC, scale, weights, plan)
         stepped: Tensor = StepByHand.apply(x_WTnC, scale, plan, *weights[:4], *weights.mixing)
@@ -192,8 +189,8 @@ class Step(nn.ModuleDict):
     def _update(self, x_WTnC: Tensor) -> Tensor:
         """The sum of what the branches give; in inference on a CPU a few windows at a time."""
         at_once = torch.is_grad_enabled() or not eager_on_cpu(x_WTnC)
-        if not at_once and len(x_WTnC) > _num_windows(x_WTnC):
-            return torch.cat([self._update(x) for x in x_WTnC.split(_num_windows(x_WTnC))])
+        if not at_once and len(x_WTnC) > (few := windows_at_once(x_WTnC)):
+            return torch.cat([self._update(x) for x in x_WTnC.split(few)])
         first, *others = self.values()
         update: Tensor = first(x_WTnC)
         for branch in others:
@@ -203,63 +200,10 @@ class Step(nn.ModuleDict):
     def _goes_by_hand(self, x_WTnC: Tensor) -> bool:
         """Whether `posmlp.by_hand` computes it: the paper's gate on a CPU, training or inference.
 
-        Parts that a user replaced or watches by a hook are called as they stand, and in eval mode
-        PyTorch's own gradient is taken, which can be differentiated again.
+        In eval mode PyTorch's own gradient is taken, which can be differentiated again.
         """
-        ours = {"norm": nn.LayerNorm, "fc1": Linear, "gate": PositionalGatingUnit, "fc2": Linear}
-        return (
-            (self.training or not torch.is_grad_enabled())
-            and eager_on_cpu(x_WTnC)
-            and all(_untouched(branch, ours) for branch in self.values())
-        )
-
-    def _merged(self) -> Weights:
-        """The branches' weights, the norm's affine part in fc1's: y = W (a x + b) + c."""
-        into, biases, out_of, out_biases, mixing = [], [], [], [], []
-        branch: Any
-        for branch in self.values():
-            weight, bias = branch.fc1.ordered(branch.norm)
-            into.append(weight.unflatten(0, (2, -1)))
-            biases.append(bias.unflatten(0, (2, -1)))
-            weight, bias = branch.fc2.ordered()
-            out_of.append(weight)
-            out_biases.append(bias)
-            mixing += [branch.gate.relation(), branch.gate.token_bias[:, 0]]
-        return Weights(
-            torch.cat(into, dim=1).flatten(0, 1),
-            torch.cat(biases, dim=1).flatten(),
-            torch.cat(out_of, dim=1),
-            sum(out_biases[1:], out_biases[0]),
-            tuple(mixing),
-        )
-
-    def _plan(self, x_WTnC: Tensor) -> Plan:
-        first: Any = next(iter(self.values()))
-        return Plan(
-            axes=tuple(self),
-            frames=first.frames,
-            num_groups=first.gate.num_groups,
-            num_windows=_num_windows(x_WTnC),
-            eps=first.norm.eps,
-        )
-
-
-def _num_windows(x_WTnC: Tensor) -> int:
-    """Windows that a CPU takes at once."""
-    return max(1, WORKING_SET // x_WTnC[0].numel())
-
-
-def _untouched(branch: Any, ours: dict[str, type]) -> bool:
-    """Whether a branch is the paper's, without hooks on its parts or a relation in blocks."""
-    parts = {name: getattr(branch, name) for name in ours}
-    return (
-        all(type(part) is ours[name] for name, part in parts.items())
-        and not any(part._forward_hooks or part._forward_pre_hooks for part in parts.values())
-        and not (branch._forward_hooks or branch._forward_pre_hooks)
-        and branch.gate.form == "multiply"
-        and branch.gate.token_bias is not None
-        and not getattr(branch.gate.positions, "in_blocks", False)
-    )
+        wanted = self.training or not torch.is_grad_enabled()
+        return wanted and eager_on_cpu(x_WTnC) and can_merge(self.values())
 
 
 class Block(nn.Module):

@@ -57,7 +57,7 @@ class Optimiser:
                 groups.append({"params": some, "weight_decay": decay, "train": train})
             self._slices.append((chosen, tensors))
             first = chosen.stop
-        self._adamw = torch.optim.AdamW(groups)
+        self._adamw = torch.optim.AdamW(groups, foreach=True)
         largest = [train.grad_clip or math.inf for train in settings]
         device = next(iter(parameters.values())).device
         self._largest = None if set(largest) == {math.inf} else torch.tensor(largest, device=device)

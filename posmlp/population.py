@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_map
 
 from posmlp.checkpoint import start_from
 from posmlp.config import PosMLPConfig
-from posmlp.execution import Prepare
+from posmlp.execution import Prepare, keep_freed_memory
 from posmlp.model import PosMLPVideo, create_model
 
 Tensors = dict[str, Tensor]
@@ -56,26 +56,40 @@ class _Holder(nn.Module):
         return compute()
 
 
-def _differentiate(function: Callable[..., Any]) -> Callable[..., Any]:
+def _differentiate(loss_of: Callable[..., Any]) -> Callable[..., Any]:
     """What `torch.func.grad_and_value` does for one seed, without its second-order bookkeeping.
 
     The seed's tensors stay in the model for the backward pass, as checkpointed activations are
     computed again then.
     """
 
-    def differentiated(model: PosMLPVideo, parameters: Tensors, *arguments: Any) -> Any:
+    def differentiated(
+        model: PosMLPVideo, parameters: Tensors, statistics: Tensors, *batch: Any
+    ) -> Any:
         leaves = {name: tensor.requires_grad_() for name, tensor in parameters.items()}
 
         def compute() -> Any:
-            loss, (logits, statistics) = function(model, leaves, *arguments)
+            loss, (logits, _) = loss_of(model, {}, {}, *batch)  # it has its tensors already
             gradients = torch.autograd.grad(loss, list(leaves.values()))
             auxiliary = (logits.detach(), statistics)
             return dict(zip(leaves, gradients, strict=True)), (loss.detach(), auxiliary)
 
-        tensors = {f"model.{name}": leaf for name, leaf in leaves.items()}
-        return functional_call(_Holder(model), tensors, (compute,))
+        lent = {f"model.{name}": tensor for name, tensor in (leaves | statistics).items()}
+        return functional_call(_Holder(model), lent, (compute,), tie_weights=False)
 
     return differentiated
+
+
+def _refuse_ties(model: nn.Module) -> None:
+    """Raise ValueError if a parameter has two names: each name is stacked and lent by itself."""
+    names: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        other = names.setdefault(id(parameter), name)
+        if other != name:
+            raise ValueError(
+                f"{other} and {name} are one parameter, which cannot be trained; register it once,"
+                " and use it in both places"
+            )
 
 
 class _Crew:
@@ -151,6 +165,9 @@ class Population:
         self._keep_rates = torch.stack([self.model.keep_rates(c.drop_path) for c in each])
         if prepare is not None:
             prepare(self.model)
+        _refuse_ties(self.model)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         one_by_one = vectorised or prepare is not None or self.device.type != "cpu"
         self._crew = _Crew(
             self.model, 1 if one_by_one else min(len(self.seeds), torch.get_num_threads())
@@ -216,7 +233,8 @@ class Population:
         ) -> tuple[Tensor, tuple[Tensor, Tensors]]:
             model.train()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
-                logits = functional_call(model, (parameters, statistics), (x, scales))
+                lent = (parameters, statistics)
+                logits = functional_call(model, lent, (x, scales), tie_weights=False)
             loss = F.cross_entropy(logits.float(), y, label_smoothing=label_smoothing)
             return loss, (logits, statistics)
 
@@ -236,7 +254,8 @@ class Population:
         """Evaluation logits (S, B, K) of the same clips (B, 3, T, H, W) for every seed."""
 
         def logits_of(model: PosMLPVideo, parameters: Tensors, statistics: Tensors) -> Tensor:
-            return functional_call(model.eval(), (parameters, statistics), (clips,))
+            lent = (parameters, statistics)
+            return functional_call(model.eval(), lent, (clips,), tie_weights=False)
 
         return self._over_seeds(logits_of)(self.parameters, self.statistics)
 

@@ -67,7 +67,7 @@ def assert_same(ours: Found, plain: Found, tolerance: float) -> None:
 @pytest.mark.parametrize("options", [{"layout": layout} for layout in LAYOUTS] + OPTIONS, ids=str)
 @pytest.mark.parametrize("working_set", [1, 3000, 2**19])
 def test_gradients_by_hand_equal_those_of_the_plain_path(options, working_set, monkeypatch):
-    monkeypatch.setattr(model_file, "WORKING_SET", working_set)
+    monkeypatch.setattr("posmlp.by_hand.WORKING_SET", working_set)
     clips = randn(2, 3, 8, 32, 32, dtype=torch.float64)
     ours, plain = by_hand_and_plain(toy(**options), clips, monkeypatch)
     assert_same(ours, plain, 1e-10)
@@ -75,7 +75,7 @@ def test_gradients_by_hand_equal_those_of_the_plain_path(options, working_set, m
 
 @pytest.mark.parametrize("working_set", [1, 2**19])
 def test_gradients_by_hand_without_stochastic_depth(working_set, monkeypatch):
-    monkeypatch.setattr(model_file, "WORKING_SET", working_set)
+    monkeypatch.setattr("posmlp.by_hand.WORKING_SET", working_set)
     clips = randn(2, 3, 8, 32, 32, dtype=torch.float64)
     ours, plain = by_hand_and_plain(toy(), clips, monkeypatch, scaled=False)
     assert_same(ours, plain, 1e-10)
@@ -168,5 +168,5 @@ def test_windows_in_parts_equal_all_at_once(layout, working_set, monkeypatch):
     model, clips = toy(layout=layout), randn(2, 3, 8, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         whole = model.eval()(clips)
-        monkeypatch.setattr(model_file, "WORKING_SET", working_set)
+        monkeypatch.setattr("posmlp.by_hand.WORKING_SET", working_set)
         torch.testing.assert_close(model(clips), whole, rtol=0, atol=1e-12)

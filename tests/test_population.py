@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from posmlp.config import PRESETS
@@ -89,6 +90,24 @@ def test_an_error_of_one_seed_reaches_the_caller():
     labels[1] = 99  # no such class
     with pytest.raises(IndexError, match="99"):
         Population(TINY, range(3)).gradients(clips, labels, scales)
+
+
+class Tied(nn.Module):
+    """A notebook's own gate, one of whose parameters has two names."""
+
+    def __init__(self, dim: int, window: tuple[int, ...], num_groups: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(2 * dim, dim)
+        self.second = nn.Linear(2 * dim, dim)
+        self.second.weight = self.first.weight
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return self.first(h) + self.second(h)
+
+
+def test_a_parameter_of_two_names_is_refused():
+    with pytest.raises(ValueError, match=r"first\.weight and .*second\.weight are one parameter"):
+        Population(replace(TINY, gate=Tied), [0])
 
 
 def test_seeded_model_depends_on_the_seed_alone():
