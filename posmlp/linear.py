@@ -121,3 +121,8 @@ def eager_on_cpu(x: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
     )
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module is of exactly that kind, and no hook watches its calls."""
+    return type(module) is kind and not (module._forward_hooks or module._forward_pre_hooks)

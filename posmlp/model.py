@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils.checkpoint import checkpoint
 
 from posmlp.by_hand import Plan, StepByHand, Weights, can_merge, step_forward, windows_at_once
 from posmlp.config import PosMLPConfig, parse_layout, resolve
 from posmlp.gating import GATES, GatingUnit, initialise
-from posmlp.linear import Linear, eager_on_cpu
+from posmlp.linear import Linear, eager_on_cpu, is_plain
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -63,9 +64,31 @@ class Stem(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._can_fold(x):
+            return self._folded(x)
         x = self.norms[0](self.convs[0](x))
         for conv, norm in zip(self.convs[1:], self.norms[1:], strict=True):
             x = norm(_after_gelu(conv, x))
+        return x
+
+    def _can_fold(self, x: Tensor) -> bool:
+        return (
+            not (self.training or torch.is_grad_enabled())
+            and eager_on_cpu(x)
+            and all(is_plain(conv, nn.Conv2d) for conv in self.convs)
+            and all(is_plain(norm, nn.BatchNorm2d) for norm in self.norms)
+        )
+
+    def _folded(self, x: Tensor) -> Tensor:
+        """For inference on a CPU: each norm is part of its convolution, and GELU works in place."""
+        conv: Any
+        norm: Any
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            x = torch.ops.aten.gelu_(x) if i else x
+            statistics = (norm.running_mean, norm.running_var, norm.eps)
+            affine = (norm.weight, norm.bias)
+            folded = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, *affine)
+            x = F.conv2d(x, *folded, conv.stride, conv.padding)
         return x
 
 

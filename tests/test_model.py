@@ -517,3 +517,24 @@ def test_gradients_of_tensors_lent_to_a_model_are_those_of_a_model_that_has_them
     lender(clips).square().sum().backward()
     for (name, own), gradient in zip(lender.named_parameters(), found, strict=True):
         torch.testing.assert_close(gradient, own.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("options", [{}, {"stem_convs": 3}, {"stem_norm": "layer"}], ids=str)
+def test_inference_has_the_stem_of_eval_mode_and_watched_parts_are_called(options):
+    stem = make(**options).stem
+    for i, tensor in enumerate(stem.state_dict().values()):  # no weight or statistic as it starts
+        if tensor.is_floating_point():
+            tensor += randn(*tensor.shape, seed=i).abs()
+    stem.eval()
+    images, before = randn(2, 3, 16, 16), randn(2, 3, 16, 16)
+    expected = stem(images).detach()
+    seen: list[Tensor] = []
+    with torch.no_grad():
+        found = stem(images)
+        watch = stem.norms[0].register_forward_hook(lambda *call: seen.append(call[-1].clone()))
+        watched = stem(images)
+        watch.remove()
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(watched, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(seen[0], stem.norms[0](stem.convs[0](images)))
+    assert torch.equal(images, before), "the caller's images were changed"
