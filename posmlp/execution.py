@@ -15,15 +15,6 @@ from posmlp.model import Block, PosMLPVideo
 Prepare = Callable[[PosMLPVideo], None]
 
 
-def keep_freed_memory() -> None:
-    """Let glibc, a CPU's allocator on Linux, keep the memory of one training step for the next.
-
-    It gives back what is free above a threshold that is twice the largest block freed so far, if
-    that is below 32 MiB: one such block raises it. Taking pages anew was a tenth of a toy step.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
-
-
 def preparation(team: Team, checkpoint_activations: bool, compiled: bool) -> Prepare | None:
     """What makes a model compute so, in place; None where nothing is asked.
 

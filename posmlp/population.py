@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_map
 
 from posmlp.checkpoint import start_from
 from posmlp.config import PosMLPConfig
-from posmlp.execution import Prepare, keep_freed_memory
+from posmlp.execution import Prepare
 from posmlp.model import PosMLPVideo, create_model
 
 Tensors = dict[str, Tensor]
@@ -166,8 +166,6 @@ class Population:
         if prepare is not None:
             prepare(self.model)
         _refuse_ties(self.model)
-        if self.device.type == "cpu":
-            keep_freed_memory()
         one_by_one = vectorised or prepare is not None or self.device.type != "cpu"
         self._crew = _Crew(
             self.model, 1 if one_by_one else min(len(self.seeds), torch.get_num_threads())
