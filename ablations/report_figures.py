@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ablations.report_data import POINTS, Metric, Study
 from ablations.report_words import label_key
-from analysis.draw_comparison import draw_differences
+from analysis.draw_comparison import draw_differences, tally
 from analysis.draw_learning import draw_learning_curves
 from analysis.draw_results import draw_accuracy, draw_cost_accuracy
 
@@ -68,7 +68,7 @@ def differences(study: Study, metric: Metric, table: pd.DataFrame | None) -> Ite
     """Each variant's paired difference to the baseline."""
     if table is None or table.empty or table["difference"].isna().all():
         return
-    title = f"{metric.name.capitalize()}: difference to {study.baseline}, by seed"
+    title = f"{metric.name.capitalize()} against {study.baseline}: {tally(table['verdict'])}"
     axes = draw_differences(
         table.rename(columns={"label": "variant"}), margin=study.margin, unit=POINTS, title=title
     )

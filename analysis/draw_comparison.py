@@ -26,6 +26,12 @@ def verdict_kind(verdict: str) -> str:
     return next(kind for kind, words in KINDS.items() if first in words)
 
 
+def tally(verdicts: pd.Series) -> str:
+    """How many there are of each kind: `1 better, 4 worse, 2 cannot tell`."""
+    kinds = verdicts.map(verdict_kind).value_counts()
+    return ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kind in kinds)
+
+
 @styled
 def draw_differences(
     table: pd.DataFrame,

@@ -63,6 +63,10 @@ def test_report_numbers_are_the_runs(folder, page):
     assert "| 50.0 [50.0, 50.0] |" in text, "layout S is at chance within pairs"
 
 
+def test_report_titles_a_comparison_with_what_it_found(page):
+    assert re.search(r'Top-1 accuracy against T\+S: 1 (better|worse|equal|cannot tell)"', page)
+
+
 def test_report_needs_no_network_and_no_script(page):
     beside = r"#|data:|table\.|rows\.csv"
     assert not re.search(rf'(src|href)="(?!{beside})', page)

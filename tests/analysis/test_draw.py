@@ -22,6 +22,7 @@ from analysis import (
     t_interval,
 )
 from analysis.draw_bias import growth
+from analysis.draw_comparison import tally
 
 RUNS = pd.DataFrame(
     {
@@ -329,3 +330,9 @@ def test_draw_differences_colours_verdicts_and_shades_the_margin():
         draw_differences(table.head(0))
     with pytest.raises(ValueError, match="no column 'effect'"):
         draw_differences(table, value="effect")
+
+
+def test_tally_counts_verdicts_by_kind() -> None:
+    verdicts = ["worse", "cannot tell: needs about 9 seeds", "better, by a little", "worse"]
+    assert tally(pd.Series(verdicts)) == "1 better, 2 worse, 1 cannot tell"
+    assert tally(pd.Series(["equal within 2 points"])) == "1 equal"
