@@ -123,6 +123,11 @@ def eager_on_cpu(x: Tensor) -> bool:
     )
 
 
+def is_watched(module: nn.Module) -> bool:
+    """Whether a hook sees a module's calls."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module is of exactly that kind, and no hook watches its calls."""
-    return type(module) is kind and not (module._forward_hooks or module._forward_pre_hooks)
+    """Whether a module is of exactly that kind and unwatched, so that its call may be spared."""
+    return type(module) is kind and not is_watched(module)

@@ -81,6 +81,16 @@ def test_gradients_by_hand_without_stochastic_depth(working_set, monkeypatch):
     assert_same(ours, plain, 1e-10)
 
 
+def test_a_step_that_drops_every_clip_has_no_gradients():
+    step = next(module for module in toy().modules() if isinstance(module, Step))
+    tokens = randn(8, 8, 16, step["T"].norm.normalized_shape[0], dtype=torch.float64)
+    output = step(tokens.requires_grad_(), torch.zeros(8, 1, 1, 1, dtype=torch.float64))
+    assert torch.equal(output, tokens)
+    of_tokens, *of_weights = torch.autograd.grad(output.sum(), [tokens, *step.parameters()])
+    assert torch.equal(of_tokens, torch.ones_like(tokens))
+    assert not any(gradient.any() for gradient in of_weights)
+
+
 def test_tokens_in_any_memory_order_give_the_same():
     step = next(module for module in toy().modules() if isinstance(module, Step))
     dim = step["T"].norm.normalized_shape[0]

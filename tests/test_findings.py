@@ -126,6 +126,44 @@ def test_row_of_the_first_screen_is_the_stored_one(name: str) -> None:
     assert float(clips_per_s.replace(",", "")) == float(f"{speed:.1e}"), "two digits"
 
 
+BENCHED = {
+    ("forward", "posmlp"): "forward",
+    ("training", "posmlp"): "training step",
+    ("training", "checkpointed"): "with `--checkpoint-activations`",
+}
+
+
+@pytest.mark.parametrize(("phase", "model"), BENCHED)
+@pytest.mark.parametrize("num_clips", [1, 2])
+def test_readme_quotes_the_bench(phase: str, model: str, num_clips: int) -> None:
+    table = pd.read_csv(RESULTS / "speed/bench-2-threads.csv")
+    rows = table[(table.phase == phase) & (table.batch_size == num_clips)].set_index("model")
+    row, plain = rows.loc[model], rows.loc["plain"]
+    cells = [
+        f" {BENCHED[phase, model]}" if num_clips == 1 else "",  # the second row has no name
+        f" {num_clips} | {plain.median_ms / 1e3:.2f} | {row.median_ms / 1e3:.2f}",
+        f" {row.ratio:.2f}x | {row.ceiling:.2f}x",
+        f" {row.memory_share:.2f}x ({row.resident_share:.2f}x) |",
+    ]
+    assert "|" + " |".join(cells) in README
+
+
+def test_readme_quotes_the_seeds() -> None:
+    table = pd.read_csv(RESULTS / "speed/x86-64-seeds.csv")
+    rows = table[table.num_seeds == 8].set_index("way")
+    rate = rows.seed_steps_per_s
+    alone = "one process a seed, one after the other"
+    ours = "population, seeds by themselves"
+    one_core = rate[f"{alone}, on one core"]
+    for quoted in (
+        f"take {rate[ours]:.1f} seeds x steps a second, {rows.ratio[ours]:.2f} times as many",
+        f"on both cores ({rate[alone]:.1f}), and {rate[ours] / one_core:.2f} times as many",
+        f"on one core ({one_core:.1f}); two processes",
+        f"at once have {rate['2 processes of a seed at once']:.1f} (",
+    ):
+        assert quoted in " ".join(README.split())
+
+
 def commands(name: str) -> list[list[str]]:
     """Our commands in the backticks of a results page, without `timeout` and `python -m`."""
     found = []

@@ -533,10 +533,12 @@ def test_inference_has_the_stem_of_eval_mode_and_watched_parts_are_called(option
     expected = stem(images).detach()
     seen: list[Tensor] = []
     with torch.no_grad():
-        found = stem(images)
+        with torch.profiler.profile() as profile:
+            found = stem(images)
         watch = stem.norms[0].register_forward_hook(lambda *call: seen.append(call[-1].clone()))
         watched = stem(images)
         watch.remove()
+    assert "aten::batch_norm" not in {event.key for event in profile.key_averages()}
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(watched, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(seen[0], stem.norms[0](stem.convs[0](images)))
