@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,14 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def wait_until(holds: Callable[[], bool], timeout_s: float = 60) -> None:
+    """Until it holds; AssertionError when the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s in vain"
+        time.sleep(0.01)
 
 
 def jobs(count: int, **train: Any) -> list[Job]:
@@ -116,14 +125,22 @@ class Task:
         return {}
 
     def needs_all_the_memory(self) -> dict[str, Any]:
-        """Runs out of memory if another job has begun and not ended meanwhile."""
-        mine = self.folder / f"{os.getpid()}.running"
+        """Runs out of memory beside another job, as the first one of worker 1 is sure to be."""
+        mine, ran_out = self.folder / f"{os.getpid()}.running", self.folder / "ran out"
         mine.touch()
-        time.sleep(0.3)
-        crowded = len(list(self.folder.glob("*.running"))) > 1 and self.worker == 1
-        outcome = self.runs_out_of_memory() if crowded else {}
+        if self.worker == 1 and not ran_out.exists():
+            wait_until(self._is_another_running)
+        else:
+            wait_until(ran_out.exists)
+            time.sleep(0.3)
+        crowded = self._is_another_running()
         mine.unlink()
+        outcome = self.runs_out_of_memory() if crowded else {}
+        ran_out.touch()
         return outcome
+
+    def _is_another_running(self) -> bool:
+        return any(path.stem != str(os.getpid()) for path in self.folder.glob("*.running"))
 
     def nap(self) -> None:
         time.sleep(0.2)

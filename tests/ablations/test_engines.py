@@ -8,26 +8,18 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ablation_tasks import CannotStart, Task, is_alive, jobs
+from ablation_tasks import CannotStart, Task, is_alive, jobs, wait_until
 
 from ablations.engines import EngineError, WorkerDied, in_process, pool
 from ablations.worker import Place
 
 TWO = [Place(0, "cpu", 1), Place(1, "cpu", 1)]
 flat = chain.from_iterable
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_pool_runs_every_job_once_on_every_worker(tmp_path: Path) -> None:
@@ -57,7 +49,7 @@ def test_quick_jobs_in_process_come_together_but_a_failure_or_a_long_job_is_told
 def test_what_finishes_while_results_are_stored_comes_as_one_batch(tmp_path: Path) -> None:
     stream = pool(jobs(8), Task(tmp_path), TWO)
     first = next(stream)
-    wait_for(lambda: len((tmp_path / "finished").read_text().split()) == 8)
+    wait_until(lambda: len((tmp_path / "finished").read_text().split()) == 8)
     time.sleep(1)  # until the pool's own thread has taken in what the workers say
     rest = list(stream)
     assert len(rest[0]) > 1
@@ -157,7 +149,7 @@ def test_a_result_that_cannot_be_stored_stops_the_pool(tmp_path: Path) -> None:
 def test_leaving_early_ends_the_workers(tmp_path: Path) -> None:
     stream = pool(jobs(9), Task(tmp_path, "sleep", bad=(1, 2)), TWO)
     next(stream)
-    wait_for(lambda: (tmp_path / "1.started").exists() and (tmp_path / "2.started").exists())
+    wait_until(lambda: (tmp_path / "1.started").exists() and (tmp_path / "2.started").exists())
     pids = [int((tmp_path / f"{i}.started").read_text()) for i in (1, 2)]
     stream.close()
     assert not any(is_alive(pid) for pid in pids)
@@ -176,9 +168,9 @@ def test_no_worker_outlives_a_killed_driver(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     driver = subprocess.Popen([sys.executable, str(script)], env=environment)
     try:
-        wait_for(lambda: len(list(tmp_path.glob("*.started"))) == 2)
+        wait_until(lambda: len(list(tmp_path.glob("*.started"))) == 2)
     finally:
         driver.kill()
         driver.wait()
     pids = [int(path.read_text()) for path in tmp_path.glob("*.started")]
-    wait_for(lambda: not any(is_alive(pid) for pid in pids), timeout_s=1.0)
+    wait_until(lambda: not any(is_alive(pid) for pid in pids), timeout_s=1.0)

@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from ablation_tasks import TINY, changed, children, facts
+from ablation_tasks import TINY, changed, children, facts, wait_until
 from pandas.testing import assert_frame_equal
 
 import ablations
@@ -35,13 +34,6 @@ def written(grid: dict[str, Any], folder: Path) -> Path:
 def started(path: Path, out: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "ablations.cli", "run", str(path), "--out", str(out), *options]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def wait_for_file(folder: Path, pattern: str, timeout_s: float = 60.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not list(folder.glob(pattern)):
-        assert time.monotonic() < end, f"no {pattern} in {folder}"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +185,7 @@ def test_run_resumes_after_a_kill_to_the_same_bits(tmp_path: Path) -> None:
     whole = run(grid, tmp_path / "whole", device="cpu", progress=False)
     path, out = written(grid, tmp_path), tmp_path / "run"
     runner = started(path, out, "--device", "cpu")
-    wait_for_file(out, "cells/*/seed0/state.safetensors")
+    wait_until(lambda: any(out.glob("cells/*/seed0/state.safetensors")))
     runner.kill()
     runner.communicate()
     assert not list(out.glob("cells/*/seed0/result.json"))
@@ -239,13 +231,13 @@ def test_second_runner_is_refused_killed_worker_is_a_row_and_interrupt_says_how_
     path, out = written(grid, tmp_path), tmp_path / "run"
     runner = started(path, out, "--device", "cpu", "--workers", "2")
     try:
-        wait_for_file(out, ".runner.json")
+        wait_until((out / ".runner.json").exists)
         with pytest.raises(ValueError, match=f"in use by another runner .process {runner.pid} on"):
             run(path, out, device="cpu", progress=False)
-        for seed in (0, 1):
-            wait_for_file(out, f"cells/*/seed{seed}/state.safetensors")
+        states = "cells/*/seed{}/state.safetensors"
+        wait_until(lambda: all(any(out.glob(states.format(seed))) for seed in (0, 1)))
         os.kill(children(runner.pid)[0], signal.SIGKILL)
-        wait_for_file(out, "cells/*/*/result.json")
+        wait_until(lambda: any(out.glob("cells/*/*/result.json")))
         runner.send_signal(signal.SIGINT)
         _, said = runner.communicate(timeout=20)
     finally:
