@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +42,26 @@ class Plan:
     stale: list[str]
     """Stored cells that are not in the grid (any more), each with the reason."""
     workers: int
+    repeat: str | None
+    """State of the training that `Grid.repeat` adds; None where it adds none."""
 
     @property
     def num_todo(self) -> int:
-        return sum(planned.counts["to do"] for planned in self.cells)
+        return len(self._todo)
 
     @property
     def seconds(self) -> float | None:
         """How long the trainings to do take one after the other; None where nothing tells."""
-        if any(planned.prediction.seconds is None for planned in self.cells):
-            return None
-        return sum(p.counts["to do"] * (p.prediction.seconds or 0) for p in self.cells)
+        seconds = [prediction.seconds for prediction in self._todo]
+        return None if None in seconds else sum(each for each in seconds if each is not None)
+
+    @property
+    def _todo(self) -> list[Prediction]:
+        """Of each training that is to do, those that are repeated included."""
+        todo = [[planned.prediction] * planned.counts["to do"] for planned in self.cells]
+        if self.repeat == "to do":
+            todo += [[p.prediction] for p in self.cells if p.cell.id == self.grid.baseline.id]
+        return list(chain(*todo))
 
     @property
     def memory_mb(self) -> float | None:
@@ -72,8 +82,8 @@ class Plan:
         states = ", ".join(f"{count} {state}" for state, count in counts.items())
         num_cells, num_seeds = len(self.cells), len(self.grid.seeds)
         yield f"{num_cells} cells x {num_seeds} seeds = {num_cells * num_seeds} trainings: {states}"
-        if self.grid.repeat:
-            yield "and one more, the baseline's first seed again: how far two equal runs differ"
+        if self.repeat:
+            yield f"and the baseline's first seed again, to see equal runs differ: {self.repeat}"
         if counts["failed"]:
             yield "failed ones run again with --retry-failed"
         yield from (f"stale: {reason}" for reason in self.stale)
@@ -175,7 +185,8 @@ def plan(
     predictions = predict(grid, store, device or default_device(), num_threads, probe_s)
     grid = fitted(grid, predictions, store, workers)
     cells = [_planned(cell, grid.seeds, store, predictions[cell.id]) for cell in grid.cells]
-    return Plan(grid, cells, list(_stale(grid, store)) if store else [], workers)
+    repeat = _state(store, grid.baseline, grid.seeds[0], 1) if grid.repeat else None
+    return Plan(grid, cells, list(_stale(grid, store)) if store else [], workers, repeat)
 
 
 def _planned(
@@ -183,13 +194,18 @@ def _planned(
 ) -> PlannedCell:
     counts = {"done": 0, "failed": 0, "to do": 0}
     for seed in seeds:
-        try:
-            result = store.result(cell.id, seed) if store else None
-        except ValueError:  # damaged: will be trained again
-            result = None
-        counts[result["status"] if result else "to do"] += 1
+        counts[_state(store, cell, seed)] += 1
     costs_of_it = costs(cell.config)
     return PlannedCell(cell, counts, int(costs_of_it["params"]), costs_of_it["gmacs"], prediction)
+
+
+def _state(store: Store | None, cell: Cell, seed: int, repeat: int = 0) -> str:
+    """Of one training: done, failed or to do."""
+    try:
+        result = store.result(cell.id, seed, repeat) if store else None
+    except ValueError:  # damaged: will be trained again
+        result = None
+    return str(result["status"]) if result else "to do"
 
 
 def _stale(grid: Grid, store: Store) -> Iterator[str]:

@@ -75,14 +75,16 @@ def work(cell: Cell) -> float:
     return costs(cell.config)["gmacs"] * cell.train.epochs * num_clips
 
 
-def finished(store: Store | None, cell: Cell, seeds: Sequence[int]) -> list[Result]:
+def finished(
+    store: Store | None, cell: Cell, seeds: Sequence[int], repeat: int = 0
+) -> list[Result]:
     """The results of a cell that are done."""
     if store is None:
         return []
     found = []
     for seed in seeds:
         try:
-            result = store.result(cell.id, seed)
+            result = store.result(cell.id, seed, repeat)
         except ValueError:  # damaged: will be trained again
             result = None
         if result and result["status"] == "done":
@@ -137,7 +139,7 @@ def _needed_s(grid: Grid, predictions: Mapping[str, Prediction], store: Store | 
     total = 0.0
     for job in grid.jobs:
         for cell, seed in job.trainings:
-            done = [] if job.repeat else finished(store, cell, [seed])
+            done = finished(store, cell, [seed], job.repeat)
             predicted_s = predictions[cell.id].seconds or 0.0
             total += done[0]["timings"]["seconds"] if done else predicted_s
     return total

@@ -332,6 +332,13 @@ def test_spatial_model_does_not_see_the_order_of_frames(layout: str) -> None:
     torch.testing.assert_close(model(clips[:, :, order]), model(clips), rtol=0, atol=1e-12)
 
 
+def test_gate_none_sees_the_order_of_frames_by_its_token_biases_alone() -> None:
+    clips = randn(2, 3, 4, 16, 16)
+    marked, blind = make(gate="none"), make(gate="none", token_bias=False)
+    assert not torch.allclose(marked(clips.flip(2)), marked(clips), atol=1e-6)
+    torch.testing.assert_close(blind(clips.flip(2)), blind(clips), rtol=0, atol=1e-12)
+
+
 def test_clips_do_not_see_each_other() -> None:
     model, clips = make(), randn(3, 3, 4, 16, 16)
     torch.testing.assert_close(model(clips)[1:2], model(clips[1:2]), rtol=0, atol=1e-12)

@@ -33,7 +33,18 @@ def written(grid: dict[str, Any], folder: Path) -> Path:
 
 def started(path: Path, out: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "ablations.cli", "run", str(path), "--out", str(out), *options]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
+    )
+
+
+def heed_interrupts() -> None:
+    """As in a terminal; what a shell starts in the background, these tests too, may ignore them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +250,7 @@ def test_second_runner_is_refused_killed_worker_is_a_row_and_interrupt_says_how_
         os.kill(children(runner.pid)[0], signal.SIGKILL)
         wait_until(lambda: any(out.glob("cells/*/*/result.json")))
         runner.send_signal(signal.SIGINT)
-        _, said = runner.communicate(timeout=20)
+        _, said = runner.communicate(timeout=60)
     finally:
         runner.kill()
     assert runner.returncode == 130
@@ -305,6 +316,10 @@ def test_plan_counts_predicts_and_names_what_is_stale(
     assert found.memory_mb == pytest.approx(table.peak_memory_mb.max())
     assert "3 seeds find" in str(found)
     assert "at least 3.3 times" in str(found)
+    repeated = plan(more | {"repeat": True}, out)
+    baseline = repeated.cells[0].prediction.seconds
+    assert (repeated.num_todo, repeated.repeat) == (3, "to do")
+    assert repeated.seconds == pytest.approx(found.seconds + baseline)
     longer = plan(changed(train={"epochs": 4}), out, probe_s=0)
     assert len(longer.stale) == 2
     assert all("train.epochs was 1, is 4" in reason for reason in longer.stale)
