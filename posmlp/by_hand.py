@@ -4,8 +4,9 @@ The numbers are those of `posmlp.model.Branch`, which stays the readable path. W
 a step share is computed once: the norm (its affine part goes into fc1's weight), one product for
 all fc1 and one for all fc2. Between the two, channels come first, so that mixing is a matrix
 product on a view. A few windows at a time go through, so that what is made of them stays in the
-caches. For its gradient a step keeps fc1's output alone; norm, GELU, mixing and gate are computed
-again. Windows that stochastic depth drops are not computed at all.
+caches. For its gradient a step keeps, beside its input and weights, fc1's output alone; norm, GELU,
+mixing and gate are computed again. Of those few windows nothing is computed where stochastic depth
+drops them all.
 
 Shapes: tokens (W, T, n, C), as rows (R, C) with R = W T n; k branches of D channels, in G groups;
 inside, (k D, R): channel by channel, group by group, branch by branch, each with its tokens.
@@ -13,7 +14,7 @@ inside, (k D, R): channel by channel, group by group, branch by branch, each wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,8 +39,8 @@ def windows_at_once(x: Tensor) -> int:
     return max(1, WORKING_SET // x[0].numel())
 
 
-def can_merge(branches: Iterable[Any]) -> bool:
-    """Whether all are the paper's branches, without a relation in blocks.
+def can_merge(branches: Sequence[Any]) -> bool:
+    """Whether all are the paper's branches, alike in groups and norm, with no relation in blocks.
 
     Parts that a user replaced or watches by a hook are to be called as they stand.
     """
@@ -49,12 +50,15 @@ def can_merge(branches: Iterable[Any]) -> bool:
         return (
             all(is_plain(getattr(branch, name), kind) for name, kind in ours.items())
             and not is_watched(branch)
+            and branch.norm.bias is not None
             and branch.gate.form == "multiply"
             and branch.gate.token_bias is not None
-            and not getattr(branch.gate.positions, "in_blocks", False)
+            and not branch.gate.positions.in_blocks
         )
 
-    return all(untouched(branch) for branch in branches)
+    if not all(untouched(branch) for branch in branches):
+        return False
+    return len({(branch.gate.num_groups, branch.norm.eps) for branch in branches}) == 1
 
 
 class Weights(NamedTuple):
@@ -256,7 +260,8 @@ class StepByHand(torch.autograd.Function):
                 out.copy_(grad_rows)
                 continue
             of_update = grad_rows if scales is None else grad_rows * scales
-            of_rows, *of_weights = gradients(rows, of_update, h, merged, plan)
+            with torch.autocast("cpu", enabled=False):
+                of_rows, *of_weights = gradients(rows, of_update, h, merged, plan)
             torch.add(grad_rows, of_rows, out=out)
             if totals:
                 of_weights = [t.add_(part) for t, part in zip(totals, of_weights, strict=True)]

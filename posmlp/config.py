@@ -64,14 +64,16 @@ def _whole(value: object) -> bool:
 
 
 def _real(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return math.isfinite(value)
 
 
 _POSITIVE = ("whole numbers of at least 1", _whole)
 _SWITCH = ("true or false", lambda value: isinstance(value, bool))
 _ABOVE_ZERO = ("a number above 0", lambda value: _real(value) and value > 0)
 _SHARE = ("a number of at least 0 and less than 1", lambda value: _real(value) and 0 <= value < 1)
-_COUNT = ("a whole number of at least 0", lambda value: value == 0 or _whole(value))
+_COUNT = ("a whole number of at least 0", lambda value: type(value) is int and value >= 0)
 _VALID: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "num_classes": _COUNT,
     **dict.fromkeys(("in_channels", "num_frames", "image_size", "conv_size"), _POSITIVE),
@@ -80,6 +82,21 @@ _VALID: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("downsample", "downsample_depthwise"), _SWITCH),
     **dict.fromkeys(("mlp_ratio", "norm_eps"), _ABOVE_ZERO),
     "drop_path": _SHARE,
+}
+_RATE = ("a number of at least 0", lambda value: _real(value) and value >= 0)
+_VALID_IN_TRAINING: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(
+        ("epochs", "batch_size", "sampling_rate", "num_clips", "repeats"),
+        ("a whole number of at least 1", _whole),
+    ),
+    **dict.fromkeys(("checkpoint_every", "rand_ops"), _COUNT),
+    "test_short_side": ("a number of pixels, 0 for image_size", _COUNT[1]),
+    **dict.fromkeys(("lr", "min_lr", "warmup_epochs", "weight_decay", "grad_clip"), _RATE),
+    **dict.fromkeys(("mixup", "cutmix", "rand_magnitude_std"), _RATE),
+    "rand_magnitude": ("a number from 0 to 10", lambda value: _real(value) and 0 <= value <= 10),
+    **dict.fromkeys(("label_smoothing", "max_bad_share", "ema_decay"), _SHARE),
+    "min_crop_area": ("a share above 0, at most 1", lambda value: _real(value) and 0 < value <= 1),
+    "erase": ("a probability, from 0 to 1", lambda value: _real(value) and 0 <= value <= 1),
 }
 _LISTS = {"depths", "dims", "num_groups", "windows", "temporal_windows", "mlp_ratio"}
 _LISTS |= {"downsample", "image_size"}
@@ -377,33 +394,10 @@ class TrainConfig:
         one_of(self.precision, ("auto", "float32", "bfloat16"), "precision")
         one_of(self.sampling, ("segment", "dense"), "sampling")
         one_of(self.flip, ("none", "mirror", "labels"), "flip")
-        for name in ("epochs", "batch_size", "sampling_rate", "num_clips", "repeats"):
+        for name, (what, valid) in _VALID_IN_TRAINING.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
-        for name in ("checkpoint_every", "rand_ops"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name}={value!r} must be a whole number, 0 for none")
-        rates = ("lr", "min_lr", "warmup_epochs", "weight_decay", "grad_clip")
-        for name in (*rates, "mixup", "cutmix", "rand_magnitude", "rand_magnitude_std"):
-            value = getattr(self, name)
-            if isinstance(value, str) or value < 0:
-                raise ValueError(f"{name}={value!r} must be a number of at least 0")
-        if not 0 < self.min_crop_area <= 1:
-            raise ValueError(f"min_crop_area={self.min_crop_area!r} must be in (0, 1]")
-        if not isinstance(self.test_short_side, int) or self.test_short_side < 0:
-            raise ValueError(
-                f"test_short_side={self.test_short_side!r} must be a number of pixels, 0 for "
-                "image_size"
-            )
-        for name in ("label_smoothing", "max_bad_share", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be in [0, 1)")
-        if not 0 <= self.erase <= 1:
-            raise ValueError(f"erase={self.erase!r} must be a probability, in [0, 1]")
-        if self.rand_magnitude > 10:
-            raise ValueError(f"rand_magnitude={self.rand_magnitude!r} must be at most 10")
+            if not valid(value):
+                raise ValueError(f"{name}={value!r} must be {what}")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from posmlp.config import GATE_FORMS, INITS, one_of
+from posmlp.linear import is_transformed
 from posmlp.positions import GQPE, LRPE, Dense, LRPEPlusDense, Relation, table_shape
 
 
@@ -123,7 +124,9 @@ class PositionalGatingUnit(GatingUnit):
     def mix(self, u: Tensor) -> Tensor:
         u = u.movedim((-1, -3), (0, 1))  # (G, N, *, V)
         columns = u.flatten(2)  # the one copy: into the order of the matrix product
-        blocks = [rows @ columns for rows in self.positions.row_blocks()]
+        whole = not self.positions.in_blocks
+        relation = [self.positions()] if whole else self.positions.row_blocks()
+        blocks = [rows @ columns for rows in relation]
         mixed = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
         return mixed.unflatten(2, u.shape[2:]).movedim((0, 1), (-1, -3))
 
@@ -160,7 +163,12 @@ class AttentionGate(GatingUnit):
         halves = self.query_key(u.flatten(-2)).chunk(2, -1)
         query, key = (half.unflatten(-1, (-1, self.num_groups)) for half in halves)
         q, k, v = (x.movedim(-1, -3) for x in (query, key, u))  # (*, G, N, V)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self.positions())
+        bias = self.positions()
+        if is_transformed():  # vmap has no gradient of the fused operator in bfloat16
+            scores = q @ k.mT / math.sqrt(q.shape[-1]) + bias
+            mixed = scores.softmax(-1).to(v.dtype) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return mixed.movedim(-3, -1)
 
     def relation(self) -> Tensor:

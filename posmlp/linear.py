@@ -113,19 +113,26 @@ def eager_on_cpu(x: Tensor) -> bool:
     """Whether what happens to x is computed here, on a CPU, as it is written.
 
     False on other devices, under autocast, where the model is compiled or exported, and under
-    `torch.func`, for which PyTorch has no public question.
+    `torch.func`.
     """
     return (
         x.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
-        and not torch._C._are_functorch_transforms_active()
+        and not is_transformed()
     )
 
 
+def is_transformed() -> bool:
+    """Whether a `torch.func` transform, such as vmap, is at work; no public question asks this."""
+    return torch._C._are_functorch_transforms_active()
+
+
 def is_watched(module: nn.Module) -> bool:
-    """Whether a hook sees a module's calls."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Whether a hook, or a function in place of its `forward`, is to see a module's calls."""
+    forward = module._forward_hooks or module._forward_pre_hooks
+    backward = module._backward_hooks or module._backward_pre_hooks
+    return bool(forward or backward) or "forward" in vars(module)
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:

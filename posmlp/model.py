@@ -77,6 +77,7 @@ class Stem(nn.Module):
             and eager_on_cpu(x)
             and all(is_plain(conv, nn.Conv2d) for conv in self.convs)
             and all(is_plain(norm, nn.BatchNorm2d) for norm in self.norms)
+            and not any(norm.training or norm.running_mean is None for norm in self.norms)
         )
 
     def _folded(self, x: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ class Stem(nn.Module):
             statistics = (norm.running_mean, norm.running_var, norm.eps)
             affine = (norm.weight, norm.bias)
             folded = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, *affine)
-            x = F.conv2d(x, *folded, conv.stride, conv.padding)
+            x = conv._conv_forward(x, *folded)  # with its stride, padding, dilation and groups
         return x
 
 
@@ -97,7 +98,7 @@ def _after_gelu(conv: nn.Module, x: Tensor) -> Tensor:
 
     Then, too, with the tensors that conv has now, which may only be lent to it.
     """
-    if torch.is_grad_enabled() and eager_on_cpu(x):
+    if torch.is_grad_enabled() and eager_on_cpu(x) and is_plain(conv, nn.Conv2d):
         tensors: dict[str, Tensor] = dict(conv.named_parameters())
 
         def convolved(x: Tensor) -> Tensor:
@@ -199,7 +200,7 @@ class Step(nn.ModuleDict):
     """
 
     def forward(self, x_WTnC: Tensor, scale: Tensor | None = None) -> Tensor:
-        if not self._goes_by_hand(x_WTnC):
+        if not self._goes_by_hand(x_WTnC, scale):
             update = self._update(x_WTnC)
             return x_WTnC + (update if scale is None else update * scale)
         plan = Plan.of(self, x_WTnC)
@@ -220,13 +221,17 @@ class Step(nn.ModuleDict):
             update = update + branch(x_WTnC)
         return update
 
-    def _goes_by_hand(self, x_WTnC: Tensor) -> bool:
+    def _goes_by_hand(self, x_WTnC: Tensor, scale: Tensor | None) -> bool:
         """Whether `posmlp.by_hand` computes it: the paper's gate on a CPU, training or inference.
 
         In eval mode PyTorch's own gradient is taken, which can be differentiated again.
         """
         wanted = self.training or not torch.is_grad_enabled()
-        return wanted and eager_on_cpu(x_WTnC) and can_merge(self.values())
+        if not wanted or not eager_on_cpu(x_WTnC) or (scale is not None and scale.requires_grad):
+            return False
+        return all(type(branch) is Branch for branch in self.values()) and can_merge(
+            list(self.values())
+        )
 
 
 class Block(nn.Module):
@@ -316,6 +321,8 @@ class PosMLPVideo(nn.Module):
         self._check(clips, residual_scales)
         if residual_scales is None and self.training and self.config.drop_path:
             residual_scales = self.draw_residual_scales(clips.shape[0], device=clips.device)
+        if residual_scales is not None:
+            residual_scales = residual_scales.to(clips.dtype)
         scales = iter(
             self.num_residual_steps * [None] if residual_scales is None else residual_scales
         )

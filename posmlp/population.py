@@ -41,7 +41,7 @@ def seeded_model(config: PosMLPConfig, seed: int, init_from: str = "") -> PosMLP
     `init_from`: a model file whose weights take the place of those that it has (`start_from`).
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would move a GPU's, too
         return start_from(init_from, config) if init_from else create_model(config)
 
 
@@ -70,7 +70,7 @@ def _differentiate(loss_of: Callable[..., Any]) -> Callable[..., Any]:
 
         def compute() -> Any:
             loss, (logits, _) = loss_of(model, {}, {}, *batch)  # it has its tensors already
-            gradients = torch.autograd.grad(loss, list(leaves.values()))
+            gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
             auxiliary = (logits.detach(), statistics)
             return dict(zip(leaves, gradients, strict=True)), (loss.detach(), auxiliary)
 
@@ -78,6 +78,20 @@ def _differentiate(loss_of: Callable[..., Any]) -> Callable[..., Any]:
         return functional_call(_Holder(model), lent, (compute,), tie_weights=False)
 
     return differentiated
+
+
+def _take_any_precision(model: nn.Module) -> None:
+    """Let norms compute in the dtype of their parameters: vmap's take no other, as autocast gives.
+
+    On a GPU autocast does the same for layer norm.
+    """
+
+    def in_its_dtype(norm: Any, inputs: tuple[Tensor, ...]) -> Tensor:
+        return inputs[0].to(norm.weight.dtype)
+
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm | nn.BatchNorm2d) and module.weight is not None:
+            module.register_forward_pre_hook(in_its_dtype)
 
 
 def _refuse_ties(model: nn.Module) -> None:
@@ -155,7 +169,7 @@ class Population:
         each = [config] * len(seeds) if isinstance(config, PosMLPConfig) else list(config)
         models = [seeded_model(c, s, init_from) for c, s in zip(each, seeds, strict=True)]
         states = [model.state_dict() for model in models]
-        trained = {name for name, _ in models[0].named_parameters()}
+        trained = {name for name, each in models[0].named_parameters() if each.requires_grad}
         self.seeds, self.configs = tuple(seeds), each
         self.device = torch.device(device)
         if vectorised is None:
@@ -165,6 +179,8 @@ class Population:
         self._keep_rates = torch.stack([self.model.keep_rates(c.drop_path) for c in each])
         if prepare is not None:
             prepare(self.model)
+        if vectorised:
+            _take_any_precision(self.model)
         _refuse_ties(self.model)
         one_by_one = vectorised or prepare is not None or self.device.type != "cpu"
         self._crew = _Crew(
@@ -190,9 +206,12 @@ class Population:
         `residual_scales` (S, steps, B). Batch-norm
         statistics move on. `autocast` computes in bfloat16 where that is safe. `micro_batches`
         computes the batch in that many parts, in the memory of one of them, and sums gradients:
-        the same mathematics but for batch norm, which normalises each part by itself.
+        the same mathematics but for batch norm, which normalises each part by itself. Raises
+        ValueError for more parts than clips.
         """
         num_clips = labels.shape[1]
+        if micro_batches > num_clips:
+            raise ValueError(f"micro_batches={micro_batches} must be at most the {num_clips} clips")
         total: Tensors = {}
         losses, logits = [], []
         for part in torch.arange(num_clips).tensor_split(micro_batches):

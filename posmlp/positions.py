@@ -45,6 +45,9 @@ def table_shape(window: tuple[int, ...]) -> tuple[int, ...]:
 class Relation(nn.Module):
     """A (G, N, N) matrix over a window's tokens: row m weighs the inputs n of output m."""
 
+    in_blocks = False
+    """Whether `row_blocks` gives several, so that the whole need not lie in memory."""
+
     def __init__(self, window: tuple[int, ...], num_groups: int) -> None:
         super().__init__()
         self.window, self.num_groups = tuple(window), num_groups
@@ -52,7 +55,8 @@ class Relation(nn.Module):
 
     def forward(self) -> Tensor:
         """The whole relation, (G, N, N)."""
-        return torch.cat(list(self.row_blocks()), dim=1)
+        first, *others = self.row_blocks()
+        return torch.cat([first, *others], dim=1) if others else first
 
     def row_blocks(self) -> Iterator[Tensor]:
         """The relation's rows from first to last, in blocks (G, rows, N)."""
@@ -64,7 +68,9 @@ class Relation(nn.Module):
 
 
 class TiedRelation(Relation):
-    """A relation whose entries depend on the offset query - key alone (block-Toeplitz).
+    """A relation whose entries, before `normalise`, depend on the offset query - key alone.
+
+    It is block-Toeplitz then.
 
     Subclasses give `bias_table`. Cost: a small window gathers (G, N, N) once. A large one (over
     LARGE_RELATION elements) of T frames and n tokens a frame keeps a bank of the 2T-1 matrices

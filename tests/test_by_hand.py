@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad
 
 import posmlp.model as model_file
-from posmlp import PosMLPVideo, create_model
+from posmlp import PositionalGatingUnit, PosMLPVideo, create_model
 from posmlp.by_hand import StepByHand
-from posmlp.model import Step
+from posmlp.model import Branch, Step
 from posmlp.population import seeded_model
 
 LAYOUTS = ["T+S", "T>S", "ST", "ST+S"]
@@ -142,12 +142,101 @@ def test_other_gates_take_the_plain_path(options, monkeypatch):
     logits_and_gradients(toy(**options), randn(2, 3, 8, 32, 32, dtype=torch.float64))
 
 
-def test_a_watched_part_takes_the_plain_path():
+@pytest.mark.parametrize(
+    "watch",
+    ["forward", "forward_pre", "full_backward", "full_backward_pre"],
+)
+def test_a_watched_part_takes_the_plain_path(watch):
     model, seen = toy(), []
     step = next(module for module in model.modules() if isinstance(module, Step))
-    step["T"].gate.register_forward_hook(lambda _module, _inputs, output: seen.append(output.shape))
+    getattr(step["T"].gate, f"register_{watch}_hook")(lambda *_: seen.append(1))
     logits_and_gradients(model, randn(2, 3, 8, 32, 32, dtype=torch.float64))
     assert len(seen) == 1
+
+
+class Doubled(Branch):
+    """A notebook's own branch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def with_another_class(step: Step) -> None:
+    step["T"].__class__ = Doubled
+
+
+def with_another_forward(step: Step) -> None:
+    forward = step["T"].gate.forward
+    step["T"].gate.forward = lambda h: 2 * forward(h)
+
+
+def without_a_branch(step: Step) -> None:
+    step["T"] = nn.Identity()
+
+
+def with_a_plain_norm(step: Step) -> None:
+    step["T"].norm = nn.LayerNorm(step["T"].norm.normalized_shape, elementwise_affine=False)
+
+
+def with_norms_unlike(step: Step) -> None:
+    step["S"].norm.eps = 1.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(with_another_class, with_another_forward, without_a_branch),
+        *(with_a_plain_norm, with_norms_unlike),
+    ],
+)
+def test_changed_parts_are_computed_as_they_stand(change):
+    model, clips = toy(), randn(2, 3, 8, 32, 32, dtype=torch.float64)
+    change(next(module for module in model.modules() if isinstance(module, Step)))
+    plain = model.eval()(clips)  # with a gradient, eval mode takes the plain path
+    with torch.no_grad():
+        torch.testing.assert_close(model(clips), plain, rtol=0, atol=1e-12)
+    torch.testing.assert_close(model.train()(clips), plain, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+def test_branches_of_other_groups_are_computed_as_they_stand(axes):
+    def gate(dim: int, window: tuple[int, ...], groups: int) -> PositionalGatingUnit:
+        return PositionalGatingUnit(dim, window, groups if len(window) == axes else 1)
+
+    model, clips = toy(gate=gate), randn(2, 3, 8, 32, 32, dtype=torch.float64)
+    plain = model.eval()(clips)
+    with torch.no_grad():
+        torch.testing.assert_close(model(clips), plain, rtol=0, atol=1e-12)
+    torch.testing.assert_close(model.train()(clips), plain, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("gate", ["lrpe", "conv"])
+def test_a_model_in_bfloat16_trains_with_stochastic_depth(gate):
+    model = toy(torch.bfloat16, gate=gate, drop_path=0.3)
+    logits = model(randn(2, 3, 8, 32, 32, dtype=torch.bfloat16))
+    logits.float().sum().backward()
+    assert logits.dtype == torch.bfloat16
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_scales_that_want_a_gradient_get_one():
+    model, clips = toy(), randn(2, 3, 8, 32, 32, dtype=torch.float64)
+    scales = torch.ones(model.num_residual_steps, 2, dtype=torch.float64, requires_grad=True)
+    found = [torch.autograd.grad(m(clips, scales).square().sum(), scales)[0]
+             for m in (model.train(), model.eval())]  # fmt: skip
+    torch.testing.assert_close(*found)
+    assert found[0].all()
+
+
+def test_a_backward_pass_alone_under_autocast_has_about_the_same_gradients():
+    model, clips = toy(torch.float32), randn(2, 3, 8, 32, 32)
+    parameters = list(model.parameters())
+    expected = torch.autograd.grad(model(clips).sum(), parameters)
+    loss = model(clips).sum()
+    with torch.autocast("cpu", torch.bfloat16):  # PyTorch's own products are rounded then
+        found = torch.autograd.grad(loss, parameters)
+    ours, theirs = (torch.cat([g.flatten() for g in each]) for each in (found, expected))
+    assert (ours - theirs).norm() / theirs.norm() < 0.05
 
 
 def test_torch_func_gives_the_gradients_by_hand():

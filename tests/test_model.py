@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import platform
 import re
@@ -550,6 +551,38 @@ def test_inference_has_the_stem_of_eval_mode_and_watched_parts_are_called(option
     torch.testing.assert_close(watched, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(seen[0], stem.norms[0](stem.convs[0](images)))
     assert torch.equal(images, before), "the caller's images were changed"
+
+
+def batch_norm_that_adapts(stem: nn.Module) -> None:
+    stem.norms[0].train()
+
+
+def convolution_that_reflects(stem: nn.Module) -> None:
+    old = stem.convs[1]
+    stem.convs[1] = nn.Conv2d(
+        old.in_channels, old.out_channels, 3, 2, 1, padding_mode="reflect", dtype=torch.float64
+    )
+
+
+def batch_norm_without_statistics(stem: nn.Module) -> None:
+    stem.norms[0] = nn.BatchNorm2d(
+        stem.norms[0].num_features, track_running_stats=False, dtype=torch.float64
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [batch_norm_that_adapts, convolution_that_reflects, batch_norm_without_statistics],
+)
+def test_inference_takes_the_stem_as_it_was_changed(change):
+    stem = make().stem.eval()
+    change(stem)
+    other, images = copy.deepcopy(stem), randn(2, 3, 16, 16)
+    expected = stem(images).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(other(images), expected, rtol=1e-12, atol=1e-12)
+    for name, tensor in stem.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], tensor)
 
 
 FAULTS = """

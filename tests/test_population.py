@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from posmlp.config import PRESETS
+from posmlp.config import GATE_NAMES, PRESETS
 from posmlp.population import Population, seeded_model
 
 TINY = replace(
@@ -55,6 +55,37 @@ def test_gradients_equal_each_seed_alone(vectorised):
         for name, tensor in model.state_dict().items():
             if "running" in name:
                 torch.testing.assert_close(population.statistics[name][i], tensor)
+
+
+@pytest.mark.parametrize("vectorised", [False, True])
+@pytest.mark.parametrize("gate", GATE_NAMES)
+def test_bfloat16_trains_float32_weights_on_about_the_same_gradients(gate, vectorised):
+    config = replace(TINY, gate=gate, layout="T+S")
+    clips, labels, scales = batch(2)
+    found = []
+    for autocast in (False, True):
+        population = Population(config, [3, 4], vectorised=vectorised)
+        gradients = population.gradients(clips, labels, scales, autocast=autocast)[0]
+        assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
+        found.append(torch.cat([gradient.flatten() for gradient in gradients.values()]))
+    exact, rough = found
+    assert 0 < (rough - exact).norm() / exact.norm() < 0.05
+
+
+@pytest.mark.parametrize("vectorised", [False, True])
+def test_attention_of_a_population_is_that_of_each_seed(vectorised):
+    config = replace(TINY, gate="attention", num_groups=(2, 4))
+    clips, labels, scales = batch(2)
+    gradients = Population(config, [3, 5], vectorised=vectorised).gradients(clips, labels, scales)[
+        0
+    ]
+    for i, seed in enumerate((3, 5)):
+        model = seeded_model(config, seed).train()
+        F.cross_entropy(model(clips[i], scales[i]), labels[i]).backward()
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(
+                gradients[name][i], parameter.grad, rtol=1e-3, atol=2e-5, msg=name
+            )
 
 
 @pytest.mark.parametrize("vectorised", [False, True])
@@ -108,6 +139,35 @@ class Tied(nn.Module):
 def test_a_parameter_of_two_names_is_refused():
     with pytest.raises(ValueError, match=r"first\.weight and .*second\.weight are one parameter"):
         Population(replace(TINY, gate=Tied), [0])
+
+
+class Half(nn.Module):
+    """A notebook's own gate, with a part that is not to learn and one that is not used."""
+
+    def __init__(self, dim: int, window: tuple[int, ...], num_groups: int) -> None:
+        super().__init__()
+        self.fixed, self.unused = nn.Linear(2 * dim, dim), nn.Linear(1, 1)
+        self.fixed.requires_grad_(False)
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return self.fixed(h)
+
+
+@pytest.mark.parametrize("vectorised", [False, True])
+def test_fixed_parameters_stay_and_unused_ones_have_no_gradient(vectorised):
+    population = Population(replace(TINY, gate=Half), [3, 5], vectorised=vectorised)
+    gradients = population.gradients(*batch(2))[0]
+    assert not [name for name in gradients if ".fixed." in name]
+    assert not any(gradients[name].any() for name in gradients if ".unused." in name)
+    fixed = {k: v for k, v in population.member(1).state_dict().items() if ".fixed." in k}
+    expected = seeded_model(population.configs[1], 5).state_dict()
+    assert fixed
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in fixed.items())
+
+
+def test_more_parts_than_clips_are_refused():
+    with pytest.raises(ValueError, match="micro_batches=5 must be at most the 4 clips"):
+        Population(TINY, [0]).gradients(*batch(1), micro_batches=5)
 
 
 def test_seeded_model_depends_on_the_seed_alone():

@@ -39,7 +39,7 @@ class Detector(nn.Module):
         super().__init__()
         self.backbone = seeded_model(replace(config, num_classes=0), seed, init_from)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.head = nn.Linear(config.dims[-1], num_actions)
 
     def forward(self, clips: Tensor, boxes: list[Tensor]) -> Tensor:
@@ -95,7 +95,7 @@ def train_detector(
     num_steps = max(1, len(learn) // train.batch_size)
     bar = tqdm(range(train.epochs), unit="epoch", disable=None if progress else True)
     with torch.random.fork_rng(devices=[]):  # stochastic depth
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         for epoch in bar:
             order = torch.randperm(
                 len(learn), generator=torch.Generator().manual_seed(mixed(seed, epoch))
