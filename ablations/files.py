@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def write_all_durably(contents: Mapping[Path, bytes]) -> None:
 def _staged(path: Path, content: bytes) -> Path:
     """A file beside `path` that holds the content, not yet safe."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         temporary.write_bytes(content)
     except BaseException:

@@ -28,10 +28,16 @@ def repeat(
     """Train a stored cell again; a comparison in words, and whether all metrics are the same bits.
 
     `cell`: id, start of an id, or name. `to`: a folder that keeps the run. Raises ValueError if
-    there is no such cell, or its data have changed.
+    there is no such cell, what is stored of it is lost, or its data have changed.
     """
     store = Store(out)
-    stored = store.cell(find_cell(store.plan(), cell)["id"])
+    cell_id = find_cell(store.plan(), cell)["id"]
+    stored = store.cell(cell_id)
+    if not stored:
+        raise ValueError(
+            f"{store.cell_path(cell_id)} is missing or damaged; give the `ablations run` command "
+            "of this folder again, which writes it anew"
+        )
     job = Job((_cell(stored),), (seed,))
     if to is not None:
         return _repeat(store, job, Place(0, device, num_threads), Path(to))

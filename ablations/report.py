@@ -93,7 +93,7 @@ def _compared(study: Study, metric: Metric, histories: pd.DataFrame) -> Compared
         metric,
         report_words.headline(study, metric, table),
         report_words.highest(study, metric, table),
-        report_words.findings(study, metric, table),
+        report_words.findings(study, table),
         study.classes(metric),
         list(report_figures.differences(study, metric, table)),
         list(report_figures.accuracies(study, metric)),

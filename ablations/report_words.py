@@ -108,7 +108,7 @@ def together(study: Study, table: pd.DataFrame) -> str:
     return f"Of {_count(len(pairs), 'pair')} of settings, {_listed(parts)}." if parts else ""
 
 
-def findings(study: Study, metric: Metric, table: pd.DataFrame | None) -> list[Finding]:
+def findings(study: Study, table: pd.DataFrame | None) -> list[Finding]:
     """Every variant, those that are told apart first, the largest differences before others."""
     if table is None:
         return []

@@ -8,8 +8,7 @@ Shapes: B clips, T frames, H x W pixels, K classes; in a stage, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.baselines import Baseline, baseline_clips
+from analysis.borrow import borrowed
 from analysis.method_options import checked_options
 from analysis.methods import METHODS, REFUSED, Chunk, Method, target_scores
 from posmlp.config import one_of
@@ -150,25 +150,6 @@ def attribute(
         return Attribution(values, method, classes, score, signed, options)
     gap = (values.double().sum(dim=(1, 2, 3)) - change).float()
     return Attribution(values, method, classes, score, signed, options, gap, change)
-
-
-@contextmanager
-def borrowed(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients of parameters; afterwards every flag is as it was.
-
-    Gradients that parameters hold are not touched, nor are batch norm's running statistics.
-    """
-    training = [(module, module.training) for module in model.modules()]
-    learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.eval()
-        model.requires_grad_(False)
-        yield
-    finally:
-        for module, flag in training:
-            module.training = flag
-        for parameter, flag in learning:
-            parameter.requires_grad_(flag)
 
 
 def _baseline_scores(chunk: Chunk, baseline: Baseline) -> Tensor:

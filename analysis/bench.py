@@ -88,7 +88,7 @@ def bench(
     """Rows of `measure_speed` for the plain formulation (ratio 1) and the model, in turns.
 
     `checkpointed` is the model that keeps only the blocks' inputs for the gradient, as
-    `posmlp train checkpoint_activations=true` does.
+    `posmlp train --checkpoint-activations` does.
 
     On the CPU memory is measured after the timing, if `memory`, in eager mode and processes of
     their own (`step_memory`): `peak_memory_mb` is what PyTorch has allocated at once, as on a GPU;

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import platform
 import re
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from posmlp import GATES
 from posmlp.checkpoint import write_atomically
 from posmlp.config import PosMLPConfig, one_of, resolve
 from posmlp.population import seeded_model
+from posmlp.runs import commit
 
 
 def bench_model(
@@ -91,18 +91,10 @@ def write_bench_gpu(
         device=name,
         torch=torch.__version__,
         cuda=torch.version.cuda,
-        commit=_commit(),
+        **commit(),
     )
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower())
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{slug}-{part}.csv", table.to_csv(index=False).encode())
     return table
-
-
-def _commit() -> str:
-    """The checkout's commit, with `+` where files differ from it; empty outside one."""
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False
-    )
-    return told.stdout.strip()

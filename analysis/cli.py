@@ -1,4 +1,4 @@
-"""`python -m analysis all | attribute | bench | bias | classes | curves | learned | peers`.
+"""`python -m analysis all | attribute | bench | bias | curves | learned | ...`, see --help.
 
 Nothing heavy is imported before it is needed.
 """

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+
+from analysis.borrow import borrowed
 
 Handler = Callable[[list[Any], list[Any]], int]
 # Products that a notebook's own gate might use and that no handler here counts; a `prim::` one is
@@ -31,7 +32,7 @@ def count_macs(model: nn.Module, clip_shape: tuple[int, ...]) -> Counter[str]:
     with warnings.catch_warnings():  # fvcore's import warns seven times about torch.jit
         warnings.simplefilter("ignore")
         from fvcore.nn import FlopCountAnalysis
-    with _in_eval_mode(model), torch.no_grad():
+    with borrowed(model), torch.no_grad():
         clip = next(model.parameters()).new_zeros(1, *clip_shape)
         analysis = FlopCountAnalysis(model, clip)
         analysis.unsupported_ops_warnings(False)
@@ -47,17 +48,6 @@ def count_macs(model: nn.Module, clip_shape: tuple[int, ...]) -> Counter[str]:
                 "matmul, einsum, a convolution, nn.Linear or scaled_dot_product_attention"
             )
         return by_module
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _handlers() -> dict[str, Handler]:

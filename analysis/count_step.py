@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from analysis.borrow import borrowed
 from analysis.speed import make_step, uncompiled
 
 _ATEN = torch.ops.aten
@@ -74,13 +75,10 @@ def count_bytes(
     is one of `analysis.speed.MODES`; compiled ones are counted eagerly. The model is left as it
     was.
     """
-    training = model.training
-    step = make_step(model, clips, phase, uncompiled(mode))
-    try:
+    with borrowed(model, steps=True):
+        step = make_step(model, clips, phase, uncompiled(mode))
         with _Operators() as seen:
             step()
-    finally:
-        model.train(training)
     return Traffic(seen.all_bytes, seen.product_bytes)
 
 

@@ -114,7 +114,7 @@ def effects(
     return table.assign(sentence=sentences)
 
 
-def crossed(df: pd.DataFrame, axes: Sequence[str], seed: str = "seed") -> pd.DataFrame:
+def crossed(df: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """The rows of a full grid within an incomplete one: levels without every combination go.
 
     Of the levels that lack a combination, the one that lacks the largest share of its own goes

@@ -14,8 +14,9 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor, nn
 
-from analysis.attribution import Attribution, attribute, borrowed
+from analysis.attribution import Attribution, attribute
 from analysis.baselines import Baseline, baseline_clips
+from analysis.borrow import borrowed
 from posmlp import PosMLPVideo, create_model
 
 CURVES = ("deletion", "insertion")

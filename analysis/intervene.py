@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from analysis.bias_maps import units
+from analysis.borrow import borrowed
 from analysis.interventions import (
     Intervention,
     State,
@@ -99,12 +100,9 @@ def intervene(
         data = open_clips(
             data, split, model.config, train=train or TrainConfig(), num_workers=num_workers
         )
-    was_training, max_bytes = model.training, max_memory_mib * 2**20
-    model.eval()
-    try:
+    max_bytes = max_memory_mib * 2**20
+    with borrowed(model):
         logits = logits_after(model, data, interventions, donors, batch_size, max_bytes)
-    finally:
-        model.train(was_training)
     return _table(interventions, logits, data.labels, data.reverse_of, confidence)
 
 

@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from analysis.bias_maps import bias_maps
+from analysis.bias_maps import UNIT, bias_maps
 from analysis.bias_statistics import STATISTICS, bias_statistics
 from analysis.curves import runs_under
 from analysis.intervene import intervene
@@ -30,7 +30,6 @@ from posmlp.checkpoint import write_atomically
 from posmlp.population import seeded_model
 from posmlp.predict import TrainedModel, open_run, read_config
 
-UNIT = ["stage", "block", "step", "branch"]
 METHODS: dict[str, dict[str, Any]] = {
     "random": {"method": "random"},
     "saliency": {"method": "saliency"},

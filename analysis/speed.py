@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from analysis.borrow import borrowed
 from analysis.cost import clip_shape_of
 from posmlp import PosMLPConfig, create_model
 from posmlp.config import one_of
@@ -132,19 +133,18 @@ def _measure(
     limits: Limits,
 ) -> pd.DataFrame:
     clips = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0)).to(device)
-    modes_before = {name: model.training for name, model in models.items()}
-    runs = {
-        name: make_step(model, clips, phase, uncompiled(mode) if name in limits.beside else mode)
-        for name, model in models.items()
-    }
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else np.nan
-    try:
+    with ExitStack() as lent:
+        for model in models.values():
+            lent.enter_context(borrowed(model, steps=True))
+        runs = {
+            name: make_step(
+                model, clips, phase, uncompiled(mode) if name in limits.beside else mode
+            )
+            for name, model in models.items()
+        }
         times = _in_turns(runs, device, limits)
         peaks = {name: _peak_memory_mb(run, device) for name, run in runs.items()}
-    finally:
-        for name, model in models.items():
-            model.train(modes_before[name])
-            model.zero_grad(set_to_none=True)
     first = float(np.median(times[next(iter(times))]))
     rows = []
     for name, seconds in times.items():

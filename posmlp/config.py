@@ -312,7 +312,8 @@ class PosMLPConfig:
 
     def gate_dim(self, stage: int) -> int:
         """Channels of u, the half that is mixed, in `stage` (from 0)."""
-        return int(self.mlp_ratio[stage] * self.dims[stage]) // 2
+        width = round(self.mlp_ratio[stage] * self.dims[stage], 6)  # 122 / 56 * 56 is 122
+        return int(width) // 2
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` gives an equal config back."""

@@ -6,9 +6,9 @@ configuration's frames and size. What was written is read back and compared with
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ def export(model: PosMLPVideo, path: str | Path) -> float:
     path = Path(path)
     one_of(path.suffix, FORMATS, "export format")
     model = model.cpu().float().eval()
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{uuid4().hex}.{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         run = _EXPORTERS[path.suffix](model, temporary)

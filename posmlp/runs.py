@@ -43,7 +43,7 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if cuda else None,
         "cuda": torch.version.cuda if cuda else None,
-        **_commit(),
+        **commit(),
     }
 
 
@@ -54,7 +54,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _commit() -> dict[str, Any]:
+def commit() -> dict[str, Any]:
     """The source tree's commit and whether it had changes; None outside a git checkout."""
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
@@ -62,9 +62,16 @@ def _commit() -> dict[str, Any]:
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(root), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        try:
+            told = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError:  # git is not installed here
+            return ""
+        return told.stdout.strip()
 
-    return {"commit": git("rev-parse", "HEAD") or None, "dirty": bool(git("status", "--porcelain"))}
+    head = git("rev-parse", "HEAD")
+    if not head:
+        return {"commit": None, "dirty": None}
+    return {"commit": head, "dirty": bool(git("status", "--porcelain"))}
 
 
 def write_json(path: Path, value: Any) -> None:

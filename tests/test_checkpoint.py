@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pickle
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from posmlp import (
     load_released,
     save,
 )
+from posmlp.checkpoint import write_atomically
 from posmlp.config import GATE_NAMES
 from tests import reference
 from tests.test_model import SMALL, listed_shapes, make, randn, randomise
@@ -70,6 +72,19 @@ def test_saved_dtype_is_kept(tmp_path: Path) -> None:
     assert next(again.parameters()).dtype == F64
     clips = randn(2, 3, 4, 16, 16)
     assert torch.equal(again(clips), model(clips))
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    """As those of shards on machines whose process numbers are the same; here threads of one."""
+    contents = [bytes([i]) * 100_000 for i in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        writes = [
+            threads.submit(write_atomically, tmp_path / "file", content)
+            for content in contents * 50
+        ]
+    assert all(write.result() is None for write in writes)
+    assert (tmp_path / "file").read_bytes() in contents
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_saved_image_model_loads_as_an_image_model(tmp_path: Path) -> None:

@@ -27,6 +27,21 @@ steps = st.lists(st.sampled_from(BRANCHES), min_size=1, max_size=3, unique=True)
 layouts = st.lists(steps, min_size=1, max_size=4)
 
 
+def test_gate_width_is_that_of_the_ratio_it_was_read_from() -> None:
+    """122 / 56 * 56 is a little below 122 in binary."""
+    for dim in range(2, 130, 2):
+        for width in range(2, 5 * dim, 2):
+            config = PosMLPConfig(
+                depths=(1,),
+                dims=(dim,),
+                num_groups=1,
+                windows=1,
+                mlp_ratio=width / dim,
+                downsample=(),
+            )
+            assert config.gate_dim(0) == width // 2
+
+
 def write_layout(parsed: list[list[str]]) -> str:
     return ">".join("+".join(step) for step in parsed)
 

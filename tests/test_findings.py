@@ -156,10 +156,10 @@ def test_readme_quotes_the_seeds() -> None:
     ours = "population, seeds by themselves"
     one_core = rate[f"{alone}, on one core"]
     for quoted in (
-        f"take {rate[ours]:.1f} seeds x steps a second, {rows.ratio[ours]:.2f} times as many",
-        f"on both cores ({rate[alone]:.1f}), and {rate[ours] / one_core:.2f} times as many",
-        f"on one core ({one_core:.1f}); two processes",
-        f"at once have {rate['2 processes of a seed at once']:.1f} (",
+        f"make {rate[ours]:.1f} training steps a second together",
+        f"make {rate[alone]:.1f} on both cores (the ratio, a median over rounds, is "
+        f"{rows.ratio[ours]:.2f}) and {one_core:.1f} on one core",
+        f"two processes at once make {rate['2 processes of a seed at once']:.1f} (",
     ):
         assert quoted in " ".join(README.split())
 

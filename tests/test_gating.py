@@ -236,7 +236,7 @@ def test_unknown_form_names_the_valid_ones() -> None:
 def test_tokens_of_another_window_are_refused_not_broadcast(
     gate: str, shape: tuple[int, ...]
 ) -> None:
-    """Source: the released unit sums silently over a window of size one (FACTS 5.3)."""
+    """Source: the released unit sums silently over a window of size one."""
     unit = GATES[gate](4, (3,), 2)
     with pytest.raises(ValueError, match=r"3, 8"):
         unit(torch.zeros(shape))

@@ -294,7 +294,7 @@ def test_branch_without_mixing_stays_in_place(layout: str) -> None:
 
 @pytest.mark.parametrize(("layout", "frames"), [("T", 2), ("ST", 2), ("T", 1), ("ST", 1)])
 def test_temporal_window_shorter_than_the_clip_cuts_it(layout: str, frames: int) -> None:
-    """Source: the released unit sums all frames silently when its window is 1 (FACTS 5.3)."""
+    """Source: the released unit sums all frames silently when its window is 1."""
     times = set(range(2, 2 + frames))
     expected = {place for place in WINDOWS[layout] if place[0] in times}
     assert reached(stage(layout, temporal_windows=frames), (2, 1, 3)) == expected

@@ -136,6 +136,13 @@ def test_fit_returns_a_complete_run_without_training(clips, tmp_path, monkeypatc
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
 
 
+def test_run_is_stored_where_git_is_not_installed(clips, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    fit(CONFIG, replace(TRAIN, epochs=1), clips, [0], tmp_path / "run", progress=False)
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert (environment["commit"], environment["dirty"]) == (None, None)
+
+
 def test_fit_refuses_a_folder_of_another_configuration(clips, tmp_path):
     fit(CONFIG, replace(TRAIN, epochs=1), clips, [0], tmp_path / "run", progress=False)
     with pytest.raises(ValueError, match=r"train\.epochs: 1 there, 3 asked"):

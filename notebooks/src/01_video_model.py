@@ -156,7 +156,7 @@ pd.DataFrame(rows)
 # %% [markdown]
 # **Reading.** Less than one part in a hundred. Places also meet in the 3 x 3 convolutions of the
 # stem and of the down-sampling; but frames meet nowhere else than in those few numbers of branch
-# `T`.
+# `T`, before the mean at the end, which does not know their order.
 #
 # ## Can it see order, before any training?
 #
@@ -181,7 +181,7 @@ for layout in ("S", "T+S"):
 # ## Train both
 #
 # **Your guess:** with 14 classes guessing is right in 7 of 100 clips. What will `S` reach, what
-# `T+S`? Half a minute of training each: the same clips, the same steps, the same seed.
+# `T+S`? The same clips, the same steps, the same seed; half a minute for both.
 
 # %% tags=["trained"]
 train_clips = GeneratedClips(MovingDigits("train", num_clips=1600, difficulty="easy"))
@@ -304,13 +304,14 @@ plt.show()
 # **Reading.** `S` lies on the diagonal: backwards or forwards, the same answer. So of the two clips
 # of a pair one is right and the other wrong by the same margin: one half, exactly. `T+S` lies lower
 # right: the right answer forwards, and backwards the *reversed* class, which is then the true one.
-# (Mind the scales: what `S` prefers, it hardly prefers.)
+# (Mind the scales: the margins of `S` are far smaller than those of `T+S`.)
 #
 # ## What to remember
 #
 # - A clip is tokens (T, H, W, C); space shrinks from stage to stage, time does not.
 # - Test a video model on clips that differ in order alone. Accuracy over all classes hides whether
 #   time is seen; *within reversed pairs* shows it, and chance is exactly one half.
-# - All that carries anything from one frame to another are small tables.
+# - All that carries anything from one frame to another, before the mean at the end, are small
+#   tables.
 #
 # Next: lesson 02 looks at mixing as what it is, a matrix.

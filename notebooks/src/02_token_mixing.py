@@ -40,9 +40,10 @@ plt.style.use(STYLE)
 #
 # $$\mathrm{mix}(u)[m] = \sum_n P[m, n]\; u[n]$$
 #
-# Row `m` of the relation `P` says what output frame `m` takes from each input frame `n`. Every gate
-# of this package can show its `P` by `relation()`, of shape (G, N, N): one matrix for each of G
-# channel groups (lesson 05; here G = 1).
+# Row `m` of the relation `P` says what output frame `m` takes from each input frame `n`. The gates
+# of this package show their `P` by `relation()`, of shape (G, N, N): one matrix for each of G
+# channel groups (lesson 05; here G = 1). `attention` alone shows a part of it: its `P` depends on
+# the clip, too.
 #
 # **Your guess, before you run the next cell:** of `none`, `mean`, `conv`, `lrpe` and `dense`, which
 # matrix is the identity, which is constant, which is a narrow band, and which looks like noise
@@ -241,7 +242,9 @@ for window in ((8,), (14, 14), (16, 14, 14)):
 pd.DataFrame(rows)
 
 # %% [markdown]
-# **Reading.** Not at all: the matrix that is used is N x N either way, N² multiply-adds a channel.
+# **Reading.** Not at all, as it is computed here: the matrix that is used is N x N either way, N²
+# multiply-adds a channel. (Fourier transforms multiply by such a matrix in fewer; at these sizes
+# they are slower.)
 # Tying buys *parameters* (and with them the data needed to learn them), not arithmetic. Arithmetic
 # is saved by smaller windows, and by mixing time and space apart (lesson 06).
 #
@@ -276,20 +279,21 @@ nb02.most_groups(most_groups)
 # %%
 runs = stored.rows("gates").query("gate in ('lrpe', 'dense', 'mean', 'none')")
 print(stored.command("gates"))
-title = "Tied or dense is not to be told; both are far above mean and none"
+title = "Tied and dense cannot be told apart; both are far above mean and none"
 draw_accuracy(runs, metric="test_top1", by="name", chance=1 / 14, title=title)
 plt.show()
 
 # %%
-against_tied = compare(runs, "gate=lrpe", "test_top1", by="name").set_index("name")
+against_tied = compare(runs, "gate=lrpe", "test_top1", by="name", margin=0.02).set_index("name")
 for name, row in against_tied.iterrows():
     interval = f"95% interval {row['low']:+.3f} to {row['high']:+.3f}"
     print(f"{name:10} minus tied: {row['difference']:+.3f}, {interval}: {row['verdict']}")
 
 # %% [markdown]
-# **Reading.** The interval of `dense` holds zero, so neither side may be believed. That tokens are
-# mixed, and that the model can learn how, matters far more than whether the matrix is tied. The
-# case for tying is another one: it remains possible when windows grow.
+# **Reading.** The interval of `dense` holds zero, so neither side may be believed; a verdict
+# (better, worse, or equal within two points) would take about as many seeds as the line says. That
+# tokens are mixed, and that the model can learn how, matters far more than whether the matrix is
+# tied. The case for tying is another one: it remains possible when windows grow.
 #
 # ## The figure to remember
 #

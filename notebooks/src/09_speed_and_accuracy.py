@@ -229,7 +229,7 @@ draw_speed_accuracy(runs[columns], title="Two costs, two fronts")
 plt.show()
 
 # %% [markdown]
-# **Reading.** Not by the mean, by either: `lrpe+dense` costs the same count and scores a little
+# **Reading.** By neither, going by the mean: `lrpe+dense` costs the same count and scores a little
 # more. Points are means over seeds with their 95% intervals; the step line is the front. Many
 # intervals overlap: a front of means is a front of *these* means, and a variant just below it may
 # well belong on it (lesson 10).

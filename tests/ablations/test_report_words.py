@@ -50,7 +50,7 @@ def test_headline_counts_the_verdicts(study):
     assert report_words.highest(study, metric, table) == (
         "The highest mean is that of dense (66.0%), and it is better than the baseline."
     )
-    found = report_words.findings(study, metric, table)
+    found = report_words.findings(study, table)
     assert [finding.label for finding in found] == ["dense", "conv", "gqpe", "mean"]
     assert found[1].numbers.startswith("36.0%, −20.0 points by seed (95% interval −2")
     assert found[0].cost == "1.01× the parameters"
@@ -73,7 +73,7 @@ def test_how_to_read_states_level_correction_margin_and_seeds(study):
 
 
 def test_prediction_is_set_beside_the_verdicts_of_what_it_names(study):
-    found = report_words.findings(study, study.metrics[0], study.comparison(study.metrics[0]))
+    found = report_words.findings(study, study.comparison(study.metrics[0]))
     assert report_prediction.named(study, found) == ["dense: better", "conv: worse"]
 
 

@@ -201,3 +201,6 @@ def test_repeat_finds_the_same_bits(tmp_path: Path, capsys: pytest.CaptureFixtur
     write_json(path, stored_result)
     assert main(words) == 1
     assert "not the same" in capsys.readouterr().out
+    Store(out).cell_path(table.id[0]).unlink()
+    assert main(words) == 2
+    assert "cell.json is missing or damaged; give the `ablations run`" in capsys.readouterr().err
