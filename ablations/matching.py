@@ -148,7 +148,7 @@ def _possible_widths(config: PosMLPConfig, stage: int) -> Iterator[int]:
     """Widths of a stage, rising, whose gated channels its groups divide."""
     step = 2 if stage == 0 else 1
     for width in range(step, math.ceil(LARGEST_SCALE * config.dims[stage]) + 1, step):
-        gated = int(config.mlp_ratio[stage] * width) // 2
+        gated = int(round(config.mlp_ratio[stage] * width, 6)) // 2  # as `gate_dim`
         if gated and gated % config.num_groups[stage] == 0:
             yield width
 

@@ -6,6 +6,7 @@ Shapes: I interventions, k of them at once, N clips, B a batch, K classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import groupby
 from typing import Any
 
@@ -96,12 +97,14 @@ def intervene(
     """
     if not interventions:
         raise ValueError("no interventions; give some, for example knock_outs(model)")
-    if isinstance(data, str):
-        data = open_clips(
-            data, split, model.config, train=train or TrainConfig(), num_workers=num_workers
-        )
     max_bytes = max_memory_mib * 2**20
-    with borrowed(model):
+    with ExitStack() as stack:
+        if isinstance(data, str):
+            data = open_clips(
+                data, split, model.config, train=train or TrainConfig(), num_workers=num_workers
+            )
+            stack.callback(data.close)
+        stack.enter_context(borrowed(model))
         logits = logits_after(model, data, interventions, donors, batch_size, max_bytes)
     return _table(interventions, logits, data.labels, data.reverse_of, confidence)
 

@@ -6,6 +6,7 @@ configuration's frames and size. What was written is read back and compared with
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -31,7 +32,7 @@ def export(model: PosMLPVideo, path: str | Path) -> float:
     """
     path = Path(path)
     one_of(path.suffix, FORMATS, "export format")
-    model = model.cpu().float().eval()
+    model = copy.deepcopy(model).cpu().float().eval()
     temporary = path.with_name(f".{uuid4().hex}.{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

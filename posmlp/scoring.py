@@ -106,9 +106,9 @@ def evaluate(
 ) -> dict[str, float]:
     """`metrics` of a model over a split, averaging logits over `clips` x `crops` views a video.
 
-    `model`: a model or the path of one that `save` wrote. `data`: what `open_clips` takes, or a
-    source. `cache_gib`: see `fit`. `train` tells how frames are sampled, `classes` what the outputs
-    mean. Raises ValueError for what does not fit together.
+    `model`: a model, which is left in eval mode, or the path of one that `save` wrote. `data`: what
+    `open_clips` takes, or a source. `cache_gib`: see `fit`. `train` tells how frames are sampled,
+    `classes` what the outputs mean. Raises ValueError for what does not fit together.
     """
     model = load(model) if isinstance(model, str | Path) else model
     if isinstance(data, str):
