@@ -83,7 +83,7 @@ class Plan:
         num_cells, num_seeds = len(self.cells), len(self.grid.seeds)
         yield f"{num_cells} cells x {num_seeds} seeds = {num_cells * num_seeds} trainings: {states}"
         if self.repeat:
-            yield f"and the baseline's first seed again, to see equal runs differ: {self.repeat}"
+            yield f"and the baseline's first seed once more (do equal runs differ?): {self.repeat}"
         if counts["failed"]:
             yield "failed ones run again with --retry-failed"
         yield from (f"stale: {reason}" for reason in self.stale)

@@ -76,6 +76,7 @@ class Stem(nn.Module):
             not (self.training or torch.is_grad_enabled())
             and eager_on_cpu(x)
             and all(is_plain(conv, nn.Conv2d) for conv in self.convs)
+            and all(conv.padding_mode == "zeros" for conv in self.convs)
             and all(is_plain(norm, nn.BatchNorm2d) for norm in self.norms)
             and not any(norm.training or norm.running_mean is None for norm in self.norms)
         )
@@ -89,7 +90,7 @@ class Stem(nn.Module):
             statistics = (norm.running_mean, norm.running_var, norm.eps)
             affine = (norm.weight, norm.bias)
             folded = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, *affine)
-            x = conv._conv_forward(x, *folded)  # with its stride, padding, dilation and groups
+            x = F.conv2d(x, *folded, conv.stride, conv.padding, conv.dilation, conv.groups)
         return x
 
 
@@ -229,9 +230,8 @@ class Step(nn.ModuleDict):
         wanted = self.training or not torch.is_grad_enabled()
         if not wanted or not eager_on_cpu(x_WTnC) or (scale is not None and scale.requires_grad):
             return False
-        return all(type(branch) is Branch for branch in self.values()) and can_merge(
-            list(self.values())
-        )
+        branches = list(self.values())
+        return all(type(branch) is Branch for branch in branches) and can_merge(branches)
 
 
 class Block(nn.Module):
