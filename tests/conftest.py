@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.browser import open_browser
 
@@ -19,6 +20,9 @@ WriteClip = Callable[..., Path]
 # One thread: tests are small, and two contending threads take longer than one. What the tests start
 # (kernels, trainings) takes it from the environment.
 torch.set_num_threads(1)
+# A busy machine is no failure, and what failed once fails again.
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.load_profile("tests")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

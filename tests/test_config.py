@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from posmlp import PRESET_SOURCES, PRESETS, PosMLPConfig
@@ -22,7 +22,6 @@ from posmlp.config import (
     resolve,
 )
 
-LAWS = settings(deadline=None, derandomize=True)
 steps = st.lists(st.sampled_from(BRANCHES), min_size=1, max_size=3, unique=True)
 layouts = st.lists(steps, min_size=1, max_size=4)
 
@@ -47,7 +46,6 @@ def write_layout(parsed: list[list[str]]) -> str:
 
 
 @given(layouts)
-@LAWS
 def test_layout_parses_back_to_what_wrote_it(parsed: list[list[str]]) -> None:
     assert [list(step) for step in parse_layout(write_layout(parsed))] == parsed
 
@@ -132,7 +130,6 @@ def configs(draw: st.DrawFn) -> PosMLPConfig:
 
 
 @given(configs())
-@LAWS
 def test_config_survives_json(config: PosMLPConfig) -> None:
     plain = config.to_dict()
     written = json.dumps(plain)

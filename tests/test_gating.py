@@ -16,7 +16,6 @@ from posmlp.config import GATE_FORMS, GATE_NAMES, INITS
 from posmlp.gating import GatingUnit, initialise
 
 F64 = torch.float64
-LAWS = settings(deadline=None, derandomize=True)
 TIED = [name for name in GATE_NAMES if name != "attention"]
 windows = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
 widths = st.tuples(st.integers(1, 3), st.integers(1, 4))  # groups, channels a group
@@ -46,7 +45,7 @@ def test_gates_are_the_named_ones() -> None:
 
 @pytest.mark.parametrize("gate", TIED)
 @given(windows, widths, st.booleans())
-@settings(LAWS, max_examples=12)
+@settings(max_examples=12)
 def test_mix_is_the_relation_times_u_channel_by_channel(
     gate: str, window: tuple[int, ...], width: tuple[int, int], token_bias: bool
 ) -> None:
@@ -175,7 +174,7 @@ def test_bias_table_is_none_where_there_are_no_offsets(gate: str) -> None:
 
 @pytest.mark.parametrize("gate", ["lrpe", "attention", "conv"])
 @given(windows)
-@settings(LAWS, max_examples=10)
+@settings(max_examples=10)
 def test_relation_reads_the_bias_table_at_query_minus_key(
     gate: str, window: tuple[int, ...]
 ) -> None:

@@ -40,7 +40,7 @@ def step(config: PosMLPConfig, micro_batches: int, *, vectorised: bool = False) 
     return found, population.statistics
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.integers(2, NUM_CLIPS), st.booleans())
 def test_gradients_of_parts_sum_to_the_whole(micro_batches: int, vectorised: bool) -> None:
     (whole, losses, logits), _ = step(CONFIG, 1, vectorised=vectorised)

@@ -19,7 +19,6 @@ from posmlp.positions import GQPE, LRPE, Dense, LRPEPlusDense, Relation
 from tests import reference
 
 F64 = torch.float64
-LAWS = settings(deadline=None, derandomize=True)
 windows = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
 
 
@@ -48,7 +47,6 @@ def randomise(relation: AnyRelation, seed: int = 0) -> AnyRelation:
 
 
 @given(windows)
-@LAWS
 def test_index_numbers_offsets_row_major_without_gaps(window: tuple[int, ...]) -> None:
     index = relative_position_index(window)
     places = tokens(window)
@@ -62,7 +60,6 @@ def test_index_numbers_offsets_row_major_without_gaps(window: tuple[int, ...]) -
 
 
 @given(windows)
-@LAWS
 def test_index_is_antisymmetric_about_its_middle(window: tuple[int, ...]) -> None:
     index = relative_position_index(window)
     last = math.prod(2 * side - 1 for side in window) - 1
@@ -70,7 +67,6 @@ def test_index_is_antisymmetric_about_its_middle(window: tuple[int, ...]) -> Non
 
 
 @given(windows, st.data())
-@LAWS
 def test_index_does_not_change_when_both_tokens_shift(
     window: tuple[int, ...], data: st.DataObject
 ) -> None:
@@ -100,7 +96,7 @@ def test_index_equals_reference(side: int) -> None:
 
 
 @given(windows, st.integers(1, 3))
-@settings(LAWS, max_examples=30)
+@settings(max_examples=30)
 def test_lrpe_entry_is_the_table_at_query_minus_key(
     window: tuple[int, ...], num_groups: int
 ) -> None:
@@ -200,7 +196,7 @@ def test_gqpe_three_axes_factorise_when_time_and_space_do_not_couple(softmax: bo
 
 
 @given(windows, st.sampled_from(["full", "diagonal", "scalar"]), st.booleans())
-@settings(LAWS, max_examples=30)
+@settings(max_examples=30)
 def test_gqpe_softmax_weights_are_a_distribution_over_keys(
     window: tuple[int, ...], spread: str, symmetric: bool
 ) -> None:

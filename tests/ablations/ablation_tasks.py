@@ -102,9 +102,16 @@ class Task:
         os.abort()
 
     def die_on_worker_0(self) -> None:
+        """Three times; other workers wait for the third, so that there are jobs left for it."""
         if self.worker == 0:
+            (self.folder / f"{os.getpid()}.died").touch()
             self.die()
-        time.sleep(0.2)
+        wait_until(lambda: len(list(self.folder.glob("*.died"))) == 3)
+
+    def meet(self) -> None:
+        """Waits for a job of another worker to have begun."""
+        (self.folder / f"{self.worker}.here").touch()
+        wait_until(lambda: len(list(self.folder.glob("*.here"))) == 2)
 
     def die_on_the_second_node(self) -> None:
         if os.environ.get("TEST_NODE") == "second":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -23,7 +24,7 @@ flat = chain.from_iterable
 
 
 def test_pool_runs_every_job_once_on_every_worker(tmp_path: Path) -> None:
-    results = dict(flat(pool(jobs(12), Task(tmp_path, "nap"), TWO)))
+    results = dict(flat(pool(jobs(12), Task(tmp_path, "meet"), TWO)))
     assert sorted(job.seeds[0] for job in results) == list(range(12))
     assert all(job.seeds[0] == result["seed"] for job, (result,) in results.items())
     assert {result["worker"] for (result,) in results.values()} == {0, 1}
@@ -119,11 +120,12 @@ def test_a_worker_killed_while_idle_is_replaced(tmp_path: Path) -> None:
     stream = flat(pool(jobs(3), Task(tmp_path), TWO[:1]))
     first = next(stream)[1]
     assert not isinstance(first, WorkerDied)
-    # The worker takes the next job at once, so kill it until a job is met or all are done.
-    os.kill(first[0]["pid"], signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it has done all three jobs, and ended
+        os.kill(first[0]["pid"], signal.SIGKILL)
     rest = [outcome for _, outcome in stream]
     assert len(rest) == 2
-    assert not any(isinstance(outcome, WorkerDied) for outcome in rest[1:])
+    # It took the next job at once, and may have been met in the middle of one.
+    assert sum(isinstance(outcome, WorkerDied) for outcome in rest) <= 1
 
 
 def test_printing_goes_to_the_jobs_log_in_both_engines(tmp_path: Path) -> None:
@@ -173,4 +175,4 @@ def test_no_worker_outlives_a_killed_driver(tmp_path: Path) -> None:
         driver.kill()
         driver.wait()
     pids = [int(path.read_text()) for path in tmp_path.glob("*.started")]
-    wait_until(lambda: not any(is_alive(pid) for pid in pids), timeout_s=1.0)
+    wait_until(lambda: not any(is_alive(pid) for pid in pids), timeout_s=10)

@@ -79,7 +79,7 @@ def test_memory_that_runs_out_leads_down_the_ladder(tmp_path: Path) -> None:
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr
     enough, too_little = (json.loads(line) for line in done.stdout.splitlines())

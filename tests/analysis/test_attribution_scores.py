@@ -115,7 +115,7 @@ def test_localisation_of_nothing_is_not_a_number() -> None:
 
 
 @given(st.integers(0, 2**31), st.floats(0.01, 100), st.sampled_from([-1, 1]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_localisation_ignores_scale_and_sign_and_splits_the_mass(
     seed: int, scale: float, sign: int
 ) -> None:

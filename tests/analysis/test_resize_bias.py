@@ -33,7 +33,7 @@ def offsets(side: int) -> torch.Tensor:
 
 
 @given(SIDES, SIDES)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_table_linear_in_the_offset_stays_so(old: int, new: int) -> None:
     model = model_with([(3 + 2 * offsets(old)).tolist()], num_frames=old)
     table = only_unit(resize_bias(model, num_frames=new, keep="values")).bias_table()
@@ -42,7 +42,7 @@ def test_a_table_linear_in_the_offset_stays_so(old: int, new: int) -> None:
 
 
 @given(SIDES, SIDES)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_offset_zero_keeps_its_weight(old: int, new: int) -> None:
     table = torch.randn(1, 2 * old - 1, generator=torch.Generator().manual_seed(old))
     resized = only_unit(resize_bias(model_with(table, num_frames=old), num_frames=new))

@@ -107,7 +107,7 @@ def test_brightness_does_not_tell_direction(difficulty: str) -> None:
 # ---------------------------------------------------------------------------------- random numbers
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     indices=st.lists(st.integers(0, 999), min_size=1, max_size=20),
     difficulty=st.sampled_from(list(DIFFICULTIES)),

@@ -122,7 +122,7 @@ def test_nothing_to_find_is_refused():
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=30).filter(any))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_average_precision_is_at_least_the_uninterpolated_one(hits):
     """sklearn's does not raise precision to its envelope."""
     is_true = torch.tensor(hits)

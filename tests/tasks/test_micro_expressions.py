@@ -29,7 +29,7 @@ CONFIG = replace(TINY, image_size=16, windows=(4, 2), num_classes=4, drop_path=0
 
 
 @given(st.lists(st.integers(0, 400), min_size=3, max_size=3).map(sorted), st.integers(3, 40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_phase_indices_go_from_onset_over_apex_to_offset(phases, num_frames):
     onset, apex, offset = phases
     indices = phase_indices(onset, apex, offset, num_frames)
@@ -44,7 +44,7 @@ def test_phases_out_of_order_are_refused():
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=8, max_size=60))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_scores_are_scikit_learns(pairs):
     labels = [true for true, _ in pairs] + [0, 1, 2, 3]
     predicted = [guess for _, guess in pairs] + [0, 0, 0, 0]
