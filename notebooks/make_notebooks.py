@@ -32,6 +32,7 @@ from nbformat import NotebookNode
 from posmlp.checkpoint import write_atomically
 
 FOLDER = Path(__file__).resolve().parent
+START_TIMEOUT_S = 300
 CELL_TIMEOUT_S = 300
 OUTPUT_TIMEOUT_S = 60  # for a cell's last output, once it has ended
 # a kernel that gives no answer; one that died, or did not start
@@ -107,7 +108,7 @@ def _run(source: Path) -> NotebookNode:
         client = NotebookClient(
             notebook,
             timeout=CELL_TIMEOUT_S,
-            startup_timeout=CELL_TIMEOUT_S,
+            startup_timeout=START_TIMEOUT_S,
             iopub_timeout=OUTPUT_TIMEOUT_S,
             raise_on_iopub_timeout=True,  # by default a cell's late outputs are left out with a log
             kernel_name="python3",

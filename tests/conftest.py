@@ -20,6 +20,8 @@ WriteClip = Callable[..., Path]
 # One thread: tests are small, and two contending threads take longer than one. What the tests start
 # (kernels, trainings) takes it from the environment.
 torch.set_num_threads(1)
+# A GPU is not for the tests: what they start would take it, and is exact on a CPU alone.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # A busy machine is no failure, and what failed once fails again.
 settings.register_profile("tests", deadline=None, derandomize=True)
 settings.load_profile("tests")

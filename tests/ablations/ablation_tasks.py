@@ -56,7 +56,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_until(holds: Callable[[], bool], timeout_s: float = 60) -> None:
+def wait_until(holds: Callable[[], bool], timeout_s: float = 300) -> None:
     """Until it holds; AssertionError when the time is over."""
     deadline = time.monotonic() + timeout_s
     while not holds():
@@ -102,8 +102,11 @@ class Task:
         os.abort()
 
     def die_on_worker_0(self) -> None:
-        """Three times; other workers wait for the third, so that there are jobs left for it."""
-        if self.worker == 0:
+        self._die_three_times(self.worker == 0)
+
+    def _die_three_times(self, here: bool) -> None:
+        """Elsewhere jobs wait for the third death, so that there are some left for it."""
+        if here:
             (self.folder / f"{os.getpid()}.died").touch()
             self.die()
         wait_until(lambda: len(list(self.folder.glob("*.died"))) == 3)
@@ -114,9 +117,7 @@ class Task:
         wait_until(lambda: len(list(self.folder.glob("*.here"))) == 2)
 
     def die_on_the_second_node(self) -> None:
-        if os.environ.get("TEST_NODE") == "second":
-            self.die()
-        time.sleep(0.2)
+        self._die_three_times(os.environ.get("TEST_NODE") == "second")
 
     def gives_up(self) -> dict[str, Any]:
         return {"failure": "device error"}
@@ -162,6 +163,20 @@ class Task:
 
     def fail(self) -> None:
         raise OSError("no room to store this")
+
+
+@dataclass
+class KilledWhenIdle(Task):
+    """The worker is killed between its first job and the next, when the driver asks for a log."""
+
+    driver: int = 0
+
+    def log_path(self, job: Job) -> Path:
+        if os.getpid() == self.driver and job.seeds[0] == 0:
+            pid = int((self.folder / "0.started").read_text())
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not is_alive(pid))
+        return super().log_path(job)
 
 
 class CannotStart(Task):

@@ -8,6 +8,7 @@ Linux only: processes are found through /proc. Exit code 1 if anything was lost 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -28,7 +29,7 @@ from safetensors.numpy import load_file
 from ablations import run
 from ablations.store import Store
 
-ORPHANS_MAY_LIVE_S = 5.0
+ORPHANS_MAY_LIVE_S = 30.0
 
 
 @dataclass
@@ -123,8 +124,9 @@ def _start(grid: Path, out: Path) -> subprocess.Popen[bytes]:
 def _wait_for_training(runner: subprocess.Popen[bytes], out: Path, since: float) -> None:
     """Wait until a training has written something, or there is nothing left to do."""
     while runner.poll() is None:
-        if any(path.stat().st_mtime > since for path in out.glob("cells/*/seed*")):
-            return
+        with contextlib.suppress(FileNotFoundError):  # an empty log, which the runner removes
+            if any(path.stat().st_mtime > since for path in out.glob("cells/*/seed*")):
+                return
         time.sleep(0.05)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ablation_tasks import CannotStart, Task, is_alive, jobs, wait_until
+from ablation_tasks import CannotStart, KilledWhenIdle, Task, is_alive, jobs, wait_until
 
 from ablations.engines import EngineError, WorkerDied, in_process, pool
 from ablations.worker import Place
 
 TWO = [Place(0, "cpu", 1), Place(1, "cpu", 1)]
 flat = chain.from_iterable
+
+
+def has_text(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def test_pool_runs_every_job_once_on_every_worker(tmp_path: Path) -> None:
@@ -117,15 +119,12 @@ def test_a_crash_leaves_its_trace_in_the_jobs_log(tmp_path: Path) -> None:
 
 
 def test_a_worker_killed_while_idle_is_replaced(tmp_path: Path) -> None:
-    stream = flat(pool(jobs(3), Task(tmp_path), TWO[:1]))
-    first = next(stream)[1]
-    assert not isinstance(first, WorkerDied)
-    with contextlib.suppress(ProcessLookupError):  # it has done all three jobs, and ended
-        os.kill(first[0]["pid"], signal.SIGKILL)
-    rest = [outcome for _, outcome in stream]
-    assert len(rest) == 2
-    # It took the next job at once, and may have been met in the middle of one.
-    assert sum(isinstance(outcome, WorkerDied) for outcome in rest) <= 1
+    task = KilledWhenIdle(tmp_path, driver=os.getpid())
+    results = dict(flat(pool(jobs(3), task, TWO[:1])))
+    assert not any(isinstance(outcome, WorkerDied) for outcome in results.values())
+    killed, *others = (results[job][0]["pid"] for job in sorted(results, key=lambda j: j.seeds))
+    assert len(others) == 2
+    assert killed not in others
 
 
 def test_printing_goes_to_the_jobs_log_in_both_engines(tmp_path: Path) -> None:
@@ -151,7 +150,7 @@ def test_a_result_that_cannot_be_stored_stops_the_pool(tmp_path: Path) -> None:
 def test_leaving_early_ends_the_workers(tmp_path: Path) -> None:
     stream = pool(jobs(9), Task(tmp_path, "sleep", bad=(1, 2)), TWO)
     next(stream)
-    wait_until(lambda: (tmp_path / "1.started").exists() and (tmp_path / "2.started").exists())
+    wait_until(lambda: all(map(has_text, (tmp_path / "1.started", tmp_path / "2.started"))))
     pids = [int((tmp_path / f"{i}.started").read_text()) for i in (1, 2)]
     stream.close()
     assert not any(is_alive(pid) for pid in pids)
@@ -170,7 +169,7 @@ def test_no_worker_outlives_a_killed_driver(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     driver = subprocess.Popen([sys.executable, str(script)], env=environment)
     try:
-        wait_until(lambda: len(list(tmp_path.glob("*.started"))) == 2)
+        wait_until(lambda: sum(map(has_text, tmp_path.glob("*.started"))) == 2)
     finally:
         driver.kill()
         driver.wait()

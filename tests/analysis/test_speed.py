@@ -2,50 +2,64 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 from torch import nn
 
-from analysis import measure_speed, pareto
+from analysis import measure_speed, pareto, speed
 from posmlp import create_model
 
 
-class Sleeper(nn.Module):
+class Clock:
+    """Stands still while nothing that it knows of runs."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(speed, "time", clock)
+    return clock
+
+
+class Timed(nn.Module):
     """Takes a known time and notes when it ran."""
 
-    def __init__(self, seconds: float, log: list[float]) -> None:
+    def __init__(self, seconds: float, log: list[float], clock: Clock) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
-        self.seconds, self.log = seconds, log
+        self.seconds, self.log, self.clock = seconds, log, clock
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         self.log.append(self.seconds)
-        time.sleep(self.seconds)
+        self.clock.now += self.seconds
         return clips.sum() * self.weight
 
 
 QUICK = {"clip_shape": (1, 1, 2, 2), "warm_up": 1, "min_runs": 5, "min_seconds": 0.0}
 
 
-def test_measure_speed_ranks_known_times_in_turns():
+def test_measure_speed_ranks_known_times_in_turns(clock):
     log: list[float] = []
-    models = {"slow": Sleeper(0.05, log), "fast": Sleeper(0.002, log)}
+    models = {"slow": Timed(2.0, log, clock), "fast": Timed(0.5, log, clock)}
     table = measure_speed(models, **QUICK).set_index("model")
-    assert table.loc["slow", "ratio"] == 1
-    assert table.loc["fast", "ratio"] > 1
-    assert table.loc["slow", "median_ms"] >= 50
-    assert log == [0.05, 0.002] * 6, "not one run of each a round"
+    assert table["ratio"].to_dict() == {"slow": 1, "fast": 4}
+    assert table["median_ms"].to_dict() == {"slow": 2000, "fast": 500}
+    assert log == [2.0, 0.5] * 6, "not one run of each a round"
 
 
-def test_measure_speed_waits_for_no_model_beside():
+def test_measure_speed_waits_for_no_model_beside(clock):
     log: list[float] = []
-    models = {"quick": Sleeper(0.002, log), "beside": Sleeper(0.2, log)}
+    models = {"quick": Timed(0.25, log, clock), "beside": Timed(4.0, log, clock)}
     table = measure_speed(models, **QUICK, beside=["beside"]).set_index("model")
     assert table.loc["quick", "num_runs"] == 5
     assert table.loc["beside", "num_runs"] < 5
-    assert log[:4] == [0.002, 0.2] * 2
+    assert log[:4] == [0.25, 4.0] * 2
 
 
 def test_measure_speed_has_a_row_for_each_setting():

@@ -6,8 +6,11 @@ import gc
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +34,8 @@ CONFIG = resolve(
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     """Return where entries go; there are none."""
+    if shutil.disk_usage(tmp_path).free < 2 * frame_file.MIN_FREE_BYTES:
+        pytest.skip("less than 2 GiB are free, of which the cache leaves one")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return cache_folder("frames")
 
@@ -210,13 +215,15 @@ from pathlib import Path
 from posmlp.data import survey
 from posmlp.data.datasets import VideoClips
 
-root, started, real, count = sys.argv[1], Path(sys.argv[2]), survey.load_whole, 0
+root, started, go = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+real, count = survey.load_whole, 0
 
 def slowly(*arguments):
     global count
     count += 1
     started.touch()
-    time.sleep(float(sys.argv[3]))
+    while not go.exists():
+        time.sleep(0.01)
     return real(*arguments)
 
 survey.load_whole = slowly
@@ -225,33 +232,41 @@ print(count, clips.kept["where"], int(clips.batch(clips.labels * 0 + 1).sum()))
 """
 
 
-def open_slowly(data: Path, started: Path, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", OPEN_SLOWLY, str(data), str(started), str(seconds)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
+def open_slowly(data: Path, home: Path, name: str) -> subprocess.Popen[str]:
+    """A process that opens the data, and reads no file of it before HOME/go is there."""
+    paths = [str(data), str(home / f"{name}.started"), str(home / "go")]
+    with (home / f"{name}.err").open("w") as said:
+        return subprocess.Popen(
+            [sys.executable, "-c", OPEN_SLOWLY, *paths],
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        os.sched_yield()
+def wait_until(holds: Callable[[], bool], *processes: subprocess.Popen[str]) -> None:
+    while not holds():
+        assert all(process.poll() is None for process in processes), "one ended before"
+        time.sleep(0.01)
 
 
 def test_processes_at_once_decode_once(data, folder, tmp_path):
-    both = [open_slowly(data, tmp_path / f"started{i}", 0.7) for i in range(2)]
-    said = [process.communicate() for process in both]
-    found = sorted(out.split() for out, _ in said)
+    both = [open_slowly(data, tmp_path, name) for name in "ab"]
+    errors = [tmp_path / f"{name}.err" for name in "ab"]
+    try:
+        wait_until(lambda: any("waiting for it" in path.read_text() for path in errors), *both)
+    finally:
+        (tmp_path / "go").touch()
+    found = sorted(process.communicate()[0].split() for process in both)
     assert [count for count, *_ in found] == ["0", "4"]
     assert found[0][1:] == found[1][1:]
     assert found[0][1] == "disk"
-    assert any("waiting for it" in err for _, err in said)
 
 
 def test_maker_that_was_killed_harms_nobody(data, folder, tmp_path):
-    maker = open_slowly(data, tmp_path / "started", 60)
-    wait_for(tmp_path / "started", maker)
+    maker = open_slowly(data, tmp_path, "maker")
+    wait_until((tmp_path / "maker.started").exists, maker)
     maker.kill()
     maker.communicate()
     assert [path.suffix for path in folder.iterdir() if path.suffix != ".lock"] == [".partial"]
