@@ -175,7 +175,7 @@ class KilledWhenIdle(Task):
         if os.getpid() == self.driver and job.seeds[0] == 0:
             pid = int((self.folder / "0.started").read_text())
             os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: not is_alive(pid))
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # wholly ended, all its threads
         return super().log_path(job)
 
 
