@@ -177,6 +177,9 @@ def plan(
     cache folder, and nothing is written elsewhere. Raises ValueError for a grid or a folder that
     cannot be run.
     """
+    for name, value in (("workers", workers), ("num_threads", num_threads)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
     grid = grid if isinstance(grid, Grid) else read_grid(grid, data)
     grid.check_data()
     store = Store(out) if out is not None else None

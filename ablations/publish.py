@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from itertools import product
 from pathlib import Path
 
 from ablations.files import in_checkout
@@ -25,8 +26,8 @@ def publish(out: str | Path, to: str | Path, *, models: str = "none") -> Path:
     """Take an ablation's results from `out` to `to`, and write its report there.
 
     `models`: the weights that come along, `none` or `first` (each cell's at its first seed).
-    Raises StoreError if the ablation has unfinished trainings, or `to` holds another ablation's
-    grid; ValueError for another value of `models`.
+    Raises StoreError if the ablation has unfinished trainings, or `to` holds a run, or another
+    ablation's grid; ValueError for another value of `models`.
     """
     from ablations.report import write_report
 
@@ -48,15 +49,16 @@ def publish(out: str | Path, to: str | Path, *, models: str = "none") -> Path:
     for name in _OF_A_GRID:
         if (source.root / name).is_file():
             write_durably(target.root / name, (source.root / name).read_bytes())
+    repeats = [(cell_id, seed, 1) for cell_id, seed in plan.get("repeats", [])]
     for cell in plan["cells"]:
         write_durably(target.cell_path(cell["id"]), source.cell_path(cell["id"]).read_bytes())
-        for seed in plan["seeds"]:
-            files = [source.run_folder(cell["id"], seed) / name for name in _OF_A_CELL]
-            if models == "first" and seed == plan["seeds"][0]:
-                files += _small_models(source.run_folder(cell["id"], seed))
-            for file in filter(Path.is_file, files):
-                kept = target.run_folder(cell["id"], seed) / file.name
-                write_durably(kept, _repeatable(file, target.root))
+    for which in [*product([c["id"] for c in plan["cells"]], plan["seeds"], [0]), *repeats]:
+        run, kept = source.run_folder(*which), target.run_folder(*which)
+        files = [run / name for name in _OF_A_CELL]
+        if models == "first" and which[1:] == (plan["seeds"][0], 0):
+            files += _small_models(run)
+        for file in filter(Path.is_file, files):
+            write_durably(kept / file.name, _repeatable(file, target.root))
     _remove_others(target, {cell["id"] for cell in plan["cells"]})
     write_report(target.root)
     return target.root
@@ -78,7 +80,11 @@ def _repeatable(file: Path, root: Path) -> bytes:
 
 def _same_grid(source: Store, target: Store) -> None:
     """Raise StoreError if the target is in use for something else."""
+    if target.root.exists() and target.root.resolve() == source.root.resolve():
+        raise StoreError(f"{target.root} is the run itself; give another folder to publish to")
     if target.root.exists() and any(target.root.iterdir()):
+        if (target.root / ".runner.lock").exists() or any(target.root.glob("cells/*/*.log")):
+            raise StoreError(f"{target.root} holds a run of its own, not what was published of one")
         there, ours = target.plan(), source.plan()
         if there["question"] != ours["question"]:
             raise StoreError(

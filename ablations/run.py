@@ -67,6 +67,7 @@ def run(
     cannot be stored.
     """
     runner = Engine(engine, workers, device, num_threads, address, per_gpu, together, cache_gib)
+    part([], shard)  # or ValueError, before anything is read
     grid = grid if isinstance(grid, Grid) else read_grid(grid, data)
     grid.check_data()
     store = Store(out)
@@ -137,10 +138,10 @@ def _missing(
 
 
 def _clear(store: Store, result: Result) -> None:
-    """Make way for another attempt; what a killed worker had trained is kept, to go on from."""
+    """Make way for another attempt, which goes on from what was trained, if its numbers were."""
     which = result["cell"], result["seed"], result.get("repeat", 0)
     store.result_path(*which).unlink()
-    if result["failure"] != "worker killed":
+    if result["failure"] == "not finite":
         shutil.rmtree(store.run_folder(*which))
 
 

@@ -90,9 +90,16 @@ def highest_in_words(runs: pd.DataFrame, metric: str) -> str:
 
 
 def runs_under(folder: str | Path) -> list[Path]:
-    """The run folders in or below a folder: those that hold metrics.csv and config.json."""
+    """The run folders in or below a folder: those that hold metrics.csv and config.json.
+
+    A seed that a grid trained a second time, to see how equal runs differ, is not another run.
+    """
     found = (path.parent for path in sorted(Path(folder).rglob("metrics.csv")))
-    return [run for run in found if (run / "config.json").is_file()]
+    return [run for run in found if (run / "config.json").is_file() and not _is_repeat(run)]
+
+
+def _is_repeat(run: Path) -> bool:
+    return run.name.endswith("-repeat") and (run.parent / "cell.json").is_file()
 
 
 def variant_of(run: Path, root: Path) -> tuple[str, dict[str, Any]]:

@@ -221,7 +221,11 @@ def draw_over_seeds(
 
 
 def write_learned(folder: str | Path, out: str | Path) -> Path:
-    """Write all four tables of a variant's trainings, and their figures, to `out`."""
+    """Write all four tables of a variant's trainings, and their figures, to `out`.
+
+    A table is empty, and has no figure, where nothing can be said: maps against use want groups
+    over time, and losses that differ.
+    """
     runs = trained_models(folder)
     target = Path(out)
     made: dict[str, tuple[Callable[[], pd.DataFrame], str, str]] = {
@@ -235,6 +239,8 @@ def write_learned(folder: str | Path, out: str | Path) -> Path:
         write_atomically(target / f"{name}.csv", table.round(6).to_csv(index=False).encode())
         parts = table.groupby("branch") if "branch" in table else [("", table)]
         for part, shown in parts:
+            if shown.empty:
+                continue
             figure = draw_over_seeds(shown, rows, panels)
             write_atomically(target / f"{name}{part and '-' + str(part)}.png", png(figure))
     return target

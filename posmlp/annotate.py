@@ -31,6 +31,8 @@ def annotate_video(found: Prediction, out: str | Path, num_classes: int = 5) -> 
     out = Path(out)
     if out.suffix.lower() != ".mp4":
         raise ValueError(f"an annotated video is an mp4; name it {out.with_suffix('.mp4')}")
+    if out.exists() and out.samefile(found.video):
+        raise ValueError(f"{out} is the video itself, which would be lost; give another name")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.stem}.partial.mp4")
     rate = Fraction(found.fps or FRAME_FOLDER_FPS).limit_denominator(1001)

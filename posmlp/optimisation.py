@@ -110,8 +110,9 @@ def _of_adamw(train: TrainConfig) -> tuple[float, ...]:
 
 def clip_gradients(gradients: Tensors, largest: Tensor) -> Tensors:
     """Gradients (S, ...) scaled down where the norm of a member's is over its `largest` (S,)."""
-    squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()])
-    scale = (largest / (squares.sum(0).sqrt() + 1e-6)).clamp(max=1.0)  # (S,)
+    squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()], dim=1)
+    # along rows, (S, P): a sum over columns would round otherwise than for a member alone
+    scale = (largest / (squares.sum(1).sqrt() + 1e-6)).clamp(max=1.0)  # (S,)
     return {k: g * scale.view(-1, *(1,) * (g.dim() - 1)) for k, g in gradients.items()}
 
 

@@ -83,7 +83,7 @@ def fit(
     config, train = resolve(config), train or TrainConfig()
     seeds = tuple(seeds)
     members(config, train, seeds, variants)  # or ValueError, before any clip is read
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = usable_device(device)
     team, device = join(device)
     prepare = preparation(team, checkpoint_activations, compiled)
     opened: list[VideoClips | GeneratedClips] = []
@@ -119,6 +119,17 @@ def fit(
     finally:
         for clips in opened:
             clips.close()
+
+
+def usable_device(device: torch.device | str | None = None) -> torch.device:
+    """The device to compute on, by default a GPU if there is one; ValueError if it is not here."""
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device={str(device)!r} is not here ({reason}); use cpu") from error
+    return found
 
 
 def _check_together(

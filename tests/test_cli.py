@@ -39,6 +39,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         (["image_size=40"], "use a window that divides"),
         (["gates=lrpe"], "unknown config key 'gates'"),
         (["lr=fast"], "lr='fast' must be a number"),
+        (["--device", "gpu"], "device='gpu' is not here"),
         (["lr=.nan"], "lr=nan must be a number of at least 0"),
         (["lr=[1,2]"], "lr=[1, 2] must be a number of at least 0"),
         (["label_smoothing=abc"], "label_smoothing='abc' must be a number of at least 0 and less"),

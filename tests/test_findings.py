@@ -205,6 +205,12 @@ def test_results_folder_is_named_in_a_text(folder: str) -> None:
     assert re.search(rf"results/{folder}\b|grid `{folder}`|`{folder}/?`", texts)
 
 
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/classes.csv")), ids=str)
+def test_every_training_is_scored_on_a_class_once(path: Path) -> None:
+    table = pd.read_csv(path)
+    assert not table.duplicated(["variant", "seed", "class"]).any()
+
+
 @pytest.mark.parametrize("grid", sorted(RESULTS.glob("*/grid.yaml")), ids=lambda p: p.parent.name)
 def test_published_grid_holds_every_training(grid: Path) -> None:
     folder = grid.parent

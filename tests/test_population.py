@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from posmlp.config import GATE_NAMES, PRESETS
+from posmlp.optimisation import clip_gradients
 from posmlp.population import Population, seeded_model
 
 TINY = replace(
@@ -114,6 +115,21 @@ def test_seeds_on_several_threads_have_the_bits_of_one_thread():
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+def test_clipped_gradients_have_the_bits_of_a_member_alone():
+    generator = torch.Generator().manual_seed(0)
+    gradients = {
+        str(i): torch.randn(5, 3, 4, generator=generator) * 10 ** (i % 7) for i in range(150)
+    }
+    largest = torch.full((5,), 1.0)
+    together = clip_gradients(gradients, largest)
+    for member in range(5):
+        own = {name: each[member : member + 1] for name, each in gradients.items()}
+        alone = clip_gradients(own, largest[:1])
+        assert all(torch.equal(alone[name][0], together[name][member]) for name in own)
+        norm = torch.cat([each.flatten() for each in alone.values()]).norm()
+        torch.testing.assert_close(norm, torch.tensor(1.0))
 
 
 def test_an_error_of_one_seed_reaches_the_caller():

@@ -110,7 +110,12 @@ def test_annotated_video_keeps_all_frames_above_a_panel(
 ):
     video = write_clip(tmp_path / "in.mp4", [60] * 5 + [160] * 5, height=height, width=width, fps=5)
     out = tmp_path / "new/out.mp4"
-    annotate_video(predict_video(open_run(run), video), out)
+    found = predict_video(open_run(run), video)
+    before = video.read_bytes()
+    with pytest.raises(ValueError, match=r"in\.mp4 is the video itself"):
+        annotate_video(found, video)
+    assert video.read_bytes() == before
+    annotate_video(found, out)
     written = read_video(out)
     assert (len(written.frames), written.fps) == (10, 5.0)
     assert written.frames.shape[2] >= least

@@ -34,6 +34,16 @@ def test_publishing_twice_changes_no_result(ablation: Path, tmp_path: Path) -> N
     assert before == {p: p.read_bytes() for p in (kept / "cells").rglob("*") if p.is_file()}
 
 
+def test_publishing_onto_a_run_is_refused(ablation: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="is the run itself"):
+        publish(ablation, ablation)
+    other = tmp_path / "other"
+    shutil.copytree(ablation, other)
+    (other / ".runner.lock").touch()
+    with pytest.raises(StoreError, match="holds a run of its own"):
+        publish(ablation, other)
+
+
 def test_published_folder_has_models_only_when_asked(ablation: Path, tmp_path: Path) -> None:
     without = publish(ablation, tmp_path / "without")
     assert not list(without.rglob("*.safetensors"))

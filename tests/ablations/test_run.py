@@ -23,6 +23,7 @@ from ablations.job import Attempt
 from ablations.run import part
 from ablations.store import Store
 from ablations.worker import Place
+from analysis.curves import runs_under
 
 
 def written(grid: dict[str, Any], folder: Path) -> Path:
@@ -153,6 +154,46 @@ def test_failures_are_rows_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert result.stat().st_mtime_ns == before
     run(grid, tmp_path / "run", device="cpu", progress=False, retry_failed=True)
     assert result.stat().st_mtime_ns > before
+
+
+def test_retrying_goes_on_from_what_was_trained(tmp_path: Path) -> None:
+    """As after a file that was lost in the middle: what went wrong was not in the numbers."""
+    out = tmp_path / "run"
+    table = run(TINY | {"axes": {}, "seeds": 1}, out, device="cpu", progress=False)
+    which = table.id[0], 0
+    result = Store(out).result(*which)
+    assert result is not None
+    model = Store(out).run_folder(*which) / "model-seed0.safetensors"
+    before = model.stat().st_mtime_ns
+    for failure, is_kept in (("exception", True), ("not finite", False)):
+        lost = result | {"status": "failed", "failure": failure}
+        write_json(Store(out).result_path(*which), lost)
+        again = run(
+            TINY | {"axes": {}, "seeds": 1}, out, device="cpu", progress=False, retry_failed=True
+        )
+        assert list(again.status) == ["done"]
+        assert (model.stat().st_mtime_ns == before) == is_kept
+
+
+def test_classes_and_curves_leave_the_repetition_out(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(TINY | {"axes": {}, "repeat": True}, out, device="cpu", progress=False)
+    assert len(list(out.glob("cells/*/seed0-repeat/metrics.csv"))) == 1
+    assert [path.name for path in runs_under(out)] == ["seed0", "seed1"]
+
+
+@pytest.mark.parametrize("options", [{"workers": 0}, {"num_threads": -1}])
+def test_plan_refuses_what_run_does(options: dict[str, int]) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name}={value} must be at least 1"):
+        plan(TINY, probe_s=0, **options)
+
+
+@pytest.mark.parametrize("shard", ["a", "1/2/3", "0/2"])
+def test_shard_that_is_none_is_refused(tmp_path: Path, shard: str) -> None:
+    with pytest.raises(ValueError, match=f"shard='{shard}' must be i/n"):
+        run(TINY, tmp_path / "run", device="cpu", progress=False, shard=shard)
+    assert not (tmp_path / "run").exists()
 
 
 def test_exception_is_a_row_with_its_traceback(tmp_path: Path) -> None:
