@@ -111,6 +111,9 @@ class Task:
             self.die()
         wait_until(lambda: len(list(self.folder.glob("*.died"))) == 3)
 
+    def wait_for_go(self) -> None:
+        wait_until((self.folder / "go").exists)
+
     def meet(self) -> None:
         """Waits for a job of another worker to have begun."""
         (self.folder / f"{self.worker}.here").touch()

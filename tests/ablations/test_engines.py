@@ -50,10 +50,12 @@ def test_quick_jobs_in_process_come_together_but_a_failure_or_a_long_job_is_told
 
 
 def test_what_finishes_while_results_are_stored_comes_as_one_batch(tmp_path: Path) -> None:
-    stream = pool(jobs(8), Task(tmp_path), TWO)
+    stream = pool(jobs(8), Task(tmp_path, "wait_for_go", bad=tuple(range(1, 8))), TWO)
     first = next(stream)
+    assert len(first) == 1
+    (tmp_path / "go").touch()
     wait_until(lambda: len((tmp_path / "finished").read_text().split()) == 8)
-    time.sleep(1)  # until the pool's own thread has taken in what the workers say
+    time.sleep(2)  # until the pool's own thread has taken in what the workers say
     rest = list(stream)
     assert len(rest[0]) > 1
     assert sum(len(batch) for batch in [first, *rest]) == 8
