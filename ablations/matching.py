@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise, product
 
-from posmlp.config import PosMLPConfig
+from posmlp.config import PosMLPConfig, gated_channels
 
 Widths = tuple[int, ...]
 
@@ -148,7 +148,7 @@ def _possible_widths(config: PosMLPConfig, stage: int) -> Iterator[int]:
     """Widths of a stage, rising, whose gated channels its groups divide."""
     step = 2 if stage == 0 else 1
     for width in range(step, math.ceil(LARGEST_SCALE * config.dims[stage]) + 1, step):
-        gated = int(round(config.mlp_ratio[stage] * width, 6)) // 2  # as `gate_dim`
+        gated = gated_channels(config.mlp_ratio[stage], width)
         if gated and gated % config.num_groups[stage] == 0:
             yield width
 

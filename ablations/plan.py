@@ -52,8 +52,8 @@ class Plan:
     @property
     def seconds(self) -> float | None:
         """How long the trainings to do take one after the other; None where nothing tells."""
-        seconds = [prediction.seconds for prediction in self._todo]
-        return None if None in seconds else sum(each for each in seconds if each is not None)
+        known = [each.seconds for each in self._todo if each.seconds is not None]
+        return sum(known) if len(known) == self.num_todo else None
 
     @property
     def _todo(self) -> list[Prediction]:
@@ -204,10 +204,7 @@ def _planned(
 
 def _state(store: Store | None, cell: Cell, seed: int, repeat: int = 0) -> str:
     """Of one training: done, failed or to do."""
-    try:
-        result = store.result(cell.id, seed, repeat) if store else None
-    except ValueError:  # damaged: will be trained again
-        result = None
+    result = store.sound_result(cell.id, seed, repeat) if store else None
     return str(result["status"]) if result else "to do"
 
 

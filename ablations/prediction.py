@@ -81,15 +81,8 @@ def finished(
     """The results of a cell that are done."""
     if store is None:
         return []
-    found = []
-    for seed in seeds:
-        try:
-            result = store.result(cell.id, seed, repeat)
-        except ValueError:  # damaged: will be trained again
-            result = None
-        if result and result["status"] == "done":
-            found.append(result)
-    return found
+    results = (store.sound_result(cell.id, seed, repeat) for seed in seeds)
+    return [result for result in results if result and result["status"] == "done"]
 
 
 def _of_records(results: Sequence[Result]) -> Prediction:

@@ -83,7 +83,7 @@ def _same_grid(source: Store, target: Store) -> None:
     if target.root.exists() and target.root.resolve() == source.root.resolve():
         raise StoreError(f"{target.root} is the run itself; give another folder to publish to")
     if target.root.exists() and any(target.root.iterdir()):
-        if (target.root / ".runner.lock").exists() or any(target.root.glob("cells/*/*.log")):
+        if target.lock_path.exists() or any(target.root.glob("cells/*/*.log")):
             raise StoreError(f"{target.root} holds a run of its own, not what was published of one")
         there, ours = target.plan(), source.plan()
         if there["question"] != ours["question"]:

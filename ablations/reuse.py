@@ -32,10 +32,7 @@ def take_over(
     It says where it is from. None if no source has finished it.
     """
     for source in sources:
-        try:
-            result = source.result(cell.id, seed, repeat)
-        except ValueError:  # damaged: as good as none
-            continue
+        result = source.sound_result(cell.id, seed, repeat)
         if result is not None and result["status"] == "done" and source.root != store.root:
             return _copied(cell, result, source, store)
     return None

@@ -115,10 +115,7 @@ def _missing(
     """The jobs that are to be run: cells that lack the same seeds of a job stay together."""
 
     def is_missing(cell: Cell, seed: int, repeat: int) -> bool:
-        try:
-            result = store.result(cell.id, seed, repeat)
-        except ValueError:  # damaged: as good as none, and the run folder may still be whole
-            result = None
+        result = store.sound_result(cell.id, seed, repeat)  # the run folder may still be whole
         if result is not None and not (result["status"] == "failed" and retry_failed):
             return False
         if other_runs.take_over(cell, seed, repeat, store, sources):

@@ -150,6 +150,13 @@ class Store:
             raise ValueError(f"{path} lacks a status or metrics")
         return result
 
+    def sound_result(self, cell_id: str, seed: int, repeat: int = 0) -> Result | None:
+        """The same, and None for a damaged one too, which is as good as none."""
+        try:
+            return self.result(cell_id, seed, repeat)
+        except ValueError:
+            return None
+
     def write_results(self, results: Sequence[Result]) -> None:
         """Store results durably; many together cost hardly more than one."""
         write_all_json(

@@ -102,6 +102,11 @@ _LISTS = {"depths", "dims", "num_groups", "windows", "temporal_windows", "mlp_ra
 _LISTS |= {"downsample", "image_size"}
 
 
+def gated_channels(mlp_ratio: float, dim: int) -> int:
+    """Channels of u, the half that is mixed, in blocks of that many channels."""
+    return int(round(mlp_ratio * dim, 6)) // 2  # 122 / 56 * 56 is 122
+
+
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
 
@@ -312,8 +317,7 @@ class PosMLPConfig:
 
     def gate_dim(self, stage: int) -> int:
         """Channels of u, the half that is mixed, in `stage` (from 0)."""
-        width = round(self.mlp_ratio[stage] * self.dims[stage], 6)  # 122 / 56 * 56 is 122
-        return int(width) // 2
+        return gated_channels(self.mlp_ratio[stage], self.dims[stage])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` gives an equal config back."""

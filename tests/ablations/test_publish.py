@@ -34,6 +34,14 @@ def test_publishing_twice_changes_no_result(ablation: Path, tmp_path: Path) -> N
     assert before == {p: p.read_bytes() for p in (kept / "cells").rglob("*") if p.is_file()}
 
 
+def test_published_folder_has_the_repetition(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ablations.run(TINY | {"axes": {}, "seeds": 1, "repeat": True}, out, progress=False)
+    kept = publish(out, tmp_path / "kept")
+    assert len(list(kept.glob("cells/*/seed0-repeat/result.json"))) == 1
+    assert ablations.load(kept, repeats=True)["repeat"].tolist() == [0, 1]
+
+
 def test_publishing_onto_a_run_is_refused(ablation: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is the run itself"):
         publish(ablation, ablation)
