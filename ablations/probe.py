@@ -10,10 +10,11 @@ import json
 import math
 import os
 import pickle
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 NUM_STEPS = 3
 NUM_EVALUATED = 64
+NUM_READINGS = 3
+READINGS_S = 1.0
+"""What is over sooner is read again: a pause of the machine in one short reading would be counted
+once for every step of the training."""
 REMEMBERED_S = 24 * 3600
 SHARE_OF_MEMORY = 0.5
 """A whole batch is tried only where it should fit into this share of what is free."""
@@ -170,9 +175,14 @@ def _step(cell: Cell, batch: int, clips: ClipSource, device: torch.device) -> Pr
 
     few = _First(clips, NUM_STEPS * batch)
     train = replace(cell.train, batch_size=batch, epochs=1)
+    data = (few, _First(clips, batch))
+
+    def epoch_s() -> float:
+        (row,) = fit(cell.config, train, data, device=device, progress=False)
+        return row["seconds"]
+
     memory.reset(str(device))
-    (row,) = fit(cell.config, train, (few, _First(clips, batch)), device=device, progress=False)
-    return Probe(row["seconds"] / NUM_STEPS, memory.peak_mb(str(device)))
+    return Probe(_typical(epoch_s) / NUM_STEPS, memory.peak_mb(str(device)))
 
 
 def _evaluation_s(cell: Cell, clips: ClipSource, device: torch.device) -> float:
@@ -181,9 +191,23 @@ def _evaluation_s(cell: Cell, clips: ClipSource, device: torch.device) -> float:
     from posmlp.train import predict
 
     some = _First(clips, min(NUM_EVALUATED, len(clips)))
+    model = create_model(cell.config).to(device)
+
+    def part_s() -> float:
+        began = time.perf_counter()
+        predict(model, some, batch_size=len(some))
+        return time.perf_counter() - began
+
+    return _typical(part_s) * math.ceil(len(clips) / len(some))
+
+
+def _typical(measure: Callable[[], float]) -> float:
+    """The lower median of `NUM_READINGS`, or of as many as begin within `READINGS_S`."""
     began = time.perf_counter()
-    predict(create_model(cell.config).to(device), some, batch_size=len(some))
-    return (time.perf_counter() - began) * math.ceil(len(clips) / len(some))
+    readings = [measure()]
+    while len(readings) < NUM_READINGS and time.perf_counter() - began < READINGS_S:
+        readings.append(measure())
+    return statistics.median_low(readings)
 
 
 class _First:

@@ -4,33 +4,60 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from ablation_tasks import TINY, changed
 
-from ablations import GridError, load, plan, read_grid, run
+from ablations import GridError, load, memory, plan, probe, read_grid, run
 from ablations.prediction import Hindsight, Prediction, fitted
+from ablations.probe import Probe
 from ablations.store import Store
 
 
 def test_a_probe_predicts_a_run_whose_error_is_told_and_stored(
     tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    grid, out = changed(train={"epochs": 3}) | {"seeds": 2}, tmp_path / "run"
-    found = plan(grid, out, device="cpu")
-    assert [planned.prediction.source for planned in found.cells] == ["a probe"] * 2
+    out = tmp_path / "run"
+    found = plan(TINY, out, device="cpu")
+    predictions = {planned.cell.id: planned.prediction for planned in found.cells}
+    assert [prediction.source for prediction in predictions.values()] == ["a probe"] * 2
     assert not out.exists()
     assert len(list(cache.glob("*/probes/*.json"))) == 2
     assert "by a probe (2)" in str(found)
-    table = run(grid, out, device="cpu")
+    table = run(TINY, out, device="cpu")
     assert "predicted " in capsys.readouterr().err
     stored = json.loads((out / "prediction.json").read_text())
-    assert [each["measured"] for each in stored["seconds"]] == list(table.seconds)
-    for each in stored["memory_mb"]:
-        assert each["predicted"] == pytest.approx(each["measured"], rel=0.7)
-    longest = max(found.cells, key=lambda planned: planned.prediction.seconds or 0)
-    assert longest.prediction.seconds is not None
-    assert 0.05 < longest.prediction.seconds / table.seconds.median() < 20
+    for key, measured in (("seconds", table.seconds), ("memory_mb", table.peak_memory_mb)):
+        predicted = [getattr(predictions[cell], key) for cell in table.id]
+        assert min(predicted) > 0
+        pairs = zip(predicted, measured, strict=True)
+        assert stored[key] == [{"predicted": one, "measured": other} for one, other in pairs]
+
+
+@pytest.mark.parametrize(
+    ("free_mb", "step_s", "memory_mb"),
+    [(1000.0, 6.0, 250.0), (300.0, 8.0, 260.0)],  # 16 clips fit and are tried; they do not
+)
+def test_a_probe_counts_every_step_and_evaluation_of_a_training(
+    monkeypatch: pytest.MonkeyPatch, free_mb: float, step_s: float, memory_mb: float
+) -> None:
+    # Known costs stand in for the clock, which tells nothing certain on a busy machine.
+    costs = {1: Probe(0.5, 110.0), 2: Probe(1.0, 120.0), 16: Probe(6.0, 250.0)}
+    monkeypatch.setattr(probe, "_step", lambda cell, batch, clips, device: costs[batch])
+    monkeypatch.setattr(probe, "_evaluation_s", lambda *_: 7.0)
+    monkeypatch.setattr(memory, "free_mb", lambda device: free_mb)
+    grid = read_grid(changed(train={"epochs": 3}))
+    opened: Any = SimpleNamespace(of=lambda cell: (range(70), range(30), 1.0))
+    found = probe._probed(grid.cells[0], torch.device("cpu"), opened)
+    assert found == Probe(1.0 + 3 * (4 * step_s + 7.0), memory_mb)
+
+
+def test_one_pause_of_the_machine_does_not_make_a_short_reading_long() -> None:
+    readings = iter([0.01, 9.0, 0.02])
+    assert probe._typical(lambda: next(readings)) == 0.02
 
 
 def test_a_probe_that_has_no_time_leaves_the_cells_unknown(tmp_path: Path) -> None:
