@@ -9,6 +9,7 @@ import argparse
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Exit code 1: the command has done its work, and found something wrong (`data check`).
     """
-    options = _parser().parse_args(arguments)
+    options = _parsed(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -39,6 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("posmlp: stopped; the same command goes on from the last epoch", file=sys.stderr)
         return 130
     return 0
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; argparse takes one group of settings, so those after an option are added."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not (hasattr(options, "settings") and all(re.match(r"\w+=", w) for w in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.settings = [*options.settings, *rest]
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace) -> None:
     """Train a model at one or more seeds.
 
-    On several GPUs or machines: torchrun --nproc-per-node N -m posmlp.cli train ...
+    On several GPUs or machines: torchrun --nproc-per-node N -m posmlp train ...
     """
     config, train = configs(options.config, options.settings, options.data)
     try:
@@ -132,16 +144,15 @@ def _train(options: argparse.Namespace) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     """Score a run's models on the test split."""
+    from posmlp.runs import read_config
     from posmlp.train import evaluate
 
     run = Path(options.run_folder)
     if run.suffix == ".safetensors":
         paths, spec, train, classes = [run], options.data, TrainConfig(), None
     else:
-        if not (run / "config.json").is_file():
-            raise ValueError(f"no run at {run}: it has no config.json; give a folder of `train`")
-        stored = json.loads((run / "config.json").read_text())
-        paths, spec = sorted(run.glob("model-*.safetensors")), options.data or stored["source"]
+        stored = read_config(run)
+        paths, spec = sorted(run.glob("model-*.safetensors")), options.data or stored.get("source")
         train, classes = TrainConfig.from_dict(stored["train"]), stored["classes"]
         if not paths:
             raise ValueError(f"{run} holds no trained model yet; run `posmlp train` to its end")

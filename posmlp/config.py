@@ -491,10 +491,31 @@ PRESETS: dict[str, PosMLPConfig] = {name: config for name, (config, _) in _PRESE
 PRESET_SOURCES: dict[str, str] = {name: source for name, (_, source) in _PRESETS.items()}
 
 
+_A_STAGE = ("depths", "dims", "num_groups", "windows", "temporal_windows", "mlp_ratio", "layout")
+
+
+def _for_as_many_stages(config: PosMLPConfig, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The config's fields of one value a stage, for as many stages as the overrides name."""
+    named = [overrides[name] for name in ("depths", "dims") if name in overrides]
+    counts = {len(value) for value in named if isinstance(value, tuple | list)}
+    if len(counts) != 1 or counts == {config.num_stages}:
+        return {}  # nothing to do, or nothing that fits, of which the config itself will tell
+    (count,) = counts
+    found = {}
+    for name, places in (*((name, count) for name in _A_STAGE), ("downsample", count - 1)):
+        value = getattr(config, name)
+        if isinstance(value, tuple):
+            alike = len(set(value)) == 1
+            found[name] = value[:1] * places if alike else value[:places]
+    return found
+
+
 def resolve(config: PosMLPConfig | str, **overrides: Any) -> PosMLPConfig:
     """The config itself or the preset of that name, with fields replaced.
 
-    Raises ValueError for an unknown preset or field.
+    Where `depths` or `dims` name fewer stages than the config has, its other fields of one value a
+    stage keep those of its first stages; where they name more, those that are alike everywhere
+    stay so. Raises ValueError for an unknown preset or field.
     """
     if isinstance(config, str):
         one_of(config, PRESETS, "preset")
@@ -502,7 +523,8 @@ def resolve(config: PosMLPConfig | str, **overrides: Any) -> PosMLPConfig:
     names = [field.name for field in fields(PosMLPConfig)]
     for key in overrides:
         one_of(key, names, "config key")
-    if "num_frames" in overrides and "temporal_windows" not in overrides:
-        whole_clip = all(t == config.num_frames for t in config.temporal_windows)
-        overrides["temporal_windows"] = None if whole_clip else config.temporal_windows
+    whole_clip = all(t == config.num_frames for t in config.temporal_windows)
+    if "num_frames" in overrides and whole_clip:
+        overrides.setdefault("temporal_windows", None)
+    overrides = _for_as_many_stages(config, overrides) | overrides
     return replace(config, **_with_tuples(overrides))

@@ -1,4 +1,4 @@
-"""Training in several processes: `torchrun --nproc-per-node N -m posmlp.cli train ...`.
+"""Training in several processes: `torchrun --nproc-per-node N -m posmlp train ...`.
 
 Every process holds the whole population and computes its part of each batch. Gradients are averaged
 over processes and batch norm sees the whole batch, so that the numbers are those of one process.

@@ -94,6 +94,8 @@ class Training:
         if stored is None:
             complete = bool(self.history) and self.history[-1]["epoch"] == self.train.epochs
             self.history = self.history if complete else []
+            if complete:
+                self._check_models(folder.root)
             return complete
         tensors, self.epochs_done = stored
         self.history = [row for row in self.history if row["epoch"] <= self.epochs_done]
@@ -105,6 +107,16 @@ class Training:
             self.steps_done = int(tensors["epoch.steps"])
             self.sums = tensors["epoch.sums"].to(self.population.device)
         return False
+
+    def _check_models(self, root: Path) -> None:
+        """Raise ValueError if a finished run has lost what it was trained for."""
+        for member in self.members:
+            name = f"model-{member.label}.safetensors"
+            if not (root / name).is_file():
+                raise ValueError(
+                    f"{root} is complete, but {name} is gone; put it back, or move metrics.csv "
+                    "away to train again"
+                )
 
     def run(self, folder: RunFolder | None, progress: bool) -> None:
         num_steps = self.batches.num_steps

@@ -5,10 +5,9 @@ Shapes: T frames, S pixels a side, K classes.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from posmlp.config import TrainConfig
 from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
 from posmlp.data.sampling import check_views
 from posmlp.model import PosMLPVideo
+from posmlp.runs import read_config
 from posmlp.train import normalise
 
 
@@ -31,15 +31,6 @@ class TrainedModel:
     classes: tuple[str, ...]
     rule: ClipRule
     seed: int
-
-
-def read_config(run: str | Path) -> dict[str, Any]:
-    """What RUN/config.json holds. Raises ValueError if there is none."""
-    path = Path(run) / "config.json"
-    if not path.is_file():
-        raise ValueError(f"no run at {run}: it has no config.json; give a folder of `train`")
-    stored: dict[str, Any] = json.loads(path.read_text())
-    return stored
 
 
 def open_run(run: str | Path, seed: int | None = None) -> TrainedModel:

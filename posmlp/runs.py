@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -93,7 +93,7 @@ class RunFolder:
     ) -> None:
         self.root = Path(root)
         config = json.loads(json.dumps(config))
-        stored = self._read_config()
+        stored = self._stored()
         if stored is None or _only_lost_clips(_filled(stored), config):
             write_json(self.root / "config.json", config)
         elif _filled(stored) != config:
@@ -104,10 +104,9 @@ class RunFolder:
             )
         write_json(self.root / "environment.json", environment(device) | (computed or {}))
 
-    def _read_config(self) -> dict[str, Any] | None:
-        path = self.root / "config.json"
-        if path.exists():
-            return json.loads(path.read_text())
+    def _stored(self) -> dict[str, Any] | None:
+        if (self.root / "config.json").exists():
+            return read_config(self.root)
         if self.root.is_dir() and any(not p.name.startswith(".") for p in self.root.iterdir()):
             raise ValueError(f"{self.root} is not empty and holds no run; give an empty folder")
         return None
@@ -133,9 +132,15 @@ class RunFolder:
         path = self.root / "state.safetensors"
         if not path.exists():
             return None
-        with safe_open(str(path), "pt") as file:
-            epoch = int(file.metadata()["epoch"])
-        return load_file(str(path)), epoch
+        try:
+            with safe_open(str(path), "pt") as file:
+                epoch = int(file.metadata()["epoch"])
+            return load_file(str(path)), epoch
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); put a sound one back, or remove it to train again "
+                "from the start"
+            ) from error
 
     def drop_state(self) -> None:
         (self.root / "state.safetensors").unlink(missing_ok=True)
@@ -181,11 +186,47 @@ def _num_listed(about: dict[str, Any]) -> int:
     return int(about.get("num_clips", 0)) + lost
 
 
+_DESCRIBED = {"model": dict, "train": dict, "data": dict, "classes": list, "seeds": list}
+
+
+def read_config(run: str | Path) -> dict[str, Any]:
+    """What RUN/config.json holds. Raises ValueError if there is none, or it is damaged."""
+    path = Path(run) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"no run at {run}: it has no config.json; give a folder of `train`")
+    try:
+        stored: dict[str, Any] = json.loads(path.read_bytes())
+        if not isinstance(stored, dict):
+            raise ValueError("it is no JSON object")
+        for key, kind in _DESCRIBED.items():
+            if not isinstance(stored.get(key), kind):
+                raise ValueError(f"it has no {kind.__name__} {key!r}")
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); put a sound one back, or train into another folder"
+        ) from error
+    return stored
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics file, with numbers as numbers."""
-    with path.open(newline="") as file:
-        rows = csv.DictReader(file)
-        return [{k: v if k == "variant" else _number(v) for k, v in row.items()} for row in rows]
+    """Rows of a metrics file, with numbers as numbers. Raises ValueError if it is damaged."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            return [_numbers(row, f"line {rows.line_num}") for row in rows]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); put a sound one back, or move it away"
+        ) from error
+
+
+def _numbers(row: dict[str, str], line: str) -> dict[str, Any]:
+    if None in row or None in row.values():
+        raise ValueError(f"{line} has not as many values as the first")
+    found = {k: v if k == "variant" else _number(v) for k, v in row.items()}
+    if not all(isinstance(found.get(key), int) for key in ("epoch", "seed")):
+        raise ValueError(f"{line} has no epoch or no seed")
+    return found
 
 
 def _number(text: str) -> int | float | str | None:

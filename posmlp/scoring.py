@@ -93,7 +93,7 @@ def score(
 
 def evaluate(
     model: PosMLPVideo | str | Path,
-    data: str | ClipSource = "moving-digits",
+    data: str | Path | ClipSource = "moving-digits",
     *,
     split: str = "test",
     clips: int = 1,
@@ -111,10 +111,15 @@ def evaluate(
     `classes` what the outputs mean. Raises ValueError for what does not fit together.
     """
     model = load(model) if isinstance(model, str | Path) else model
-    if isinstance(data, str):
+    if isinstance(data, str | Path):
         train = train or TrainConfig()
         source = open_clips(
-            data, split, model.config, train=train, num_workers=num_workers, cache_gib=cache_gib
+            str(data),
+            split,
+            model.config,
+            train=train,
+            num_workers=num_workers,
+            cache_gib=cache_gib,
         )
         try:
             return _evaluate(model, source, clips, crops, batch_size, classes)

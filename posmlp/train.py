@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 
@@ -25,7 +25,7 @@ from posmlp.loop import Training
 from posmlp.optimisation import Optimiser, learning_rate
 from posmlp.runs import RunFolder
 from posmlp.scoring import evaluate, metrics, predict, score
-from posmlp.variants import Variants, members
+from posmlp.variants import Variants, checked_seeds, members
 
 __all__ = [
     "Optimiser",
@@ -43,8 +43,8 @@ __all__ = [
 def fit(
     config: PosMLPConfig | str,
     train: TrainConfig | None = None,
-    data: str | tuple[ClipSource, ClipSource] = "moving-digits",
-    seeds: Sequence[int] = (0,),
+    data: str | Path | tuple[ClipSource, ClipSource] = "moving-digits",
+    seeds: Sequence[SupportsIndex] = (0,),
     out: str | Path | None = None,
     *,
     variants: Variants | None = None,
@@ -81,8 +81,9 @@ def fit(
     configuration and folder that do not fit together.
     """
     config, train = resolve(config), train or TrainConfig()
-    seeds = tuple(seeds)
-    members(config, train, seeds, variants)  # or ValueError, before any clip is read
+    whole_seeds = checked_seeds(seeds)
+    members(config, train, whole_seeds, variants)  # or ValueError, before any clip is read
+    data = str(data) if isinstance(data, Path) else data
     device = usable_device(device)
     team, device = join(device)
     prepare = preparation(team, checkpoint_activations, compiled)
@@ -103,7 +104,7 @@ def fit(
         pair = (opened[0], opened[1]) if isinstance(data, str) else data
         _check_together(config, train, pair[0], micro_batches, team)
         training = Training(
-            config, train, pair, seeds, variants, device, micro_batches, team, prepare
+            config, train, pair, whole_seeds, variants, device, micro_batches, team, prepare
         )
         training.source = data if isinstance(data, str) else None
         folder = None
@@ -145,6 +146,10 @@ def _check_together(
         raise ValueError(
             f"micro_batches={micro_batches} must be from 1 to batch_size="
             f"{train.batch_size // team.size}"
+        )
+    if config.in_channels != 3:
+        raise ValueError(
+            f"in_channels={config.in_channels}, but clips have 3 colours; use in_channels=3"
         )
     if len(clips.classes) != config.num_classes:
         raise ValueError(

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 from posmlp.config import PosMLPConfig, TrainConfig, one_of
 
@@ -42,16 +43,17 @@ class Member:
 
 
 def members(
-    config: PosMLPConfig, train: TrainConfig, seeds: Sequence[int], variants: Variants | None
+    config: PosMLPConfig,
+    train: TrainConfig,
+    seeds: Sequence[SupportsIndex],
+    variants: Variants | None,
 ) -> list[Member]:
     """Every variant at every seed, a variant's seeds side by side; without variants, every seed.
 
     Raises ValueError for seeds that are not different whole numbers, and for a variant that
     changes more than a population can hold.
     """
-    whole = all(isinstance(seed, int) and seed >= 0 for seed in seeds)
-    if not seeds or not whole or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds={list(seeds)} must be different whole numbers of at least 0")
+    seeds = checked_seeds(seeds)
     if variants is None:
         return [Member(seed, config, train) for seed in seeds]
     if not variants:
@@ -61,6 +63,17 @@ def members(
         for name, values in variants.items()
         for seed in seeds
     ]
+
+
+def checked_seeds(seeds: Sequence[SupportsIndex]) -> tuple[int, ...]:
+    """The seeds, or ValueError if they are not different whole numbers of at least 0."""
+    try:
+        found = tuple(index(seed) for seed in seeds)
+    except TypeError:  # not numbers, or not whole ones, or no sequence
+        found = ()
+    if not found or min(found) < 0 or len(set(found)) < len(found):
+        raise ValueError(f"seeds={seeds!r} must be different whole numbers of at least 0")
+    return found
 
 
 def _checked_name(name: str) -> str:

@@ -87,6 +87,13 @@ def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path / "file", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_saved_image_model_loads_as_an_image_model(tmp_path: Path) -> None:
     model = make(num_frames=1, layout="S", kind="image")
     save(model, tmp_path / "model.safetensors")

@@ -39,6 +39,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         (["image_size=40"], "use a window that divides"),
         (["gates=lrpe"], "unknown config key 'gates'"),
         (["lr=fast"], "lr='fast' must be a number"),
+        (["in_channels=1"], "in_channels=1, but clips have 3 colours"),
         (["--device", "gpu"], "device='gpu' is not here"),
         (["lr=.nan"], "lr=nan must be a number of at least 0"),
         (["lr=[1,2]"], "lr=[1, 2] must be a number of at least 0"),
@@ -62,6 +63,26 @@ def test_train_refuses_bad_input_with_one_message(tmp_path, capsys, words, expec
     assert expected in message
     assert message.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_settings_may_stand_on_both_sides_of_an_option(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main(["train", *SMALL, "--out", out, "gate=mean", "lr=1e-3", "--seeds", "3"]) == 0
+    stored = json.loads((tmp_path / "run/config.json").read_text())
+    assert (stored["model"]["gate"], stored["train"]["lr"], stored["seeds"]) == ("mean", 1e-3, [3])
+    capsys.readouterr()
+    for words in (["train", "--out", out, "lr=1", "--colour"], ["info", "toy", "gate=mean"]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 2
+        assert f"unrecognized arguments: {words[-1]}" in capsys.readouterr().err
+
+
+def test_package_runs_as_its_command():
+    command = [sys.executable, "-m", "posmlp", "train", "--out", "nowhere", "gate=lrp"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("posmlp train: unknown gate 'lrp'")
 
 
 def test_bad_input_leaves_no_traceback(tmp_path):

@@ -245,6 +245,25 @@ def test_bad_value_is_refused_by_name(fields: dict, parts: list[str]) -> None:
     assert not missing, f"the message lacks {missing}: {error.value}"
 
 
+def test_fewer_stages_take_the_values_of_the_first() -> None:
+    found = resolve("toy", depths=[1, 2])
+    assert (found.dims, found.num_groups, found.windows) == ((16, 32), (2, 4), (4, 4))
+    assert (found.mlp_ratio, found.temporal_windows, found.downsample) == (
+        *((2.0, 2.0), (8, 8)),
+        (True,),
+    )
+    assert resolve("toy", dims=(16,), num_frames=4).temporal_windows == (4,)
+    assert resolve("toy", depths=(1, 1), windows=2).windows == (2, 2)
+
+
+def test_more_stages_take_what_is_alike_and_ask_for_the_rest() -> None:
+    more = {"depths": (1,) * 5, "dims": (16,) * 5}
+    found = resolve("toy", **more, num_groups=2, windows=1)
+    assert (found.mlp_ratio, found.downsample) == ((2.0,) * 5, (True,) * 4)
+    with pytest.raises(ValueError, match=r"num_groups=\[2, 4, 8, 16\] has 4 values for 5 places"):
+        resolve("toy", **more)
+
+
 def test_unknown_key_names_the_valid_ones() -> None:
     names = [field.name for field in dataclasses.fields(PosMLPConfig)]
     with pytest.raises(ValueError, match="gamma") as error:

@@ -21,7 +21,6 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 PARSERS = {
     "posmlp": posmlp.cli,
-    "posmlp.cli": posmlp.cli,
     "posmlp.tasks": posmlp.tasks.__main__,
     "ablations": ablations.cli,
     "analysis": analysis.cli,

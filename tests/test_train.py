@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -136,6 +137,50 @@ def test_fit_returns_a_complete_run_without_training(clips, tmp_path, monkeypatc
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
 
 
+def test_complete_run_that_lost_a_model_is_named_and_keeps_its_metrics(clips, tmp_path):
+    one, root = replace(TRAIN, epochs=1), tmp_path / "run"
+    rows = fit(CONFIG, one, clips, [0, 1], root, progress=False)
+    before = (root / "metrics.csv").read_bytes()
+    (root / "model-seed1.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"model-seed1\.safetensors is gone; .*metrics\.csv away"):
+        fit(CONFIG, one, clips, [0, 1], root, progress=False)
+    assert (root / "metrics.csv").read_bytes() == before
+    (root / "metrics.csv").rename(tmp_path / "before.csv")  # as the message says
+    assert values(fit(CONFIG, one, clips, [0, 1], root, progress=False)) == values(rows)
+    assert (root / "model-seed1.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", b'{"model": {}', r"config\.json is damaged"),
+        ("config.json", b"[1, 2]", r"config\.json is damaged \(it is no JSON object\)"),
+        ("config.json", b'{"model": 3}', r"config\.json is damaged \(it has no dict 'model'\)"),
+        ("config.json", b"\xff\xfe", r"config\.json is damaged"),
+        ("metrics.csv", b"epoch,seed,lr\n1,0,0.1\n2,0\n", r"metrics\.csv is damaged \(line 3 "),
+        ("metrics.csv", b"epoch,seed\n1,0,7\n", r"metrics\.csv is damaged \(line 2 has not"),
+        ("metrics.csv", b"epoch,seed\none,0\n", r"line 2 has no epoch or no seed"),
+        ("metrics.csv", b"epoch,seed\n1,\xff\n", r"metrics\.csv is damaged"),
+        ("state.safetensors", b"not tensors", r"state\.safetensors is damaged .*remove it"),
+    ],
+    ids=lambda each: None if isinstance(each, bytes) else each.split("\\")[0],
+)
+def test_damaged_run_is_named_and_left_as_it_is(clips, tmp_path, name, content, message):
+    one, root = replace(TRAIN, epochs=1), tmp_path / "run"
+    fit(CONFIG, one, clips, [0], root, progress=False)
+    (root / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        fit(CONFIG, one, clips, [0], root, progress=False)
+    assert (root / name).read_bytes() == content
+
+
+def test_seeds_may_be_any_whole_numbers(clips, tmp_path):
+    one = replace(TRAIN, epochs=1)
+    rows = fit(CONFIG, one, clips, np.arange(2), tmp_path / "run", progress=False)
+    assert [type(row["seed"]) for row in rows] == [int, int]
+    assert values(rows) == values(fit(CONFIG, one, clips, (0, 1), progress=False))
+
+
 def test_run_is_stored_where_git_is_not_installed(clips, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     fit(CONFIG, replace(TRAIN, epochs=1), clips, [0], tmp_path / "run", progress=False)
@@ -156,6 +201,7 @@ def test_fit_refuses_a_folder_of_another_configuration(clips, tmp_path):
         (CONFIG, replace(TRAIN, batch_size=41), [0], "use at most 40"),
         (CONFIG, TRAIN, [1, 1], "different whole numbers"),
         (CONFIG, TRAIN, [], "different whole numbers"),
+        (CONFIG, TRAIN, [0, 1.5], r"seeds=\[0, 1\.5\] must be different whole numbers"),
     ],
 )
 def test_fit_refuses_what_does_not_fit_together(clips, config, train, seeds, message):

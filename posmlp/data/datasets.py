@@ -6,6 +6,7 @@ Shapes: `n` clips, `k` clips in a batch, `T` frames, `S` pixels a side, `K` clas
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -96,8 +97,8 @@ class VideoClips:
         """
         if not 0.0 <= max_bad_share <= 1.0:
             raise ValueError(f"max_bad_share={max_bad_share} is not a share from 0 to 1")
-        if cache_gib < 0:
-            raise ValueError(f"cache_gib={cache_gib} is negative; use 0 to cache nothing")
+        if not 0 <= cache_gib < math.inf:
+            raise ValueError(f"cache_gib={cache_gib} must be a number of GiB, 0 to cache nothing")
         rule = ClipRule(
             num_frames, image_size, sampling, sampling_rate, min_crop_area, test_short_side
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,6 +42,8 @@ def measure_loading(
     `open_videos` does.
     """
     train = train or TrainConfig()
+    if num_clips < 1:
+        raise ValueError(f"num_clips={num_clips} must be at least 1: that many are timed")
     clips = open_videos(spec, "train", config, train=train, num_workers=num_workers)
     uncached = open_videos(
         spec, "train", config, train=train, num_workers=num_workers, cache_gib=0.0
@@ -99,12 +102,8 @@ def _rate(read: Callable[[str], object], paths: list[str]) -> float:
 def _loader_rate(clips: VideoClips, batch_size: int, num_clips: int) -> float:
     """Clips a second once the workers have started: the first batches are not timed."""
     generator = torch.Generator().manual_seed(0)
-    order = torch.cat(
-        [
-            torch.randperm(len(clips), generator=generator)
-            for _ in range(num_clips // len(clips) + 3)
-        ]
-    )
+    rounds = math.ceil((num_clips + 2 * batch_size) / len(clips))
+    order = torch.cat([torch.randperm(len(clips), generator=generator) for _ in range(rounds)])
     rngs = (np.random.default_rng(step) for step in count())
     batches = clips.batches(iter(order.split(batch_size)), rngs=rngs)
     next(batches)

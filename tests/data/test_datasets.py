@@ -340,6 +340,8 @@ def test_folders_that_are_no_data_set_are_named(make, words, tmp_path):
         ({"max_bad_share": 1.5}, "max_bad_share=1.5"),
         ({"timeout_s": 0}, "timeout_s=0"),
         ({"cache_gib": -1.0}, "cache_gib=-1"),
+        ({"cache_gib": float("nan")}, "cache_gib=nan"),
+        ({"cache_gib": float("inf")}, "cache_gib=inf"),
         ({"min_crop_area": 0.0}, "min_crop_area=0"),
         ({"test_short_side": 31}, "test_short_side=31 holds no crop of 32"),
     ],

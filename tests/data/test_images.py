@@ -70,12 +70,12 @@ def test_images_are_clips_of_one_frame(root):
 
 
 def test_image_model_learns_and_its_video_model_starts_as_its_average(root, tmp_path):
-    rows = fit(IMAGE, TRAIN, str(root), out=tmp_path / "run", num_workers=0, progress=False)
+    rows = fit(IMAGE, TRAIN, root, out=tmp_path / "run", num_workers=0, progress=False)
     assert rows[-1]["test_top1"] > 0.8
     path = tmp_path / "run" / "model-seed0.safetensors"
     image = load(path)
     assert isinstance(image, PosMLP)
-    assert evaluate(image, str(root), num_workers=0)["top1"] == rows[-1]["test_top1"]
+    assert evaluate(image, root, num_workers=0)["top1"] == rows[-1]["test_top1"]
 
     video = start_from(path, VIDEO).eval()
     clips = normalise(torch.randint(0, 256, (2, 4, 16, 16, 3), dtype=torch.uint8))

@@ -19,8 +19,9 @@ def folder(write_clip, tmp_path):
     return tmp_path
 
 
-def test_each_way_of_loading_is_timed(folder):
-    config, train = resolve("toy", **SMALL), TrainConfig(batch_size=4)
+@pytest.mark.parametrize("batch_size", [4, 40])
+def test_each_way_of_loading_is_timed(folder, batch_size):
+    config, train = resolve("toy", **SMALL), TrainConfig(batch_size=batch_size)
     speeds = measure_loading(folder, config, train, num_workers=1, num_clips=16, device="cpu")
     names = ["decord alone", "one process", "loader, 1 processes", "loader, from", "training step"]
     assert [any(found.startswith(name) for found in speeds) for name in names] == [True] * 5
@@ -30,6 +31,8 @@ def test_each_way_of_loading_is_timed(folder):
 def test_speed_command_names_bad_input(folder, capsys):
     assert main(["data", "speed", str(folder / "none")]) == 2
     assert "does not exist" in capsys.readouterr().err
+    assert main(["data", "speed", str(folder), "--clips", "0"]) == 2
+    assert "num_clips=0 must be at least 1" in capsys.readouterr().err
     for path in folder.rglob("*.mp4"):
         path.write_bytes(b"no video")
     assert main(["data", "speed", str(folder), "--workers", "0", "--set", "batch_size=2"]) == 2

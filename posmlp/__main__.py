@@ -1,0 +1,7 @@
+"""`python -m posmlp` is the command `posmlp`."""
+
+import sys
+
+from posmlp.cli import main
+
+sys.exit(main())
