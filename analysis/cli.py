@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from analysis.arguments import file, folder
@@ -17,7 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a ValueError or an OSError ends with its message and exit code 2."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning(options.command)
+            options.run(options)
     except (ValueError, OSError) as error:
         print(f"analysis {options.command}: {error}", file=sys.stderr)
         return 2
@@ -25,6 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("analysis: stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def _show_warning(command: str) -> Callable[..., None]:
+    def show(message: Warning | str, *_where: object, **_more: object) -> None:
+        print(f"analysis {command}: warning: {message}", file=sys.stderr)
+
+    return show
 
 
 def _parser() -> argparse.ArgumentParser:
