@@ -33,6 +33,7 @@ def explain_video(
     method: str = "integrated_gradients",
     target: str | int | None = None,
     seed: int | None = None,
+    variant: str | None = None,
     out: str | Path | None = None,
     internal_batch_size: int = 16,
     **options: Any,
@@ -49,7 +50,7 @@ def explain_video(
     """
     checked_method(method)
     check_names(method, options)
-    trained = open_run(run, seed)
+    trained = open_run(run, seed, variant)
     found = load_clip(str(video), trained.rule, Draw())
     frames = torch.from_numpy(found.frames)[None]
     clips = normalise(frames)
@@ -63,7 +64,7 @@ def explain_video(
     name = trained.classes[number]
     what = {
         "video": str(Path(video).resolve()),
-        "model": f"{Path(run).resolve()}, seed {trained.seed}",
+        "model": f"{Path(run).resolve()}, {trained.variant} seed {trained.seed}",
         "explained": f"{name}: {maps.made_by}",
     }
     wished = f"{Path(video).stem}-{method}"

@@ -187,6 +187,8 @@ def _num_listed(about: dict[str, Any]) -> int:
 
 
 _DESCRIBED = {"model": dict, "train": dict, "data": dict, "classes": list, "seeds": list}
+_HELD = {"data": dict, "classes": str, "variants": dict}
+"""What those hold that hold something of one kind."""
 
 
 def read_config(run: str | Path) -> dict[str, Any]:
@@ -201,6 +203,11 @@ def read_config(run: str | Path) -> dict[str, Any]:
         for key, kind in _DESCRIBED.items():
             if not isinstance(stored.get(key), kind):
                 raise ValueError(f"it has no {kind.__name__} {key!r}")
+        for key, kind in _HELD.items():
+            held = stored.get(key) or ()
+            values = held.values() if isinstance(held, dict) else held
+            if not all(isinstance(value, kind) for value in values):
+                raise ValueError(f"{key!r} holds something else than {kind.__name__}")
     except ValueError as error:
         raise ValueError(
             f"{path} is damaged ({error}); put a sound one back, or train into another folder"
