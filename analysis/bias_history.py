@@ -58,7 +58,14 @@ def bias_history(
                 "let the run complete"
             )
         frames.append(_rows(seeded_model(found[seed].config, seed), 0, seed))
-        frames += [_rows(load(path), epoch, seed) for epoch, path in sorted(paths.items())]
+        for epoch, path in sorted(paths.items()):
+            model = load(path)
+            if model.config != found[seed].config:
+                raise ValueError(
+                    f"{path} is of another model than {run / 'config.json'} tells; put the files "
+                    "of one run together"
+                )
+            frames.append(_rows(model, epoch, seed))
     return pd.concat(frames, ignore_index=True)
 
 

@@ -78,7 +78,7 @@ def write_curves(
         raise ValueError(f"metric {metric!r} {what}; use one of the columns {list(numbers)}")
     runs = _with_speed(last_epochs(curves, metric), root / "table.csv")
     if not runs[metric].notna().any():
-        raise ValueError(f"no run under {root} has come to its last epoch; let one finish")
+        raise ValueError(f"no run under {root} has a {metric} at its last epoch; let one finish")
     title = highest_in_words(runs, metric)
     speed = draw_speed_accuracy(runs, metric=metric, title=title)[0].figure
     learning = draw_learning_curves(curves, metric=metric, title=title).figure

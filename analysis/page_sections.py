@@ -196,8 +196,7 @@ def _change(row: dict[str, Any], name: str) -> str:
 def provenance(run: Path, variant: str | None = None) -> Section:
     """What the run was made from, as it stored it."""
     stored = read_config(run)
-    path = run / "environment.json"
-    machine = json.loads(path.read_text()) if path.is_file() else {}
+    machine = _environment(run / "environment.json")
     if machine.pop("dirty", False) and machine.get("commit"):
         machine["commit"] += " with uncommitted changes"
     name = one_variant(run, variant)[0].variant
@@ -217,6 +216,16 @@ def provenance(run: Path, variant: str | None = None) -> Section:
     for table in tables[:3]:
         table.folded = True
     return Section("As stored in the run's config.json and environment.json.", tables)
+
+
+def _environment(path: Path) -> dict[str, Any]:
+    """What the file holds, nothing if there is none. Raises ValueError if it is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); put a sound one back") from error
 
 
 def _text(value: Any) -> str:

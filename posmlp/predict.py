@@ -47,7 +47,12 @@ def open_run(run: str | Path, seed: int | None = None, variant: str | None = Non
     member, path = found[seed], model_path(run, found[seed])
     if not path.is_file():
         raise ValueError(f"{run} holds no trained model yet; run `posmlp train` to its end")
-    model, train = load(path), member.train
+    model, train, classes = load(path), member.train, tuple(read_config(run)["classes"])
+    if model.config.num_classes != len(classes):
+        raise ValueError(
+            f"{path} tells {model.config.num_classes} classes apart, but config.json beside it "
+            f"names {len(classes)}; put the files of one run together"
+        )
     side = model.config.image_size
     if not isinstance(side, int):
         raise ValueError(f"image_size={side} is not square, but clips cut from videos are")
@@ -58,7 +63,6 @@ def open_run(run: str | Path, seed: int | None = None, variant: str | None = Non
         train.sampling_rate,
         test_short_side=train.test_short_side,
     )
-    classes = tuple(read_config(run)["classes"])
     return TrainedModel(model, classes, rule, seed, member.variant)
 
 

@@ -187,8 +187,8 @@ def _num_listed(about: dict[str, Any]) -> int:
 
 
 _DESCRIBED = {"model": dict, "train": dict, "data": dict, "classes": list, "seeds": list}
-_HELD = {"data": dict, "classes": str, "variants": dict}
-"""What those hold that hold something of one kind."""
+_OF_ONE_KIND = {"data": dict, "classes": str, "variants": dict}
+"""The kind of everything in those."""
 
 
 def read_config(run: str | Path) -> dict[str, Any]:
@@ -203,7 +203,9 @@ def read_config(run: str | Path) -> dict[str, Any]:
         for key, kind in _DESCRIBED.items():
             if not isinstance(stored.get(key), kind):
                 raise ValueError(f"it has no {kind.__name__} {key!r}")
-        for key, kind in _HELD.items():
+        if not isinstance(stored.get("source"), str | None):
+            raise ValueError("its 'source' is no str")
+        for key, kind in _OF_ONE_KIND.items():
             held = stored.get(key) or ()
             values = held.values() if isinstance(held, dict) else held
             if not all(isinstance(value, kind) for value in values):
