@@ -76,6 +76,8 @@ def _precision(state: StateDict) -> torch.dtype:
 
 
 def _read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; give a file, such as a run's model-*.safetensors")
     if not Path(path).is_file():
         raise ValueError(f"no checkpoint at {path}; give the path of a .safetensors file")
     try:
