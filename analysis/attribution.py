@@ -186,12 +186,15 @@ def _check_clips(clips: Tensor) -> None:
             f"clips must be a float tensor (B, 3, T, H, W), not {kind}; uint8 clips (B, T, H, W, 3)"
             " go through posmlp.train.normalise first"
         )
-    if not len(clips):
-        raise ValueError("clips is empty; give at least one clip")
+    if not clips.numel():
+        raise ValueError(f"clips is empty, of shape {tuple(clips.shape)}; give at least one clip")
 
 
 def _checked_target(target: int | Sequence[int] | Tensor, num_clips: int) -> Tensor:
-    classes = torch.as_tensor(target).cpu()
+    try:
+        classes = torch.as_tensor(target).cpu()
+    except (TypeError, ValueError, RuntimeError):  # no numbers
+        classes = torch.tensor(torch.nan)
     if classes.is_floating_point() or classes.shape not in ((), (num_clips,)):
         raise ValueError(
             f"target {target!r} must be one class number, or one for each of the {num_clips} clips"

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
-from analysis.draw_results import seeds_in_words
+from analysis.draw_results import check_numbers, seeds_in_words
 from analysis.style import colours, styled, wrapped
 
 
@@ -28,11 +28,11 @@ def draw_learning_curves(
     `df`: a row a variant, seed and epoch, with columns `by`, seed, epoch and `metric`. Mean and
     band are drawn over the epochs that all of a variant's runs have. `highlight`: the variants
     that get a name, a colour and a band, all by default; the others are thin grey lines. Raises
-    ValueError for a missing column.
+    ValueError for a missing column, a metric that is no number, and no rows.
     """
-    missing = [column for column in (by, "seed", "epoch", metric) if column not in df.columns]
-    if missing:
-        raise ValueError(f"no column {missing[0]!r}; the columns are {list(df.columns)}")
+    check_numbers(df, metric, by, "seed", "epoch")
+    if not len(df):
+        raise ValueError(f"no row has a value of {metric!r}; there is nothing to draw")
     ax = ax or plt.subplots(figsize=(5.6, 3.6))[1]
     curves = {
         str(name): rows.pivot_table(index="epoch", columns="seed", values=metric)

@@ -158,8 +158,7 @@ def draw_points(
 
     Raises ValueError where `x` is missing from the finished runs or not positive.
     """
-    if x not in finished.columns:
-        raise ValueError(f"no column {x!r}; the columns are {list(finished.columns)}")
+    check_numbers(finished, x)
     if not (finished[x] > 0).all():
         raise ValueError(f"{x} has the value {finished[x].min()}; a log axis needs positive ones")
     points = []
@@ -245,11 +244,19 @@ def label_points(ax: Axes, points: list[Point]) -> None:
         )
 
 
-def summarise(df: pd.DataFrame, metric: str, by: str) -> list[Summary]:
-    """Each variant in order of appearance; one without a finished run has NaN for its mean."""
-    missing = [column for column in (metric, by) if column not in df.columns]
+def check_numbers(df: pd.DataFrame, metric: str, *others: str) -> None:
+    """Raise ValueError for a missing column, and for a metric that is no number."""
+    missing = [column for column in (*others, metric) if column not in df.columns]
     if missing:
         raise ValueError(f"no column {missing[0]!r}; the columns are {list(df.columns)}")
+    if len(df) and not pd.api.types.is_numeric_dtype(df[metric]):
+        numbers = list(df.select_dtypes("number").columns)
+        raise ValueError(f"column {metric!r} holds no numbers; those that do are {numbers}")
+
+
+def summarise(df: pd.DataFrame, metric: str, by: str) -> list[Summary]:
+    """Each variant in order of appearance; one without a finished run has NaN for its mean."""
+    check_numbers(df, metric, by)
     if not df[metric].notna().any():
         raise ValueError(f"no row has a value of {metric!r}; there is nothing to draw")
     summaries = []

@@ -15,6 +15,7 @@ from analysis.draw_results import (
     LABELS,
     Point,
     Summary,
+    check_numbers,
     count_seeds,
     draw_front,
     label_points,
@@ -157,6 +158,7 @@ def _draw_points(
     looks: Mapping[str, Look],
 ) -> list[Point]:
     """Each variant's point with its two bars; a variant without a value of `x` has none."""
+    check_numbers(finished, x)
     if not (finished[x].dropna() > 0).all():
         raise ValueError(f"{x} has the value {finished[x].min()}; a log axis needs positive ones")
     points = []

@@ -57,7 +57,7 @@ def _check_numbers(options: dict[str, Any]) -> None:
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
     noise = options.get("noise", 1.0)
-    if not isinstance(noise, int | float) or noise <= 0:
+    if not isinstance(noise, int | float) or not 0 < noise < math.inf:
         raise ValueError(f"noise={noise!r} must be a positive share of the range, for example 0.15")
 
 

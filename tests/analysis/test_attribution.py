@@ -59,6 +59,25 @@ def of_target(linear: Linear, target: list[int]) -> Tensor:
     return linear.weight.detach()[target]
 
 
+@pytest.mark.parametrize("target", ["up", None, 1.5])
+def test_target_that_is_no_class_number_is_refused(
+    linear: Linear, clips: Tensor, target: object
+) -> None:
+    with pytest.raises(ValueError, match="must be one class number"):
+        attribute(linear, clips, target)
+
+
+@pytest.mark.parametrize("noise", [0.0, float("nan"), float("inf"), "much"])
+def test_noise_that_is_no_share_is_refused(linear: Linear, clips: Tensor, noise: object) -> None:
+    with pytest.raises(ValueError, match=f"noise={noise!r} must be a positive share"):
+        attribute(linear, clips, 0, "smooth_grad", noise=noise)
+
+
+def test_clips_without_frames_are_refused(linear: Linear, clips: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"clips is empty, of shape \(3, 3, 0, 8, 8\)"):
+        attribute(linear, clips[:, :, :0], 0)
+
+
 def test_clips_that_equal_their_baseline_are_warned_of_with_what_helps(
     linear: Linear, clips: Tensor
 ) -> None:

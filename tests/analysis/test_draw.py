@@ -336,3 +336,15 @@ def test_tally_counts_verdicts_by_kind() -> None:
     verdicts = ["worse", "cannot tell: needs about 9 seeds", "better, by a little", "worse"]
     assert tally(pd.Series(verdicts)) == "1 better, 2 worse, 1 cannot tell"
     assert tally(pd.Series(["equal within 2 points"])) == "1 equal"
+
+
+def test_columns_without_numbers_are_refused() -> None:
+    words = RUNS.assign(gmacs="many", note="fine", epoch=1)
+    message = r"column 'note' holds no numbers; those that do are \['seed', 'accuracy'"
+    for draw in (draw_accuracy, draw_learning_curves):
+        with pytest.raises(ValueError, match=message):
+            draw(words, metric="note")
+    with pytest.raises(ValueError, match="column 'gmacs' holds no numbers"):
+        draw_cost_accuracy(words)
+    with pytest.raises(ValueError, match="no row has a value of 'accuracy'"):
+        draw_learning_curves(words[:0], metric="accuracy")
