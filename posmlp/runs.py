@@ -106,7 +106,9 @@ class RunFolder:
 
     def _stored(self) -> dict[str, Any] | None:
         if (self.root / "config.json").exists():
-            return read_config(self.root)
+            return _described(self.root / "config.json")
+        if self.root.exists() and not self.root.is_dir():
+            raise ValueError(f"{self.root} is a file; name a folder for the run")
         if self.root.is_dir() and any(not p.name.startswith(".") for p in self.root.iterdir()):
             raise ValueError(f"{self.root} is not empty and holds no run; give an empty folder")
         return None
@@ -186,14 +188,21 @@ def _num_listed(about: dict[str, Any]) -> int:
     return int(about.get("num_clips", 0)) + lost
 
 
-_DESCRIBED = {"model": dict, "train": dict, "data": dict, "classes": list, "seeds": list}
-
-
 def read_config(run: str | Path) -> dict[str, Any]:
-    """What RUN/config.json holds. Raises ValueError if there is none, or it is damaged."""
+    """What RUN/config.json of a training holds. Raises ValueError if there is none, or no such."""
     path = Path(run) / "config.json"
     if not path.is_file():
         raise ValueError(f"no run at {run}: it has no config.json; give a folder of `train`")
+    stored = _described(path)
+    if not isinstance(stored.get("seeds"), list):
+        raise ValueError(f"{path} names no seeds, so it is not of `posmlp train`")
+    return stored
+
+
+_DESCRIBED = {"model": dict, "train": dict, "data": dict, "classes": list}
+
+
+def _described(path: Path) -> dict[str, Any]:
     try:
         stored: dict[str, Any] = json.loads(path.read_bytes())
         if not isinstance(stored, dict):

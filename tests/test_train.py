@@ -174,6 +174,13 @@ def test_damaged_run_is_named_and_left_as_it_is(clips, tmp_path, name, content, 
     assert (root / name).read_bytes() == content
 
 
+def test_run_folder_that_is_a_file_is_named(clips, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(ValueError, match=r"run is a file; name a folder"):
+        fit(CONFIG, TRAIN, clips, [0], tmp_path / "run", progress=False)
+    assert (tmp_path / "run").read_text() == "mine"
+
+
 def test_seeds_may_be_any_whole_numbers(clips, tmp_path):
     one = replace(TRAIN, epochs=1)
     rows = fit(CONFIG, one, clips, np.arange(2), tmp_path / "run", progress=False)
