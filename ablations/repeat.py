@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ablations import weights
 from ablations.datasets import describe
 from ablations.files import write_json
 from ablations.grid import Cell, Job
@@ -28,7 +29,8 @@ def repeat(
     """Train a stored cell again; a comparison in words, and whether all metrics are the same bits.
 
     `cell`: id, start of an id, or name. `to`: a folder that keeps the run. Raises ValueError if
-    there is no such cell, what is stored of it is lost, or its data have changed.
+    there is no such cell, what is stored of it is lost, or its data, or the model file that it
+    starts from, have changed.
     """
     store = Store(out)
     cell_id = find_cell(store.plan(), cell)["id"]
@@ -51,7 +53,9 @@ def _cell(stored: dict[str, Any]) -> Cell:
     data = describe(stored["data"]["spec"])
     if data.identity != stored["data"]["identity"]:
         raise ValueError(f"{data.spec} holds other clips than those that this run was trained on")
-    return Cell(stored["name"], config, train, data, stored["axes"])
+    init_sha256 = stored.get("init_sha256", "")
+    weights.check_unchanged(train.init_from, init_sha256)
+    return Cell(stored["name"], config, train, data, stored["axes"], init_sha256=init_sha256)
 
 
 def _repeat(store: Store, job: Job, place: Place, to: Path) -> tuple[str, bool]:

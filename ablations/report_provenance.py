@@ -32,7 +32,12 @@ def provenance(study: Study) -> Iterator[tuple[str, str]]:
         hours = sum(timing["seconds"] for timing in timings) / 3600
         yield "time of all runs", f"{hours:.2g} hours, one after the other"
     yield "data", _values(results, "data")
-    for key, words in (("reused_from", "taken over from"), ("memory_steps", "when memory ran out")):
+    for key, words in (
+        ("init_from", "started from"),
+        ("init_sha256", "SHA-256 of what it started from"),
+        ("reused_from", "taken over from"),
+        ("memory_steps", "when memory ran out"),
+    ):
         found = {str(result[key]) for result in results if result.get(key)}
         if found:
             yield words, " | ".join(sorted(found))

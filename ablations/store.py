@@ -120,6 +120,8 @@ class Store:
         path, old, new = self.cell_path(cell.id), self.cell(cell.id), described_cell(cell)
         for part in ("model", "train"):
             for key, value in old.get(part, {}).items():
+                if key == "init_from":  # its content is in the id, and it may have moved
+                    continue
                 if key in new[part] and new[part][key] != value:
                     raise StoreError(
                         f"{path} was made with {part}.{key}={value!r}, which is now "
@@ -198,9 +200,17 @@ def described_cell(cell: Cell) -> dict[str, Any]:
         "model": cell.config.to_dict(),
         "train": cell.train.to_dict(),
         "data": asdict(cell.data),
+        **started_from(cell),
         "identity": cell.identity,
         "match": asdict(cell.match) if cell.match else None,
     }
+
+
+def started_from(cell: Cell) -> dict[str, str]:
+    """The model file that the cell starts from, as the grid names it, and its hash; if any."""
+    if not cell.init_sha256:
+        return {}
+    return {"init_from": cell.train.init_from, "init_sha256": cell.init_sha256}
 
 
 def described(grid: Grid) -> dict[str, Any]:
@@ -229,8 +239,9 @@ def load(out: str | Path, *, repeats: bool = False) -> pd.DataFrame:
     Columns: the axes; id, name, baseline, seed, repeat, status, failure, reason; the last epoch's
     metrics (test_top1, ...); params; seconds, train_seconds; peak_memory_mb; together (trainings
     of one population, whose time is shared out), micro_batches, memory_steps (what was done when
-    memory ran out), reused_from; device, num_threads, host, commit, dirty, versions. Damaged result
-    files are named in a warning and have no row.
+    memory ran out), reused_from; init_from, init_sha256 (where a model file was the start); device,
+    num_threads, host, commit, dirty, versions. Damaged result files are named in a warning and have
+    no row.
     """
     import pandas as pd
 
@@ -268,6 +279,7 @@ def _row(cell: dict[str, Any], seed: int, result: Result, plan: dict[str, Any]) 
         "micro_batches": result.get("micro_batches", 1),
         "memory_steps": "; ".join(result.get("memory_steps", [])),
         "reused_from": result.get("reused_from", ""),
+        **{key: result[key] for key in ("init_from", "init_sha256") if key in result},
         **{key: worker.get(key) for key in ("device", "num_threads", "host")},
         **{key: environment.get(key) for key in ("commit", "dirty", "python", "gpu")},
         **(environment.get("packages") or {}),
