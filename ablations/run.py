@@ -60,7 +60,7 @@ def run(
     cache_gib: decoded frames that each machine's cache folder is to hold, shared by its workers; no
     cell's id or numbers depend on it. retry_failed: also run what failed before. reuse: folders of
     other runs, from which finished trainings of the same content are taken over. shard: "i/n" runs
-    the i-th of n parts, for schedulers. progress: on stderr.
+    the i-th of n parts, for schedulers; a grid with a budget has none. progress: on stderr.
 
     A cell that fails has a row that says so, and the rest goes on. Raises ValueError, before
     anything runs, for a grid, a folder or arguments that cannot be; EngineError where results
@@ -69,6 +69,7 @@ def run(
     runner = Engine(engine, workers, device, num_threads, address, per_gpu, together, cache_gib)
     part([], shard)  # or ValueError, before anything is read
     grid = grid if isinstance(grid, Grid) else read_grid(grid, data)
+    _refuse_budget_of_parts(grid, shard)
     grid.check_data()
     store = Store(out)
     store.check(grid)
@@ -79,7 +80,7 @@ def run(
         probe_s = PROBE_S if grid.options.budget_s else 0.0  # else only what is known already
         place = "cuda" if runner.on_gpu else "cpu"
         predictions = predict(grid, store, place, num_threads, probe_s, cache_gib)
-        grid = fitted(grid, predictions, store, runner.at_once * _num_shards(shard))
+        grid = fitted(grid, predictions, store, runner.at_once)
         store.declare(grid, command)
         jobs = part(runner.grouped(grid.jobs), shard)
         todo = _missing(store, jobs, retry_failed, sources)
@@ -105,8 +106,18 @@ def part(jobs: Sequence[Job], shard: str | None) -> list[Job]:
     return list(jobs[int(index) - 1 :: int(count)])
 
 
-def _num_shards(shard: str | None) -> int:
-    return int(shard.partition("/")[2]) if shard else 1
+def _refuse_budget_of_parts(grid: Grid, shard: str | None) -> None:
+    """Each part would choose seeds by its own records and probes, and no two need agree."""
+    if shard is None or grid.options.budget_s is None:
+        return
+    count = int(shard.partition("/")[2])
+    budget, in_all = (f"{s:g}s" for s in (grid.options.budget_s, grid.options.budget_s * count))
+    grid.file.fail(
+        ("budget",),
+        f"budget={budget} cannot be kept in parts (shard={shard!r}), as each would choose its own "
+        f"seeds. See which seeds `ablations plan` keeps with budget: {in_all}, the time of all "
+        f"{count} parts, list them under seeds, and leave the budget out.",
+    )
 
 
 def _missing(

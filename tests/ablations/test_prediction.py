@@ -12,6 +12,7 @@ import torch
 from ablation_tasks import TINY, changed
 
 from ablations import GridError, load, memory, plan, probe, read_grid, run
+from ablations.cli import main
 from ablations.prediction import Hindsight, Prediction, fitted
 from ablations.probe import Probe
 from ablations.store import Store
@@ -109,6 +110,24 @@ def test_run_keeps_the_budget_that_plan_says_and_never_drops_what_is_finished(
     tighter = TINY | {"seeds": 3, "budget": f"{0.2 * seconds:.3f}s"}
     assert set(run(tighter, out, device="cpu", progress=False).seed) == {0, 1}
     assert len(load(out)) == 4
+
+
+def test_parts_refuse_a_budget_and_name_the_one_to_plan_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "grid.yaml", tmp_path / "run"
+    text = json.dumps(TINY | {"seeds": 3})  # JSON is YAML
+    path.write_text(f"{text[:-1]},\n  budget: 10min}}")
+    words = ["run", str(path), "--out", str(out), "--device", "cpu", "--shard"]
+    assert main([*words, "2/3"]) == 2
+    said = capsys.readouterr().err
+    assert f"{path}:2:11: budget=600s cannot be kept in parts (shard='2/3')" in said
+    assert "with budget: 1800s, the time of all 3 parts, list them under seeds" in said
+    assert not out.exists()
+    grid = read_grid(TINY | {"seeds": 3, "budget": "1800s"})
+    predictions = {cell.id: Prediction(400.0, None, "test") for cell in grid.cells}
+    whole = fitted(grid, predictions, None, 1).seeds
+    assert whole == fitted(read_grid(path), predictions, None, 3).seeds == (0, 1)
 
 
 def test_hindsight_compares_sums_of_time_and_peaks_of_memory() -> None:
