@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations import engines
+from ablations.commands import repeat_command
 from ablations.files import write_durably
 from ablations.grid import Job
 from ablations.job import Attempt, Training
 from ablations.population import grouped
 from ablations.processes import Outcome, WorkerDied
-from ablations.store import Result, Store, repeat_command
+from ablations.store import Result, Store
 from ablations.worker import Place
 from posmlp.config import one_of
 from posmlp.data import CACHE_GIB

@@ -19,18 +19,13 @@ from typing import Any
 import torch
 
 from ablations import memory, weights
+from ablations.commands import repeat_command
+from ablations.description import started_from
 from ablations.files import read_json
 from ablations.grid import Cell, Job
 from ablations.ladder import is_out_of_memory
 from ablations.population import clear_other_groups, split_run_folder, variants_of
-from ablations.store import (
-    DEVICE_ERROR,
-    OUT_OF_MEMORY,
-    Result,
-    Store,
-    repeat_command,
-    started_from,
-)
+from ablations.store import DEVICE_ERROR, OUT_OF_MEMORY, Result, Store
 from ablations.worker import Place
 from posmlp.data import CACHE_GIB
 from posmlp.model import create_model

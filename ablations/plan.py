@@ -215,7 +215,7 @@ def _stale(grid: Grid, store: Store) -> Iterator[str]:
     for path in sorted(store.root.glob("cells/*/cell.json")):
         if path.parent.name in ids:
             continue
-        stored = store.cell(path.parent.name)
+        stored = store.sound_cell(path.parent.name)
         label = f"{stored.get('name', 'damaged cell.json')} ({path.parent.name})"
         now = by_name.get(stored.get("name", ""))
         change = _difference(stored["identity"], now.identity) if now else "not in this grid"

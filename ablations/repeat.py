@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from ablations import weights
 from ablations.datasets import describe
+from ablations.description import described_cell
 from ablations.files import write_json
 from ablations.grid import Cell, Job
 from ablations.job import Training
 from ablations.status import find_cell
-from ablations.store import Store, described_cell
+from ablations.store import Store
 from ablations.worker import Place
-from posmlp.config import PosMLPConfig, TrainConfig
 
 
 def repeat(
@@ -34,22 +33,15 @@ def repeat(
     """
     store = Store(out)
     cell_id = find_cell(store.plan(), cell)["id"]
-    stored = store.cell(cell_id)
-    if not stored:
-        raise ValueError(
-            f"{store.cell_path(cell_id)} is missing or damaged; give the `ablations run` command "
-            "of this folder again, which writes it anew"
-        )
-    job = Job((_cell(stored),), (seed,))
+    job = Job((_cell(store, cell_id),), (seed,))
     if to is not None:
         return _repeat(store, job, Place(0, device, num_threads), Path(to))
     with tempfile.TemporaryDirectory() as folder:
         return _repeat(store, job, Place(0, device, num_threads), Path(folder))
 
 
-def _cell(stored: dict[str, Any]) -> Cell:
-    config = PosMLPConfig.from_dict(stored["model"])
-    train = TrainConfig.from_dict(stored["train"])
+def _cell(store: Store, cell_id: str) -> Cell:
+    stored, (config, train) = store.cell(cell_id), store.configs(cell_id)
     data = describe(stored["data"]["spec"])
     if data.identity != stored["data"]["identity"]:
         raise ValueError(f"{data.spec} holds other clips than those that this run was trained on")

@@ -70,4 +70,4 @@ def is_dirty(study: Study) -> bool:
 def grid_text(study: Study) -> str:
     """The grid file as it was run; empty if the folder has lost it."""
     path = study.store.root / "grid.yaml"
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -17,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from ablations import reuse as other_runs
 from ablations.dispatch import Engine
-from ablations.files import write_json
+from ablations.files import read_json, write_json
 from ablations.grid import Cell, Grid, Job, read_grid
 from ablations.prediction import PROBE_S, Hindsight, fitted, predict
 from ablations.progress import reporter, say
@@ -178,7 +177,7 @@ def _alone(store: Store, shard: str | None) -> Iterator[None]:
 
 def _owner(path: Path) -> str:
     try:
-        owner = json.loads(path.read_bytes())
+        owner = read_json(path)
         who = f"another runner (process {owner['pid']} on {owner['host']})"
     except (OSError, ValueError, KeyError):
         who = "another runner"

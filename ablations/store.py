@@ -11,15 +11,16 @@ DIR/together/HASH/, .log             several trainings while they are one popula
 
 from __future__ import annotations
 
-import shlex
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ablations.description import described, described_cell
 from ablations.files import read_json, write_all_json, write_durably, write_json
 from ablations.settings import content_hash, shown_value
+from ablations.shapes import CELL, PLAN, RESULTS, fault
+from posmlp.config import PosMLPConfig, TrainConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,11 +29,10 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 """One row: what came out of a cell at a seed, and how it was made."""
-STATUSES = ("done", "failed")
 DEVICE_ERROR = "device error"
 """The `failure` of a job whose device, not whose mathematics, gave up."""
 OUT_OF_MEMORY = "out of memory"
-_IN_PLAN = ("id", "name", "axes", "match")
+_ANEW = "give the `ablations run` command of this folder again, which writes it anew"
 
 
 class StoreError(ValueError):
@@ -100,24 +100,44 @@ class Store:
     def declare(self, grid: Grid, command: str) -> None:
         """Write down what is to be run."""
         for cell in grid.cells:
-            if self.cell(cell.id) != described_cell(cell):
+            if self.sound_cell(cell.id) != described_cell(cell):
                 write_json(self.cell_path(cell.id), described_cell(cell))
         write_durably(self.root / "grid.yaml", grid.file.text.encode())
         write_json(self.plan_path, described(grid) | {"command": command})
 
     def cell(self, cell_id: str) -> dict[str, Any]:
-        """What cell.json holds; {} if it is missing or damaged, as a run writes it again."""
+        """What cell.json holds. Raises StoreError if it is missing or damaged."""
+        path = self.cell_path(cell_id)
         try:
-            return read_json(self.cell_path(cell_id))
-        except (FileNotFoundError, ValueError):
+            cell = read_json(path)
+        except (FileNotFoundError, ValueError) as error:
+            raise StoreError(f"{path} is missing or damaged; {_ANEW}") from error
+        if wrong := fault(cell, CELL):
+            raise StoreError(f"{path} is damaged ({wrong}); {_ANEW}")
+        return cell
+
+    def sound_cell(self, cell_id: str) -> dict[str, Any]:
+        """The same, and {} where it is missing or damaged, as a run writes it again."""
+        try:
+            return self.cell(cell_id)
+        except StoreError:
             return {}
+
+    def configs(self, cell_id: str) -> tuple[PosMLPConfig, TrainConfig]:
+        """Those of cell.json. Raises StoreError if it is missing or damaged."""
+        cell = self.cell(cell_id)
+        try:
+            return PosMLPConfig.from_dict(cell["model"]), TrainConfig.from_dict(cell["train"])
+        except (TypeError, ValueError) as error:
+            path = self.cell_path(cell_id)
+            raise StoreError(f"{path} makes no model or training ({error}); {_ANEW}") from error
 
     def _check_cell(self, cell: Cell) -> None:
         """Refuse to take results of another configuration for this cell's.
 
         Ids leave out what is at its default, so a default that was changed would do that.
         """
-        path, old, new = self.cell_path(cell.id), self.cell(cell.id), described_cell(cell)
+        path, old, new = self.cell_path(cell.id), self.sound_cell(cell.id), described_cell(cell)
         for part in ("model", "train"):
             for key, value in old.get(part, {}).items():
                 if key == "init_from":  # its content is in the id, and it may have moved
@@ -130,13 +150,22 @@ class Store:
                     )
 
     def plan(self) -> dict[str, Any]:
-        """What the last run declared. Raises StoreError if there is none."""
+        """What the last run declared. Raises StoreError if there is none, or it is damaged."""
         if not self.plan_path.is_file():
             raise StoreError(
                 f"{self.root} holds no ablation; start one with: ablations run GRID "
                 f"--out {self.root}"
             )
-        return read_json(self.plan_path)
+        try:
+            plan = read_json(self.plan_path)
+        except ValueError as error:
+            raise StoreError(f"{error}; {_ANEW}") from error
+        wrong = fault(plan, PLAN)
+        if not wrong and plan["baseline"] not in {cell["id"] for cell in plan["cells"]}:
+            wrong = f"baseline is {plan['baseline']!r}, no cell"
+        if wrong:
+            raise StoreError(f"{self.plan_path} is damaged ({wrong}); {_ANEW}")
+        return plan
 
     def result(self, cell_id: str, seed: int, repeat: int = 0) -> Result | None:
         """The stored result, or None if there is none. Raises ValueError if it is damaged."""
@@ -148,8 +177,10 @@ class Store:
         stands_for = (result.get("cell"), result.get("seed"), result.get("repeat", 0))
         if stands_for != (cell_id, seed, repeat):
             raise ValueError(f"{path} is the result of another cell or seed")
-        if result.get("status") not in STATUSES or not isinstance(result.get("metrics"), dict):
-            raise ValueError(f"{path} lacks a status or metrics")
+        status = str(result.get("status"))
+        wrong = fault(result, RESULTS[status]) if status in RESULTS else f"status is {status!r}"
+        if wrong:
+            raise ValueError(f"{path} is no whole result ({wrong})")
         return result
 
     def sound_result(self, cell_id: str, seed: int, repeat: int = 0) -> Result | None:
@@ -183,53 +214,6 @@ class Store:
             return self.result(cell_id, seed, repeat) or "to do"
         except ValueError as error:
             return f"damaged: {error}"
-
-
-def repeat_command(root: Path, cell_id: str, seed: int, device: str, num_threads: int) -> str:
-    """What trains this cell and seed again in another folder, and compares."""
-    words = ["ablations", "repeat", str(root), cell_id, "--seed", str(seed)]
-    return shlex.join([*words, "--device", device, "--threads", str(num_threads)])
-
-
-def described_cell(cell: Cell) -> dict[str, Any]:
-    """A cell in plain values."""
-    return {
-        "id": cell.id,
-        "name": cell.name,
-        "axes": {k: list(v) if isinstance(v, tuple) else v for k, v in cell.axes.items()},
-        "model": cell.config.to_dict(),
-        "train": cell.train.to_dict(),
-        "data": asdict(cell.data),
-        **started_from(cell),
-        "identity": cell.identity,
-        "match": asdict(cell.match) if cell.match else None,
-    }
-
-
-def started_from(cell: Cell) -> dict[str, str]:
-    """The model file that the cell starts from, as the grid names it, and its hash; if any."""
-    if not cell.init_sha256:
-        return {}
-    return {"init_from": cell.train.init_from, "init_sha256": cell.init_sha256}
-
-
-def described(grid: Grid) -> dict[str, Any]:
-    """A grid in plain values, for status and report."""
-    return {
-        "question": grid.question,
-        "prediction": grid.prediction,
-        "design": grid.options.design,
-        "axes": list(grid.axes),
-        "seeds": list(grid.seeds),
-        "left_out_seeds": list(grid.left_out_seeds),
-        "repeats": [[grid.baseline.id, grid.seeds[0]]] if grid.repeat else [],
-        "match": grid.options.match,
-        "baseline": grid.baseline.id,
-        "cells": [
-            {key: value for key, value in described_cell(cell).items() if key in _IN_PLAN}
-            for cell in grid.cells
-        ],
-    }
 
 
 def load(out: str | Path, *, repeats: bool = False) -> pd.DataFrame:

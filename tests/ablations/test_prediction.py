@@ -61,6 +61,21 @@ def test_one_pause_of_the_machine_does_not_make_a_short_reading_long() -> None:
     assert probe._typical(lambda: next(readings)) == 0.02
 
 
+@pytest.mark.parametrize("content", ["[]", "3", '{"seconds": "x", "memory_mb": 1.0}', "{}", '{"se'])
+def test_a_damaged_probe_is_made_again(
+    content: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = read_grid(TINY | {"axes": {}}).cells
+    monkeypatch.setattr(
+        probe, "_measured", lambda cells, *_: [(c, Probe(1.0, None)) for c in cells]
+    )
+    probe.probe(cells, "cpu", 1, 9.0)
+    (path,) = cache.glob("*/probes/*.json")
+    path.write_text(content)
+    assert probe.probe(cells, "cpu", 1, 9.0) == {cells[0].id: Probe(1.0, None)}
+    assert json.loads(path.read_text()) == {"seconds": 1.0, "memory_mb": None}
+
+
 def test_a_probe_that_has_no_time_leaves_the_cells_unknown(tmp_path: Path) -> None:
     found = plan(TINY, tmp_path / "run", device="cpu", probe_s=0.01)
     assert found.seconds is None
