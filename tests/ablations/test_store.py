@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ablation_tasks import TINY
+from ablation_tasks import TINY, how_made, stored
 
 from ablations import load, plan, read_grid, run
 from ablations.cli import main
@@ -22,28 +22,6 @@ def declared(tmp_path: Path) -> tuple[Store, Grid]:
     store, grid = Store(tmp_path / "run"), read_grid(TINY)
     store.declare(grid, "ablations run grid.yaml")
     return store, grid
-
-
-def how_made(log: str) -> dict[str, Any]:
-    """What every result says of its making."""
-    return {
-        "timings": {"started": "before", "finished": "then", "seconds": 1.0},
-        "worker": {"device": "cpu", "num_threads": 1, "host": "here"},
-        "log": log,
-        "command": "ablations repeat",
-    }
-
-
-def stored(store: Store, grid: Grid, seed: int, **outcome: Any) -> dict[str, Any]:
-    """Write a result of the grid's baseline."""
-    cell = grid.baseline
-    result = {
-        **{"cell": cell.id, "seed": seed, "status": "done", "metrics": {"test_top1": 0.5}},
-        **how_made(f"cells/{cell.id}/seed0.log"),
-        **outcome,
-    }
-    store.write_results([result])
-    return result
 
 
 def test_results_stored_together_are_each_whole_and_one_that_cannot_be_raises(
@@ -250,6 +228,7 @@ def test_damaged_plan_is_one_line_with_the_mend(
         (["cells", 0], ["id"]),
         (["cells", 0, "axes"], 3),
         (["repeats"], [3]),
+        (["repeats"], [["id"]]),
         (["baseline"], "none"),
         (["command"], None),
     ],
