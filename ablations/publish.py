@@ -8,11 +8,11 @@ or not asked for.
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from itertools import product
 from pathlib import Path
 
+from ablations.commands import for_folder
 from ablations.files import in_checkout
 from ablations.store import Store, StoreError, read_json, write_durably, write_json
 
@@ -73,9 +73,7 @@ def _repeatable(file: Path, root: Path) -> bytes:
     if file.name != "result.json":
         return file.read_bytes()
     result = read_json(file)
-    words = shlex.split(result.get("command") or "")
-    if words[:2] == ["ablations", "repeat"]:
-        result["command"] = shlex.join([*words[:2], str(in_checkout(root)), *words[3:]])
+    result["command"] = for_folder(result["command"], in_checkout(root))
     return (json.dumps(result, indent=2) + "\n").encode()
 
 

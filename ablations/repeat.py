@@ -8,6 +8,7 @@ from pathlib import Path
 from ablations import weights
 from ablations.datasets import describe
 from ablations.description import described_cell
+from ablations.dispatch import Engine
 from ablations.files import write_json
 from ablations.grid import Cell, Job
 from ablations.job import Training
@@ -31,13 +32,18 @@ def repeat(
     there is no such cell, what is stored of it is lost, or its data, or the model file that it
     starts from, have changed.
     """
+    place = Place(0, Engine(device=device, num_threads=num_threads).here(), num_threads)
     store = Store(out)
-    cell_id = find_cell(store.plan(), cell)["id"]
+    plan = store.plan()
+    if seed < 0:
+        seeds = ", ".join(map(str, plan["seeds"]))
+        raise ValueError(f"seed={seed} must be at least 0; the seeds of this run are {seeds}")
+    cell_id = find_cell(plan, cell)["id"]
     job = Job((_cell(store, cell_id),), (seed,))
     if to is not None:
-        return _repeat(store, job, Place(0, device, num_threads), Path(to))
+        return _repeat(store, job, place, Path(to))
     with tempfile.TemporaryDirectory() as folder:
-        return _repeat(store, job, Place(0, device, num_threads), Path(folder))
+        return _repeat(store, job, place, Path(folder))
 
 
 def _cell(store: Store, cell_id: str) -> Cell:
@@ -51,10 +57,11 @@ def _cell(store: Store, cell_id: str) -> Cell:
 
 
 def _repeat(store: Store, job: Job, place: Place, to: Path) -> tuple[str, bool]:
-    if to.exists() and any(to.iterdir()):
-        raise ValueError(f"{to} is not empty; give a new folder")
+    if to.is_file() or (to.exists() and any(to.iterdir())):
+        raise ValueError(f"{to} is no empty folder; give a new one")
     ((cell, seed),) = job.trainings
-    write_json(Store(to).cell_path(cell.id), described_cell(cell))
+    with Store(to).written():
+        write_json(Store(to).cell_path(cell.id), described_cell(cell))
     (new,) = Training(to)(job, place)
     old = store.result(cell.id, seed)
     if new["status"] == "failed":

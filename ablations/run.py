@@ -41,7 +41,7 @@ def run(
     together: int | None = None,
     cache_gib: float = CACHE_GIB,
     retry_failed: bool = False,
-    reuse: Sequence[str | Path] = (),
+    reuse: str | Path | Sequence[str | Path] = (),
     shard: str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -57,9 +57,10 @@ def run(
     of a cell, and cells that differ in values alone (learning rate, drop path, ...); by default all
     that can on a GPU, and one on a CPU, where a worker has one core and more would save nothing.
     cache_gib: decoded frames that each machine's cache folder is to hold, shared by its workers; no
-    cell's id or numbers depend on it. retry_failed: also run what failed before. reuse: folders of
-    other runs, from which finished trainings of the same content are taken over. shard: "i/n" runs
-    the i-th of n parts, for schedulers; a grid with a budget has none. progress: on stderr.
+    cell's id or numbers depend on it. retry_failed: also run what failed before. reuse: a folder of
+    another run, or several, from which finished trainings of the same content are taken over.
+    shard: "i/n" runs the i-th of n parts, for schedulers; a grid with a budget has none. progress:
+    on stderr.
 
     A cell that fails has a row that says so, and the rest goes on. Raises ValueError, before
     anything runs, for a grid, a folder or arguments that cannot be; EngineError where results
@@ -67,12 +68,14 @@ def run(
     """
     runner = Engine(engine, workers, device, num_threads, address, per_gpu, together, cache_gib)
     part([], shard)  # or ValueError, before anything is read
+    if engine == "local":
+        runner.here()
     grid = grid if isinstance(grid, Grid) else read_grid(grid, data)
     _refuse_budget_of_parts(grid, shard)
     grid.check_data()
     store = Store(out)
     store.check(grid)
-    sources = other_runs.opened(reuse, grid)
+    sources = other_runs.opened([reuse] if isinstance(reuse, str | Path) else reuse, grid)
     command = _resume_command(grid, out, data, runner)
     here = command + (f" --shard {shard}" if shard else "")
     with _alone(store, shard), runner.connected():
@@ -80,7 +83,8 @@ def run(
         place = "cuda" if runner.on_gpu else "cpu"
         predictions = predict(grid, store, place, num_threads, probe_s, cache_gib)
         grid = fitted(grid, predictions, store, runner.at_once)
-        store.declare(grid, command)
+        with store.written():
+            store.declare(grid, command)
         jobs = part(runner.grouped(grid.jobs), shard)
         todo = _missing(store, jobs, retry_failed, sources)
         num_all, num_todo = (sum(len(job.trainings) for job in each) for each in (jobs, todo))
@@ -161,14 +165,16 @@ def _alone(store: Store, shard: str | None) -> Iterator[None]:
     if shard is not None:
         yield
         return
-    store.root.mkdir(parents=True, exist_ok=True)
     lock = FileLock(store.lock_path, timeout=0)
+    with store.written():
+        store.root.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise StoreError(f"{store.root} is in use by {_owner(store.owner_path)}") from error
     try:
-        lock.acquire()
-    except Timeout as error:
-        raise StoreError(f"{store.root} is in use by {_owner(store.owner_path)}") from error
-    try:
-        write_json(store.owner_path, {"pid": os.getpid(), "host": socket.gethostname()})
+        with store.written():
+            write_json(store.owner_path, {"pid": os.getpid(), "host": socket.gethostname()})
         yield
     finally:
         store.owner_path.unlink(missing_ok=True)

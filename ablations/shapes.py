@@ -16,6 +16,7 @@ PLAN = {
     "design": str,
     "axes": [str],
     "seeds": [int],
+    "left_out_seeds?": [int],
     "repeats?": [[str | int]],
     "match?": str | None,
     "baseline": str,
@@ -42,7 +43,7 @@ _RESULT = {
     "peak_memory_mb?": _NUMBER | None,
     "together?": int,
     "memory_steps?": [str],
-    "environment?": {"packages?": dict},
+    "environment?": {"packages?": dict, "commit?": str | None},
 }
 RESULTS = {
     "done": _RESULT | {"metrics": {"*": _NUMBER}},

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,17 @@ class Store:
         visible = {path.name for path in self.root.iterdir() if path.name[0] != "."}
         return visible <= {"cells", "together", "grid.yaml"}
 
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """StoreError in place of OSError: a folder that cannot be written to is a wrong choice."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"{self.root} cannot be written to ({error.strerror or error}); give another "
+                "folder, or mend that"
+            ) from error
+
     def declare(self, grid: Grid, command: str) -> None:
         """Write down what is to be run."""
         for cell in grid.cells:
@@ -163,6 +175,8 @@ class Store:
         wrong = fault(plan, PLAN)
         if not wrong and plan["baseline"] not in {cell["id"] for cell in plan["cells"]}:
             wrong = f"baseline is {plan['baseline']!r}, no cell"
+        if not wrong and any(len(pair) != 2 for pair in plan.get("repeats", [])):
+            wrong = f"repeats is {plan['repeats']!r}, no pairs of cell and seed"
         if wrong:
             raise StoreError(f"{self.plan_path} is damaged ({wrong}); {_ANEW}")
         return plan

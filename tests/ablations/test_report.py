@@ -124,7 +124,7 @@ def test_report_of_a_folder_with_damage_says_what_it_lacks(tmp_path: Path) -> No
     (root / "grid.yaml").write_bytes(b"\xff[")
     for name in ("cell.json", "metrics.csv"):
         next(root.glob(f"cells/**/{name}")).write_text("")
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="has no costs") as warned:
         write_report(root)
     said = [str(warning.message) for warning in warned]
     for part in ("has no costs", "has no curve", "has no expectations", "grid.yaml is no text"):
