@@ -198,6 +198,7 @@ DAMAGE = {
     "number": "3",
     "truncated": '{"question": "wh',
     "no keys": "{}",
+    "another shape": '{"name": "lrpe", "model": [], "identity": 3, "seeds": 3, "cells": [3]}',
     "binary": "\xff\x00",
 }
 
