@@ -14,8 +14,9 @@ from typing import Any
 from ablations.files import read_json, write_durably, write_json
 from ablations.grid import Cell, Job
 from ablations.settings import content_hash
-from ablations.shapes import POPULATION, fault
+from ablations.shapes import POPULATION
 from ablations.store import Store
+from posmlp.shapes import fault
 from posmlp.variants import values_of, without_values
 
 

@@ -23,8 +23,9 @@ from ablations import memory
 from ablations.files import read_json, write_json
 from ablations.grid import Cell
 from ablations.settings import content_hash
-from ablations.shapes import PROBE, fault
+from ablations.shapes import PROBE
 from posmlp.data import CACHE_GIB, cache_folder
+from posmlp.shapes import fault
 
 if TYPE_CHECKING:
     import torch

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from ablations.description import described, described_cell
 from ablations.files import read_json, write_all_json, write_durably, write_json
 from ablations.settings import content_hash, shown_value
-from ablations.shapes import CELL, PLAN, RESULTS, fault
+from ablations.shapes import CELL, PLAN, RESULTS
 from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.shapes import fault
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,9 +18,9 @@ from analysis.draw_attribution import (
     draw_frame_shares,
     draw_overlay,
     heading,
-    set_texts,
 )
 from analysis.pictures import animation_path, raster, write_animation
+from analysis.place import set_texts
 from analysis.style import styled
 
 

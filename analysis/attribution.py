@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analysis.baselines import Baseline, baseline_clips
+from analysis.baselines import Baseline, baseline_clips, warn_of_no_way
 from analysis.borrow import borrowed
 from analysis.method_options import checked_options
 from analysis.methods import METHODS, REFUSED, Chunk, Method, target_scores
@@ -58,13 +58,19 @@ class Attribution:
         mass = self.values.abs().double().sum(dim=(2, 3))
         return mass / mass.sum(dim=1, keepdim=True)
 
-    def caption(self, clip: int) -> str:
-        """Method, options and completeness gap of one clip, in one line."""
+    @property
+    def made_by(self) -> str:
+        """Method and options, in one line."""
         shown = {**self.options, **({"baseline": self.baseline} if self.baseline else {})}
         parts = [self.method, *(f"{k} {_in_words(v)}" for k, v in shown.items())]
-        if self.gap is not None and self.change is not None:
-            parts.append(f"completeness gap {self.gap[clip]:.1e} of {self.change[clip]:.2f} logits")
         return ", ".join(parts).replace("_", " ")
+
+    def caption(self, clip: int) -> str:
+        """Method, options and completeness gap of one clip, in one line."""
+        if self.gap is None or self.change is None:
+            return self.made_by
+        gap, change = self.gap[clip], self.change[clip]
+        return f"{self.made_by}, completeness gap {gap:.1e} of {change:.2f} logits"
 
 
 def attribute(
@@ -115,19 +121,27 @@ def attribute(
         A clip's map does not depend on the clips beside it (that of `random` is drawn from its
         number among them).
 
+    Warns
+    -----
+    UserWarning
+        For clips that equal their baseline, such as still ones and their mean frame: their maps are
+        0 everywhere.
+
     Raises
     ------
     ValueError
         For clips, targets or options that do not fit, an unknown method, and methods that quietly
         compute something else on these models (DeepLift, guided backpropagation, ...).
     """
-    run, signed, complete = _checked_method(method)
+    run, signed, complete = checked_method(method)
     if not isinstance(internal_batch_size, int) or internal_batch_size < 1:
         raise ValueError(
             f"internal_batch_size={internal_batch_size!r} must be a whole number of at least 1"
         )
     _check_clips(clips)
     options = checked_options(method, options, model, clips)
+    if "baseline" in options:
+        warn_of_no_way(options["baseline"], clips)
     device = next((p.device for p in model.parameters()), clips.device)
     parts = []
     with borrowed(model), torch.inference_mode(False), torch.enable_grad():
@@ -156,7 +170,8 @@ def _baseline_scores(chunk: Chunk, baseline: Baseline) -> Tensor:
     return target_scores(chunk._replace(clips=baseline_clips(baseline, chunk.clips)))
 
 
-def _checked_method(method: str) -> Method:
+def checked_method(method: str) -> Method:
+    """The method of that name. Raises ValueError for another, and for one that is refused."""
     plain = str(method).lower().replace("_", "").replace("-", "")
     if plain in REFUSED:
         raise ValueError(f"method {method!r} is refused: {REFUSED[plain]}")

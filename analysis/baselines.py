@@ -5,6 +5,7 @@ Shapes: B clips, T frames, H x W pixels. Clips are (B, 3, T, H, W) float, as a m
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -69,3 +70,25 @@ def baseline_clips(baseline: Baseline, clips: Tensor) -> Tensor:
         return baseline.to(clips)
     one_of(baseline, BASELINES, "baseline")
     return BASELINES[baseline](clips)
+
+
+def warn_of_no_way(baseline: Baseline, clips: Tensor) -> None:
+    """Warn of clips that equal their baseline, from which no map can tell anything."""
+    same = _equal(baseline, clips)
+    if not any(same):
+        return
+    number = same.index(True)
+    others = [name for name in BASELINES if not _equal(name, clips)[number]]
+    mend = f"use another baseline ({', '.join(others)})" if others else "give clips as the baseline"
+    name = "given" if isinstance(baseline, Tensor) else repr(baseline)
+    warnings.warn(
+        f"{sum(same)} of {len(clips)} clips (the first is number {number}) equal the baseline "
+        f"{name}, as a still clip equals its mean frame, so that every value is 0; {mend}",
+        stacklevel=3,
+    )
+
+
+def _equal(baseline: Baseline, clips: Tensor) -> list[bool]:
+    """Of each clip, whether it is its own baseline, up to rounding."""
+    start = baseline_clips(baseline, clips)
+    return torch.isclose(start, clips, rtol=1e-5, atol=1e-5).flatten(1).all(1).tolist()

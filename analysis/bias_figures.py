@@ -54,14 +54,21 @@ def bias_figures(trained: pd.DataFrame, initial: pd.DataFrame) -> Iterator[UnitF
             yield UnitFigure(f"{name}-space", f"{where}, {branch}: over space", _space(rows, start))
 
 
-def write_bias(run: str | Path, out: str | Path | None = None, seed: int | None = None) -> Path:
-    """Write a run's bias maps and statistics as CSV and its figures, to `out` or RUN/bias.
+def write_bias(
+    run: str | Path,
+    out: str | Path | None = None,
+    seed: int | None = None,
+    variant: str | None = None,
+) -> Path:
+    """Write a run's bias maps and statistics as CSV and its figures, to `out`.
 
-    maps.csv: rows of `bias_maps`; statistics.csv: rows of `bias_statistics` with all controls;
-    a PNG a unit and axis. Returns the folder. Raises ValueError for a folder without a model.
+    That is by default RUN/bias, or RUN/bias-VARIANT where the run has variants. maps.csv: rows of
+    `bias_maps`; statistics.csv: rows of `bias_statistics` with all controls; a PNG a unit and axis.
+    Returns the folder. Raises ValueError for a folder without a model.
     """
-    run_model = open_run(run, seed)
-    folder = Path(out) if out else Path(run) / "bias"
+    run_model = open_run(run, seed, variant)
+    name = "-".join(["bias", *([run_model.variant] if run_model.variant else [])])
+    folder = Path(out) if out else Path(run) / name
     initial = seeded_model(run_model.model.config, run_model.seed)
     maps, start = bias_maps(run_model.model), bias_maps(initial)
     tables = {"maps": maps, "statistics": bias_statistics(run_model.model, initial)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +11,14 @@ import pandas as pd
 from analysis.bias_maps import bias_maps
 from posmlp import PosMLPVideo
 from posmlp.checkpoint import load
-from posmlp.config import PosMLPConfig
 from posmlp.population import seeded_model
+from posmlp.run_members import model_path, one_variant
+from posmlp.variants import Member
 
-_CHECKPOINT = re.compile(r"epoch(\d+)-seed(\d+)\.safetensors")
 
-
-def bias_history(run: str | Path, seeds: Sequence[int] | None = None) -> pd.DataFrame:
+def bias_history(
+    run: str | Path, seeds: Sequence[int] | None = None, variant: str | None = None
+) -> pd.DataFrame:
     """Mixing weights by offset of a run's models over its epochs.
 
     Epoch 0 is the model as it was before training, made again from its seed; then come the models
@@ -31,6 +31,8 @@ def bias_history(run: str | Path, seeds: Sequence[int] | None = None) -> pd.Data
         A run folder of `posmlp train` or `fit`.
     seeds : sequence of int, optional
         Which of the run's seeds; all by default.
+    variant : str, optional
+        Which of the run's variants, where it has several.
 
     Returns
     -------
@@ -40,38 +42,40 @@ def bias_history(run: str | Path, seeds: Sequence[int] | None = None) -> pd.Data
     Raises
     ------
     ValueError
-        If the folder holds no run, no trained model, or none of a seed asked for.
+        If the folder holds no run, no trained model, or none of a seed or variant asked for.
     """
     run = Path(run)
-    if not (run / "config.json").is_file():
-        raise ValueError(f"{run} holds no config.json; give a run folder of `posmlp train`")
-    stored = json.loads((run / "config.json").read_text())
-    chosen = stored["seeds"] if seeds is None else list(seeds)
-    if not chosen or not set(chosen) <= set(stored["seeds"]):
-        raise ValueError(f"seeds={chosen} must be some of the run's, {stored['seeds']}")
-    found = _checkpoints(run, stored["train"]["epochs"])
-    config = PosMLPConfig.from_dict(stored["model"])
+    found = {member.seed: member for member in one_variant(run, variant)}
+    chosen = list(found) if seeds is None else list(seeds)
+    if not chosen or not set(chosen) <= set(found):
+        raise ValueError(f"seeds={chosen} must be some of the run's, {list(found)}")
     frames = []
     for seed in sorted(chosen):
-        paths = {epoch: path for (epoch, of), path in sorted(found.items()) if of == seed}
+        paths = _checkpoints(run, found[seed])
         if not paths:
             raise ValueError(
                 f"{run} holds no trained model of seed {seed}; train with checkpoint_every=1, or "
                 "let the run complete"
             )
-        frames.append(_rows(seeded_model(config, seed), 0, seed))
-        frames += [_rows(load(path), epoch, seed) for epoch, path in paths.items()]
+        frames.append(_rows(seeded_model(found[seed].config, seed), 0, seed))
+        for epoch, path in sorted(paths.items()):
+            model = load(path)
+            if model.config != found[seed].config:
+                raise ValueError(
+                    f"{path} is of another model than {run / 'config.json'} tells; put the files "
+                    "of one run together"
+                )
+            frames.append(_rows(model, epoch, seed))
     return pd.concat(frames, ignore_index=True)
 
 
-def _checkpoints(run: Path, epochs: int) -> dict[tuple[int, int], Path]:
-    """The files of trained models by (epoch, seed)."""
-    found = {}
-    for path in (run / "checkpoints").glob("*.safetensors"):
-        if match := _CHECKPOINT.fullmatch(path.name):
-            found[int(match[1]), int(match[2])] = path
-    for path in run.glob("model-seed*.safetensors"):
-        found[epochs, int(path.stem.removeprefix("model-seed"))] = path
+def _checkpoints(run: Path, member: Member) -> dict[int, Path]:
+    """The files of a member's trained models by epoch."""
+    name = re.compile(rf"epoch(\d+)-{re.escape(member.label)}\.safetensors")
+    files = (run / "checkpoints").glob("*.safetensors")
+    found = {int(match[1]): path for path in files if (match := name.fullmatch(path.name))}
+    if model_path(run, member).is_file():
+        found[member.train.epochs] = model_path(run, member)
     return found
 
 

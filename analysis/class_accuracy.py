@@ -16,21 +16,26 @@ from analysis.style import styled, wrapped
 from posmlp.checkpoint import write_atomically
 from posmlp.config import TrainConfig
 from posmlp.data.sources import open_clips
-from posmlp.predict import open_run, read_config
+from posmlp.predict import open_run
+from posmlp.run_members import model_path, run_members
+from posmlp.runs import read_config
 from posmlp.train import metrics, predict
 
 METRICS = ("top1", "within_pair")
 
 
-def class_accuracy(run: str | Path, seed: int | None = None) -> pd.DataFrame:
+def class_accuracy(
+    run: str | Path, seed: int | None = None, variant: str | None = None
+) -> pd.DataFrame:
     """Scores of one model of a run on each class of its test clips, in the classes' order.
 
     Columns: class, num_clips, top1 (share of the class's clips whose own class scores highest);
     where classes have time reversals also pair and within_pair (share whose own class outscores
-    that of its reversal; .5 for a model blind to order). `seed`: by default the run's first.
-    Raises ValueError if the folder holds no finished run, or its clips cannot be had any more.
+    that of its reversal; .5 for a model blind to order). `seed`: by default the run's first;
+    `variant`: where the run has several. Raises ValueError if the folder holds no finished run, or
+    its clips cannot be had any more.
     """
-    trained, stored = open_run(run, seed), read_config(run)
+    trained, stored = open_run(run, seed, variant), read_config(run)
     train = TrainConfig.from_dict(stored["train"])
     if not stored.get("source"):
         raise ValueError(f"{run} was given its clips as Python objects, which it does not keep")
@@ -60,12 +65,12 @@ def gather_classes(folder: str | Path) -> pd.DataFrame:
     """
     tables = []
     for run in runs_under(folder):
-        for seed in read_config(run)["seeds"]:
-            if (run / f"model-seed{seed}.safetensors").is_file():
-                table = class_accuracy(run, seed)
-                variant, _ = variant_of(run, Path(folder))
-                table.insert(0, "variant", variant)
-                table.insert(1, "seed", seed)
+        for member in run_members(run):
+            if model_path(run, member).is_file():
+                table = class_accuracy(run, member.seed, member.variant or None)
+                name, _ = variant_of(run, Path(folder), member.variant)
+                table.insert(0, "variant", name)
+                table.insert(1, "seed", member.seed)
                 tables.append(table)
     if not tables:
         raise ValueError(f"no finished run with its model under {folder}; let one finish")

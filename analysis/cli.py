@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from analysis.arguments import file, folder
 from analysis.cli_speed import add_commands, use_no_screen
+
+VARIANT_HELP = "which of the run's variants, where it has several"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a ValueError or an OSError ends with its message and exit code 2."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning(options.command)
+            options.run(options)
     except (ValueError, OSError) as error:
         print(f"analysis {options.command}: {error}", file=sys.stderr)
         return 2
@@ -25,6 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("analysis: stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def _show_warning(command: str) -> Callable[..., None]:
+    def show(message: Warning | str, *_where: object, **_more: object) -> None:
+        print(f"analysis {command}: warning: {message}", file=sys.stderr)
+
+    return show
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,11 +50,13 @@ def _parser() -> argparse.ArgumentParser:
 
     whole = command("all", _all)
     whole.add_argument("run_folder", metavar="RUN", help="a run folder of `posmlp train`")
+    whole.add_argument("--variant", help=VARIANT_HELP)
     whole.add_argument("--out", type=file, help="the page to write; RUN/analysis.html by default")
 
     bias = command("bias", _bias)
     bias.add_argument("run_folder", metavar="RUN", help="a run folder of `posmlp train`")
     bias.add_argument("--seed", type=int, help="which model of the run; its first by default")
+    bias.add_argument("--variant", help=VARIANT_HELP)
     bias.add_argument("--out", type=folder, help="the folder to write to; RUN/bias by default")
 
     curves = command("curves", _curves)
@@ -58,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
     learned = command("learned", _learned)
     learned.add_argument("folder", metavar="DIR", help="runs of one variant, such as cells/ID")
+    learned.add_argument("--variant", help=VARIANT_HELP)
     learned.add_argument("--out", type=folder, required=True, help="the folder to write to")
 
     attribute = command("attribute", _attribute)
@@ -68,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "--target", help="a class's name or number; the predicted one by default"
     )
     attribute.add_argument("--seed", type=int, help="which model of the run; its first by default")
+    attribute.add_argument("--variant", help=VARIANT_HELP)
     attribute.add_argument(
         "--out", type=folder, help="the folder to write to; RUN/attribution by default"
     )
@@ -89,7 +105,7 @@ def _all(options: argparse.Namespace) -> None:
     use_no_screen()
     from analysis.page import write_page
 
-    print(write_page(options.run_folder, options.out))
+    print(write_page(options.run_folder, options.out, options.variant))
 
 
 def _bias(options: argparse.Namespace) -> None:
@@ -97,7 +113,7 @@ def _bias(options: argparse.Namespace) -> None:
     use_no_screen()
     from analysis.bias_figures import write_bias
 
-    print(write_bias(options.run_folder, options.out, options.seed))
+    print(write_bias(options.run_folder, options.out, options.seed, options.variant))
 
 
 def _curves(options: argparse.Namespace) -> None:
@@ -121,7 +137,7 @@ def _learned(options: argparse.Namespace) -> None:
     use_no_screen()
     from analysis.learned import write_learned
 
-    print(write_learned(options.folder, options.out))
+    print(write_learned(options.folder, options.out, options.variant))
 
 
 def _attribute(options: argparse.Namespace) -> None:
@@ -144,6 +160,7 @@ def _attribute(options: argparse.Namespace) -> None:
         method=options.method,
         target=options.target,
         seed=options.seed,
+        variant=options.variant,
         out=options.out,
         **settings,
     )

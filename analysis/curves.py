@@ -13,7 +13,7 @@ from analysis.draw_learning import draw_learning_curves
 from analysis.draw_speed import PANELS, draw_speed_accuracy
 from analysis.pictures import png
 from posmlp.checkpoint import write_atomically
-from posmlp.config import PosMLPConfig
+from posmlp.run_members import run_members
 from posmlp.runs import read_metrics
 
 
@@ -21,25 +21,28 @@ def gather_curves(folder: str | Path) -> pd.DataFrame:
     """Every run's metrics under `folder`, a row a variant, seed and epoch.
 
     Any folder below that holds metrics.csv and config.json is a run. A run of `ablations` is named
-    by its cell.json, which also lists its axes, and another by its folder. Columns: variant, seed,
-    epoch, those of metrics.csv, epochs (that were asked for), params, gmacs, axis columns. Raises
-    ValueError if there is no run, or two runs of one variant and seed.
+    by its cell.json, which also lists its axes, and another by its folder, and its variant where it
+    has some. Columns: variant, seed, epoch, those of metrics.csv, epochs (that were asked for),
+    params, gmacs, axis columns. Raises ValueError if there is no run, one that is damaged, or two
+    runs of one variant and seed.
     """
     root = Path(folder)
     frames = []
     counted: dict[str, dict[str, Any]] = {}
     for run in runs_under(root):
-        stored = json.loads((run / "config.json").read_text())
+        first = run_members(run)[0]
         name, axes = variant_of(run, root)
         if name not in counted:
-            found = cost(PosMLPConfig.from_dict(stored["model"]))
+            found = cost(first.config)
             counted[name] = {key: found[key] for key in ("params", "gmacs")}
-        rows = pd.DataFrame(read_metrics(run / "metrics.csv"))
-        known = {"epochs": stored["train"]["epochs"], **counted[name], **axes}
-        frames.append(rows.assign(variant=name, **known))
+        rows = read_metrics(run / "metrics.csv")
+        names = [variant_of(run, root, row.get("variant", ""))[0] for row in rows]
+        known = {"epochs": first.train.epochs, **counted[name], **axes}
+        if rows:
+            frames.append(pd.DataFrame(rows).assign(variant=names, **known))
     if not frames:
         raise ValueError(
-            f"no run under {root}: none of its folders holds metrics.csv and config.json"
+            f"no run under {root}: none of its folders holds config.json and rows in metrics.csv"
         )
     table = pd.concat(frames, ignore_index=True)
     double = table.loc[table.duplicated(["variant", "seed", "epoch"]), ["variant", "seed"]]
@@ -69,11 +72,13 @@ def write_curves(
     root = Path(folder)
     target = Path(out) if out else root / "curves"
     curves = gather_curves(root)
-    if metric not in curves:
-        raise ValueError(f"no metric {metric!r}; the columns are {list(curves.columns)}")
+    numbers = curves.select_dtypes("number").columns
+    if metric not in numbers:
+        what = "is not a number" if metric in curves else "is not there"
+        raise ValueError(f"metric {metric!r} {what}; use one of the columns {list(numbers)}")
     runs = _with_speed(last_epochs(curves, metric), root / "table.csv")
     if not runs[metric].notna().any():
-        raise ValueError(f"no run under {root} has come to its last epoch; let one finish")
+        raise ValueError(f"no run under {root} has a {metric} at its last epoch; let one finish")
     title = highest_in_words(runs, metric)
     speed = draw_speed_accuracy(runs, metric=metric, title=title)[0].figure
     learning = draw_learning_curves(curves, metric=metric, title=title).figure
@@ -92,29 +97,51 @@ def highest_in_words(runs: pd.DataFrame, metric: str) -> str:
 def runs_under(folder: str | Path) -> list[Path]:
     """The run folders in or below a folder: those that hold metrics.csv and config.json.
 
-    A seed that a grid trained a second time, to see how equal runs differ, is not another run.
+    Not another run: a seed that a grid trained a second time, to see how equal runs differ, and the
+    population in which some of its cells were trained, since each has a run folder of its own.
     """
     found = (path.parent for path in sorted(Path(folder).rglob("metrics.csv")))
-    return [run for run in found if (run / "config.json").is_file() and not _is_repeat(run)]
+    return [run for run in found if (run / "config.json").is_file() and not _is_second(run)]
 
 
-def _is_repeat(run: Path) -> bool:
-    return run.name.endswith("-repeat") and (run.parent / "cell.json").is_file()
+def _is_second(run: Path) -> bool:
+    repeats = run.name.endswith("-repeat") and (run.parent / "cell.json").is_file()
+    together = run.parent.name == "together" and (run.parents[1] / "cells").is_dir()
+    return repeats or together
 
 
-def variant_of(run: Path, root: Path) -> tuple[str, dict[str, Any]]:
-    """A run's name and axes: its cell's, or its folder's name and none."""
+def variant_of(run: Path, root: Path, variant: str = "") -> tuple[str, dict[str, Any]]:
+    """A run's name and axes: its cell's, or its folder's name and none; a variant is added.
+
+    Raises ValueError if its cell.json is damaged.
+    """
     cell = run.parent / "cell.json"
     if cell.is_file():
-        stored = json.loads(cell.read_text())
-        return stored["name"], stored.get("axes", {})
-    return (run.relative_to(root).as_posix() if run != root else root.resolve().name), {}
+        return _read_cell(cell)
+    if run == root:
+        return variant or root.resolve().name, {}
+    return "/".join([run.relative_to(root).as_posix(), *([variant] if variant else [])]), {}
+
+
+def _read_cell(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        stored = json.loads(path.read_bytes())
+        return str(stored["name"]), dict(stored.get("axes", {}))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}); put a sound one back, or move its folder away"
+        ) from error
 
 
 def _with_speed(runs: pd.DataFrame, table: Path) -> pd.DataFrame:
     """The runs with the measured columns of table.csv, one row a variant, that they lack."""
     if not table.is_file():
         return runs
-    known = pd.read_csv(table)
+    try:
+        known = pd.read_csv(table)
+    except ValueError as error:
+        raise ValueError(f"{table} is damaged ({error}); put a sound one back") from error
+    if "variant" not in known or known["variant"].duplicated().any():
+        raise ValueError(f"{table} must have a column variant and one row each; move it away")
     new = [name for name in PANELS if name in known and name not in runs]
     return runs.merge(known[["variant", *new]], on="variant", how="left") if new else runs

@@ -1,8 +1,9 @@
 """All figures in one place.
 
 Every draw_* takes tidy rows first and the rest by keyword, draws on `ax` or on a new figure, and
-returns the Axes. Nothing is shown, saved or computed beyond means and intervals. A `title` should
-state the finding; without one the figure only says what it is.
+returns the Axes. A figure of several panels puts them in the place of `ax`, which it hides.
+Nothing is shown, saved or computed beyond means and intervals. A `title` should state the finding;
+without one the figure only says what it is.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from analysis.attribution import Attribution
 from analysis.localisation import localisation
+from analysis.place import lay_out, place_of, set_texts
 from analysis.style import colour, styled, symmetric_limit
 
 MOST_FRAMES = 8
@@ -40,6 +41,7 @@ def draw_attribution(
     moving: Tensor | NDArray[Any] | None = None,
     frames: list[int] | None = None,
     target_name: str | None = None,
+    ax: Axes | None = None,
     title: str | None = None,
 ) -> NDArray[Any]:
     """A contact sheet of one clip: frames, the map over them, and each frame's share below.
@@ -48,15 +50,15 @@ def draw_attribution(
     and blue against it if the method is signed, else one hue. Opacity follows |value|. `masks`
     (B, T, H, W) draws the object's contour, and the share that lies on it becomes the title;
     `moving` (B, T) shades the moving frames. `frames`: which to show, by default at most eight,
-    evenly spread; the bars are of all. Returns the Axes: frames, overlays, bars. Raises ValueError
-    for what does not belong together.
+    evenly spread; the bars are of all. `ax`: in whose place to draw. Returns the Axes: frames,
+    overlays, bars. Raises ValueError for what does not belong together.
     """
     pixels = checked_frames(attribution, clips, clip)
     shown = _shown_frames(frames, len(pixels))
     mask = None if masks is None else np.asarray(masks[clip])
     moves = None if moving is None else np.asarray(moving[clip])
     width, height = 1.25 * max(len(shown), 4) + 0.9, 1.25 * pixels.shape[1] / pixels.shape[2]
-    figure = plt.figure(figsize=(width, 2 * height + 2.2))
+    figure = place_of(ax, (width, 2 * height + 2.2))
     grid = figure.add_gridspec(3, len(shown), height_ratios=[height, height, 1.0])
     tops = [figure.add_subplot(grid[0, i]) for i in range(len(shown))]
     overlays = [figure.add_subplot(grid[1, i]) for i in range(len(shown))]
@@ -71,6 +73,7 @@ def draw_attribution(
     draw_frame_shares(attribution, clip=clip, moving=moves, ax=bars)
     text = title or heading(attribution, clip, masks, target_name)
     set_texts(figure, text, attribution.caption(clip))
+    lay_out(figure)
     return np.array([*tops, *overlays, bars])
 
 
@@ -107,11 +110,14 @@ def draw_frame_shares(
 
 
 @styled
-def draw_scorecard(card: pd.DataFrame, *, title: str | None = None) -> NDArray[Any]:
+def draw_scorecard(
+    card: pd.DataFrame, *, ax: Axes | None = None, title: str | None = None
+) -> NDArray[Any]:
     """A panel a metric of `attribution_scorecard`: methods as rows, models as colours.
 
     Points are means over clips with their 95% t-intervals; the tick on each row marks a uniform
-    map's score. Returns the array of Axes. Raises ValueError for an empty card.
+    map's score. `ax`: in whose place to draw. Returns the array of Axes. Raises ValueError for an
+    empty card.
     """
     if not len(card):
         raise ValueError("the scorecard is empty; give rows of analysis.attribution_scorecard")
@@ -119,22 +125,23 @@ def draw_scorecard(card: pd.DataFrame, *, title: str | None = None) -> NDArray[A
         card[column].unique().tolist() for column in ("metric", "method", "model")
     )
     size = (1.6 + 1.55 * len(metrics), 1.3 + 0.2 * len(methods) * (1 + 0.5 * len(models)))
-    figure, axes = plt.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
+    figure = place_of(ax, size)
+    axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)
     spread = 0.6 / len(models)
-    for ax, metric in zip(axes[0], metrics, strict=True):
+    for panel, metric in zip(axes[0], metrics, strict=True):
         rows = card[card["metric"] == metric]
         for _, row in rows.iterrows():
             m = models.index(row["model"])
             y = methods.index(row["method"]) + (m - (len(models) - 1) / 2) * spread
-            ax.plot([row["low"], row["high"]], [y, y], color=colour(m))
-            ax.plot(row["mean"], y, "o", color=colour(m))
-            ax.plot(row["uniform"], y, "|", color="0.5", markersize=9)
+            panel.plot([row["low"], row["high"]], [y, y], color=colour(m))
+            panel.plot(row["mean"], y, "o", color=colour(m))
+            panel.plot(row["uniform"], y, "|", color="0.5", markersize=9)
         better = rows["better"].iloc[0]
         name = textwrap.fill(metric.replace("_", " "), 18)
-        ax.set_title(f"{name}\n({better} is better)", fontsize=8)
-        ax.grid(axis="y", color="0.92")
-        ax.xaxis.set_major_locator(ticker.MaxNLocator(3))
-        ax.xaxis.set_major_formatter("{x:g}")
+        panel.set_title(f"{name}\n({better} is better)", fontsize=8)
+        panel.grid(axis="y", color="0.92")
+        panel.xaxis.set_major_locator(ticker.MaxNLocator(3))
+        panel.xaxis.set_major_formatter("{x:g}")
     axes[0, 0].set_yticks(range(len(methods)), methods)
     axes[0, 0].set_ylim(len(methods) - 0.4, -0.6)
     handles = [
@@ -144,6 +151,7 @@ def draw_scorecard(card: pd.DataFrame, *, title: str | None = None) -> NDArray[A
     figure.legend(handles=handles, loc="outside lower right", ncols=len(handles))
     text = title or "Attribution scored against the moving object"
     set_texts(figure, text, f"mean and 95% t-interval over {card['n'].max()} clips")
+    lay_out(figure)
     return axes[0]
 
 
@@ -209,15 +217,6 @@ def heading(attribution: Attribution, clip: int, masks: Any, target_name: str | 
         f"'{target}': {score['mass_on_object']:.0%} of the relevance lies on the object, "
         f"which fills {score['uniform_mass_on_object']:.0%} of the clip"
     )
-
-
-def set_texts(figure: Any, title: str, caption: str) -> None:
-    """Title above and caption below, both broken to the figure's width."""
-    width = figure.get_figwidth()
-    figure.suptitle(
-        textwrap.fill(title, int(11 * width)), x=0.01, ha="left", fontsize=10, fontweight="bold"
-    )
-    figure.supxlabel(textwrap.fill(caption, int(14 * width)), x=0.01, ha="left", fontsize=8)
 
 
 def checked_frames(

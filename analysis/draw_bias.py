@@ -12,6 +12,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from analysis.place import lay_out, place_of, set_texts
 from analysis.style import add_colour_bar, colour, styled, symmetric_limit, wrapped
 
 MOST_LINES = 8
@@ -90,55 +91,58 @@ def draw_spatial_bias(
     *,
     groups: Sequence[int] | None = None,
     axes: NDArray[Any] | None = None,
+    ax: Axes | None = None,
     title: str | None = None,
 ) -> NDArray[Any]:
     """A map a group of mixing weight against (dy, dx), with one symmetric colour scale.
 
     `maps`: the rows of one unit of `bias_maps`, of an S branch, or of an ST branch at one dt.
-    `groups`: which to draw, all by default; `axes`: as many Axes or more. Rows run down as in the
-    image; colours are clipped at the 99th percentile of |weight| over the maps drawn. Returns the
-    array of Axes, one a group. Raises ValueError for the rows of several units or dt, for a group
-    that is not there, and for too few axes.
+    `groups`: which to draw, all by default; `axes`: as many Axes or more; `ax`: in whose place to
+    draw. Rows run down as in the image; colours are clipped at the 99th percentile of |weight| over
+    the maps drawn. Returns the array of Axes, one a group. Raises ValueError for the rows of
+    several units or dt, a group that is not there, too few axes, and axes and ax at once.
     """
     what = check_one_unit(maps, ["group", "dy", "dx"])
     present = sorted(maps["group"].unique().tolist())
     chosen = present if groups is None else list(groups)
     if not chosen or not set(chosen) <= set(present):
         raise ValueError(f"groups={chosen} must be some of {present}")
-    given = panels(len(chosen)) if axes is None else np.asarray(axes).ravel()
+    if axes is not None and ax is not None:
+        raise ValueError("axes and ax are both given; give axes, one a group, or ax for all")
+    given = panels(len(chosen), ax) if axes is None else np.asarray(axes).ravel()
     if len(given) < len(chosen):
         raise ValueError(f"{len(given)} axes cannot hold {len(chosen)} groups; give one a group")
     drawn = given[: len(chosen)]
     limit = symmetric_limit(maps.loc[maps["group"].isin(chosen), "bias"].to_numpy())
-    for ax, group in zip(drawn, chosen, strict=True):
+    for panel, group in zip(drawn, chosen, strict=True):
         table = maps[maps["group"] == group].pivot(index="dy", columns="dx", values="bias")
-        image = draw_map(ax, table, limit)
-        ax.set_title(f"group {group}", fontsize=8, fontweight="normal")
+        image = draw_map(panel, table, limit)
+        panel.set_title(f"group {group}", fontsize=8, fontweight="normal")
         if axes is not None:
-            ax.set(xlabel="dx", ylabel="dy")
+            panel.set(xlabel="dx", ylabel="dy")
     add_colour_bar(image, list(drawn), maps.loc[maps["group"].isin(chosen), "bias"], limit)
     figure = drawn[0].figure
     if axes is None:
         figure.supxlabel(f"dx = {OFFSET} (tokens; right: key to the left)", fontsize=8)
         figure.supylabel("dy (down: key above)", fontsize=8)
     if title or axes is None:
-        text = wrapped(title or f"Spatial mixing weights, {what}", figure.get_figwidth())
-        figure.suptitle(text, x=0.01, ha="left", fontsize=10, fontweight="bold")
+        set_texts(figure, title or f"Spatial mixing weights, {what}")
+    if axes is None:
+        lay_out(figure)
     return drawn
 
 
-def panels(count: int) -> NDArray[Any]:
-    """Axes of a new figure, in reading order, those that are not needed removed."""
+def panels(count: int, ax: Axes | None = None) -> NDArray[Any]:
+    """Axes of a new figure or in the place of `ax`, in reading order, no more than are needed."""
     num_columns = min(8, int(np.ceil(np.sqrt(1.6 * count))))
     num_rows = -(-count // num_columns)
     size = (max(3.6, 1.25 * num_columns + 0.9), 1.2 * num_rows + 0.8)
-    figure, axes = plt.subplots(
-        num_rows, num_columns, figsize=size, sharex=True, sharey=True, squeeze=False
-    )
-    for ax in axes.flat[count:]:
-        figure.delaxes(ax)
-    for ax in axes.flat[count - num_columns : count]:  # the lowest of their columns
-        ax.xaxis.set_tick_params(labelbottom=True)
+    figure = place_of(ax, size)
+    axes = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False)
+    for spare in axes.flat[count:]:
+        figure.delaxes(spare)
+    for lowest in axes.flat[count - num_columns : count]:  # of their columns
+        lowest.xaxis.set_tick_params(labelbottom=True)
     return axes.ravel()[:count]
 
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from analysis.explorer_units import ExplorerUnit
+from analysis.place import Place, lay_out, place_of, width_of
 from analysis.style import add_colour_bar, styled, wrapped
 
 PANEL_INCHES = 4.4
@@ -24,17 +24,22 @@ QUERY = "#009E73"
 
 @styled
 def draw_explorer(
-    unit: ExplorerUnit, group: int, query: Sequence[int], names: Sequence[str]
-) -> Figure:
+    unit: ExplorerUnit,
+    group: int,
+    query: Sequence[int],
+    names: Sequence[str],
+    *,
+    ax: Axes | None = None,
+) -> Place:
     """One row of the relation and the table it is read from, a column a model, one colour scale.
 
     The row: the weights of all keys for `query` (t, y, x), marked, frame by frame. The table: the
     weights by offset query - key, slice by slice of dt, dt = 0 framed. Returns the figure, which
-    the caller closes.
+    the caller closes, or the part of a caller's figure that took the place of `ax`.
     """
     rows = [unit.row(m, group, query) for m in range(len(names))]
     tables = [table[group] for table in unit.tables]
-    figure, axes = _panels(len(names), rows[0].shape, tables[0].shape)
+    figure, axes = _panels(len(names), rows[0].shape, tables[0].shape, ax)
     for m, name in enumerate(names):
         above, below = axes[:, m]
         _draw_slices(above, rows[m], unit.limit, framed=query[0])
@@ -45,25 +50,27 @@ def draw_explorer(
         below.set_title("table by offset query - key, by dt", fontsize=8, pad=11)
     drawn = np.concatenate([array.ravel() for array in (*rows, *tables)])
     add_colour_bar(image, list(axes.flat), drawn, unit.limit)
-    width = figure.get_figwidth()
+    width = width_of(figure)
     place = f"stage {unit.place.stage}, block {unit.place.block}, {unit.label}, group {group}"
     token = ", ".join(map(str, query))
     title = wrapped(f"Mixing weights of {place}, query (t, y, x) = ({token})", width)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     notes = [f"{name}: {note}." for name, note in zip(names, unit.notes, strict=True) if note]
-    figure.supxlabel(textwrap.fill(" ".join(notes), int(14 * width)), fontsize=8)
+    figure.supxlabel(textwrap.fill(" ".join(notes), max(20, int(14 * width))), fontsize=8)
+    lay_out(figure)
     return figure
 
 
 def _panels(
-    num_models: int, row_shape: tuple[int, ...], table_shape: tuple[int, ...]
-) -> tuple[Figure, NDArray[Any]]:
+    num_models: int, row_shape: tuple[int, ...], table_shape: tuple[int, ...], ax: Axes | None
+) -> tuple[Place, NDArray[Any]]:
     """A figure as high as its two lines of panels need, and its axes (2, num_models)."""
     sides = [_sheet_sides(shape) for shape in (row_shape, table_shape)]
     inches = [min(MOST_INCHES, PANEL_INCHES * high / wide) + 0.5 for high, wide in sides]
     size = (PANEL_INCHES * num_models + 1, sum(inches) + 0.8)
-    figure = plt.figure(figsize=size)
-    figure.set_layout_engine("constrained", wspace=0.08)
+    figure = place_of(ax, size)
+    if isinstance(figure, Figure):
+        figure.set_layout_engine("constrained", wspace=0.08)
     return figure, figure.subplots(2, num_models, squeeze=False, height_ratios=inches)
 
 

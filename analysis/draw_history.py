@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from analysis.draw_bias import MOST_LINES, OFFSET, by_peak, check_one_unit, draw_map, growth, panels
 from analysis.pictures import animation_path, raster, write_animation
-from analysis.style import add_colour_bar, colour, styled, symmetric_limit, wrapped
+from analysis.place import lay_out, place_of, set_texts
+from analysis.style import add_colour_bar, colour, styled, symmetric_limit
 
 MOST_PANELS = 8
 
@@ -26,6 +27,7 @@ def draw_bias_history(
     *,
     epochs: Sequence[int] | None = None,
     groups: Sequence[int] | None = None,
+    ax: Axes | None = None,
     title: str | None = None,
 ) -> NDArray[Any]:
     """Small multiples of one unit's mixing weights over epochs, on one scale.
@@ -35,9 +37,9 @@ def draw_bias_history(
     sorted by the last epoch's peaks. Over space (one dt): a column an epoch, a row a group.
     `epochs`: eight evenly over all by default; the title compares the last with the first.
     `groups`: all by default, and over space the eight whose last weights are largest in root mean
-    square. Colours are clipped at the 99th percentile of |weight| over what is drawn. Returns the
-    Axes, (1, epochs) or (groups, epochs). Raises ValueError for rows of several units, seeds or
-    places, and for epochs or groups not there.
+    square. Colours are clipped at the 99th percentile of |weight| over what is drawn. `ax`: in
+    whose place to draw. Returns the Axes, (1, epochs) or (groups, epochs). Raises ValueError for
+    rows of several units, seeds or places, and for epochs or groups not there.
     """
     over_time, what = _check(history)
     at = _chosen(history, "epoch", epochs)
@@ -48,15 +50,13 @@ def draw_bias_history(
     if groups is None and not over_time:
         of = _largest(drawn)
     drawn = drawn[drawn["group"].isin(of)]
-    axes = (_time_panels if over_time else _space_panels)(drawn, at, of)
+    axes = (_time_panels if over_time else _space_panels)(drawn, at, of, ax)
     figure = axes[0, 0].figure
     some = "" if len(of) == history["group"].nunique() else f", {len(of)} of its groups"
     first, last = (drawn[drawn["epoch"] == epoch] for epoch in (at[0], at[-1]))
     finding = f": {growth(last, first, 'first shown')}" if len(at) > 1 else ""
-    text = title or f"Mixing weights, {what}{some}{finding}"
-    figure.suptitle(
-        wrapped(text, figure.get_figwidth()), x=0.01, ha="left", fontsize=10, fontweight="bold"
-    )
+    set_texts(figure, title or f"Mixing weights, {what}{some}{finding}")
+    lay_out(figure)
     return axes
 
 
@@ -125,11 +125,12 @@ def _largest(drawn: pd.DataFrame) -> list[int]:
     return sorted(power.nlargest(MOST_PANELS).index.tolist())
 
 
-def _time_panels(drawn: pd.DataFrame, epochs: list[int], groups: list[int]) -> NDArray[Any]:
+def _time_panels(
+    drawn: pd.DataFrame, epochs: list[int], groups: list[int], place: Axes | None = None
+) -> NDArray[Any]:
     """A panel an epoch of mixing weight against dt; `drawn` sets the scale."""
-    figure, axes = plt.subplots(
-        1, len(epochs), figsize=(1.5 * len(epochs) + 2, 2.6), sharey=True, squeeze=False
-    )
+    figure = place_of(place, (1.5 * len(epochs) + 2, 2.6))
+    axes = figure.subplots(1, len(epochs), sharey=True, squeeze=False)
     heatmap = len(groups) > MOST_LINES
     limit = symmetric_limit(drawn["bias"].to_numpy())
     order = by_peak(drawn[drawn["epoch"] == drawn["epoch"].max()]) if heatmap else groups
@@ -169,16 +170,12 @@ def _heat(ax: Axes, table: pd.DataFrame, limit: float) -> Any:
     return ax.imshow(table, aspect="auto", vmin=-limit, vmax=limit, extent=extent)
 
 
-def _space_panels(drawn: pd.DataFrame, epochs: list[int], groups: list[int]) -> NDArray[Any]:
+def _space_panels(
+    drawn: pd.DataFrame, epochs: list[int], groups: list[int], place: Axes | None
+) -> NDArray[Any]:
     """A row a group and a column an epoch of dy x dx maps."""
-    figure, axes = plt.subplots(
-        len(groups),
-        len(epochs),
-        figsize=(1.1 * len(epochs) + 1.6, 1.1 * len(groups) + 1),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-    )
+    figure = place_of(place, (1.1 * len(epochs) + 1.6, 1.1 * len(groups) + 1))
+    axes = figure.subplots(len(groups), len(epochs), sharex=True, sharey=True, squeeze=False)
     limit = symmetric_limit(drawn["bias"].to_numpy())
     for column, epoch in zip(axes.T, epochs, strict=True):
         column[0].set_title(f"epoch {epoch}", fontsize=8, fontweight="normal")

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from analysis.draw_bias import OFFSET, check_one_unit, draw_map, growth
-from analysis.style import add_colour_bar, colour, styled, symmetric_limit, wrapped
+from analysis.place import lay_out, place_of, set_texts
+from analysis.style import add_colour_bar, colour, styled, symmetric_limit
 
 MOST_ROWS = 8
 MOST_SLICES = 15
@@ -25,6 +25,7 @@ def draw_joint_bias(
     control: pd.DataFrame | None = None,
     control_name: str = "control",
     groups: Sequence[int] | None = None,
+    ax: Axes | None = None,
     title: str | None = None,
 ) -> NDArray[Any]:
     """A row a group and a column a dt of dy x dx maps, and below them mean |weight| against dt.
@@ -34,9 +35,9 @@ def draw_joint_bias(
     group's row on the same scale and dashed below. `groups`: by default those largest in root mean
     square, eight, or four beside a control. Of more than 15 dt evenly spread ones are shown, 0
     always, and the figure says so; the curve is of all. The column dt = 0 is framed; colours are
-    clipped at the 99th percentile of |weight| over all slices of these groups. Returns the Axes,
-    (rows, columns). Raises ValueError for the rows of several units, a unit without a time or space
-    axis, and groups not there.
+    clipped at the 99th percentile of |weight| over all slices of these groups. `ax`: in whose
+    place to draw. Returns the maps' Axes, (rows, columns). Raises ValueError for the rows of
+    several units, a unit without a time or space axis, and groups not there.
     """
     what = check_one_unit(maps, ["group", "dt", "dy", "dx"])
     if min(maps["dt"].nunique(), maps["dy"].nunique()) < 2:
@@ -55,7 +56,7 @@ def draw_joint_bias(
     limit = symmetric_limit(values.to_numpy())
 
     size = (0.62 * len(slices) + 2.0, 0.66 * len(of) * len(states) + 2.1)
-    figure = plt.figure(figsize=size)
+    figure = place_of(ax, size)
     heights = [1.0] * (len(of) * len(states)) + [1.7]
     grid = figure.add_gridspec(len(heights), len(slices), height_ratios=heights)
     axes = np.array([[figure.add_subplot(cell) for cell in row] for row in _cells(grid, slices)])
@@ -65,8 +66,8 @@ def draw_joint_bias(
     add_colour_bar(image, [*axes.flat, margin], values, limit)
     finding = "" if control is None else f": {growth(maps, control, control_name)}"
     some = _what_is_left_out(maps, of, slices)
-    text = title or f"Joint mixing weights, {what}{finding}{some}"
-    figure.suptitle(wrapped(text, size[0]), x=0.01, ha="left", fontsize=10, fontweight="bold")
+    set_texts(figure, title or f"Joint mixing weights, {what}{finding}{some}")
+    lay_out(figure)
     return axes
 
 

@@ -6,12 +6,12 @@ import textwrap
 from typing import Any
 
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from analysis.draw_results import set_log_ticks
+from analysis.place import lay_out, place_of, width_of
 from analysis.style import colour, styled, wrapped
 
 PANELS = {
@@ -21,20 +21,25 @@ PANELS = {
     "clips_per_s": "throughput (clips/s)",
     "published_top1": "top-1, published (%)",
 }
+WIDTH = 11.5
 FROM_PAPER = "PosMLP-Video (from the paper)"
 GREY = "0.35"
 
 
 @styled
 def draw_peers(
-    table: pd.DataFrame, *, paper_top1: float | None = None, title: str | None = None
+    table: pd.DataFrame,
+    *,
+    paper_top1: float | None = None,
+    ax: Axes | None = None,
+    title: str | None = None,
 ) -> NDArray[Any]:
     """A panel a cost with a row a model, in order of multiply-adds; families are colours.
 
     `table`: rows of `compare_peers` of one mode. Bars on latency are its quartiles. Published
     scores are hollow and in a panel of their own, where `paper_top1`, the paper's score of a model
-    whose size is not published, has a row without costs. Returns the array of Axes. Raises
-    ValueError for rows of several modes.
+    whose size is not published, has a row without costs. `ax`: in whose place to draw. Returns the
+    array of Axes. Raises ValueError for rows of several modes.
     """
     if table["model"].duplicated().any():
         raise ValueError(f"modes {table['mode'].unique().tolist()}; give the rows of one mode")
@@ -42,12 +47,12 @@ def draw_peers(
     names = [*rows["model"], *([FROM_PAPER] if paper_top1 is not None else [])]
     families = dict.fromkeys(table["family"])
     hues = {family: colour(i) for i, family in enumerate(families)}
-    size = (11.5, 1.5 + 0.32 * len(names))
-    figure, axes = plt.subplots(1, len(PANELS), figsize=size, sharey=True)
-    for ax, (column, label) in zip(axes, PANELS.items(), strict=True):
-        _draw_panel(ax, rows, column, hues)
-        ax.set_xlabel(label)
-        ax.grid(axis="y", color="0.92")
+    figure = place_of(ax, (WIDTH, 1.5 + 0.32 * len(names)))
+    axes = figure.subplots(1, len(PANELS), sharey=True)
+    for panel, (column, label) in zip(axes, PANELS.items(), strict=True):
+        _draw_panel(panel, rows, column, hues)
+        panel.set_xlabel(label)
+        panel.grid(axis="y", color="0.92")
     if paper_top1 is not None:
         axes[-1].plot(paper_top1, len(rows), "o", color=GREY, markerfacecolor="white")
     axes[0].set_yticks(range(len(names)), names)
@@ -55,9 +60,11 @@ def draw_peers(
     lines = [Line2D([], [], color=hue, marker="o", linestyle="") for hue in hues.values()]
     figure.legend(lines, list(hues), loc="outside upper right", ncols=len(lines))
     text = title or "What a clip of 16 x 224 x 224 costs"
-    figure.suptitle(wrapped(text, 8.0), x=0.01, ha="left", fontsize=10, fontweight="bold")
-    caption = textwrap.fill(_caption(rows.iloc[0]), 150)
+    share = width_of(figure) / WIDTH
+    figure.suptitle(wrapped(text, 8.0 * share), x=0.01, ha="left", fontsize=10, fontweight="bold")
+    caption = textwrap.fill(_caption(rows.iloc[0]), max(20, int(150 * share)))
     figure.supxlabel(caption, x=0.01, ha="left", fontsize=8)
+    lay_out(figure)
     return axes
 
 

@@ -135,7 +135,7 @@ def draw_cost_accuracy(
         draw_front(ax, points)
     if bounds is not None:
         ax.set_ylim(_cut(ax.get_ylim(), bounds))
-    figure: Any = ax.figure
+    figure: Any = ax.get_figure(root=True)
     figure.draw_without_rendering()  # labels are placed by where the points come to lie
     label_points(ax, [point for point in points if highlight is None or point.name in highlight])
     missing = [str(s.name) for s in summaries if not len(s.values)]

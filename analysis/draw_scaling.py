@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from analysis.place import lay_out, place_of
 from analysis.style import styled
 
 FILLS: dict[str, Literal["full", "none"]] = {"compute": "full", "memory": "none"}
@@ -18,33 +18,39 @@ FILLS: dict[str, Literal["full", "none"]] = {"compute": "full", "memory": "none"
 
 
 @styled
-def draw_joint(df: pd.DataFrame) -> NDArray[Any]:
-    """Time and memory of `time_joint` against frames, a line a path and window; the Axes."""
-    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
+def draw_joint(df: pd.DataFrame, *, ax: Axes | None = None) -> NDArray[Any]:
+    """Time and memory of `time_joint` against frames, a line a path and window; the Axes.
+
+    `ax`: in whose place to draw.
+    """
+    figure = place_of(ax, (8.4, 3.4))
+    axes = figure.subplots(1, 2)
     columns = {"median_ms": "forward pass, ms", "peak_mb": "activations at once, MB"}
-    for ax, (column, label) in zip(axes, columns.items(), strict=True):
+    for panel, (column, label) in zip(axes, columns.items(), strict=True):
         for i, (side, window) in enumerate(df.groupby("side")):
             for path, style in (("plain", "--o"), ("structured", "-s")):
                 line = window[window["path"] == path]
                 name = f"{path}, {side} x {side}"
-                ax.plot(line["frames"], line[column], style, color=f"C{i}", label=name, ms=4)
-        ax.set(xscale="log", yscale="log", xlabel="frames", ylabel=label)
-        ax.set_xticks(sorted(df["frames"].unique()), sorted(df["frames"].unique()))
-        ax.minorticks_off()
+                panel.plot(line["frames"], line[column], style, color=f"C{i}", label=name, ms=4)
+        panel.set(xscale="log", yscale="log", xlabel="frames", ylabel=label)
+        panel.set_xticks(sorted(df["frames"].unique()), sorted(df["frames"].unique()))
+        panel.minorticks_off()
     axes[0].legend(fontsize=7, frameon=False)
     figure.suptitle("A joint unit: the whole matrix, and a block of rows at a time", fontsize=10)
+    lay_out(figure)
     return axes
 
 
 @styled
-def draw_scaling(df: pd.DataFrame) -> NDArray[Any]:
+def draw_scaling(df: pd.DataFrame, *, ax: Axes | None = None) -> NDArray[Any]:
     """Three panels of `time_scaling`, a line an axis; the Axes.
 
     Time against size with the fitted exponents; the steps under the roofline; their share of it
     against size. A point is filled where arithmetic is the lower ceiling and hollow where memory
-    is.
+    is. `ax`: in whose place to draw.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(12.0, 3.9), layout="constrained")
+    figure = place_of(ax, (12.0, 3.9))
+    axes = figure.subplots(1, 3)
     _draw_roof(axes[1], df)
     for i, (axis, part) in enumerate(df.groupby("axis", sort=False)):
         look = {"color": f"C{i}", "lw": 1.2}
@@ -55,10 +61,10 @@ def draw_scaling(df: pd.DataFrame) -> NDArray[Any]:
     axes[0].set(xscale="log", yscale="log", ylabel="training step, ms")
     axes[2].set(xscale="log", ylabel="share of the roofline, %", ylim=(0, None))
     sizes = sorted(df["size"].unique())
-    for ax in (axes[0], axes[2]):
-        ax.set_xlabel("size, relative to the smallest")
-        ax.set_xticks(sizes, [f"{x:g}" for x in sizes])
-        ax.minorticks_off()
+    for panel in (axes[0], axes[2]):
+        panel.set_xlabel("size, relative to the smallest")
+        panel.set_xticks(sizes, [f"{x:g}" for x in sizes])
+        panel.minorticks_off()
     axes[0].set_yticks(*_steps(df["median_ms"].min(), df["median_ms"].max()))
     handles, labels = axes[0].get_legend_handles_labels()
     for bound, fill in FILLS.items():
@@ -73,6 +79,7 @@ def draw_scaling(df: pd.DataFrame) -> NDArray[Any]:
         f"{low:.0f} to {high:.0f}% of the roofline",
         fontsize=10,
     )
+    lay_out(figure)
     return axes
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -23,7 +21,8 @@ from analysis.draw_results import (
     set_log_ticks,
     summarise,
 )
-from analysis.style import colour, styled, wrapped
+from analysis.place import Place, lay_out, place_of, set_texts
+from analysis.style import colour, styled
 
 PANELS = {
     **{name: LABELS[name] for name in ("params", "gmacs", "latency_ms")},
@@ -58,6 +57,7 @@ def draw_speed_accuracy(
     by: str = "variant",
     family: str | None = None,
     marker: str | None = None,
+    ax: Axes | None = None,
     title: str | None = None,
 ) -> NDArray[Any]:
     """A panel a cost, of those of params, gmacs, latency_ms and clips_per_s that `df` has.
@@ -71,8 +71,8 @@ def draw_speed_accuracy(
     whose values share a marker, such as the layout. Where `df` has a column `source`, points other
     than "measured" (published ones) are hollow. Where it has `num_views`, gmacs are multiplied by
     it. The device, mode, threads, batch and torch version are stated where `df` has those columns.
-    Returns the array of Axes. Raises ValueError if no cost is there, one is not positive, or a
-    column is missing.
+    `ax`: in whose place to draw. Returns the array of Axes. Raises ValueError if no cost is there,
+    one is not positive, or a column is missing.
     """
     summaries = summarise(df, metric, by)
     finished = _with_views(df[df[metric].notna()])
@@ -85,27 +85,28 @@ def draw_speed_accuracy(
     looks = _looks(finished, by, family, marker)
     rows, columns = (1, len(present)) if len(present) < 3 else (2, 2)
     size = (4.6 * columns, 3.5 * rows + 0.6)
-    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=True)
+    figure = place_of(ax, size)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for spare in grid.flat[len(present) :]:
         figure.delaxes(spare)
     axes = grid.ravel()[: len(present)]
-    for ax in grid[:, 0]:
-        ax.set_ylabel(_score_label(metric, summaries))
+    for panel in grid[:, 0]:
+        panel.set_ylabel(_score_label(metric, summaries))
     drawn = []
-    for ax, name in zip(axes, present, strict=True):
-        points = _draw_points(ax, finished, name, by, summaries, looks)
+    for panel, name in zip(axes, present, strict=True):
+        points = _draw_points(panel, finished, name, by, summaries, looks)
         if family:
-            _join_families(ax, points)
+            _join_families(panel, points)
         measured = [point for point in points if not looks[point.name].hollow]
         if measured:
-            draw_front(ax, measured, more_is_better=name == MORE_IS_BETTER)
+            draw_front(panel, measured, more_is_better=name == MORE_IS_BETTER)
         drawn.append(points)
-        ax.set_xlabel(_label(name, df))
-    _add_texts(figure, finished, looks, title or f"{metric} against cost")
+        panel.set_xlabel(_label(name, df))
+    set_texts(figure, title or f"{metric} against cost", _caption(finished, looks))
     _add_legend(figure, finished, by, looks, family, marker)
-    figure.draw_without_rendering()  # labels are placed by where the points come to lie
-    for ax, points in zip(axes, drawn, strict=True):
-        label_points(ax, points)
+    lay_out(figure, now=True)  # labels are placed by where the points come to lie
+    for panel, points in zip(axes, drawn, strict=True):
+        label_points(panel, points)
     return axes
 
 
@@ -186,8 +187,8 @@ def _join_families(ax: Axes, points: list[Point]) -> None:
         ax.plot(xs, ys, color=hue, linewidth=0.8, alpha=0.6, zorder=0.5)
 
 
-def _add_texts(figure: Any, finished: pd.DataFrame, looks: Mapping[str, Look], title: str) -> None:
-    """The title, and below it what the numbers rest on."""
+def _caption(finished: pd.DataFrame, looks: Mapping[str, Look]) -> str:
+    """What the numbers rest on."""
     notes = []
     if any(not look.hollow for look in looks.values()):
         notes.append("grey line: the front that no variant beats")
@@ -197,15 +198,11 @@ def _add_texts(figure: Any, finished: pd.DataFrame, looks: Mapping[str, Look], t
         values = finished[column].dropna().unique().tolist() if column in finished else []
         if values:
             notes.append(words.format(" / ".join(map(str, values))))
-    width = figure.get_figwidth()
-    text = wrapped(title, width)
-    figure.suptitle(text, x=0.01, ha="left", fontsize=10, fontweight="bold")
-    caption = textwrap.fill("; ".join(notes), int(14 * width))
-    figure.supxlabel(caption, x=0.01, ha="left", fontsize=8)
+    return "; ".join(notes)
 
 
 def _add_legend(
-    figure: Any,
+    figure: Place,
     finished: pd.DataFrame,
     by: str,
     looks: Mapping[str, Look],

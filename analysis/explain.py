@@ -5,6 +5,7 @@ Shapes: T frames, S pixels a side, K classes.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pandas as pd
 import torch
 
 from analysis.animation import save_attribution_animation
-from analysis.attribution import Attribution, attribute
+from analysis.attribution import Attribution, attribute, checked_method
 from analysis.draw_attribution import draw_attribution
+from analysis.method_options import check_names
 from analysis.pictures import png
 from posmlp.checkpoint import write_atomically
 from posmlp.config import one_of
@@ -31,7 +33,9 @@ def explain_video(
     method: str = "integrated_gradients",
     target: str | int | None = None,
     seed: int | None = None,
+    variant: str | None = None,
     out: str | Path | None = None,
+    internal_batch_size: int = 16,
     **options: Any,
 ) -> Attribution:
     """Attribute a class of a run's model to the pixels of a video, and write what that shows.
@@ -39,24 +43,36 @@ def explain_video(
     The clip is the centre crop and centre view that testing takes. `target` is a class's name or
     number, by default the predicted one; `options` are the method's (see `attribute`). Writes
     VIDEO-METHOD.png (contact sheet), .mp4 (animation) and .csv (a row a frame: frame of the clip,
-    frame of the video, share of |relevance|, sum) to `out`, by default RUN/attribution. Raises
-    ValueError or VideoError for a run, video, class or method that cannot be used.
+    frame of the video, share of |relevance|, sum, and what was explained) to `out`, by default
+    RUN/attribution. Where such files are of another video, model, class or options, a number is
+    added: VIDEO-METHOD-2. Raises ValueError or VideoError for a run, video, class or method that
+    cannot be used.
     """
-    trained = open_run(run, seed)
+    checked_method(method)
+    check_names(method, options)
+    trained = open_run(run, seed, variant)
     found = load_clip(str(video), trained.rule, Draw())
     frames = torch.from_numpy(found.frames)[None]
     clips = normalise(frames)
     with torch.no_grad():
         probabilities = trained.model(clips)[0].softmax(-1)
     number = _class_number(target, trained.classes, probabilities)
-    maps = attribute(trained.model, clips, number, method, **options)
+    maps = attribute(
+        trained.model, clips, number, method, internal_batch_size=internal_batch_size, **options
+    )
 
-    stem = Path(out or Path(run) / "attribution") / f"{Path(video).stem}-{method}"
     name = trained.classes[number]
+    what = {
+        "video": str(Path(video).resolve()),
+        "model": f"{Path(run).resolve()}, {trained.variant} seed {trained.seed}",
+        "explained": f"{name}: {maps.made_by}",
+    }
+    wished = f"{Path(video).stem}-{method}"
+    stem = _free_name(Path(out or Path(run) / "attribution"), wished, what)
+    _write_shares(maps, found.indices, what, Path(f"{stem}.csv"))  # first: it says whose all are
     sheet = draw_attribution(maps, frames, target_name=name)[0].figure
-    write_atomically(stem.with_name(f"{stem.name}.png"), png(sheet))
-    save_attribution_animation(maps, frames, stem.with_name(f"{stem.name}.mp4"), target_name=name)
-    _write_shares(maps, found.indices, stem.with_name(f"{stem.name}.csv"))
+    write_atomically(f"{stem}.png", png(sheet))
+    save_attribution_animation(maps, frames, f"{stem}.mp4", target_name=name)
     best = probabilities.topk(min(NUM_NAMED, len(trained.classes)))
     print("  ".join(f"{trained.classes[i]} {p:.3f}" for p, i in zip(*best, strict=True)))
     print(f"{name}: {maps.caption(0)}")
@@ -78,13 +94,33 @@ def _class_number(
     return classes.index(str(target))
 
 
-def _write_shares(maps: Attribution, indices: Any, path: Path) -> None:
+def _free_name(folder: Path, wished: str, what: dict[str, str]) -> Path:
+    """The path without a suffix, numbered where files of something else have the name."""
+    numbered = (f"{wished}-{number}" for number in itertools.count(2))
+    names = (folder / name for name in itertools.chain([wished], numbered))
+    return next(name for name in names if _is_free(name, what))
+
+
+def _is_free(stem: Path, what: dict[str, str]) -> bool:
+    """Whether there are no files of this name, or they are of the same."""
+    table = Path(f"{stem}.csv")
+    if not table.exists():
+        return not any(Path(f"{stem}{suffix}").exists() for suffix in (".png", ".mp4"))
+    try:
+        first = pd.read_csv(table, dtype=str, keep_default_na=False, nrows=1)
+    except ValueError:  # no table
+        return False
+    return any(what.items() <= row.items() for row in first.to_dict("records"))
+
+
+def _write_shares(maps: Attribution, indices: Any, what: dict[str, str], path: Path) -> None:
     table = pd.DataFrame(
         {
             "frame": range(len(indices)),
             "video_frame": indices,
             "share": maps.frame_shares()[0].numpy(),
             "sum": maps.values[0].sum(dim=(1, 2)).numpy(),
+            **what,
         }
     )
     write_atomically(path, table.to_csv(index=False).encode())

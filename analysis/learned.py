@@ -28,7 +28,8 @@ from analysis.statistics import t_interval
 from analysis.style import colour, styled
 from posmlp.checkpoint import write_atomically
 from posmlp.population import seeded_model
-from posmlp.predict import TrainedModel, open_run, read_config
+from posmlp.predict import TrainedModel, open_run
+from posmlp.run_members import model_path, one_variant
 
 METHODS: dict[str, dict[str, Any]] = {
     "random": {"method": "random"},
@@ -45,16 +46,19 @@ MOST_CLIPS = 560
 PANELS_A_ROW = 4
 
 
-def trained_models(folder: str | Path) -> list[tuple[Path, TrainedModel]]:
+def trained_models(
+    folder: str | Path, variant: str | None = None
+) -> list[tuple[Path, TrainedModel]]:
     """Every finished model under a folder, with the run folder that it is in.
 
-    Raises ValueError if there is none, or if they are not of one config.
+    `variant`: which, where a run has several. Raises ValueError if there is none, or if they are
+    not of one config.
     """
     found = [
-        (run, open_run(run, seed))
+        (run, open_run(run, member.seed, variant))
         for run in runs_under(folder)
-        for seed in read_config(run)["seeds"]
-        if (run / f"model-seed{seed}.safetensors").is_file()
+        for member in one_variant(run, variant)
+        if model_path(run, member).is_file()
     ]
     if not found:
         raise ValueError(f"no finished run with its model under {folder}; let one finish")
@@ -220,13 +224,13 @@ def draw_over_seeds(
     return figure
 
 
-def write_learned(folder: str | Path, out: str | Path) -> Path:
+def write_learned(folder: str | Path, out: str | Path, variant: str | None = None) -> Path:
     """Write all four tables of a variant's trainings, and their figures, to `out`.
 
     A table is empty, and has no figure, where nothing can be said: maps against use want groups
     over time, and losses that differ.
     """
-    runs = trained_models(folder)
+    runs = trained_models(folder, variant)
     target = Path(out)
     made: dict[str, tuple[Callable[[], pd.DataFrame], str, str]] = {
         "statistics": (lambda: learned_statistics([o for _, o in runs]), "of", "statistic"),

@@ -22,16 +22,7 @@ def checked_options(
 
     Raises ValueError for one that the method does not have, and for a value that does not fit.
     """
-    known = {
-        name: parameter.default
-        for name, parameter in inspect.signature(METHODS[method].run).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
-    for name in options:
-        if name not in known:
-            has = f"it takes {', '.join(known)}" if known else "it takes no options"
-            raise ValueError(f"method {method!r} has no option {name!r}; {has}")
-    options = known | options
+    options = _defaults(method) | check_names(method, options)
     _check_numbers(options)
     if "baseline" in options:
         baseline_clips(options["baseline"], clips)
@@ -40,6 +31,24 @@ def checked_options(
     if "layer" in options and not isinstance(options["layer"], nn.Module):
         options["layer"] = _stage_number(options["layer"], model, clips)
     return options
+
+
+def check_names(method: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options as they are. Raises ValueError for one that the method does not have."""
+    known = _defaults(method)
+    for name in options:
+        if name not in known:
+            has = f"it takes {', '.join(known)}" if known else "it takes no options"
+            raise ValueError(f"method {method!r} has no option {name!r}; {has}")
+    return options
+
+
+def _defaults(method: str) -> dict[str, Any]:
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(METHODS[method].run).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
 
 
 def _check_numbers(options: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from analysis.pictures import png
 from posmlp.checkpoint import write_atomically
 from posmlp.predict import open_run
 
-SECTIONS: dict[str, Callable[[Path], Section]] = {
+SECTIONS: dict[str, Callable[[Path, str | None], Section]] = {
     "Accuracy": page_sections.accuracy,
     "Cost": page_costs.costs,
     "Mixing weights": page_sections.maps,
@@ -30,21 +30,23 @@ SECTIONS: dict[str, Callable[[Path], Section]] = {
 }
 
 
-def write_page(run: str | Path, out: str | Path | None = None) -> Path:
+def write_page(run: str | Path, out: str | Path | None = None, variant: str | None = None) -> Path:
     """Analyse one run and write its page, RUN/analysis.html by default; returns the path.
 
-    Accuracy is of every seed, the rest of the run's first. A section that does not apply to the
+    Accuracy is of every seed, the rest of the run's first. `variant`: where the run has several;
+    the page is then RUN/analysis-VARIANT.html. A section that does not apply to the
     run says why. Nothing is trained. Raises ValueError for a folder that holds no trained model.
     """
     run = Path(run)
-    out = Path(out) if out else run / "analysis.html"
-    opened = open_run(run)
-    sections = [_section(title, gather, run) for title, gather in SECTIONS.items()]
+    opened = open_run(run, variant=variant)
+    of_variant = [opened.variant] if opened.variant else []
+    out = Path(out) if out else run / f"{'-'.join(['analysis', *of_variant])}.html"
+    sections = [_section(title, gather, run, variant) for title, gather in SECTIONS.items()]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
     )
     page = environment.get_template("page_template.html").render(
-        name=run.resolve().name,
+        name=", ".join([run.resolve().name, *of_variant]),
         config=opened.model.config,
         seed=opened.seed,
         sections=sections,
@@ -54,12 +56,14 @@ def write_page(run: str | Path, out: str | Path | None = None) -> Path:
     return out
 
 
-def _section(title: str, gather: Callable[[Path], Section], run: Path) -> dict[str, Any]:
+def _section(
+    title: str, gather: Callable[[Path, str | None], Section], run: Path, variant: str | None
+) -> dict[str, Any]:
     """What the template shows of one section; where it cannot be gathered, the reason."""
     start = time.perf_counter()
     open_before = set(plt.get_fignums())
     try:
-        section, reason = gather(run), ""
+        section, reason = gather(run, variant), ""
     except ValueError as error:
         section, reason = Section(""), str(error)
         for number in set(plt.get_fignums()) - open_before:

@@ -27,9 +27,9 @@ NUM_SCORED_CLIPS = 14
 MOST_CANDIDATES = 28  # clips among which the sheets' are found
 
 
-def sheets(run: Path) -> Section:
+def sheets(run: Path, variant: str | None = None) -> Section:
     """Contact sheets of two test clips by two methods, explained for their true class."""
-    opened = open_run(run)
+    opened = open_run(run, variant=variant)
     held = run_clips(run, MOST_CANDIDATES)
     numbers = torch.tensor(_two_classes(held))
     figures = []
@@ -73,7 +73,7 @@ def _sheet(maps: Attribution, held: HeldClips, numbers: torch.Tensor, clip: int,
     return axes[0].figure
 
 
-def scorecard(run: Path) -> Section:
+def scorecard(run: Path, variant: str | None = None) -> Section:
     """Every score of five methods over a few clips whose mover is known."""
     clips = independent_clips(run, NUM_SCORED_CLIPS)
     if clips is None:
@@ -81,7 +81,7 @@ def scorecard(run: Path) -> Section:
             "these clips are videos, of which it is not known where the motion is; train on the "
             "generated moving-digits to score attributions against the truth"
         )
-    opened: TrainedModel = open_run(run)
+    opened: TrainedModel = open_run(run, variant=variant)
     card = attribution_scorecard({f"seed {opened.seed}": opened.model}, SCORED_METHODS, clips)
     axes = draw_scorecard(card, title=_best_in_words(card))
     cells = [

@@ -15,9 +15,9 @@ from posmlp.predict import open_run
 BATCHES = (1, 16)
 
 
-def costs(run: Path) -> Section:
+def costs(run: Path, variant: str | None = None) -> Section:
     """Parameters and multiply-adds by stage, and by module for who asks; memory and speed."""
-    model = open_run(run).model
+    model = open_run(run, variant=variant).model
     counted = cost(model)
     modules = counted["by_module"]
     parts = modules.assign(part=modules["module"].str.extract(r"^(stages\.\d+|[^.]+)")[0])

@@ -17,10 +17,10 @@ FRAMES_PER_S = 2.0
 FEWEST_EPOCHS = 3
 
 
-def history(run: Path) -> Section:
+def history(run: Path, variant: str | None = None) -> Section:
     """Small multiples over epochs of the unit of each branch that moved furthest; one in motion."""
-    seed = open_run(run).seed
-    rows = bias_history(run, [seed])
+    seed = open_run(run, variant=variant).seed
+    rows = bias_history(run, [seed], variant)
     epochs = rows["epoch"].unique().tolist()
     if len(epochs) < FEWEST_EPOCHS:
         raise ValueError(

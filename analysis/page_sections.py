@@ -24,8 +24,9 @@ from analysis.intervene import intervene
 from analysis.interventions import knock_outs
 from analysis.run_clips import run_clips
 from posmlp.population import seeded_model
-from posmlp.predict import open_run, read_config
-from posmlp.runs import read_metrics
+from posmlp.predict import open_run
+from posmlp.run_members import one_variant
+from posmlp.runs import read_config, read_metrics
 
 SCORES = ("train_top1", "test_top1", "test_within_pair")
 MOST_CLIPS = 560
@@ -58,10 +59,11 @@ class Section:
     frames: list[tuple[str, str]] = field(default_factory=list)
 
 
-def accuracy(run: Path) -> Section:
+def accuracy(run: Path, variant: str | None = None) -> Section:
     """The last epoch of every seed, and the learning curves."""
-    path = run / "metrics.csv"
-    rows = pd.DataFrame(read_metrics(path)) if path.is_file() else pd.DataFrame()
+    path, member = run / "metrics.csv", one_variant(run, variant)[0]
+    stored = read_metrics(path) if path.is_file() else []
+    rows = pd.DataFrame([row for row in stored if row.get("variant", "") == member.variant])
     if not len(rows):
         raise ValueError("the run has no metrics.csv, which training writes after each epoch")
     last = rows.sort_values("epoch").groupby("seed").tail(1).sort_values("seed")
@@ -75,8 +77,7 @@ def accuracy(run: Path) -> Section:
     reached = ", ".join(f"{name} {last[name].mean():.2f}" for name in scores)
     title = f"At the end: {reached}"
     axes = draw_learning_curves(curves, metric="share of clips", by="score", title=title)
-    asked = read_config(run)["train"]["epochs"]
-    words = f"Held-out scores after the last of {asked} epochs, one row a seed. "
+    words = f"Held-out scores after the last of {member.train.epochs} epochs, one row a seed. "
     if "test_within_pair" in rows:
         words += (
             "test_within_pair is the share of test clips whose true class outscores the class of "
@@ -87,9 +88,9 @@ def accuracy(run: Path) -> Section:
     return Section(words, [Table("", ["seed", "epoch", *shown], cells)], figures)
 
 
-def maps(run: Path) -> Section:
+def maps(run: Path, variant: str | None = None) -> Section:
     """The first block of each stage over time and over space, beside its initial state."""
-    opened = open_run(run)
+    opened = open_run(run, variant=variant)
     initial = seeded_model(opened.model.config, opened.seed)
     learned, start = bias_maps(opened.model), bias_maps(initial)
     figures = [
@@ -113,9 +114,9 @@ def maps(run: Path) -> Section:
     return Section(words, figures=figures, frames=[(caption, explorer.page())])
 
 
-def statistics(run: Path) -> Section:
+def statistics(run: Path, variant: str | None = None) -> Section:
     """Means over the groups and blocks of each stage and branch, each beside its controls."""
-    opened = open_run(run)
+    opened = open_run(run, variant=variant)
     table = bias_statistics(opened.model, seeded_model(opened.model.config, opened.seed))
     words = (
         "Means over groups and blocks: trained / the same model at initialisation / trained with "
@@ -147,9 +148,9 @@ def _triple(row: pd.Series, name: str) -> str:
     return " / ".join("undefined" if pd.isna(value) else f"{value:.2f}" for value in values)
 
 
-def group_knock_outs(run: Path) -> Section:
+def group_knock_outs(run: Path, variant: str | None = None) -> Section:
     """What each group's knock-out changes, the largest drawn and all in a table."""
-    opened = open_run(run)
+    opened = open_run(run, variant=variant)
     changes = knock_outs(opened.model)
     affordable = int(KNOCK_OUT_GMACS / (cost(opened.model)["gmacs"] * len(changes)))
     if affordable < FEWEST_CLIPS:
@@ -192,18 +193,20 @@ def _change(row: dict[str, Any], name: str) -> str:
     return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def provenance(run: Path) -> Section:
+def provenance(run: Path, variant: str | None = None) -> Section:
     """What the run was made from, as it stored it."""
     stored = read_config(run)
-    path = run / "environment.json"
-    machine = json.loads(path.read_text()) if path.is_file() else {}
+    machine = _environment(run / "environment.json")
     if machine.pop("dirty", False) and machine.get("commit"):
         machine["commit"] += " with uncommitted changes"
+    name = one_variant(run, variant)[0].variant
+    own = {f"variant {name}": stored["variants"][name]} if name else {}
     groups = {
         "model": stored["model"],
         "training": stored["train"],
         "test clips": stored.get("data", {}).get("test", {}),
         "seeds": {"seeds": stored["seeds"]},
+        **own,
         "environment": machine or {"environment.json": "missing"},
     }
     tables = [
@@ -213,6 +216,16 @@ def provenance(run: Path) -> Section:
     for table in tables[:3]:
         table.folded = True
     return Section("As stored in the run's config.json and environment.json.", tables)
+
+
+def _environment(path: Path) -> dict[str, Any]:
+    """What the file holds, nothing if there is none. Raises ValueError if it is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); put a sound one back") from error
 
 
 def _text(value: Any) -> str:

@@ -14,7 +14,7 @@ from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.datasets import VideoClips
 from posmlp.data.moving_digits import MovingDigits, RenderedClips
 from posmlp.data.sources import HeldClips, open_clips
-from posmlp.predict import read_config
+from posmlp.runs import read_config
 
 
 def run_clips(run: str | Path, most: int) -> HeldClips:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,24 +15,16 @@ from torch import Tensor, nn
 
 from analysis.borrow import borrowed
 from analysis.cost import clip_shape_of
+from analysis.speed_limits import Limits, check
 from posmlp import PosMLPConfig, create_model
 from posmlp.config import one_of
+from posmlp.train import usable_device
 
 MODES = ("eager", "bfloat16", "compiled", "compiled bfloat16")
 PHASES = ("forward", "training")
 UNSTABLE = 0.10  # inter-quartile range over median from which a row is marked
 
 Model = nn.Module | PosMLPConfig | str
-
-
-class Limits(NamedTuple):
-    """How many rounds are run: see `measure_speed`."""
-
-    warm_up: int
-    min_runs: int
-    min_seconds: float
-    max_seconds: float
-    beside: Collection[str]
 
 
 def measure_speed(
@@ -84,7 +76,7 @@ def measure_speed(
     Raises
     ------
     ValueError
-        For an unknown phase or mode, or no models.
+        For an unknown phase or mode, no models, and numbers that would measure nothing.
     """
     for phase in phases:
         one_of(phase, PHASES, "phase")
@@ -93,12 +85,13 @@ def measure_speed(
     named = _named(models)
     if not named:
         raise ValueError("models is empty; give at least one")
-    device = torch.device(device)
+    limits = Limits(warm_up, min_runs, min_seconds, max_seconds, beside)
+    check(limits, named, batch_sizes, phases, modes, num_threads)
+    device = usable_device(device)
     built = {name: _built(model).to(device) for name, model in named.items()}
     shape = clip_shape or clip_shape_of(next(iter(built.values())))
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads or before)
-    limits = Limits(warm_up, min_runs, min_seconds, max_seconds, beside)
     try:
         parts = [
             _measure(built, shape, batch_size, phase, mode, device, limits)

@@ -58,7 +58,13 @@ def load(path: str | Path) -> PosMLPVideo:
             f"{path} holds no config, so it was not written by this package; read a released "
             "checkpoint with load_released"
         )
-    model = create_model(PosMLPConfig.from_dict(json.loads(metadata["config"])))
+    try:
+        config = PosMLPConfig.from_dict(dict(json.loads(metadata["config"])))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} holds a damaged config ({error}); put a sound file back, or train again"
+        ) from error
+    model = create_model(config)
     _check_keys(state, {k: tuple(v.shape) for k, v in model.state_dict().items()}, str(path))
     model.to(_precision(state)).load_state_dict(state)
     return model.eval()
@@ -70,6 +76,8 @@ def _precision(state: StateDict) -> torch.dtype:
 
 
 def _read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; give a file, such as a run's model-*.safetensors")
     if not Path(path).is_file():
         raise ValueError(f"no checkpoint at {path}; give the path of a .safetensors file")
     try:
@@ -77,7 +85,9 @@ def _read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, st
             metadata = file.metadata() or {}
         return load_file(str(path)), metadata
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+        raise ValueError(
+            f"{path} is not a readable safetensors file: {error}; put a sound one back"
+        ) from error
 
 
 def _check_keys(state: StateDict, expected: dict[str, tuple[int, ...]], where: str) -> None:

@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     guess.add_argument("run_folder", metavar="RUN", help="a run folder")
     guess.add_argument("videos", metavar="VIDEO", nargs="+", help="video files or frame folders")
     guess.add_argument("--seed", type=int, help="which of the run's models; its first if left out")
+    guess.add_argument("--variant", help="which of the run's variants, where it has several")
     guess.add_argument("--clips", type=int, default=1, help="temporal views a video")
     guess.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
     guess.add_argument("--annotate", metavar="OUT.mp4", help="write the one video with its classes")
@@ -187,7 +188,7 @@ def _predict(options: argparse.Namespace) -> int:
             f"--annotate {options.annotate} takes one video, not {len(options.videos)}; run the "
             "command once for each"
         )
-    trained = open_run(options.run_folder, options.seed)
+    trained = open_run(options.run_folder, options.seed, options.variant)
     failed = 0
     for video in options.videos:
         try:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from posmlp.config import one_of
 from posmlp.model import PosMLPVideo
 
 FORMATS = (".pt2", ".onnx")
@@ -27,14 +26,15 @@ def export(model: PosMLPVideo, path: str | Path) -> float:
     """Write `path`, whose suffix names the format; the largest difference of logits.
 
     The file takes its place only once it has been read back and its logits, of batches of other
-    sizes than that of the export, agree. Raises ValueError for another suffix, where the packages
-    for ONNX are not installed, or where logits differ by more than LARGEST_DIFFERENCE.
+    sizes than that of the export, agree. Raises ValueError for another suffix, a place that cannot
+    be written to, where the packages for ONNX are not installed, or where logits differ by more
+    than LARGEST_DIFFERENCE.
     """
     path = Path(path)
-    one_of(path.suffix, FORMATS, "export format")
+    _check_place(path)
     model = copy.deepcopy(model).cpu().float().eval()
     temporary = path.with_name(f".{uuid4().hex}.{path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make(temporary)
     try:
         run = _EXPORTERS[path.suffix](model, temporary)
         difference = max(_difference(model, run, num_clips) for num_clips in (1, 3))
@@ -47,6 +47,28 @@ def export(model: PosMLPVideo, path: str | Path) -> float:
     finally:
         temporary.unlink(missing_ok=True)
     return difference
+
+
+def _check_place(path: Path) -> None:
+    if path.suffix not in FORMATS:
+        raise ValueError(
+            f"{path} ends in {path.suffix!r}, which is no export format; use one of: "
+            f"{', '.join(FORMATS)}"
+        )
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file, for example {path / 'model.pt2'}")
+
+
+def _make(temporary: Path) -> None:
+    """An empty file, before the work of exporting: what writes later says less of what is wrong."""
+    try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as error:
+        raise ValueError(
+            f"nothing can be written to {temporary.parent} ({error.strerror}); name a file in "
+            "another folder"
+        ) from error
 
 
 def example_clips(model: PosMLPVideo, num_clips: int) -> Tensor:

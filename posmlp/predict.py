@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posmlp.checkpoint import load
-from posmlp.config import TrainConfig
 from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
 from posmlp.data.sampling import check_views
 from posmlp.model import PosMLPVideo
+from posmlp.run_members import model_path, one_variant
 from posmlp.runs import read_config
 from posmlp.train import normalise
 
@@ -31,22 +31,28 @@ class TrainedModel:
     classes: tuple[str, ...]
     rule: ClipRule
     seed: int
+    variant: str = ""
 
 
-def open_run(run: str | Path, seed: int | None = None) -> TrainedModel:
+def open_run(run: str | Path, seed: int | None = None, variant: str | None = None) -> TrainedModel:
     """The run's model of that seed, by default its first, with its classes and clip rule.
 
-    Raises ValueError if the folder holds no finished run, or no such seed.
+    `variant`: where the run trained several (`fit`'s variants). Raises ValueError if the folder
+    holds no finished run, no such seed or variant, or several variants of which none is chosen.
     """
-    root, stored = Path(run), read_config(run)
-    seeds = stored["seeds"]
-    seed = seeds[0] if seed is None else seed
-    if seed not in seeds:
-        raise ValueError(f"seed={seed} is not one of the run's seeds {seeds}")
-    path = root / f"model-seed{seed}.safetensors"
+    found = {member.seed: member for member in one_variant(run, variant)}
+    seed = next(iter(found)) if seed is None else seed
+    if seed not in found:
+        raise ValueError(f"seed={seed} is not one of the run's seeds {list(found)}")
+    member, path = found[seed], model_path(run, found[seed])
     if not path.is_file():
-        raise ValueError(f"{root} holds no trained model yet; run `posmlp train` to its end")
-    model, train = load(path), TrainConfig.from_dict(stored["train"])
+        raise ValueError(f"{run} holds no trained model yet; run `posmlp train` to its end")
+    model, train, classes = load(path), member.train, tuple(read_config(run)["classes"])
+    if model.config.num_classes != len(classes):
+        raise ValueError(
+            f"{path} tells {model.config.num_classes} classes apart, but config.json beside it "
+            f"names {len(classes)}; put the files of one run together"
+        )
     side = model.config.image_size
     if not isinstance(side, int):
         raise ValueError(f"image_size={side} is not square, but clips cut from videos are")
@@ -57,7 +63,7 @@ def open_run(run: str | Path, seed: int | None = None) -> TrainedModel:
         train.sampling_rate,
         test_short_side=train.test_short_side,
     )
-    return TrainedModel(model, tuple(stored["classes"]), rule, seed)
+    return TrainedModel(model, classes, rule, seed, member.variant)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from posmlp.checkpoint import write_atomically
 from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.shapes import fault
 
 _REPORTED = ("torch", "numpy", "decord", "av", "scikit-learn", "scikit-image", "safetensors")
 
@@ -194,22 +195,27 @@ def read_config(run: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"no run at {run}: it has no config.json; give a folder of `train`")
     stored = _described(path)
-    if not isinstance(stored.get("seeds"), list):
+    if "seeds" not in stored:
         raise ValueError(f"{path} names no seeds, so it is not of `posmlp train`")
     return stored
 
 
-_DESCRIBED = {"model": dict, "train": dict, "data": dict, "classes": list}
+_CONFIG = {
+    "model": dict,
+    "train": dict,
+    "source?": str | None,
+    "data": {"*": dict},
+    "classes": [str],
+    "seeds?": [int],
+    "variants?": {"*": dict},
+}
 
 
 def _described(path: Path) -> dict[str, Any]:
     try:
         stored: dict[str, Any] = json.loads(path.read_bytes())
-        if not isinstance(stored, dict):
-            raise ValueError("it is no JSON object")
-        for key, kind in _DESCRIBED.items():
-            if not isinstance(stored.get(key), kind):
-                raise ValueError(f"it has no {kind.__name__} {key!r}")
+        if problem := fault(stored, _CONFIG):
+            raise ValueError(problem)
     except ValueError as error:
         raise ValueError(
             f"{path} is damaged ({error}); put a sound one back, or train into another folder"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from dataclasses import replace
@@ -68,6 +69,35 @@ def test_image_model_is_exported_for_images(tmp_path):
     model = create_model(IMAGE)
     export(model, tmp_path / "image.pt2")
     assert example_clips(model, 2).shape == (2, 3, 8, 8)
+
+
+def _deny(*_args, **_more):
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_places_that_cannot_be_written_to_are_named_before_the_work(tmp_path, capsys, monkeypatch):
+    source = tmp_path / "model.safetensors"
+    save(create_model(TINY), source)
+    (tmp_path / "folder.pt2").mkdir()
+    monkeypatch.setattr("posmlp.export._program", lambda _model: pytest.fail("it was exported"))
+    cases = {
+        "model.pth": "ends in '.pth', which is no export format; use one of: .pt2, .onnx",
+        "model": "ends in '', which is no export format; use one of: .pt2, .onnx",
+        "folder.pt2": "is a folder; name a file, for example",
+        "model.safetensors/model.pt2": "model.safetensors (File exists); name a file in another",
+    }
+    before = sorted(tmp_path.rglob("*"))
+    for name, message in cases.items():
+        assert main(["export", str(source), str(tmp_path / name)]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    monkeypatch.setattr(Path, "touch", _deny)
+    assert main(["export", str(source), str(tmp_path / "model.pt2")]) == 2
+    assert f"nothing can be written to {tmp_path} (Permission denied)" in capsys.readouterr().err
+    assert main(["export", str(tmp_path), str(tmp_path / "model.pt2")]) == 2
+    assert "is a folder; give a file, such as a run's model-" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_command_exports_and_says_how_close(tmp_path, capsys):

@@ -154,8 +154,8 @@ def test_complete_run_that_lost_a_model_is_named_and_keeps_its_metrics(clips, tm
     ("name", "content", "message"),
     [
         ("config.json", b'{"model": {}', r"config\.json is damaged"),
-        ("config.json", b"[1, 2]", r"config\.json is damaged \(it is no JSON object\)"),
-        ("config.json", b'{"model": 3}', r"config\.json is damaged \(it has no dict 'model'\)"),
+        ("config.json", b"[1, 2]", r"config\.json is damaged \(it is no mapping\)"),
+        ("config.json", b'{"model": 3}', r"config\.json is damaged \(train is missing\)"),
         ("config.json", b"\xff\xfe", r"config\.json is damaged"),
         ("metrics.csv", b"epoch,seed,lr\n1,0,0.1\n2,0\n", r"metrics\.csv is damaged \(line 3 "),
         ("metrics.csv", b"epoch,seed\n1,0,7\n", r"metrics\.csv is damaged \(line 2 has not"),

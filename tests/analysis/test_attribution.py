@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import captum.attr
 import pytest
 import torch
@@ -55,6 +57,24 @@ def toy_clips() -> Tensor:
 
 def of_target(linear: Linear, target: list[int]) -> Tensor:
     return linear.weight.detach()[target]
+
+
+def test_clips_that_equal_their_baseline_are_warned_of_with_what_helps(
+    linear: Linear, clips: Tensor
+) -> None:
+    mixed = torch.cat([clips, clips[:1, :, :1].expand(-1, -1, SHAPE[1], -1, -1)])
+    for method in ("integrated_gradients", "occlusion", "frame_ablation"):
+        message = (
+            r"1 of 4 clips \(the first is number 3\) equal the baseline 'mean_frame'.*zero, blur"
+        )
+        with pytest.warns(UserWarning, match=message):
+            maps = attribute(linear, mixed, 0, method)
+        assert [bool(each.abs().max() > 1e-5) for each in maps.values] == [True, True, True, False]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert attribute(linear, mixed, 0, method, baseline="zero").values[3].any()
+    with pytest.warns(UserWarning, match="4 of 4 clips .* baseline given"):
+        attribute(linear, mixed, 0, baseline=mixed)
 
 
 @pytest.mark.parametrize("baseline", BASELINES)

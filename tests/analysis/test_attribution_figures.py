@@ -208,6 +208,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = create_model("toy", num_classes=2)
     config = {"classes": ["up", "down"], "seeds": [3], "train": TrainConfig().to_dict()}
+    config |= {"model": model.config.to_dict(), "data": {}}
     (folder / "config.json").write_text(json.dumps(config))
     save(model, folder / "model-seed3.safetensors")
     return folder
@@ -254,6 +255,8 @@ def test_command_explains_any_video(
         (["--set", "num_steps=many"], "num_steps='many' must be a whole number"),
         (["--set", "zero"], "'zero' is not key=value"),
         (["--set", "target=1"], "target is no option of a method; give --target in place"),
+        (["--set", "model=3"], "has no option 'model'; it takes baseline, num_steps"),
+        (["--set", "clips=3", "--method", "saliency"], "'clips'; it takes no options"),
         (["--set", "internal_batch_size=x"], "internal_batch_size='x' must be a whole number"),
         (["--seed", "4"], r"seed=4 is not one of the run's seeds [3]"),
     ],
@@ -274,6 +277,45 @@ def test_command_ends_with_one_line_and_exit_code_2(
     assert error.count("\n") == 1
     assert message in error
     assert not (tmp_path / "out").exists()
+
+
+def test_command_keeps_apart_what_equal_names_would_overwrite(
+    run_folder: Path, tmp_path: Path, write_clip: WriteClip
+) -> None:
+    first, second = (
+        write_clip(tmp_path / "a/v.mp4", [0] * 8),
+        write_clip(tmp_path / "v.mov", [9] * 8),
+    )
+    out = tmp_path / "out"
+    given = ["--method", "frame_ablation", "--out", str(out), "--set", "baseline=zero"]
+
+    def explain(video: Path, *words: str) -> set[str]:
+        before = {path: path.read_bytes() for path in out.glob("*")}
+        assert main(["attribute", str(run_folder), str(video), *given, *words]) == 0
+        assert all(path.read_bytes() == content for path, content in before.items())
+        return {path.name for path in out.glob("*")} - {path.name for path in before}
+
+    stem = "v-frame_ablation"
+    assert explain(first) == {f"{stem}.csv", f"{stem}.mp4", f"{stem}.png"}
+    assert explain(second) == {f"{stem}-2.csv", f"{stem}-2.mp4", f"{stem}-2.png"}
+    assert explain(first, "baseline=blur") == {f"{stem}-3.csv", f"{stem}-3.mp4", f"{stem}-3.png"}
+    assert explain(second) == set()
+    (out / f"{stem}.csv").write_bytes(b"")
+    assert explain(first) == {f"{stem}-4.csv", f"{stem}-4.mp4", f"{stem}-4.png"}
+
+
+def test_command_warns_where_a_still_video_equals_its_baseline(
+    run_folder: Path, tmp_path: Path, write_clip: WriteClip, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = write_clip(tmp_path / "v.mp4", [200] * 8)
+    given = ["attribute", str(run_folder), str(video), "--out", str(tmp_path / "out")]
+    assert main([*given, "--set", "num_steps=1"]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("analysis attribute: warning: 1 of 1 clips")
+    assert "equal the baseline 'mean_frame'" in error
+    assert error.endswith("so that every value is 0; use another baseline (zero)\n")
+    assert main([*given, "--set", "num_steps=1", "baseline=zero"]) == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_open_run_refuses(run_folder: Path, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_history_reads_a_run_made_before_checkpoints_existed(run: Path, tmp_path
 
 
 def test_history_refuses_what_is_no_run(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds no config.json; give a run folder"):
+    with pytest.raises(ValueError, match=r"it has no config\.json; give a folder of `train`"):
         bias_history(tmp_path)
     with pytest.raises(ValueError, match=r"seeds=\[1\] must be some of the run's, \[0, 7\]"):
         bias_history(run, [1])

@@ -95,11 +95,25 @@ def test_measure_speed_hands_models_back():
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"phases": ("backward",)}, "unknown phase"), ({"modes": ("fp8",)}, "unknown mode")],
+    [
+        ({"phases": ("backward",)}, "unknown phase"),
+        ({"modes": ("fp8",)}, "unknown mode"),
+        ({"phases": ()}, "phases is empty; give at least one"),
+        ({"batch_sizes": []}, "batch_sizes is empty; give at least one"),
+        ({"batch_sizes": [1, 0]}, "batch_sizes=0 must be a whole number of at least 1"),
+        ({"batch_sizes": [1.5]}, r"batch_sizes=1\.5 must be a whole number"),
+        ({"min_runs": 0}, "min_runs=0 must be a whole number of at least 1"),
+        ({"warm_up": -1}, "warm_up=-1 must be a whole number of at least 0"),
+        ({"num_threads": 0}, "num_threads=0 must be a whole number of at least 1"),
+        ({"min_seconds": float("nan")}, "min_seconds=nan must be at least 0"),
+        ({"max_seconds": 0}, "max_seconds=0 must be more than 0"),
+        ({"beside": ["a"]}, r"beside=\['a'\] leaves no model of \['a'\] to wait for"),
+        ({"device": "tpu"}, "device='tpu' is not here"),
+    ],
 )
-def test_measure_speed_refuses_unknown_settings(changes, message):
+def test_measure_speed_refuses_settings_that_measure_nothing(changes, message):
     with pytest.raises(ValueError, match=message):
-        measure_speed({"a": nn.Identity()}, **QUICK, **changes)
+        measure_speed({"a": nn.Identity()}, **{**QUICK, **changes})
 
 
 def test_pareto_keeps_what_nothing_beats():
