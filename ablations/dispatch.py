@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 ENGINES = ("local", "ray")
 CORES = os.cpu_count() or 1
+MOST_A_CORE = 16
+"""Workers, or threads, that a core of this machine may be asked to share: more is a slip."""
 
 
 @dataclass(frozen=True)
@@ -111,15 +113,15 @@ class Engine:
     def here(self) -> str:
         """The device of the local engine, untouched.
 
-        Raises ValueError if this machine lacks it, or has fewer cores than workers or threads.
+        Raises ValueError if this machine lacks it, or has far fewer cores than workers or threads.
         """
         from posmlp.train import usable_device
 
         for name in ("workers", "num_threads"):
-            if getattr(self, name) > CORES:
+            if getattr(self, name) > MOST_A_CORE * CORES:
                 raise ValueError(
-                    f"{name}={getattr(self, name)} is more than the {CORES} CPU cores of this "
-                    f"machine; use at most {CORES}"
+                    f"{name}={getattr(self, name)} is more than {MOST_A_CORE} for each of the "
+                    f"{CORES} CPU cores of this machine; use about {CORES}"
                 )
         return str(usable_device(self.device, compute=False))
 

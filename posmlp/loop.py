@@ -115,8 +115,8 @@ class Training:
             path = model_path(root, member)
             if not path.is_file():
                 raise ValueError(
-                    f"{root} is complete, but {path.name} is gone; put it back, or move metrics.csv "
-                    "away to train again"
+                    f"{root} is complete, but {path.name} is gone; put it back, or move "
+                    "metrics.csv away to train again"
                 )
 
     def run(self, folder: RunFolder | None, progress: bool) -> None:
