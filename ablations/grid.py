@@ -15,8 +15,11 @@ An example with every key:
     design: full    # or one-at-a-time, from the baseline
     match: params    # or gmacs: variants are resized to cost what the baseline does
     match_within: 2%    # how near they must come; 1% by default
-    budget: 30min    # seeds are left out, from the last on, until the predicted time fits
+    budget: 30min    # the last seeds are left out until the predicted time fits; not with --shard
     repeat: true    # the baseline's first seed a second time; by default from 10 trainings on
+
+A model file that trainings start from (`train.init_from`) counts by its content, not by its path:
+another file in its place makes other cells.
 """
 
 from __future__ import annotations
