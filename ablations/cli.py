@@ -6,6 +6,7 @@ Only what a command needs is imported, so that status and why answer at once.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,19 +15,29 @@ from posmlp.data import CACHE_GIB, CACHE_HELP
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Exit code: 0; 1 something failed; 2 wrong input; 130 Ctrl-C."""
+    """Run one command.
+
+    Exit code: 0; 1 something failed; 2 wrong input, or a path that cannot be used; 130 Ctrl-C.
+    """
     options = _parser().parse_args(arguments)
+    code = 1 if options.command is _run else 0  # where a closed pipe stops it
     try:
-        return options.command(options)
+        code = options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ValueError as error:
         print(f"ablations: {error}", file=sys.stderr)
         return 2
     except (OSError, RuntimeError) as error:
-        kept = "; what is finished is kept" if options.command is _run else ""
-        print(f"ablations: {type(error).__name__}: {error}{kept}", file=sys.stderr)
-        return 1
+        is_path = isinstance(error, OSError) and options.command not in (_run, _repeat, _bench)
+        more = "; give a path that can be used" if is_path else ""
+        more = "; what is finished is kept" if options.command is _run else more
+        print(f"ablations: {type(error).__name__}: {error}{more}", file=sys.stderr)
+        return 2 if is_path else 1
     except KeyboardInterrupt:
         return 130
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations import engines
+from ablations.commands import repeat_command
 from ablations.files import write_durably
 from ablations.grid import Job
 from ablations.job import Attempt, Training
 from ablations.population import grouped
 from ablations.processes import Outcome, WorkerDied
-from ablations.store import Result, Store, repeat_command
+from ablations.store import Result, Store
 from ablations.worker import Place
 from posmlp.config import one_of
 from posmlp.data import CACHE_GIB
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from ablations.ray_node import Parcel
 
 ENGINES = ("local", "ray")
+CORES = os.cpu_count() or 1
+MOST_A_CORE = 16
+"""Workers, or threads, that a core of this machine may be asked to share: more is a slip."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +108,22 @@ class Engine:
             from ablations import ray_engine
 
             return ray_engine.cluster_has_gpu()
-        import torch
+        return self.here().startswith("cuda")
 
-        return torch.cuda.is_available()
+    def here(self) -> str:
+        """The device of the local engine, untouched.
+
+        Raises ValueError if this machine lacks it, or has far fewer cores than workers or threads.
+        """
+        from posmlp.train import usable_device
+
+        for name in ("workers", "num_threads"):
+            if getattr(self, name) > MOST_A_CORE * CORES:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is more than {MOST_A_CORE} for each of the "
+                    f"{CORES} CPU cores of this machine; use about {CORES}"
+                )
+        return str(usable_device(self.device, compute=False))
 
     @property
     def at_once(self) -> int:
@@ -150,7 +168,7 @@ class Engine:
         return ray_engine.Request(self.num_threads, 1 / self.per_gpu if self.on_gpu else 0)
 
     def _here(self, jobs: list[Job], task: Training) -> Iterator[Sequence[tuple[Job, Outcome]]]:
-        places = _places(min(self.workers, len(jobs)), self.device, self.num_threads)
+        places = _places(min(self.workers, len(jobs)), self.here(), self.num_threads)
         if self.workers > 1:
             yield from engines.pool(jobs, task, places)
             return
@@ -193,14 +211,10 @@ def _results_of(job: Job, outcome: Outcome, root: Path) -> list[Result]:
     return results
 
 
-def _places(count: int, device: str | None, num_threads: int) -> list[Place]:
+def _places(count: int, device: str, num_threads: int) -> list[Place]:
     """Where each worker runs: on the CPU, on one GPU, or on all GPUs in turn."""
     import torch
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    kind = torch.device(device).type
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r} but torch finds no GPU here; use cpu")
     if device != "cuda":
         return [Place(i, device, num_threads) for i in range(count)]
     return [Place(i, f"cuda:{i % torch.cuda.device_count()}", num_threads) for i in range(count)]

@@ -15,8 +15,11 @@ An example with every key:
     design: full    # or one-at-a-time, from the baseline
     match: params    # or gmacs: variants are resized to cost what the baseline does
     match_within: 2%    # how near they must come; 1% by default
-    budget: 30min    # seeds are left out, from the last on, until the predicted time fits
+    budget: 30min    # the last seeds are left out until the predicted time fits; not with --shard
     repeat: true    # the baseline's first seed a second time; by default from 10 trainings on
+
+A model file that trainings start from (`train.init_from`) counts by its content, not by its path:
+another file in its place makes other cells.
 """
 
 from __future__ import annotations
@@ -24,11 +27,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ablations import datasets
+from ablations import datasets, weights
 from ablations.expand import Combination, Expanded, Options, combinations, matches
 from ablations.expect import expectations
 from ablations.gridfile import GridFile
@@ -53,6 +56,8 @@ class Cell:
     """The value of every axis of the grid, for tables."""
     match: Match | None = None
     """How it was resized to the baseline's cost, where the grid asks for that."""
+    init_sha256: str = ""
+    """Of the file that `train.init_from` names, where it names one."""
 
     @cached_property
     def id(self) -> str:
@@ -61,7 +66,7 @@ class Cell:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return identity(self.config, self.train, self.data.identity)
+        return identity(self.config, self.train, self.data.identity, self.init_sha256)
 
 
 @dataclass(frozen=True)
@@ -138,12 +143,13 @@ class Grid:
         return replace(self, seeds=self.seeds[:count], left_out_seeds=self.seeds[count:])
 
     def check_data(self) -> None:
-        """Raise GridError where a cell's clips cannot be what its configs ask for."""
-        _all_possible(
-            self.file,
-            self.settings,
-            [lambda c=cell: datasets.check(c.data, c.config, c.train) for cell in self.cells],
-        )
+        """Raise GridError where clips, or a model to start from, are not what a config asks for."""
+
+        def check(cell: Cell) -> None:
+            datasets.check(cell.data, cell.config, cell.train)
+            weights.check(cell.train.init_from, cell.init_sha256, cell.config)
+
+        _all_possible(self.file, self.settings, [lambda c=cell: check(c) for cell in self.cells])
 
 
 def read_grid(grid: str | Path | Mapping[str, Any], data: str | None = None) -> Grid:
@@ -157,6 +163,7 @@ def read_grid(grid: str | Path | Mapping[str, Any], data: str | None = None) -> 
     if plan.options.match and "dims" in plan.axes:
         file.fail(("match",), f"match: {plan.options.match} resizes dims; they cannot be an axis.")
     sources: dict[str, datasets.Data] = {}
+    init_sha256 = cache(weights.sha256)
 
     def cell_of(settings: Combination) -> Cell:
         values = {name: setting.value for name, setting in settings.items()}
@@ -166,7 +173,8 @@ def read_grid(grid: str | Path | Mapping[str, Any], data: str | None = None) -> 
         axes = {name: _value(name, values, config, train) for name in plan.axes}
         shown = [name for name in plan.axes if name in plan.declared or name in settings]
         name = " ".join(f"{axis}={shown_value(axes[axis])}" for axis in shown)
-        return Cell(name or "base", config, train, source, axes)
+        start = init_sha256(train.init_from)
+        return Cell(name or "base", config, train, source, axes, init_sha256=start)
 
     cells = _all_possible(file, plan.cells, [lambda s=s: cell_of(s) for s in plan.cells])
     _all_different(file, plan.cells, cells)

@@ -70,8 +70,16 @@ class GridFile:
                 raise GridError(f"{problem} Nothing was run.") from error
         path = Path(grid)
         if not path.is_file():
-            raise GridError(f"there is no grid file at {path}. Nothing was run.")
-        return cls(path.read_text(encoding="utf-8"), path)
+            raise GridError(f"there is no grid file at {path}; give a YAML file. Nothing was run.")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            problem = f"{path} is no text in UTF-8 (byte {error.start}); save it as that."
+            raise GridError(f"{problem} Nothing was run.") from error
+        except OSError as error:
+            problem = f"{path} cannot be read ({error.strerror}); give a file that can."
+            raise GridError(f"{problem} Nothing was run.") from error
+        return cls(text, path)
 
     def fail(self, where: Where, problem: str, *, key: bool = False) -> NoReturn:
         """Raise GridError at a value, or at the key that it stands under."""

@@ -18,12 +18,14 @@ from typing import Any
 
 import torch
 
-from ablations import memory
+from ablations import memory, weights
+from ablations.commands import repeat_command
+from ablations.description import started_from
 from ablations.files import read_json
 from ablations.grid import Cell, Job
 from ablations.ladder import is_out_of_memory
 from ablations.population import clear_other_groups, split_run_folder, variants_of
-from ablations.store import DEVICE_ERROR, OUT_OF_MEMORY, Result, Store, repeat_command
+from ablations.store import DEVICE_ERROR, OUT_OF_MEMORY, Result, Store
 from ablations.worker import Place
 from posmlp.data import CACHE_GIB
 from posmlp.model import create_model
@@ -61,6 +63,7 @@ class Training:
     def _fit(self, job: Job, place: Place, folder: Path) -> list[Result]:
         torch.set_num_threads(place.num_threads)
         store, first = Store(self.root), job.cells[0]
+        weights.check_unchanged(first.train.init_from, first.init_sha256)
         clear_other_groups(store, job)
         _clear_unless_resumable(folder, job)
         with torch.device("meta"):
@@ -143,6 +146,7 @@ class Attempt:
             **outcome,
             "config": {"model": cell.config.to_dict(), "train": cell.train.to_dict()},
             "data": cell.data.spec,
+            **started_from(cell),
             "timings": timings | {"train_seconds": train_seconds},
             "peak_memory_mb": memory.peak_mb(place.device),
             "together": num_together,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ablations.dispatch import Engine
 from ablations.grid import Cell, Grid, read_grid
 from ablations.matching import costs
-from ablations.prediction import PROBE_S, Prediction, default_device, fitted, predict
+from ablations.prediction import PROBE_S, Prediction, fitted, predict
 from ablations.progress import duration
 from ablations.store import Store
 from analysis.statistics import detectable_effect
@@ -177,15 +178,14 @@ def plan(
     cache folder, and nothing is written elsewhere. Raises ValueError for a grid or a folder that
     cannot be run.
     """
-    for name, value in (("workers", workers), ("num_threads", num_threads)):
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+    engine = Engine(workers=workers, device=device, num_threads=num_threads)
+    place = replace(engine, workers=1).here()  # as many at once as asked may be a cluster's
     grid = grid if isinstance(grid, Grid) else read_grid(grid, data)
     grid.check_data()
     store = Store(out) if out is not None else None
     if store is not None:
         store.check(grid)
-    predictions = predict(grid, store, device or default_device(), num_threads, probe_s)
+    predictions = predict(grid, store, place, num_threads, probe_s)
     grid = fitted(grid, predictions, store, workers)
     cells = [_planned(cell, grid.seeds, store, predictions[cell.id]) for cell in grid.cells]
     repeat = _state(store, grid.baseline, grid.seeds[0], 1) if grid.repeat else None
@@ -215,7 +215,7 @@ def _stale(grid: Grid, store: Store) -> Iterator[str]:
     for path in sorted(store.root.glob("cells/*/cell.json")):
         if path.parent.name in ids:
             continue
-        stored = store.cell(path.parent.name)
+        stored = store.sound_cell(path.parent.name)
         label = f"{stored.get('name', 'damaged cell.json')} ({path.parent.name})"
         now = by_name.get(stored.get("name", ""))
         change = _difference(stored["identity"], now.identity) if now else "not in this grid"

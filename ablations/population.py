@@ -14,7 +14,9 @@ from typing import Any
 from ablations.files import read_json, write_durably, write_json
 from ablations.grid import Cell, Job
 from ablations.settings import content_hash
+from ablations.shapes import POPULATION
 from ablations.store import Store
+from posmlp.shapes import fault
 from posmlp.variants import values_of, without_values
 
 
@@ -103,6 +105,8 @@ def clear_other_groups(store: Store, job: Job) -> None:
         try:
             about = read_json(path)
         except (FileNotFoundError, ValueError):  # gone meanwhile, or damaged
+            continue
+        if fault(about, POPULATION):
             continue
         held = {(name, seed) for name in about["variants"] for seed in about["seeds"]}
         if held & wanted and path.parent != store.work_folder(job):

@@ -62,13 +62,6 @@ def _by_work(cells: Sequence[Cell], known: Mapping[Cell, Prediction]) -> dict[st
     return {cell.id: Prediction(rate * work(cell), None, "other cells") for cell in cells}
 
 
-def default_device() -> str:
-    """A GPU if there is one."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def work(cell: Cell) -> float:
     """Multiply-adds of one training, up to a factor."""
     num_clips = cell.data.num_train or cell.train.num_clips

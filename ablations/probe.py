@@ -23,7 +23,9 @@ from ablations import memory
 from ablations.files import read_json, write_json
 from ablations.grid import Cell
 from ablations.settings import content_hash
+from ablations.shapes import PROBE
 from posmlp.data import CACHE_GIB, cache_folder
+from posmlp.shapes import fault
 
 if TYPE_CHECKING:
     import torch
@@ -78,9 +80,10 @@ def _remembered(cell: Cell, device: str, num_threads: int) -> Probe | None:
     try:
         if time.time() - path.stat().st_mtime > REMEMBERED_S:  # the machine may have other load now
             return None
-        return Probe(**read_json(path))
-    except (OSError, ValueError, TypeError):
+        found = read_json(path)
+    except (OSError, ValueError):
         return None
+    return None if fault(found, PROBE) else Probe(found["seconds"], found["memory_mb"])
 
 
 def _measured(

@@ -8,13 +8,13 @@ or not asked for.
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from itertools import product
 from pathlib import Path
 
+from ablations.commands import for_folder
 from ablations.files import in_checkout
-from ablations.store import Store, StoreError, read_json, write_durably
+from ablations.store import Store, StoreError, read_json, write_durably, write_json
 
 LARGEST_MODEL = 2 * 2**20
 """Bytes; a larger file of weights is not taken along."""
@@ -26,8 +26,8 @@ def publish(out: str | Path, to: str | Path, *, models: str = "none") -> Path:
     """Take an ablation's results from `out` to `to`, and write its report there.
 
     `models`: the weights that come along, `none` or `first` (each cell's at its first seed).
-    Raises StoreError if the ablation has unfinished trainings, or `to` holds a run, or another
-    ablation's grid; ValueError for another value of `models`.
+    Raises StoreError if the ablation has unfinished trainings or damaged files, or `to` holds a
+    run, or another ablation's grid; ValueError for another value of `models`.
     """
     from ablations.report import write_report
 
@@ -36,30 +36,31 @@ def publish(out: str | Path, to: str | Path, *, models: str = "none") -> Path:
     source, target = Store(out), Store(to)
     plan = source.plan()
     unfinished = [
-        f"{cell['name']} seed {seed}"
-        for cell, seed, result in source.results(plan)
-        if isinstance(result, str)
+        f"{cell['name']} seed {seed} ({state})"
+        for cell, seed, state in (*source.results(plan), *source.repeats(plan))
+        if isinstance(state, str)
     ]
     if unfinished:
         raise StoreError(
             f"{len(unfinished)} trainings of {source.root} are not finished, the first is "
             f"{unfinished[0]}; run them, or take their seeds or cells out of the grid"
         )
+    cells = {cell["id"]: source.cell(cell["id"]) for cell in plan["cells"]}
     _same_grid(source, target)
     for name in _OF_A_GRID:
         if (source.root / name).is_file():
             write_durably(target.root / name, (source.root / name).read_bytes())
     repeats = [(cell_id, seed, 1) for cell_id, seed in plan.get("repeats", [])]
-    for cell in plan["cells"]:
-        write_durably(target.cell_path(cell["id"]), source.cell_path(cell["id"]).read_bytes())
-    for which in [*product([c["id"] for c in plan["cells"]], plan["seeds"], [0]), *repeats]:
+    for cell_id, cell in cells.items():
+        write_json(target.cell_path(cell_id), cell)
+    for which in [*product(cells, plan["seeds"], [0]), *repeats]:
         run, kept = source.run_folder(*which), target.run_folder(*which)
         files = [run / name for name in _OF_A_CELL]
         if models == "first" and which[1:] == (plan["seeds"][0], 0):
             files += _small_models(run)
         for file in filter(Path.is_file, files):
             write_durably(kept / file.name, _repeatable(file, target.root))
-    _remove_others(target, {cell["id"] for cell in plan["cells"]})
+    _remove_others(target, set(cells))
     write_report(target.root)
     return target.root
 
@@ -72,9 +73,7 @@ def _repeatable(file: Path, root: Path) -> bytes:
     if file.name != "result.json":
         return file.read_bytes()
     result = read_json(file)
-    words = shlex.split(result.get("command") or "")
-    if words[:2] == ["ablations", "repeat"]:
-        result["command"] = shlex.join([*words[:2], str(in_checkout(root)), *words[3:]])
+    result["command"] = for_folder(result["command"], in_checkout(root))
     return (json.dumps(result, indent=2) + "\n").encode()
 
 

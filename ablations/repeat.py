@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
+from ablations import weights
 from ablations.datasets import describe
+from ablations.description import described_cell
+from ablations.dispatch import Engine
 from ablations.files import write_json
 from ablations.grid import Cell, Job
 from ablations.job import Training
 from ablations.status import find_cell
-from ablations.store import Store, described_cell
+from ablations.store import Store
 from ablations.worker import Place
-from posmlp.config import PosMLPConfig, TrainConfig
 
 
 def repeat(
@@ -28,37 +29,39 @@ def repeat(
     """Train a stored cell again; a comparison in words, and whether all metrics are the same bits.
 
     `cell`: id, start of an id, or name. `to`: a folder that keeps the run. Raises ValueError if
-    there is no such cell, what is stored of it is lost, or its data have changed.
+    there is no such cell, what is stored of it is lost, or its data, or the model file that it
+    starts from, have changed.
     """
+    place = Place(0, Engine(device=device, num_threads=num_threads).here(), num_threads)
     store = Store(out)
-    cell_id = find_cell(store.plan(), cell)["id"]
-    stored = store.cell(cell_id)
-    if not stored:
-        raise ValueError(
-            f"{store.cell_path(cell_id)} is missing or damaged; give the `ablations run` command "
-            "of this folder again, which writes it anew"
-        )
-    job = Job((_cell(stored),), (seed,))
+    plan = store.plan()
+    if seed < 0:
+        seeds = ", ".join(map(str, plan["seeds"]))
+        raise ValueError(f"seed={seed} must be at least 0; the seeds of this run are {seeds}")
+    cell_id = find_cell(plan, cell)["id"]
+    job = Job((_cell(store, cell_id),), (seed,))
     if to is not None:
-        return _repeat(store, job, Place(0, device, num_threads), Path(to))
+        return _repeat(store, job, place, Path(to))
     with tempfile.TemporaryDirectory() as folder:
-        return _repeat(store, job, Place(0, device, num_threads), Path(folder))
+        return _repeat(store, job, place, Path(folder))
 
 
-def _cell(stored: dict[str, Any]) -> Cell:
-    config = PosMLPConfig.from_dict(stored["model"])
-    train = TrainConfig.from_dict(stored["train"])
+def _cell(store: Store, cell_id: str) -> Cell:
+    stored, (config, train) = store.cell(cell_id), store.configs(cell_id)
     data = describe(stored["data"]["spec"])
     if data.identity != stored["data"]["identity"]:
         raise ValueError(f"{data.spec} holds other clips than those that this run was trained on")
-    return Cell(stored["name"], config, train, data, stored["axes"])
+    init_sha256 = stored.get("init_sha256", "")
+    weights.check_unchanged(train.init_from, init_sha256)
+    return Cell(stored["name"], config, train, data, stored["axes"], init_sha256=init_sha256)
 
 
 def _repeat(store: Store, job: Job, place: Place, to: Path) -> tuple[str, bool]:
-    if to.exists() and any(to.iterdir()):
-        raise ValueError(f"{to} is not empty; give a new folder")
+    if to.is_file() or (to.exists() and any(to.iterdir())):
+        raise ValueError(f"{to} is no empty folder; give a new one")
     ((cell, seed),) = job.trainings
-    write_json(Store(to).cell_path(cell.id), described_cell(cell))
+    with Store(to).written():
+        write_json(Store(to).cell_path(cell.id), described_cell(cell))
     (new,) = Training(to)(job, place)
     old = store.result(cell.id, seed)
     if new["status"] == "failed":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import pandas as pd
@@ -30,12 +31,16 @@ def chosen(study: Study, metric: Metric) -> list[str]:
 def bias(study: Study, label: str, prefix: str) -> Iterator[Drawn]:
     """Over time in the first block of each stage, and over space in that of the first stage.
 
-    Nothing where no model is kept, or where it mixes over one token only.
+    Nothing where no model is kept that can be read, or where it mixes over one token only.
     """
     path = study.model_path(label)
     if path is None:
         return
-    trained = load_model(path)
+    try:
+        trained = load_model(path)
+    except ValueError as error:
+        warnings.warn(f"{label} has no maps: {error}", stacklevel=2)
+        return
     seed = int(path.stem.removeprefix("model-seed"))
     initial = seeded_model(trained.config, seed)
     learned, start = (bias_maps(model).query("block == 1") for model in (trained, initial))

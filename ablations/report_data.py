@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,13 +12,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ablations.expect import Expectation, expectations
-from ablations.gridfile import GridFile
+from ablations.gridfile import GridError, GridFile
 from ablations.report_labels import short_labels, short_values, varying_axes
-from ablations.store import Result, Store, load
+from ablations.store import Result, Store, StoreError, load
 from analysis.cost import cost
 from analysis.effects import crossed, effects
 from analysis.statistics import compare, t_interval
-from posmlp.config import PosMLPConfig
 
 POINTS = " points"
 COSTS = ("params", "gmacs")
@@ -91,10 +91,16 @@ class Study:
 
     @property
     def expectations(self) -> list[Expectation]:
-        """What the grid file expects in verdicts; none if the folder has lost the file."""
+        """What the grid file expects in verdicts; none if the file is lost or damaged."""
         path = self.store.root / "grid.yaml"
+        if not path.is_file():
+            return []
         cells = [cell["axes"] for cell in self.plan["cells"]]
-        return expectations(GridFile.read(path), self.plan["axes"], cells) if path.is_file() else []
+        try:
+            return expectations(GridFile.read(path), self.plan["axes"], cells)
+        except GridError as error:
+            warnings.warn(f"the report has no expectations: {error}", stacklevel=2)
+            return []
 
     @property
     def num_declared(self) -> int:
@@ -111,10 +117,12 @@ class Study:
         """params, relation_params and gmacs of each variant whose cell file can be read."""
         counted: dict[str, dict[str, float]] = {}
         for cell_id, label in self.labels.items():
-            model = self.store.cell(cell_id).get("model")
-            if model:
-                found = cost(PosMLPConfig.from_dict(model))
-                counted[label] = {name: found[name] for name in (*COSTS, "relation_params")}
+            try:
+                found = cost(self.store.configs(cell_id)[0])
+            except StoreError as error:
+                warnings.warn(f"{label} has no costs: {error}", stacklevel=2)
+                continue
+            counted[label] = {name: found[name] for name in (*COSTS, "relation_params")}
         columns = [*COSTS, "relation_params"]
         return pd.DataFrame.from_dict(counted, orient="index", columns=columns)
 
@@ -212,12 +220,12 @@ class Study:
                 yield self.labels[cell["id"]], seed, result
 
     def histories(self) -> pd.DataFrame:
-        """The metrics by epoch of every finished run whose metrics.csv is kept, in percent."""
+        """The metrics by epoch of every finished run whose metrics.csv can be read, in percent."""
         parts = []
         for label, seed, result in self.results():
             path = self.store.root / (result.get("history") or "none")
             if result["status"] == "done" and path.is_file():
-                rows = pd.read_csv(path)
+                rows = _read_history(path)
                 rows = rows[rows["seed"] == seed] if "seed" in rows else rows.assign(seed=seed)
                 parts.append(rows.assign(label=label))
         if not parts:
@@ -234,6 +242,17 @@ class Study:
             if found == label and result["status"] == "done" and path.is_file():
                 return path
         return None
+
+
+def _read_history(path: Path) -> pd.DataFrame:
+    """The rows of a metrics.csv; none where it is damaged."""
+    try:
+        rows = pd.read_csv(path)
+        rows["epoch"].astype(float)
+    except (ValueError, KeyError) as error:
+        warnings.warn(f"{path} has no curve, as it is damaged ({error})", stacklevel=2)
+        return pd.DataFrame()
+    return rows
 
 
 def _move_together(first: pd.Series, second: pd.Series) -> bool:

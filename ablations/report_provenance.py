@@ -32,7 +32,12 @@ def provenance(study: Study) -> Iterator[tuple[str, str]]:
         hours = sum(timing["seconds"] for timing in timings) / 3600
         yield "time of all runs", f"{hours:.2g} hours, one after the other"
     yield "data", _values(results, "data")
-    for key, words in (("reused_from", "taken over from"), ("memory_steps", "when memory ran out")):
+    for key, words in (
+        ("init_from", "started from"),
+        ("init_sha256", "SHA-256 of what it started from"),
+        ("reused_from", "taken over from"),
+        ("memory_steps", "when memory ran out"),
+    ):
         found = {str(result[key]) for result in results if result.get(key)}
         if found:
             yield words, " | ".join(sorted(found))
@@ -65,4 +70,4 @@ def is_dirty(study: Study) -> bool:
 def grid_text(study: Study) -> str:
     """The grid file as it was run; empty if the folder has lost it."""
     path = study.store.root / "grid.yaml"
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

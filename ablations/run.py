@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -17,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from ablations import reuse as other_runs
 from ablations.dispatch import Engine
-from ablations.files import write_json
+from ablations.files import read_json, write_json
 from ablations.grid import Cell, Grid, Job, read_grid
 from ablations.prediction import PROBE_S, Hindsight, fitted, predict
 from ablations.progress import reporter, say
@@ -42,7 +41,7 @@ def run(
     together: int | None = None,
     cache_gib: float = CACHE_GIB,
     retry_failed: bool = False,
-    reuse: Sequence[str | Path] = (),
+    reuse: str | Path | Sequence[str | Path] = (),
     shard: str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -58,9 +57,10 @@ def run(
     of a cell, and cells that differ in values alone (learning rate, drop path, ...); by default all
     that can on a GPU, and one on a CPU, where a worker has one core and more would save nothing.
     cache_gib: decoded frames that each machine's cache folder is to hold, shared by its workers; no
-    cell's id or numbers depend on it. retry_failed: also run what failed before. reuse: folders of
-    other runs, from which finished trainings of the same content are taken over. shard: "i/n" runs
-    the i-th of n parts, for schedulers. progress: on stderr.
+    cell's id or numbers depend on it. retry_failed: also run what failed before. reuse: a folder of
+    another run, or several, from which finished trainings of the same content are taken over.
+    shard: "i/n" runs the i-th of n parts, for schedulers; a grid with a budget has none. progress:
+    on stderr.
 
     A cell that fails has a row that says so, and the rest goes on. Raises ValueError, before
     anything runs, for a grid, a folder or arguments that cannot be; EngineError where results
@@ -68,19 +68,23 @@ def run(
     """
     runner = Engine(engine, workers, device, num_threads, address, per_gpu, together, cache_gib)
     part([], shard)  # or ValueError, before anything is read
+    if engine == "local":
+        runner.here()
     grid = grid if isinstance(grid, Grid) else read_grid(grid, data)
+    _refuse_budget_of_parts(grid, shard)
     grid.check_data()
     store = Store(out)
     store.check(grid)
-    sources = other_runs.opened(reuse, grid)
+    sources = other_runs.opened([reuse] if isinstance(reuse, str | Path) else reuse, grid)
     command = _resume_command(grid, out, data, runner)
     here = command + (f" --shard {shard}" if shard else "")
     with _alone(store, shard), runner.connected():
         probe_s = PROBE_S if grid.options.budget_s else 0.0  # else only what is known already
         place = "cuda" if runner.on_gpu else "cpu"
         predictions = predict(grid, store, place, num_threads, probe_s, cache_gib)
-        grid = fitted(grid, predictions, store, runner.at_once * _num_shards(shard))
-        store.declare(grid, command)
+        grid = fitted(grid, predictions, store, runner.at_once)
+        with store.written():
+            store.declare(grid, command)
         jobs = part(runner.grouped(grid.jobs), shard)
         todo = _missing(store, jobs, retry_failed, sources)
         num_all, num_todo = (sum(len(job.trainings) for job in each) for each in (jobs, todo))
@@ -105,8 +109,18 @@ def part(jobs: Sequence[Job], shard: str | None) -> list[Job]:
     return list(jobs[int(index) - 1 :: int(count)])
 
 
-def _num_shards(shard: str | None) -> int:
-    return int(shard.partition("/")[2]) if shard else 1
+def _refuse_budget_of_parts(grid: Grid, shard: str | None) -> None:
+    """Each part would choose seeds by its own records and probes, and no two need agree."""
+    if shard is None or grid.options.budget_s is None:
+        return
+    count = int(shard.partition("/")[2])
+    budget, in_all = (f"{s:g}s" for s in (grid.options.budget_s, grid.options.budget_s * count))
+    grid.file.fail(
+        ("budget",),
+        f"budget={budget} cannot be kept in parts (shard={shard!r}), as each would choose its own "
+        f"seeds. See which seeds `ablations plan` keeps with budget: {in_all}, the time of all "
+        f"{count} parts, list them under seeds, and leave the budget out.",
+    )
 
 
 def _missing(
@@ -151,14 +165,16 @@ def _alone(store: Store, shard: str | None) -> Iterator[None]:
     if shard is not None:
         yield
         return
-    store.root.mkdir(parents=True, exist_ok=True)
     lock = FileLock(store.lock_path, timeout=0)
+    with store.written():
+        store.root.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise StoreError(f"{store.root} is in use by {_owner(store.owner_path)}") from error
     try:
-        lock.acquire()
-    except Timeout as error:
-        raise StoreError(f"{store.root} is in use by {_owner(store.owner_path)}") from error
-    try:
-        write_json(store.owner_path, {"pid": os.getpid(), "host": socket.gethostname()})
+        with store.written():
+            write_json(store.owner_path, {"pid": os.getpid(), "host": socket.gethostname()})
         yield
     finally:
         store.owner_path.unlink(missing_ok=True)
@@ -167,7 +183,7 @@ def _alone(store: Store, shard: str | None) -> Iterator[None]:
 
 def _owner(path: Path) -> str:
     try:
-        owner = json.loads(path.read_bytes())
+        owner = read_json(path)
         who = f"another runner (process {owner['pid']} on {owner['host']})"
     except (OSError, ValueError, KeyError):
         who = "another runner"

@@ -77,14 +77,18 @@ def build(settings: Mapping[str, Any], num_classes: int) -> tuple[PosMLPConfig, 
     return resolve(settings.get("preset", "toy"), **model), TrainConfig(**train)
 
 
-def identity(config: PosMLPConfig, train: TrainConfig, data: str) -> dict[str, Any]:
+def identity(
+    config: PosMLPConfig, train: TrainConfig, data: str, init_sha256: str = ""
+) -> dict[str, Any]:
     """All that a cell's results depend on, seed aside: what differs from the defaults.
 
-    A field at its default is left out, so that a field added later changes no identity.
+    A field at its default is left out, so that a field added later changes no identity. A model
+    file to start from counts by its content, wherever it lies.
     """
+    start = {"init_from": f"sha256:{init_sha256}"} if init_sha256 else {}
     return {
         "model": _not_default(config),
-        "train": _not_default(train),
+        "train": _not_default(train) | start,
         "data": data,
         "model_version": MODEL_VERSION,
     }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from ablations.commands import for_folder
 from ablations.store import Result, Store
 
 LOG_LINES = 20
@@ -33,10 +35,12 @@ def status(out: str | Path) -> str:
     states = ("done", "failed", "damaged", "to do")
     shown = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
     lines = [f"{out}: {len(rows)} trainings: {shown}", *troubles]
+    command = for_folder(plan["command"], store.root)
     if counts["failed"]:
-        lines.append(f"see why: ablations why {out} CELL; again: {plan['command']} --retry-failed")
+        folder = shlex.quote(str(out))
+        lines.append(f"see why: ablations why {folder} CELL; again: {command} --retry-failed")
     if counts["to do"] or counts["damaged"]:
-        lines.append(f"go on with: {plan['command']}")
+        lines.append(f"go on with: {command}")
     return "\n".join(lines)
 
 
@@ -84,7 +88,7 @@ def _account(store: Store, label: str, result: Result | str) -> str:
     worker = result["worker"]
     where = f"{worker['device']} of {worker['host']}, {worker['num_threads']} thread(s)"
     shown += [f"on {where}, finished {result['timings']['finished']}"]
-    return "\n".join([*shown, f"repeat it with: {result['command']}"])
+    return "\n".join([*shown, f"repeat it with: {for_folder(result['command'], store.root)}"])
 
 
 def _metrics(result: Result) -> str:

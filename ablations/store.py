@@ -11,15 +11,18 @@ DIR/together/HASH/, .log             several trainings while they are one popula
 
 from __future__ import annotations
 
-import shlex
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ablations.description import described, described_cell
 from ablations.files import read_json, write_all_json, write_durably, write_json
 from ablations.settings import content_hash, shown_value
+from ablations.shapes import CELL, PLAN, RESULTS
+from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.shapes import fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,11 +31,10 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 """One row: what came out of a cell at a seed, and how it was made."""
-STATUSES = ("done", "failed")
 DEVICE_ERROR = "device error"
 """The `failure` of a job whose device, not whose mathematics, gave up."""
 OUT_OF_MEMORY = "out of memory"
-_IN_PLAN = ("id", "name", "axes", "match")
+_ANEW = "give the `ablations run` command of this folder again, which writes it anew"
 
 
 class StoreError(ValueError):
@@ -97,29 +99,62 @@ class Store:
         visible = {path.name for path in self.root.iterdir() if path.name[0] != "."}
         return visible <= {"cells", "together", "grid.yaml"}
 
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """StoreError in place of OSError: a folder that cannot be written to is a wrong choice."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"{self.root} cannot be written to ({error.strerror or error}); give another "
+                "folder, or mend that"
+            ) from error
+
     def declare(self, grid: Grid, command: str) -> None:
         """Write down what is to be run."""
         for cell in grid.cells:
-            if self.cell(cell.id) != described_cell(cell):
+            if self.sound_cell(cell.id) != described_cell(cell):
                 write_json(self.cell_path(cell.id), described_cell(cell))
         write_durably(self.root / "grid.yaml", grid.file.text.encode())
         write_json(self.plan_path, described(grid) | {"command": command})
 
     def cell(self, cell_id: str) -> dict[str, Any]:
-        """What cell.json holds; {} if it is missing or damaged, as a run writes it again."""
+        """What cell.json holds. Raises StoreError if it is missing or damaged."""
+        path = self.cell_path(cell_id)
         try:
-            return read_json(self.cell_path(cell_id))
-        except (FileNotFoundError, ValueError):
+            cell = read_json(path)
+        except (FileNotFoundError, ValueError) as error:
+            raise StoreError(f"{path} is missing or damaged; {_ANEW}") from error
+        if wrong := fault(cell, CELL):
+            raise StoreError(f"{path} is damaged ({wrong}); {_ANEW}")
+        return cell
+
+    def sound_cell(self, cell_id: str) -> dict[str, Any]:
+        """The same, and {} where it is missing or damaged, as a run writes it again."""
+        try:
+            return self.cell(cell_id)
+        except StoreError:
             return {}
+
+    def configs(self, cell_id: str) -> tuple[PosMLPConfig, TrainConfig]:
+        """Those of cell.json. Raises StoreError if it is missing or damaged."""
+        cell = self.cell(cell_id)
+        try:
+            return PosMLPConfig.from_dict(cell["model"]), TrainConfig.from_dict(cell["train"])
+        except (TypeError, ValueError) as error:
+            path = self.cell_path(cell_id)
+            raise StoreError(f"{path} makes no model or training ({error}); {_ANEW}") from error
 
     def _check_cell(self, cell: Cell) -> None:
         """Refuse to take results of another configuration for this cell's.
 
         Ids leave out what is at its default, so a default that was changed would do that.
         """
-        path, old, new = self.cell_path(cell.id), self.cell(cell.id), described_cell(cell)
+        path, old, new = self.cell_path(cell.id), self.sound_cell(cell.id), described_cell(cell)
         for part in ("model", "train"):
             for key, value in old.get(part, {}).items():
+                if key == "init_from":  # its content is in the id, and it may have moved
+                    continue
                 if key in new[part] and new[part][key] != value:
                     raise StoreError(
                         f"{path} was made with {part}.{key}={value!r}, which is now "
@@ -128,13 +163,24 @@ class Store:
                     )
 
     def plan(self) -> dict[str, Any]:
-        """What the last run declared. Raises StoreError if there is none."""
+        """What the last run declared. Raises StoreError if there is none, or it is damaged."""
         if not self.plan_path.is_file():
             raise StoreError(
                 f"{self.root} holds no ablation; start one with: ablations run GRID "
                 f"--out {self.root}"
             )
-        return read_json(self.plan_path)
+        try:
+            plan = read_json(self.plan_path)
+        except ValueError as error:
+            raise StoreError(f"{error}; {_ANEW}") from error
+        wrong = fault(plan, PLAN)
+        if not wrong and plan["baseline"] not in {cell["id"] for cell in plan["cells"]}:
+            wrong = f"baseline is {plan['baseline']!r}, no cell"
+        if not wrong and any(len(pair) != 2 for pair in plan.get("repeats", [])):
+            wrong = f"repeats is {plan['repeats']!r}, no pairs of cell and seed"
+        if wrong:
+            raise StoreError(f"{self.plan_path} is damaged ({wrong}); {_ANEW}")
+        return plan
 
     def result(self, cell_id: str, seed: int, repeat: int = 0) -> Result | None:
         """The stored result, or None if there is none. Raises ValueError if it is damaged."""
@@ -146,8 +192,10 @@ class Store:
         stands_for = (result.get("cell"), result.get("seed"), result.get("repeat", 0))
         if stands_for != (cell_id, seed, repeat):
             raise ValueError(f"{path} is the result of another cell or seed")
-        if result.get("status") not in STATUSES or not isinstance(result.get("metrics"), dict):
-            raise ValueError(f"{path} lacks a status or metrics")
+        status = str(result.get("status"))
+        wrong = fault(result, RESULTS[status]) if status in RESULTS else f"status is {status!r}"
+        if wrong:
+            raise ValueError(f"{path} is no whole result ({wrong})")
         return result
 
     def sound_result(self, cell_id: str, seed: int, repeat: int = 0) -> Result | None:
@@ -183,45 +231,6 @@ class Store:
             return f"damaged: {error}"
 
 
-def repeat_command(root: Path, cell_id: str, seed: int, device: str, num_threads: int) -> str:
-    """What trains this cell and seed again in another folder, and compares."""
-    words = ["ablations", "repeat", str(root), cell_id, "--seed", str(seed)]
-    return shlex.join([*words, "--device", device, "--threads", str(num_threads)])
-
-
-def described_cell(cell: Cell) -> dict[str, Any]:
-    """A cell in plain values."""
-    return {
-        "id": cell.id,
-        "name": cell.name,
-        "axes": {k: list(v) if isinstance(v, tuple) else v for k, v in cell.axes.items()},
-        "model": cell.config.to_dict(),
-        "train": cell.train.to_dict(),
-        "data": asdict(cell.data),
-        "identity": cell.identity,
-        "match": asdict(cell.match) if cell.match else None,
-    }
-
-
-def described(grid: Grid) -> dict[str, Any]:
-    """A grid in plain values, for status and report."""
-    return {
-        "question": grid.question,
-        "prediction": grid.prediction,
-        "design": grid.options.design,
-        "axes": list(grid.axes),
-        "seeds": list(grid.seeds),
-        "left_out_seeds": list(grid.left_out_seeds),
-        "repeats": [[grid.baseline.id, grid.seeds[0]]] if grid.repeat else [],
-        "match": grid.options.match,
-        "baseline": grid.baseline.id,
-        "cells": [
-            {key: value for key, value in described_cell(cell).items() if key in _IN_PLAN}
-            for cell in grid.cells
-        ],
-    }
-
-
 def load(out: str | Path, *, repeats: bool = False) -> pd.DataFrame:
     """The tidy table of an ablation: a row for each cell and seed that is finished, or failed.
 
@@ -229,8 +238,9 @@ def load(out: str | Path, *, repeats: bool = False) -> pd.DataFrame:
     Columns: the axes; id, name, baseline, seed, repeat, status, failure, reason; the last epoch's
     metrics (test_top1, ...); params; seconds, train_seconds; peak_memory_mb; together (trainings
     of one population, whose time is shared out), micro_batches, memory_steps (what was done when
-    memory ran out), reused_from; device, num_threads, host, commit, dirty, versions. Damaged result
-    files are named in a warning and have no row.
+    memory ran out), reused_from; init_from, init_sha256 (where a model file was the start); device,
+    num_threads, host, commit, dirty, versions. Damaged result files are named in a warning and have
+    no row.
     """
     import pandas as pd
 
@@ -268,6 +278,7 @@ def _row(cell: dict[str, Any], seed: int, result: Result, plan: dict[str, Any]) 
         "micro_batches": result.get("micro_batches", 1),
         "memory_steps": "; ".join(result.get("memory_steps", [])),
         "reused_from": result.get("reused_from", ""),
+        **{key: result[key] for key in ("init_from", "init_sha256") if key in result},
         **{key: worker.get(key) for key in ("device", "num_threads", "host")},
         **{key: environment.get(key) for key in ("commit", "dirty", "python", "gpu")},
         **(environment.get("packages") or {}),

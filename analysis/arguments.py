@@ -29,12 +29,9 @@ def count(text: str) -> int:
 
 def device(text: str) -> str:
     """A device that torch can compute on here."""
-    import torch
+    from posmlp.train import usable_device
 
-    kind, _, number = text.partition(":")
-    if kind not in ("cpu", "cuda") or not (number or "0").isdecimal():
-        raise ArgumentTypeError(f"{text!r} is no device; use cpu, cuda or for example cuda:1")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        num_gpus = torch.cuda.device_count()
-        raise ArgumentTypeError(f"{text} is not here: torch sees {num_gpus} GPUs; use cpu")
-    return text
+    try:
+        return str(usable_device(text))
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error

@@ -28,6 +28,7 @@ from posmlp.checkpoint import write_atomically
 from posmlp.config import PosMLPConfig, one_of, resolve
 from posmlp.population import seeded_model
 from posmlp.runs import commit
+from posmlp.train import usable_device
 
 
 def bench_model(
@@ -80,8 +81,7 @@ def write_bench_gpu(
         raise ValueError(f"{part} has no modes; only {' and '.join(WITH_MODES)} have")
     for mode in modes or ():
         one_of(mode, MODES, "mode")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("device='cuda' but PyTorch finds no GPU; --device cpu tries the commands")
+    usable_device(device)
     measure, usual = PARTS[part]
     name = platform.machine() if device == "cpu" else torch.cuda.get_device_name(device)
     chosen = {"modes": modes} if modes else {}

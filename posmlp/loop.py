@@ -26,6 +26,7 @@ from posmlp.distributed import Team
 from posmlp.execution import Prepare
 from posmlp.optimisation import Optimiser, WeightAverage, learning_rate
 from posmlp.population import Population
+from posmlp.run_members import model_path
 from posmlp.runs import RunFolder
 from posmlp.scoring import EVALUATION_BATCH, score
 from posmlp.variants import Variants, members
@@ -111,11 +112,11 @@ class Training:
     def _check_models(self, root: Path) -> None:
         """Raise ValueError if a finished run has lost what it was trained for."""
         for member in self.members:
-            name = f"model-{member.label}.safetensors"
-            if not (root / name).is_file():
+            path = model_path(root, member)
+            if not path.is_file():
                 raise ValueError(
-                    f"{root} is complete, but {name} is gone; put it back, or move metrics.csv "
-                    "away to train again"
+                    f"{root} is complete, but {path.name} is gone; put it back, or move "
+                    "metrics.csv away to train again"
                 )
 
     def run(self, folder: RunFolder | None, progress: bool) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from posmlp.checkpoint import write_atomically
 from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.shapes import fault
 
 _REPORTED = ("torch", "numpy", "decord", "av", "scikit-learn", "scikit-image", "safetensors")
 
@@ -106,7 +107,9 @@ class RunFolder:
 
     def _stored(self) -> dict[str, Any] | None:
         if (self.root / "config.json").exists():
-            return read_config(self.root)
+            return _described(self.root / "config.json")
+        if self.root.exists() and not self.root.is_dir():
+            raise ValueError(f"{self.root} is a file; name a folder for the run")
         if self.root.is_dir() and any(not p.name.startswith(".") for p in self.root.iterdir()):
             raise ValueError(f"{self.root} is not empty and holds no run; give an empty folder")
         return None
@@ -186,30 +189,33 @@ def _num_listed(about: dict[str, Any]) -> int:
     return int(about.get("num_clips", 0)) + lost
 
 
-_DESCRIBED = {"model": dict, "train": dict, "data": dict, "classes": list, "seeds": list}
-_OF_ONE_KIND = {"data": dict, "classes": str, "variants": dict}
-"""The kind of everything in those."""
-
-
 def read_config(run: str | Path) -> dict[str, Any]:
-    """What RUN/config.json holds. Raises ValueError if there is none, or it is damaged."""
+    """What RUN/config.json of a training holds. Raises ValueError if there is none, or no such."""
     path = Path(run) / "config.json"
     if not path.is_file():
         raise ValueError(f"no run at {run}: it has no config.json; give a folder of `train`")
+    stored = _described(path)
+    if "seeds" not in stored:
+        raise ValueError(f"{path} names no seeds, so it is not of `posmlp train`")
+    return stored
+
+
+_CONFIG = {
+    "model": dict,
+    "train": dict,
+    "source?": str | None,
+    "data": {"*": dict},
+    "classes": [str],
+    "seeds?": [int],
+    "variants?": {"*": dict},
+}
+
+
+def _described(path: Path) -> dict[str, Any]:
     try:
         stored: dict[str, Any] = json.loads(path.read_bytes())
-        if not isinstance(stored, dict):
-            raise ValueError("it is no JSON object")
-        for key, kind in _DESCRIBED.items():
-            if not isinstance(stored.get(key), kind):
-                raise ValueError(f"it has no {kind.__name__} {key!r}")
-        if not isinstance(stored.get("source"), str | None):
-            raise ValueError("its 'source' is no str")
-        for key, kind in _OF_ONE_KIND.items():
-            held = stored.get(key) or ()
-            values = held.values() if isinstance(held, dict) else held
-            if not all(isinstance(value, kind) for value in values):
-                raise ValueError(f"{key!r} holds something else than {kind.__name__}")
+        if problem := fault(stored, _CONFIG):
+            raise ValueError(problem)
     except ValueError as error:
         raise ValueError(
             f"{path} is damaged ({error}); put a sound one back, or train into another folder"

@@ -122,11 +122,20 @@ def fit(
             clips.close()
 
 
-def usable_device(device: torch.device | str | None = None) -> torch.device:
-    """The device to compute on, by default a GPU if there is one; ValueError if it is not here."""
+def usable_device(
+    device: torch.device | str | None = None, *, compute: bool = True
+) -> torch.device:
+    """The device to compute on, by default a GPU if there is one; ValueError if it is not here.
+
+    `compute`: try it; False leaves a GPU untouched, for a process that only gives others work.
+    """
     try:
         found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=found)
+        num_gpus = torch.cuda.device_count()
+        if found.type == "cuda" and (found.index or 0) >= num_gpus:
+            raise RuntimeError(f"torch sees {num_gpus} GPUs")
+        if compute or found.type not in ("cpu", "cuda"):
+            torch.zeros(1, device=found).item()  # which `meta` refuses
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"device={str(device)!r} is not here ({reason}); use cpu") from error

@@ -154,8 +154,8 @@ def test_complete_run_that_lost_a_model_is_named_and_keeps_its_metrics(clips, tm
     ("name", "content", "message"),
     [
         ("config.json", b'{"model": {}', r"config\.json is damaged"),
-        ("config.json", b"[1, 2]", r"config\.json is damaged \(it is no JSON object\)"),
-        ("config.json", b'{"model": 3}', r"config\.json is damaged \(it has no dict 'model'\)"),
+        ("config.json", b"[1, 2]", r"config\.json is damaged \(it is no mapping\)"),
+        ("config.json", b'{"model": 3}', r"config\.json is damaged \(train is missing\)"),
         ("config.json", b"\xff\xfe", r"config\.json is damaged"),
         ("metrics.csv", b"epoch,seed,lr\n1,0,0.1\n2,0\n", r"metrics\.csv is damaged \(line 3 "),
         ("metrics.csv", b"epoch,seed\n1,0,7\n", r"metrics\.csv is damaged \(line 2 has not"),
@@ -172,6 +172,13 @@ def test_damaged_run_is_named_and_left_as_it_is(clips, tmp_path, name, content, 
     with pytest.raises(ValueError, match=message):
         fit(CONFIG, one, clips, [0], root, progress=False)
     assert (root / name).read_bytes() == content
+
+
+def test_run_folder_that_is_a_file_is_named(clips, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(ValueError, match=r"run is a file; name a folder"):
+        fit(CONFIG, TRAIN, clips, [0], tmp_path / "run", progress=False)
+    assert (tmp_path / "run").read_text() == "mine"
 
 
 def test_seeds_may_be_any_whole_numbers(clips, tmp_path):

@@ -17,11 +17,11 @@ NUM_SUBJECTS = 24
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one task; a ValueError ends with its message and exit code 2."""
+    """Run one task; a ValueError or OSError ends with its message and exit code 2."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"posmlp.tasks {options.command}: {error}", file=sys.stderr)
         return 2
     return 0
@@ -83,6 +83,10 @@ def _micro(options: argparse.Namespace) -> None:
     if options.data:
         data = read_micro_expressions(Path(options.data), config)
     else:
+        if train.num_clips < NUM_SUBJECTS:
+            raise ValueError(
+                f"num_clips={train.num_clips} is less than one for each of {NUM_SUBJECTS} subjects"
+            )
         data = tiny_deformations(
             NUM_SUBJECTS,
             train.num_clips // NUM_SUBJECTS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -11,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablations.grid import Job, read_grid
+from ablations.grid import Grid, Job, read_grid
 from ablations.memory import is_out_of_memory
+from ablations.store import Store
 from ablations.worker import Place
 
 if TYPE_CHECKING:
@@ -42,6 +44,28 @@ def changed(**base: Any) -> dict[str, Any]:
     return TINY | {"base": {**TINY["base"], **base, "train": train}}
 
 
+def how_made(log: str) -> dict[str, Any]:
+    """What every result says of its making."""
+    return {
+        "timings": {"started": "before", "finished": "then", "seconds": 1.0},
+        "worker": {"device": "cpu", "num_threads": 1, "host": "here"},
+        "log": log,
+        "command": "ablations repeat",
+    }
+
+
+def stored(store: Store, grid: Grid, seed: int, **outcome: Any) -> dict[str, Any]:
+    """Write a result of the grid's baseline."""
+    cell = grid.baseline
+    result = {
+        **{"cell": cell.id, "seed": seed, "status": "done", "metrics": {"test_top1": 0.5}},
+        **how_made(f"cells/{cell.id}/seed0.log"),
+        **outcome,
+    }
+    store.write_results([result])
+    return result
+
+
 def children(pid: int) -> list[int]:
     """The processes that any thread of a process has started."""
     lists = Path(f"/proc/{pid}/task").glob("*/children")
@@ -56,10 +80,13 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_until(holds: Callable[[], bool], timeout_s: float = 300) -> None:
-    """Until it holds; AssertionError when the time is over."""
+def wait_until(
+    holds: Callable[[], bool], *processes: subprocess.Popen[str], timeout_s: float = 300
+) -> None:
+    """Until it holds; AssertionError when the time is over, or one of the processes has ended."""
     deadline = time.monotonic() + timeout_s
     while not holds():
+        assert all(process.poll() is None for process in processes), "one ended before"
         assert time.monotonic() < deadline, f"waited {timeout_s} s in vain"
         time.sleep(0.01)
 

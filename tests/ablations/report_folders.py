@@ -63,6 +63,8 @@ def _write(
         "environment": {"python": "3.11", "commit": "0123abc", "dirty": True},
         "worker": {"device": "cpu", "num_threads": 1, "host": "here"},
         "data": cell.data.spec,
+        "log": f"cells/{cell.id}/seed{seed}.log",
+        "command": f"ablations repeat {store.root} {cell.id} --seed {seed}",
     }
     store.write_results([result])
 

@@ -66,9 +66,9 @@ def test_read_only_folder_is_one_line_and_can_still_be_read(
     run(grid, out, device="cpu", progress=False)
     remount(disk, "ro")
     try:
-        assert main(["run", str(grid), "--out", str(out), "--device", "cpu"]) == 1
+        assert main(["run", str(grid), "--out", str(out), "--device", "cpu"]) == 2
         said = capsys.readouterr().err
-        assert "Read-only file system" in said
+        assert f"{out} cannot be written to (Read-only file system)" in said
         assert said.count("\n") == 1
         assert main(["status", str(out)]) == 0
         assert "1 done" in capsys.readouterr().out

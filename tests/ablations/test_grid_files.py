@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import product
 from math import prod
@@ -50,3 +51,12 @@ def test_grid_can_be_run_and_its_head_tells_its_cost(path):
     assert counts
     num_trainings = prod(int(number) for number in counts.groups() if number)
     assert num_trainings == len(grid.cells) * len(grid.seeds)
+
+
+@pytest.mark.parametrize("name", ["frames", "gates", "init", "layouts_difficulty"])
+def test_ids_of_stored_results_are_those_of_their_grid(name):
+    """What changes them would have every stored result trained again."""
+    package = Path(ablations.__file__).parent
+    plan = json.loads((package / "results" / name / "plan.json").read_text())
+    cells = read_grid(package / "grids" / f"{name}.yaml").cells
+    assert {cell["id"] for cell in plan["cells"]} == {cell.id for cell in cells}

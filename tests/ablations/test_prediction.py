@@ -12,6 +12,7 @@ import torch
 from ablation_tasks import TINY, changed
 
 from ablations import GridError, load, memory, plan, probe, read_grid, run
+from ablations.cli import main
 from ablations.prediction import Hindsight, Prediction, fitted
 from ablations.probe import Probe
 from ablations.store import Store
@@ -58,6 +59,21 @@ def test_a_probe_counts_every_step_and_evaluation_of_a_training(
 def test_one_pause_of_the_machine_does_not_make_a_short_reading_long() -> None:
     readings = iter([0.01, 9.0, 0.02])
     assert probe._typical(lambda: next(readings)) == 0.02
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '{"seconds": "x", "memory_mb": 1.0}', "{}", '{"se'])
+def test_a_damaged_probe_is_made_again(
+    content: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = read_grid(TINY | {"axes": {}}).cells
+    monkeypatch.setattr(
+        probe, "_measured", lambda cells, *_: [(c, Probe(1.0, None)) for c in cells]
+    )
+    probe.probe(cells, "cpu", 1, 9.0)
+    (path,) = cache.glob("*/probes/*.json")
+    path.write_text(content)
+    assert probe.probe(cells, "cpu", 1, 9.0) == {cells[0].id: Probe(1.0, None)}
+    assert json.loads(path.read_text()) == {"seconds": 1.0, "memory_mb": None}
 
 
 def test_a_probe_that_has_no_time_leaves_the_cells_unknown(tmp_path: Path) -> None:
@@ -109,6 +125,24 @@ def test_run_keeps_the_budget_that_plan_says_and_never_drops_what_is_finished(
     tighter = TINY | {"seeds": 3, "budget": f"{0.2 * seconds:.3f}s"}
     assert set(run(tighter, out, device="cpu", progress=False).seed) == {0, 1}
     assert len(load(out)) == 4
+
+
+def test_parts_refuse_a_budget_and_name_the_one_to_plan_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "grid.yaml", tmp_path / "run"
+    text = json.dumps(TINY | {"seeds": 3})  # JSON is YAML
+    path.write_text(f"{text[:-1]},\n  budget: 10min}}")
+    words = ["run", str(path), "--out", str(out), "--device", "cpu", "--shard"]
+    assert main([*words, "2/3"]) == 2
+    said = capsys.readouterr().err
+    assert f"{path}:2:11: budget=600s cannot be kept in parts (shard='2/3')" in said
+    assert "with budget: 1800s, the time of all 3 parts, list them under seeds" in said
+    assert not out.exists()
+    grid = read_grid(TINY | {"seeds": 3, "budget": "1800s"})
+    predictions = {cell.id: Prediction(400.0, None, "test") for cell in grid.cells}
+    whole = fitted(grid, predictions, None, 1).seeds
+    assert whole == fitted(read_grid(path), predictions, None, 3).seeds == (0, 1)
 
 
 def test_hindsight_compares_sums_of_time_and_peaks_of_memory() -> None:

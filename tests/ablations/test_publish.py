@@ -101,3 +101,19 @@ def test_what_is_published_into_a_checkout_names_no_place_on_this_machine(
     report = (kept / "report.html").read_text()
     assert "ablations report results/kept --margin" in report
     assert str(tmp_path / "results") not in report
+
+
+def test_publish_refuses_damage_and_leaves_the_target_alone(ablation: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(ablation, damaged)
+    plan = read_json(damaged / "plan.json")
+    write_json(damaged / "plan.json", plan | {"repeats": [[plan["baseline"], 0]]})
+    repeated = Store(damaged).result_path(plan["baseline"], 0, repeat=1)
+    write_json(repeated, {})
+    with pytest.raises(StoreError, match=r"gate=lrpe seed 0 \(damaged: .*seed0-repeat"):
+        publish(damaged, tmp_path / "kept")
+    write_json(damaged / "plan.json", plan)
+    write_json(Store(damaged).cell_path(plan["baseline"]), {"name": "lrpe"})
+    with pytest.raises(StoreError, match=r"cell\.json is damaged \(axes is missing\)"):
+        publish(damaged, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()

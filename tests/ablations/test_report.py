@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from report_folders import fill
 
 from ablations import load, run
 from ablations.cli import main
@@ -115,3 +116,17 @@ def test_report_command_writes_elsewhere_and_refuses_a_bad_margin(folder, tmp_pa
 def test_report_of_nothing_is_refused(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "holds no ablation" in capsys.readouterr().err
+
+
+def test_report_of_a_folder_with_damage_says_what_it_lacks(tmp_path: Path) -> None:
+    grid = {"axes": {"gate": ["lrpe", "mean"]}, "seeds": 1, "repeat": False}
+    root = fill(tmp_path / "run", grid, lambda cell, seed: {"test_top1": 0.5})
+    (root / "grid.yaml").write_bytes(b"\xff[")
+    for name in ("cell.json", "metrics.csv"):
+        next(root.glob(f"cells/**/{name}")).write_text("")
+    with pytest.warns(UserWarning, match="has no costs") as warned:
+        write_report(root)
+    said = [str(warning.message) for warning in warned]
+    for part in ("has no costs", "has no curve", "has no expectations", "grid.yaml is no text"):
+        assert any(part in text for text in said), part
+    assert "mean" in (root / "report.html").read_text()

@@ -76,3 +76,10 @@ def test_a_folder_that_is_no_run_is_one_line(
     assert not (tmp_path / "run").exists()
     with pytest.raises(StoreError):
         load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_folder_to_reuse_needs_no_list(kind: type, source: Path, tmp_path: Path) -> None:
+    grid = TINY | {"seeds": 1}
+    table = run(grid, tmp_path / "run", device="cpu", reuse=kind(source), progress=False)
+    assert list(table.reused_from) == [str(source)] * 2

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ablation_tasks import TINY
+from ablation_tasks import TINY, how_made, stored
 
-from ablations import load, read_grid, run
+from ablations import load, plan, read_grid, run
 from ablations.cli import main
 from ablations.files import read_json, write_durably, write_json
 from ablations.grid import Grid
@@ -24,25 +24,12 @@ def declared(tmp_path: Path) -> tuple[Store, Grid]:
     return store, grid
 
 
-def stored(store: Store, grid: Grid, seed: int, **outcome: Any) -> dict[str, Any]:
-    """Write a result of the grid's baseline."""
-    cell = grid.baseline
-    result = {
-        **{"cell": cell.id, "seed": seed, "status": "done", "metrics": {"test_top1": 0.5}},
-        **{"timings": {"seconds": 1.0, "finished": "then"}, "log": f"cells/{cell.id}/seed0.log"},
-        "worker": {"device": "cpu", "num_threads": 1, "host": "here"},
-        "command": "ablations repeat",
-        **outcome,
-    }
-    store.write_results([result])
-    return result
-
-
 def test_results_stored_together_are_each_whole_and_one_that_cannot_be_raises(
     tmp_path: Path,
 ) -> None:
     store = Store(tmp_path)
-    results = [{"cell": "c", "seed": seed, "status": "done", "metrics": {}} for seed in range(40)]
+    done = {"cell": "c", "status": "done", "metrics": {}, **how_made("none")}
+    results = [done | {"seed": seed} for seed in range(40)]
     store.write_results(results)
     assert [store.result("c", seed) for seed in range(40)] == results
     store.run_folder("c", 50).parent.joinpath("seed50").write_text("in the way")
@@ -204,3 +191,111 @@ def test_repeat_finds_the_same_bits(tmp_path: Path, capsys: pytest.CaptureFixtur
     Store(out).cell_path(table.id[0]).unlink()
     assert main(words) == 2
     assert "cell.json is missing or damaged; give the `ablations run`" in capsys.readouterr().err
+
+
+DAMAGE = {
+    "list": "[]",
+    "number": "3",
+    "truncated": '{"question": "wh',
+    "no keys": "{}",
+    "another shape": '{"name": "lrpe", "model": [], "identity": 3, "seeds": 3, "cells": [3]}',
+    "binary": "\xff\x00",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("command", ["status", "why", "report", "repeat", "publish"])
+def test_damaged_plan_is_one_line_with_the_mend(
+    command: str,
+    content: str,
+    declared: tuple[Store, Grid],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store, _ = declared
+    store.plan_path.write_text(content)
+    more = {"why": ["x"], "repeat": ["x", "--seed", "0"], "publish": [str(tmp_path / "to")]}
+    assert main([command, str(store.root), *more.get(command, [])]) == 2
+    said = capsys.readouterr().err
+    assert str(store.plan_path) in said
+    assert "give the `ablations run` command of this folder again" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["seeds"], 3),
+        (["cells", 0], ["id"]),
+        (["cells", 0, "axes"], 3),
+        (["repeats"], [3]),
+        (["repeats"], [["id"]]),
+        (["baseline"], "none"),
+        (["command"], None),
+    ],
+    ids=lambda part: ".".join(map(str, part)) if isinstance(part, list) else "",
+)
+def test_damage_inside_a_plan_is_named(
+    path: list[Any], value: Any, declared: tuple[Store, Grid]
+) -> None:
+    store, _ = declared
+    content = place = read_json(store.plan_path)
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    write_json(store.plan_path, content)
+    with pytest.raises(StoreError, match=rf"plan\.json is damaged \({path[0]}.* is "):
+        store.plan()
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_cell_file_is_named_and_a_run_writes_it_anew(
+    content: str,
+    declared: tuple[Store, Grid],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store, grid = declared
+    whole = {seed: stored(store, grid, seed) for seed in grid.seeds}
+    path = store.cell_path(grid.baseline.id)
+    before = path.read_bytes()
+    path.write_text(content)
+    assert main(["repeat", str(store.root), grid.baseline.id, "--seed", "0"]) == 2
+    assert f"{path} is " in capsys.readouterr().err
+    assert main(["status", str(store.root)]) == 0
+    assert len(load(store.root)) == 2
+    store.check(grid)
+    assert plan(grid, store.root, probe_s=0).stale == []
+    store.declare(grid, "again")
+    assert path.read_bytes() == before
+    assert {seed: store.result(grid.baseline.id, seed) for seed in grid.seeds} == whole
+
+
+def test_cell_file_that_makes_no_model_is_damage(declared: tuple[Store, Grid]) -> None:
+    store, grid = declared
+    cell = read_json(store.cell_path(grid.baseline.id))
+    for damage in ({"depths": 3}, {"unheard_of": 1}, {"dims": ["a"]}):
+        write_json(store.cell_path(grid.baseline.id), cell | {"model": cell["model"] | damage})
+        with pytest.raises(StoreError, match=r"cell\.json makes no model"):
+            store.configs(grid.baseline.id)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"timings": []}, {"worker": {}}, {"metrics": {"test_top1": "high"}}, {"log": 3}],
+    ids=str,
+)
+def test_result_of_another_shape_is_damaged_and_the_others_are_read(
+    damage: dict[str, Any], declared: tuple[Store, Grid], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, grid = declared
+    result = stored(store, grid, 0)
+    stored(store, grid, 1)
+    write_json(store.result_path(grid.baseline.id, 0), result | damage)
+    assert main(["status", str(store.root)]) == 0
+    said = capsys.readouterr().out
+    assert "4 trainings: 1 done, 1 damaged, 2 to do" in said
+    assert f"is no whole result ({next(iter(damage))}" in said
+    assert main(["why", str(store.root), grid.baseline.id]) == 0
+    with pytest.warns(UserWarning, match="seed 0 is damaged"):
+        assert list(load(store.root).seed) == [1]

@@ -61,6 +61,7 @@ def test_groups_left_by_a_kill_are_cleared_by_the_next_run(alone: Path, tmp_path
     stopped, others = (Store(out).work_folder(Job(cells, seeds)) for seeds in ((0, 1), (7, 8)))
     for folder, seeds in ((stopped, [0, 1]), (others, [7, 8])):
         write_json(folder / "config.json", {"variants": {cells[0].id: {}}, "seeds": seeds})
+    write_json(out / "together" / "damaged" / "config.json", {"variants": 3})
     run(THREE, out, device="cpu", together=3, progress=False)
     assert not stopped.exists()
     assert others.exists()

@@ -68,16 +68,16 @@ def of_config(text: str) -> Damage:
 
 
 OF_A_MODEL: dict[str, tuple[Damage, str]] = {
-    "config list": (wrote("config.json", b"[]"), "config.json is damaged (it is no JSON object)"),
+    "config list": (wrote("config.json", b"[]"), "config.json is damaged (it is no mapping)"),
     "config cut": (wrote("config.json", b'{"model": '), "config.json is damaged ("),
     "depths": (config(model={"depths": 3}), "config.json is damaged (depths=3 must be"),
     "epochs": (config(train={"epochs": "many"}), "config.json is damaged (epochs='many' must be"),
-    "seeds": (config(seeds=["a"]), "config.json is damaged (seeds=['a'] must be different whole"),
-    "class numbers": (config(classes=[1, 2]), "('classes' holds something else than str)"),
+    "seeds": (config(seeds=["a"]), "config.json is damaged (seeds[0] is 'a')"),
+    "class numbers": (config(classes=[1, 2]), "config.json is damaged (classes[0] is 1)"),
     "few classes": (config(classes=["a"]), "beside it names 1; put the files of one run together"),
-    "data": (config(data={"test": 3}), "('data' holds something else than dict)"),
-    "source": (config(source=3), "config.json is damaged (its 'source' is no str)"),
-    "variants": (config(variants={"a": 3}), "('variants' holds something else than dict)"),
+    "data": (config(data={"test": 3}), "config.json is damaged (data.test is 3)"),
+    "source": (config(source=3), "config.json is damaged (source is 3)"),
+    "variants": (config(variants={"a": 3}), "config.json is damaged (variants.a is 3)"),
     "variant of": (config(variants={"a": {"x": 1}}), "config.json is damaged (unknown value"),
     "model empty": (wrote(MODEL, b""), f"{MODEL} is not a readable safetensors file"),
     "model cut": (cut, f"{MODEL} is not a readable safetensors file"),
@@ -117,7 +117,7 @@ OF_METRICS: dict[str, tuple[Damage, str]] = {
         wrote("metrics.csv", b"epoch,seed,test_top1\n1,0,nan\n"),
         "has a test_top1 at its",
     ),
-    "config": (config(seeds=3), "config.json is damaged (it has no list 'seeds')"),
+    "config": (config(seeds=3), "config.json is damaged (seeds is no list)"),
     "cell": (wrote("../cell.json", b"[]"), "cell.json is damaged ("),
     "speed": (wrote("table.csv", b"a\n1\n"), "table.csv must have a column variant"),
 }

@@ -9,8 +9,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from posmlp.config import TrainConfig, resolve
 from posmlp.data import cache_folder, frame_cache, frame_file, survey
 from posmlp.data.datasets import VideoClips
 from posmlp.train import fit
+from tests.ablations.ablation_tasks import wait_until
 
 SIZES = {"num_frames": 4, "image_size": 32, "num_workers": 0}
 ENTRY_BYTES = 4 * 6 * 32 * 48 * 3
@@ -243,12 +242,6 @@ def open_slowly(data: Path, home: Path, name: str) -> subprocess.Popen[str]:
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
-
-
-def wait_until(holds: Callable[[], bool], *processes: subprocess.Popen[str]) -> None:
-    while not holds():
-        assert all(process.poll() is None for process in processes), "one ended before"
-        time.sleep(0.01)
 
 
 def test_processes_at_once_decode_once(data, folder, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 pytest.importorskip("torchvision")
+from posmlp.cli import main as posmlp_main
 from posmlp.config import TrainConfig, resolve
 from posmlp.data.augment import normalise
 from posmlp.tasks.__main__ import main
@@ -170,6 +171,15 @@ def test_commands_train_and_score(tmp_path, capsys):
     assert "frame-mAP" in capsys.readouterr().out
     assert main(["detect", "--data", str(tmp_path), "--out", str(tmp_path / "no")]) == 2
     assert "actions.csv" in capsys.readouterr().err
+    assert main(["detect", "--out", str(tmp_path / "detect/metrics.csv"), *small]) == 2
+    assert "metrics.csv is a file; name a folder" in capsys.readouterr().err
+    assert main(["micro", "--out", str(tmp_path / "micro"), *small]) == 2
+    assert "num_clips=16 is less than one for each of 24 subjects" in capsys.readouterr().err
+    small[1] = "num_clips=24"
+    assert main(["micro", "--out", str(tmp_path / "detect/metrics.csv"), *small]) == 2
+    assert "metrics.csv" in capsys.readouterr().err
+    assert posmlp_main(["predict", str(tmp_path / "detect"), "film.mp4"]) == 2
+    assert "config.json names no seeds, so it is not of `posmlp train`" in capsys.readouterr().err
 
 
 def test_command_trains_on_avas_files(ava, tmp_path, capsys):

@@ -1,0 +1,30 @@
+"""The commands that results and plans name, as they hold for a folder."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+
+def repeat_command(root: Path, cell_id: str, seed: int, device: str, num_threads: int) -> str:
+    """What trains this cell and seed again in another folder, and compares."""
+    words = ["ablations", "repeat", str(root), cell_id, "--seed", str(seed)]
+    return shlex.join([*words, "--device", device, "--threads", str(num_threads)])
+
+
+def for_folder(command: str, root: Path) -> str:
+    """A command of a run's folder as it holds where the folder now lies, which may have moved.
+
+    The grid is the folder's own copy where that was its file, or its file is no longer there.
+    """
+    words = shlex.split(command)
+    if words[:2] == ["ablations", "repeat"]:
+        return shlex.join([*words[:2], str(root), *words[3:]])
+    if words[:2] == ["ablations", "run"] and "--out" in words[:-1]:
+        place = words.index("--out") + 1
+        grid, old = Path(words[2]), Path(words[place])
+        if old.resolve() != root.resolve():
+            words[place] = str(root)
+            if grid == old / "grid.yaml" or not grid.is_file():
+                words[2] = str(root / "grid.yaml")
+    return shlex.join(words)

@@ -1,0 +1,142 @@
+"""The command line: exit codes, pipes, folders that moved, and numbers that make no sense."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ablation_tasks import TINY, stored
+
+from ablations import plan, read_grid, run
+from ablations.cli import main
+from ablations.commands import for_folder
+from ablations.dispatch import CORES, MOST_A_CORE
+from ablations.repeat import repeat
+from ablations.store import Store
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    path = tmp_path / "grid.yaml"
+    path.write_text("axes: {gate: [lrpe, mean]}\nseeds: 1\n")
+    return path
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize("fault", ["a folder", "not UTF-8", "unreadable"])
+def test_grid_file_that_cannot_be_read_is_wrong_input(
+    command: str, fault: str, grid: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    reason = {"a folder": "there is no grid file", "not UTF-8": "is no text in UTF-8 (byte 9)"}
+    if fault == "a folder":
+        grid.unlink()
+        grid.mkdir()
+    elif fault == "not UTF-8":
+        grid.write_bytes(b"question:\xff")
+    else:
+
+        def denied(*_: object, **__: object) -> str:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "read_text", denied)
+    assert main([command, str(grid)]) == 2
+    said = capsys.readouterr().err
+    assert str(grid) in said
+    assert reason.get(fault, "cannot be read (Permission denied)") in said
+    assert said.count("\n") == 1
+
+
+def test_out_that_cannot_be_written_is_wrong_input(
+    grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    out, store, checked = tmp_path / "run", Store(tmp_path / "run"), read_grid(grid)
+    store.declare(checked, "none")
+    for words in (
+        ["run", str(grid), "--device", "cpu", "--out", f"{file}/below"],
+        ["run", str(grid), "--device", "cpu", "--out", f"{file}/below", "--shard", "1/2"],
+        ["repeat", str(out), "gate=lrpe", "--seed", "0", "--to", f"{file}/below"],
+        ["repeat", str(out), "gate=lrpe", "--seed", "0", "--to", str(file)],
+    ):
+        assert main(words) == 2, words
+        said = capsys.readouterr().err
+        assert str(file) in said
+        assert said.count("\n") == 1
+    assert file.read_text() == "mine"
+
+
+def test_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run")
+    store.declare(read_grid(TINY), "none")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "ablations", "status", str(store.root)]
+    process = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (process.returncode, process.stderr) == (0, b"")
+
+
+def test_commands_of_a_moved_folder_name_it_where_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new, grid = tmp_path / "old", tmp_path / "new place", tmp_path / "grid.yaml"
+    command = shlex.join(["ablations", "run", str(grid), "--out", str(old), "--workers", "2"])
+    checked = read_grid(TINY)
+    Store(old).declare(checked, command)
+    again = f"ablations repeat {old} {checked.baseline.id} --seed 0 --device cpu"
+    stored(Store(old), checked, 0, command=again)
+    assert for_folder(command, old) == command
+    shutil.move(old, new)
+    assert main(["status", str(new)]) == 0
+    said = capsys.readouterr().out
+    copy = shlex.quote(str(new / "grid.yaml"))
+    assert f"go on with: ablations run {copy} --out '{new}' --workers 2" in said
+    assert str(old) not in said
+    own = shlex.join(["ablations", "run", f"{old}/grid.yaml", "--out", str(old)])
+    shutil.copytree(new, old)  # the copy is its own
+    assert for_folder(own, new) == f"ablations run {copy} --out '{new}'"
+    grid.write_text("seeds: 1")
+    assert for_folder(command, new) == command.replace(str(old), f"'{new}'")
+    assert main(["why", str(new), "gate=lrpe", "--seed", "0"]) == 0
+    said = capsys.readouterr().out
+    assert f"repeat it with: ablations repeat '{new}' {checked.baseline.id} --seed 0" in said
+
+
+@pytest.mark.parametrize("name", ["workers", "num_threads"])
+def test_far_more_than_the_machine_has_cores_is_refused(name: str, tmp_path: Path) -> None:
+    out, more = tmp_path / "run", MOST_A_CORE * CORES + 1
+    with pytest.raises(ValueError, match=f"{name}={more} is more than .* {CORES} CPU cores"):
+        run(TINY, out, device="cpu", progress=False, **{name: more})  # type: ignore[arg-type]
+    assert not out.exists()
+    with pytest.raises(ValueError, match=f"num_threads={more} is more than"):
+        plan(TINY, out, num_threads=more, probe_s=0)
+    assert plan(TINY, out, workers=more, probe_s=0).workers == more  # a cluster's
+
+
+@pytest.mark.parametrize("device", ["tpu", "meta", "cuda:99"])
+def test_device_that_is_not_here_is_refused_before_anything_is_written(
+    device: str, grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    for command in ("plan", "run"):
+        assert main([command, str(grid), "--out", str(out), "--device", device]) == 2
+        assert f"device='{device}' is not here" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_repeat_refuses_what_cannot_be(tmp_path: Path) -> None:
+    store, checked = Store(tmp_path / "run"), read_grid(TINY)
+    store.declare(checked, "none")
+    with pytest.raises(ValueError, match=r"seed=-1 must be at least 0; the seeds .* are 0, 1"):
+        repeat(store.root, "gate=lrpe", -1)
+    with pytest.raises(ValueError, match="num_threads=100000 is more than"):
+        repeat(store.root, "gate=lrpe", 0, num_threads=100_000)
+    with pytest.raises(ValueError, match="device='cuda:99' is not here"):
+        repeat(store.root, "gate=lrpe", 0, device="cuda:99")
