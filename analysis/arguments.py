@@ -28,10 +28,10 @@ def count(text: str) -> int:
 
 
 def device(text: str) -> str:
-    """A device that torch can compute on here."""
+    """A device that is here; nothing is computed on it yet."""
     from posmlp.train import usable_device
 
     try:
-        return str(usable_device(text))
+        return str(usable_device(text, compute=False))
     except ValueError as error:
         raise ArgumentTypeError(str(error)) from error
