@@ -15,7 +15,7 @@ from ablations.report_figures import Drawn, drawn
 from analysis.bias_figures import bias_figures
 from analysis.bias_maps import bias_maps
 from analysis.bias_statistics import bias_statistics
-from analysis.draw_bias import draw_temporal_bias
+from analysis.draw_bias import check_weights, draw_temporal_bias
 from analysis.style import styled
 from posmlp.checkpoint import load as load_model
 from posmlp.model import PosMLPVideo
@@ -31,19 +31,22 @@ def chosen(study: Study, metric: Metric) -> list[str]:
 def bias(study: Study, label: str, prefix: str) -> Iterator[Drawn]:
     """Over time in the first block of each stage, and over space in that of the first stage.
 
-    Nothing where no model is kept that can be read, or where it mixes over one token only.
+    Nothing where no model is kept that can be read, where its weights are not finite, or where it
+    mixes over one token only.
     """
     path = study.model_path(label)
     if path is None:
         return
     try:
         trained = load_model(path)
+        learned = bias_maps(trained)
+        check_weights(learned, "the model")
     except ValueError as error:
         warnings.warn(f"{label} has no maps: {error}", stacklevel=2)
         return
     seed = int(path.stem.removeprefix("model-seed"))
     initial = seeded_model(trained.config, seed)
-    learned, start = (bias_maps(model).query("block == 1") for model in (trained, initial))
+    learned, start = (maps.query("block == 1") for maps in (learned, bias_maps(initial)))
     where = f"{label}, seed {seed}, block 1 of each stage"
     over_time = learned[(learned["dt"] != 0) & learned["branch"].str.contains("T")]
     for branch in over_time["branch"].unique()[:1]:

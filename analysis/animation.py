@@ -40,7 +40,7 @@ def save_attribution_animation(
 
     `.png` or `.apng` makes an animated PNG, which plays in a notebook and survives its export to
     HTML (GIF does not); `.mp4` an H.264 video. The rest is what `draw_attribution` takes. Raises
-    ValueError for another suffix or a rate that is not positive.
+    ValueError for another suffix or a rate that is not between 0.001 and 1000.
     """
     path = animation_path(path)
     pictures = _pictures(attribution, clips, clip, masks, moving, target_name)

@@ -188,6 +188,10 @@ def _check_clips(clips: Tensor) -> None:
         )
     if not clips.numel():
         raise ValueError(f"clips is empty, of shape {tuple(clips.shape)}; give at least one clip")
+    finite = clips.isfinite().flatten(1).all(1)
+    if not finite.all():
+        which = (~finite).nonzero().flatten().tolist()
+        raise ValueError(f"clips {which} hold NaN or infinite pixels; leave them out")
 
 
 def _checked_target(target: int | Sequence[int] | Tensor, num_clips: int) -> Tensor:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis.bias_maps import UNIT, bias_maps
 from analysis.bias_statistics import bias_statistics
-from analysis.draw_bias import by_peak, draw_map, draw_temporal_bias, growth
+from analysis.draw_bias import by_peak, check_weights, draw_map, draw_temporal_bias, growth
 from analysis.draw_joint_bias import draw_joint_bias
 from analysis.pictures import png
 from analysis.style import add_colour_bar, styled, symmetric_limit, wrapped
@@ -36,12 +36,14 @@ def bias_figures(trained: pd.DataFrame, initial: pd.DataFrame) -> Iterator[UnitF
     """A figure of each unit's time axis and one of its space axes, trained beside initial.
 
     Both are rows of `bias_maps`, of the same units. ST branches are drawn slice by slice of dt.
-    Axes of one token are left out: there is no offset to draw.
+    Axes of one token are left out: there is no offset to draw. Raises ValueError for weights that
+    are not finite.
     """
     for key, rows in trained.groupby(UNIT, sort=False):
         stage, block, step, branch = key
         start = initial.merge(pd.DataFrame([key], columns=UNIT), on=UNIT)
         where = f"stage {stage}, block {block}" + (f", step {step}" if step > 1 else "")
+        check_weights(rows, f"{where}, {branch}")
         name = f"stage{stage}-block{block}-step{step}-{branch}"
         in_time, in_space = rows["dt"].nunique() > 1, rows["dy"].nunique() > 1
         if in_time and in_space:

@@ -37,8 +37,10 @@ class Place(NamedTuple):
 def units(model: PosMLPVideo) -> Iterator[Place]:
     """Every gating unit as (stage, block, step, branch, unit), in the order of computation.
 
-    `step` is the residual step within the block: layout `T>S` has two, `T+S` one.
+    `step` is the residual step within the block: layout `T>S` has two, `T+S` one. Raises ValueError
+    for a model that is none of ours.
     """
+    check_ours(model)
     stages: Any = model.stages
     for s, stage in enumerate(stages, start=1):
         for b, block in enumerate(stage.blocks, start=1):
@@ -46,6 +48,15 @@ def units(model: PosMLPVideo) -> Iterator[Place]:
                 for axes, branch in step.items():
                     gate = branch.gate.gate if isinstance(branch.gate, Batched) else branch.gate
                     yield Place(s, b, k, axes, gate)
+
+
+def check_ours(model: object) -> None:
+    """Raise ValueError for a model without our gating units."""
+    if not isinstance(model, PosMLPVideo):
+        raise ValueError(
+            f"{type(model).__name__} is no PosMLPVideo or PosMLP and has no gating units; give "
+            "a model of posmlp.create_model, posmlp.load_released or posmlp.checkpoint.load"
+        )
 
 
 def bias_maps(model: PosMLPVideo) -> pd.DataFrame:
@@ -71,7 +82,7 @@ def bias_maps(model: PosMLPVideo) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If a notebook's own gate has no `relation()`.
+        If the model is none of ours, or a notebook's own gate has no `relation()`.
 
     Source: `posmlp.positions` names that of each relation.
     """
@@ -94,6 +105,7 @@ def _rows(place: Place, table: Array, spread: Array) -> pd.DataFrame:
 
 def unit_tables(model: PosMLPVideo) -> Iterator[tuple[Place, Array, Array]]:
     """Each unit with its weights by offset and their spread, both (G, 2T-1, 2h-1, 2w-1)."""
+    check_ours(model)
     config: Any = model.config
     for place in units(model):
         frames, side, _ = window_of(config, place)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import reprlib
 from collections import Counter
 from typing import Any
 
@@ -59,21 +60,23 @@ def cost(
     ------
     ValueError
         If a notebook's own gate, or another maker's model, uses a product that cannot be counted,
-        or that maker's model comes without clip_shape.
+        or that maker's model comes without clip_shape; for a clip_shape that does not fit, and for
+        what is no model, configuration or preset.
 
     Source: the trace is fvcore's, the count of each operation `analysis.count`'s; a test holds
     twice the sum against torch's own counter, exactly.
     """
     model = _countable(model_or_config)
-    shape = clip_shape or clip_shape_of(model)
+    shape = clip_shape_of(model) if clip_shape is None else clip_shape
+    memory = activation_memory(model, shape)  # first, since it tells of a shape that does not fit
     rows = _count_by_module(model, shape)
     macs = sum(row["macs"] for row in rows)
     counted = {
         "params": sum(row["params"] for row in rows),
         "macs": macs,
         "gmacs": macs / 1e9,
-        "by_module": pd.DataFrame(rows),
-        **activation_memory(model, shape),
+        "by_module": pd.DataFrame(rows, columns=["module", "type", "params", "macs"]),
+        **memory,
     }
     return counted | _of_our_own(model, shape) if isinstance(model, PosMLPVideo) else counted
 
@@ -173,6 +176,11 @@ def _countable(model_or_config: nn.Module | PosMLPConfig | str) -> nn.Module:
         if not isinstance(model_or_config, PosMLPVideo):
             return copy.deepcopy(model_or_config).to_empty(device="cpu")
         model_or_config = model_or_config.config
+    if not isinstance(model_or_config, PosMLPConfig | str):
+        raise ValueError(
+            f"cost of {reprlib.repr(model_or_config)}: give a model, a PosMLPConfig (from a "
+            "dictionary: PosMLPConfig.from_dict) or a preset's name"
+        )
     with torch.random.fork_rng(devices=[]):  # drawing weights must not move the caller's seed
         return create_model(model_or_config)
 

@@ -33,7 +33,7 @@ def count_macs(model: nn.Module, clip_shape: tuple[int, ...]) -> Counter[str]:
         warnings.simplefilter("ignore")
         from fvcore.nn import FlopCountAnalysis
     with borrowed(model), torch.no_grad():
-        clip = next(model.parameters()).new_zeros(1, *clip_shape)
+        clip = next(model.parameters(), torch.empty(0)).new_zeros(1, *clip_shape)
         analysis = FlopCountAnalysis(model, clip)
         analysis.unsupported_ops_warnings(False)
         analysis.uncalled_modules_warnings(False)

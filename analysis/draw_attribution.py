@@ -22,7 +22,8 @@ from torch import Tensor
 from analysis.attribution import Attribution
 from analysis.localisation import localisation
 from analysis.place import lay_out, place_of, set_texts
-from analysis.style import colour, styled, symmetric_limit
+from analysis.scorecard import CARD
+from analysis.style import check_rows, colour, styled, symmetric_limit
 
 MOST_FRAMES = 8
 STRONGEST = 0.85  # opacity of the overlay at the limit of the scale and beyond
@@ -87,11 +88,17 @@ def draw_frame_shares(
 ) -> Axes:
     """Each frame's share of one clip's |values| as bars, with the uniform share as a line.
 
-    `moving` (T,) bool shades the frames in which the object moves.
+    `moving` (T,) bool shades the frames in which the object moves. Raises ValueError for a clip
+    that is not there and for `moving` of another length.
     """
+    check_clip(clip, len(attribution.values))
+    num_frames = attribution.values.shape[1]
+    if moving is not None and np.shape(moving) != (num_frames,):
+        raise ValueError(
+            f"moving of shape {np.shape(moving)} must be ({num_frames},), a value a frame"
+        )
     ax = ax or plt.subplots(figsize=(5.2, 1.8))[1]
     shares = attribution.frame_shares()[clip].numpy()
-    num_frames = len(shares)
     if moving is not None:
         for t in np.flatnonzero(moving):
             ax.axvspan(t - 0.5, t + 0.5, color=MOVING, linewidth=0, zorder=0)
@@ -116,11 +123,10 @@ def draw_scorecard(
     """A panel a metric of `attribution_scorecard`: methods as rows, models as colours.
 
     Points are means over clips with their 95% t-intervals; the tick on each row marks a uniform
-    map's score. `ax`: in whose place to draw. Returns the array of Axes. Raises ValueError for an
-    empty card.
+    map's score. `ax`: in whose place to draw. Returns the array of Axes. Raises ValueError for no
+    rows and a missing column.
     """
-    if not len(card):
-        raise ValueError("the scorecard is empty; give rows of analysis.attribution_scorecard")
+    check_rows(card, CARD, "analysis.attribution_scorecard")
     metrics, methods, models = (
         card[column].unique().tolist() for column in ("metric", "method", "model")
     )
@@ -230,9 +236,14 @@ def checked_frames(
             f"clips of {frames.dtype} and shape {frames.shape} must be uint8 and {shape}: the "
             "clips that were explained, before they were normalised"
         )
-    if not 0 <= clip < len(frames):
-        raise ValueError(f"clip={clip} is not one of {len(frames)}; count from 0")
+    check_clip(clip, len(frames))
     return frames[clip]
+
+
+def check_clip(clip: int, num_clips: int) -> None:
+    """Raise ValueError for a clip that is not there."""
+    if not 0 <= clip < num_clips:
+        raise ValueError(f"clip={clip} is not one of {num_clips}; count from 0")
 
 
 def _shown_frames(frames: list[int] | None, num_frames: int) -> list[int]:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from analysis.place import lay_out, place_of, set_texts
-from analysis.style import add_colour_bar, colour, styled, symmetric_limit, wrapped
+from analysis.style import add_colour_bar, check_rows, colour, styled, symmetric_limit, wrapped
 
 MOST_LINES = 8
 OFFSET = "query - key"
@@ -35,6 +35,7 @@ def draw_temporal_bias(
     places, and for an order of other groups.
     """
     what = check_one_unit(maps, ["group", "dt"])
+    check_weights(maps, what)
     table = maps.pivot(index="group", columns="dt", values="bias")
     if order is not None and sorted(order) != table.index.tolist():
         raise ValueError(f"order={list(order)} must hold each group of {table.index.tolist()} once")
@@ -103,6 +104,7 @@ def draw_spatial_bias(
     several units or dt, a group that is not there, too few axes, and axes and ax at once.
     """
     what = check_one_unit(maps, ["group", "dy", "dx"])
+    check_weights(maps, what)
     present = sorted(maps["group"].unique().tolist())
     chosen = present if groups is None else list(groups)
     if not chosen or not set(chosen) <= set(present):
@@ -162,13 +164,20 @@ def draw_map(ax: Axes, table: pd.DataFrame, limit: float) -> Any:
     return image
 
 
+def check_weights(maps: pd.DataFrame, what: str) -> None:
+    """Raise ValueError for weights of which there is no picture; `what` is the unit in words."""
+    finite = np.isfinite(pd.to_numeric(maps["bias"], errors="coerce"))
+    if not finite.all():
+        raise ValueError(
+            f"{(~finite).sum()} of the {len(maps)} weights of {what} are not finite, the first "
+            f"{maps.loc[~finite, 'bias'].iloc[0]}; use a model from before the training diverged"
+        )
+
+
 def check_one_unit(maps: pd.DataFrame, keys: list[str]) -> str:
     """The unit whose rows these are, in words, or ValueError if they are not one value a key."""
     places = [column for column in ("stage", "block", "step", "branch") if column in maps.columns]
-    missing = [column for column in [*keys, "bias"] if column not in maps.columns]
-    if missing or not len(maps):
-        what = f"have no column {missing[0]!r}" if missing else "are empty"
-        raise ValueError(f"the rows {what}; give some rows of analysis.bias_maps(model)")
+    check_rows(maps, [*keys, "bias"], "analysis.bias_maps(model)")
     found = maps[places].drop_duplicates()
     if len(found) > 1:
         raise ValueError(

@@ -8,7 +8,8 @@ from matplotlib import pyplot as plt
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
-from analysis.style import colour, styled, wrapped
+from analysis.paired import check_margin
+from analysis.style import check_rows, colour, styled, wrapped
 
 KINDS = {
     "better": ("better", "higher", "above"),
@@ -21,9 +22,23 @@ COLOURS = {"better": 0, "worse": 1, "equal": 2, "cannot tell": 7}
 
 
 def verdict_kind(verdict: str) -> str:
-    """`better`, `worse`, `equal` or `cannot tell`, of a verdict of `compare` or `effects`."""
-    first = verdict.split()[0].rstrip(",:")
-    return next(kind for kind, words in KINDS.items() if first in words)
+    """`better`, `worse`, `equal` or `cannot tell`, of a verdict of `compare` or `effects`.
+
+    Raises ValueError for other words.
+    """
+    first = _first_word(verdict)
+    for kind, words in KINDS.items():
+        if first in words:
+            return kind
+    known = ", ".join(word for words in KINDS.values() for word in words)
+    raise ValueError(
+        f"verdict {verdict!r} must begin with one of {known}; give the verdicts of "
+        "analysis.compare or analysis.effects as they are"
+    )
+
+
+def _first_word(verdict: str) -> str:
+    return str(verdict).partition(" ")[0].rstrip(",:")
 
 
 def tally(verdicts: pd.Series) -> str:
@@ -48,12 +63,12 @@ def draw_differences(
     `table`: rows of `compare` with `label` the name of its column `by`, or rows of `effects` with
     `value="effect"` and a column of names. A row without a difference (no seed in common) is named
     but has no point. `margin`: the band in which differences count as none, shaded. Raises
-    ValueError for no rows or a missing column.
+    ValueError for no rows, a missing column, a margin not above 0, and a verdict in other words
+    than theirs.
     """
-    missing = [name for name in (label, value, "low", "high", "verdict") if name not in table]
-    if missing or table.empty:
-        what = f"no column {missing[0]!r}" if missing else "no rows"
-        raise ValueError(f"{what}; give rows of analysis.compare or analysis.effects")
+    columns = (label, value, "low", "high", "verdict")
+    check_margin(margin)
+    check_rows(table, columns, "analysis.compare or analysis.effects")
     if ax is None:
         width = 4.2 + 0.065 * max(len(str(name)) for name in table[label])
         ax = plt.subplots(figsize=(width, 1.3 + 0.3 * len(table)))[1]
@@ -78,5 +93,5 @@ def draw_differences(
 
 def _name(kind: str, rows: pd.DataFrame) -> str:
     """The rows' verdicts in their own words (`higher / above`), or the kind's."""
-    words = dict.fromkeys(verdict.split()[0].rstrip(",:") for verdict in rows["verdict"])
+    words = dict.fromkeys(_first_word(verdict) for verdict in rows["verdict"])
     return " / ".join(words) if kind in ("better", "worse") else kind

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from analysis.style import colour, styled, wrapped
+from analysis.style import check_rows, colour, styled, wrapped
 from posmlp.config import BRANCHES
 
 METRICS = {"top1": "top-1 accuracy", "within_pair": "within-pair accuracy"}
@@ -27,7 +27,8 @@ def draw_interventions(
 
     `effects`: rows of `intervene`. `metric`: `within_pair` or `top1`; by default the first that
     there is. Of more than `most` interventions those of the largest |change| are drawn, and the
-    axis says so. Colours are branches. Raises ValueError for no rows or a missing metric.
+    axis says so. Colours are branches. Raises ValueError for no rows, a missing metric or column,
+    a metric without any change, and a `most` below 1.
     """
     present = [name for name in reversed(METRICS) if f"{name}_change" in effects.columns]
     metric = metric or (present[0] if present else "within_pair")
@@ -36,7 +37,14 @@ def draw_interventions(
             f"{len(effects)} rows with metrics {present}, asked for {metric!r}; give rows of "
             "analysis.intervene, and within_pair only where classes have reversals"
         )
-    change = 100 * effects[[f"{metric}_change", f"{metric}_low", f"{metric}_high"]]
+    columns = [f"{metric}_change", f"{metric}_low", f"{metric}_high"]
+    others = (metric, "intervention", "branch", "num_clips", "num_units")
+    check_rows(effects, [*columns, *others], "analysis.intervene")
+    if not effects[columns[0]].notna().any():
+        raise ValueError(f"no row has a value of {columns[0]!r}; there is nothing to draw")
+    if not isinstance(most, int) or most < 1:
+        raise ValueError(f"most={most!r} must be a whole number of at least 1")
+    change = 100 * effects[columns]
     change.columns = pd.Index(["mean", "low", "high"])
     kept = change["mean"].abs().nlargest(most, keep="first").index
     change = change.loc[kept].sort_values("mean", kind="stable")
@@ -60,7 +68,7 @@ def draw_interventions(
 
 
 def _caption(effects: pd.DataFrame, metric: str, num_drawn: int) -> str:
-    intact = 100 * (effects[metric] - effects[f"{metric}_change"]).iloc[0]
+    intact = 100 * (effects[metric] - effects[f"{metric}_change"]).dropna().iloc[0]
     clips, units = effects["num_clips"].iloc[0], effects["num_units"].iloc[0]
     paired = f" in {units} pairs" if units != clips else ""
     lines = [

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from analysis.draw_bias import MOST_LINES, OFFSET, by_peak, check_one_unit, draw_map, growth, panels
 from analysis.pictures import animation_path, raster, write_animation
 from analysis.place import lay_out, place_of, set_texts
-from analysis.style import add_colour_bar, colour, styled, symmetric_limit
+from analysis.style import add_colour_bar, check_rows, colour, styled, symmetric_limit
 
 MOST_PANELS = 8
 
@@ -99,9 +99,7 @@ def bias_pictures(
 
 def _check(history: pd.DataFrame) -> tuple[bool, str]:
     """Whether the rows run over time rather than space, and in words what they are of."""
-    missing = [column for column in ("epoch", "seed") if column not in history.columns]
-    if missing:
-        raise ValueError(f"the rows have no column {missing[0]!r}; give some of bias_history(run)")
+    check_rows(history, ("epoch", "seed", "dt", "dy"), "analysis.bias_history(run)")
     over_time = history["dy"].nunique() == 1 and history["dt"].nunique() > 1
     what = check_one_unit(history, ["epoch", "group", *(["dt"] if over_time else ["dy", "dx"])])
     seeds = history["seed"].unique().tolist()

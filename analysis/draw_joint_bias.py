@@ -10,10 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from analysis.draw_bias import OFFSET, check_one_unit, draw_map, growth
+from analysis.draw_bias import OFFSET, check_one_unit, check_weights, draw_map, growth
 from analysis.place import lay_out, place_of, set_texts
 from analysis.style import add_colour_bar, colour, styled, symmetric_limit
 
+KEYS = ["group", "dt", "dy", "dx"]
 MOST_ROWS = 8
 MOST_SLICES = 15
 
@@ -37,9 +38,11 @@ def draw_joint_bias(
     always, and the figure says so; the curve is of all. The column dt = 0 is framed; colours are
     clipped at the 99th percentile of |weight| over all slices of these groups. `ax`: in whose
     place to draw. Returns the maps' Axes, (rows, columns). Raises ValueError for the rows of
-    several units, a unit without a time or space axis, and groups not there.
+    several units, a unit without a time or space axis, groups not there, weights that are not
+    finite, and a control of other groups or offsets.
     """
-    what = check_one_unit(maps, ["group", "dt", "dy", "dx"])
+    what = check_one_unit(maps, KEYS)
+    check_weights(maps, what)
     if min(maps["dt"].nunique(), maps["dy"].nunique()) < 2:
         raise ValueError(
             f"{what} has no joint map; use draw_temporal_bias or draw_spatial_bias, or the rows of "
@@ -47,7 +50,7 @@ def draw_joint_bias(
         )
     states = {"trained" if control is not None else "": maps}  # the first is the one asked about
     if control is not None:
-        check_one_unit(control, ["group", "dt", "dy", "dx"])
+        _check_control(maps, control, control_name)
         states[control_name] = control
     of = _groups(maps, groups, MOST_ROWS // len(states))
     slices = _slices(sorted(maps["dt"].unique().tolist()))
@@ -69,6 +72,20 @@ def draw_joint_bias(
     set_texts(figure, title or f"Joint mixing weights, {what}{finding}{some}")
     lay_out(figure)
     return axes
+
+
+def _check_control(maps: pd.DataFrame, control: pd.DataFrame, name: str) -> None:
+    if name == "trained":
+        raise ValueError(f"control_name={name!r} is what the other rows are called; use another")
+    check_weights(control, f"the control, {check_one_unit(control, KEYS)},")
+    ours, theirs = (pd.MultiIndex.from_frame(rows[KEYS]) for rows in (maps, control))
+    unshared = ours.symmetric_difference(theirs)
+    if len(unshared):
+        where = dict(zip(KEYS, map(int, unshared[0]), strict=True))
+        raise ValueError(
+            f"{len(unshared)} places are in only one of maps and control, the first {where}; give "
+            "the control's rows of the same unit and groups"
+        )
 
 
 def _groups(maps: pd.DataFrame, asked: Sequence[int] | None, most: int) -> list[int]:

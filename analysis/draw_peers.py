@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from analysis.draw_results import set_log_ticks
 from analysis.place import lay_out, place_of, width_of
-from analysis.style import colour, styled, wrapped
+from analysis.style import check_rows, colour, styled, wrapped
 
 PANELS = {
     "params": "parameters",
@@ -21,6 +21,8 @@ PANELS = {
     "clips_per_s": "throughput (clips/s)",
     "published_top1": "top-1, published (%)",
 }
+COLUMNS = ["model", "family", "mode", *PANELS, "latency_q1_ms", "latency_q3_ms"]
+COLUMNS += ["batch_size", "device", "num_threads", "torch"]
 WIDTH = 11.5
 FROM_PAPER = "PosMLP-Video (from the paper)"
 GREY = "0.35"
@@ -39,8 +41,9 @@ def draw_peers(
     `table`: rows of `compare_peers` of one mode. Bars on latency are its quartiles. Published
     scores are hollow and in a panel of their own, where `paper_top1`, the paper's score of a model
     whose size is not published, has a row without costs. `ax`: in whose place to draw. Returns the
-    array of Axes. Raises ValueError for rows of several modes.
+    array of Axes. Raises ValueError for no rows, a missing column, and rows of several modes.
     """
+    check_rows(table, COLUMNS, "analysis.compare_peers")
     if table["model"].duplicated().any():
         raise ValueError(f"modes {table['mode'].unique().tolist()}; give the rows of one mode")
     rows = table.sort_values("gmacs", kind="stable").reset_index(drop=True)

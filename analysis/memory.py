@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,11 +26,20 @@ def activation_memory(model: nn.Module, clip_shape: tuple[int, ...]) -> dict[str
     it. `peak_bytes`: the most that is alive at once in inference. Both in the precision of the
     model's parameters; the model itself is not touched. Bytes of k clips are k times these, but for
     what is made once a pass, such as a relation. They are those of a device where a model computes
-    nothing twice: on a CPU, ours keeps less and computes the rest again (`posmlp.by_hand`).
+    nothing twice: on a CPU, ours keeps less and computes the rest again (`posmlp.by_hand`). Raises
+    ValueError for what is no model, and for a clip without numbers.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{model!r} is no model; build it with posmlp.create_model")
+    is_shape = isinstance(clip_shape, Sequence) and len(clip_shape) > 0
+    if not is_shape or not all(isinstance(side, int) and side > 0 for side in clip_shape):
+        raise ValueError(
+            f"clip_shape={clip_shape!r} must be (C, T, H, W), or (C, H, W) of an image, in whole "
+            "numbers of at least 1"
+        )
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         twin = copy.deepcopy(model).to("meta")
-        weight = next(twin.parameters())
+        weight = next(twin.parameters(), torch.empty(0))
         clip = torch.zeros(1, *clip_shape, dtype=weight.dtype)
         given = _Storages([*twin.parameters(), *twin.buffers(), clip])
         return {

@@ -112,12 +112,14 @@ def detectable_effect(num_seeds: int, power: float = 0.8) -> float:
     In standard deviations of the paired differences, two-sided at 0.05: the d for which a
     non-central t of n - 1 degrees of freedom and non-centrality d sqrt(n) lies beyond the critical
     values with that probability. Source: Cohen, Statistical power analysis, 1988. Raises ValueError
-    for fewer than 2 seeds, or a power that is not between 0.05 and 1.
+    for seeds that are no whole number of at least 2, or a power that is not between 0.05 and 1.
     """
-    if num_seeds < 2:
-        raise ValueError(f"num_seeds={num_seeds} leaves no spread to test with; use at least 2")
-    if not SIGNIFICANCE < power < 1:
-        raise ValueError(f"power={power} must lie between {SIGNIFICANCE} and 1, for example 0.8")
+    if not (num_seeds >= 2 and num_seeds % 1 == 0):
+        raise ValueError(
+            f"num_seeds={num_seeds} must be a whole number of at least 2: one leaves no spread to "
+            "test with"
+        )
+    _check_power(power, SIGNIFICANCE)
     highest = 1.0
     while _power(highest, num_seeds, SIGNIFICANCE) < power:
         highest *= 2
@@ -130,8 +132,11 @@ def seeds_needed(effect: float, power: float = 0.8, significance: float = SIGNIF
 
     `effect` is in standard deviations of the paired differences; the power is that of
     `detectable_effect`. Raises ValueError if more than MOST_SEEDS would be needed, as for an effect
-    of 0.
+    of 0, for an effect that is not finite, and for a power or significance that no test has.
     """
+    if not np.isfinite(effect):
+        raise ValueError(f"effect={effect} must be a finite number, for example 0.5")
+    _check_power(power, significance)
     found = _fewest_seeds(lambda num: _power(abs(effect), num, significance), power)
     if found is None:
         raise ValueError(
@@ -156,6 +161,13 @@ def seeds_needed_to_equal(
             "use a wider margin"
         )
     return found
+
+
+def _check_power(power: float, significance: float) -> None:
+    if not 0 < significance < 1:
+        raise ValueError(f"significance={significance} must lie between 0 and 1, for example 0.05")
+    if not significance < power < 1:
+        raise ValueError(f"power={power} must lie between {significance} and 1, for example 0.8")
 
 
 def _fewest_seeds(power_of: Callable[[int], float], power: float) -> int | None:

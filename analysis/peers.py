@@ -6,6 +6,7 @@ random, for nothing here depends on them; nothing is downloaded.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,14 +100,19 @@ def compare_peers(
     Raises
     ------
     ValueError
-        Where torchvision is not installed.
+        For no models, and for peers where torchvision is not installed.
     """
-    models = models or peer_models()
+    models = peer_models() if models is None else models
+    if not isinstance(models, Mapping) or not models:
+        raise ValueError(
+            f"models={reprlib.repr(models)} must be a dictionary of one or more models by name"
+        )
+    scores = published() if models.keys() & PEERS.keys() else {}
     costs = pd.DataFrame([_cost_row(name, model, clip_shape) for name, model in models.items()])
     sizes = sorted({1, batch_size})
     speeds = measure_speed(models, clip_shape=clip_shape, batch_sizes=sizes, **options)
     table = costs.merge(_one_row_a_mode(speeds, batch_size), on="model")
-    table["published_top1"] = table["model"].map(published())
+    table["published_top1"] = table["model"].map(scores)
     return table
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from posmlp.checkpoint import write_atomically
 
 SUFFIXES = (".png", ".apng", ".mp4")
+RATES = 0.001, 1000  # frames a second that both formats can write
 NUM_COLOURS = 128  # of an animated PNG's palette
 Pictures = Sequence[NDArray[np.uint8]]
 
@@ -57,7 +58,7 @@ def to_apng(pictures: Pictures, frames_per_s: float) -> bytes:
 
     `pictures`: RGB, all of one size. In full colour, or with one palette of NUM_COLOURS for all
     pictures where that is smaller, as it is for most figures without photographs. Raises
-    ValueError for a rate that is not positive and for pictures of several sizes.
+    ValueError for a rate beyond RATES and for pictures of several sizes.
     """
     _check(pictures, frames_per_s)
     images = [Image.fromarray(picture) for picture in pictures]
@@ -88,8 +89,11 @@ def to_mp4(pictures: Pictures, frames_per_s: float) -> bytes:
 
 
 def _check(pictures: Pictures, frames_per_s: float) -> None:
-    if frames_per_s <= 0:
-        raise ValueError(f"frames_per_s={frames_per_s} must be positive, for example 2")
+    slowest, fastest = RATES
+    if not slowest <= frames_per_s <= fastest:
+        raise ValueError(
+            f"frames_per_s={frames_per_s} must lie between {slowest} and {fastest}, for example 2"
+        )
     shapes = {picture.shape for picture in pictures}
     if len(shapes) != 1:
         raise ValueError(f"pictures of shapes {sorted(shapes)}; give one or more of one shape")

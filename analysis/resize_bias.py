@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analysis.bias_maps import Place, units, window_of
+from analysis.bias_maps import Place, check_ours, units, window_of
 from posmlp import PosMLPVideo
 from posmlp.config import PosMLPConfig, one_of, resolve
 from posmlp.data.sources import ClipSource
@@ -51,9 +51,10 @@ def resize_bias(
 
     Returns a new model in eval mode, on the same device. Source: position embeddings carried to
     other sizes by interpolation, Dosovitskiy et al., An image is worth 16x16 words, 2021, section
-    3.2; `sums` is this project's. Raises ValueError if the windows do not
-    divide the new sizes, or a gate has parameters that cannot be carried over.
+    3.2; `sums` is this project's. Raises ValueError if the model is none of ours, the windows do
+    not divide the new sizes, or a gate has parameters that cannot be carried over.
     """
+    check_ours(model)
     one_of(keep, KEEPS, "keep")
     given = {
         "num_frames": num_frames,

@@ -35,6 +35,8 @@ METRICS = {
     "completeness_gap": "nearer 0",
 }
 """Every score and which way is better."""
+CARD = ["model", "method", "metric", "better", "n", "mean", "low", "high", "uniform"]
+"""The columns of a scorecard."""
 
 
 def attribution_scores(
@@ -138,8 +140,7 @@ def summarise_scores(scores: pd.DataFrame) -> pd.DataFrame:
                 mean, low, high = t_interval(values)
                 uniform = group.get(f"uniform_{metric}", pd.Series(dtype=float)).mean()
                 rows.append((model, method, metric, better, len(values), mean, low, high, uniform))
-    columns = ["model", "method", "metric", "better", "n", "mean", "low", "high", "uniform"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=CARD)
 
 
 def _ways(methods: Methods) -> dict[str, dict[str, Any]]:

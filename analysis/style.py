@@ -1,4 +1,4 @@
-"""What the figures share: the style, colours, colour scales and titles."""
+"""What the figures share: the style, colours, colour scales, titles, and the check of rows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+import pandas as pd
 from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 
@@ -31,6 +32,14 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
         return result
 
     return wrapper
+
+
+def check_rows(rows: pd.DataFrame, columns: Sequence[str], source: str) -> None:
+    """Raise ValueError for no rows and for a missing column; `source` is what makes such rows."""
+    missing = [column for column in columns if column not in rows.columns]
+    if missing or not len(rows):
+        what = f"have no column {missing[0]!r}" if missing else "are empty"
+        raise ValueError(f"the rows {what}; give rows of {source}")
 
 
 def colour(number: int) -> str:

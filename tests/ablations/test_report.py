@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from report_folders import fill
 
 from ablations import load, run
 from ablations.cli import main
 from ablations.report import write_report
+from ablations.report_bias import bias
+from analysis import units
+from posmlp import create_model
+from posmlp.checkpoint import save
 
 GRID = {
     "question": "Is <time> needed?",
@@ -130,3 +136,13 @@ def test_report_of_a_folder_with_damage_says_what_it_lacks(tmp_path: Path) -> No
     for part in ("has no costs", "has no curve", "has no expectations", "grid.yaml is no text"):
         assert any(part in text for text in said), part
     assert "mean" in (root / "report.html").read_text()
+
+
+def test_a_model_that_diverged_has_no_maps_and_a_warning(tmp_path: Path) -> None:
+    model = create_model("toy", layout="ST")
+    with torch.no_grad():
+        next(units(model)).unit.bias_table().fill_(torch.nan)
+    save(model, tmp_path / "model-seed0.safetensors")
+    study = SimpleNamespace(model_path=lambda label: tmp_path / "model-seed0.safetensors")
+    with pytest.warns(UserWarning, match="ST has no maps: .* of the model are not finite"):
+        assert list(bias(study, "ST", "learned-")) == []

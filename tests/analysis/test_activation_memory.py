@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -78,3 +82,16 @@ def test_cost_tells_memory_which_grows_with_the_clip() -> None:
         assert 3.5 * one[name] < four[name] < 4.1 * one[name], name
     assert four["macs"] > 3.9 * one["macs"]
     assert one["saved_bytes"] > one["peak_bytes"]
+
+
+@pytest.mark.parametrize(
+    "clip_shape", [None, 3, (), (0, 4), (-1, 4), (1.5, 4)], ids=lambda shape: str(shape)
+)
+def test_a_clip_without_numbers_is_refused(clip_shape: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"clip_shape={clip_shape} must be (C, T, H")):
+        activation_memory(Perceptron(), clip_shape)
+
+
+def test_memory_of_what_is_no_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="'toy' is no model; build it with posmlp"):
+        activation_memory("toy", (3, 8, 32, 32))

@@ -78,6 +78,14 @@ def test_clips_without_frames_are_refused(linear: Linear, clips: Tensor) -> None
         attribute(linear, clips[:, :, :0], 0)
 
 
+@pytest.mark.parametrize("pixel", [float("nan"), float("inf")])
+def test_clips_that_are_not_finite_are_refused(linear: Linear, clips: Tensor, pixel: float) -> None:
+    broken = clips.clone()
+    broken[1, 2, 0, 3, 3] = pixel
+    with pytest.raises(ValueError, match=r"clips \[1\] hold NaN or infinite pixels"):
+        attribute(linear, broken, 0, "random")
+
+
 def test_clips_that_equal_their_baseline_are_warned_of_with_what_helps(
     linear: Linear, clips: Tensor
 ) -> None:

@@ -153,6 +153,14 @@ def test_sheet_refuses(
         draw_attribution(**{"attribution": maps, "clips": clips} | change)
 
 
+def test_frame_shares_refuse_a_clip_that_is_not_there_and_other_frames(maps: Attribution) -> None:
+    for clip in (9, -1):
+        with pytest.raises(ValueError, match=f"clip={clip} is not one of 2; count from 0"):
+            draw_frame_shares(maps, clip=clip)
+    with pytest.raises(ValueError, match=r"moving of shape \(3,\) must be \(10,\)"):
+        draw_frame_shares(maps, moving=np.ones(3, bool))
+
+
 def test_animation_has_a_picture_a_frame(
     tmp_path: Path, maps: Attribution, clips: Tensor, masks: Tensor
 ) -> None:
@@ -197,8 +205,10 @@ def test_scorecard_figure_places_means_and_intervals() -> None:
     assert [[0.3, 0.0]] in lines
     assert [[0.05, 1.0]] in lines
     assert any(np.allclose(line, [[0.2, 0], [0.4, 0]]) for line in lines if len(line) == 2)
-    with pytest.raises(ValueError, match="scorecard is empty"):
+    with pytest.raises(ValueError, match="are empty; give rows of"):
         draw_scorecard(card[:0])
+    with pytest.raises(ValueError, match="have no column 'low'; give rows of"):
+        draw_scorecard(card.drop(columns="low"))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +19,7 @@ from PIL import Image, ImageSequence
 
 from analysis import bias_history, bias_maps, draw_bias_history, save_bias_animation
 from analysis.draw_bias import growth
-from analysis.pictures import raster, to_apng
+from analysis.pictures import RATES, raster, to_apng, to_mp4
 from posmlp.checkpoint import load
 from posmlp.config import PRESETS, TrainConfig
 from posmlp.data.moving_digits import MovingDigits
@@ -213,8 +213,20 @@ def test_animation_refuses_a_gif_and_a_rate_of_zero(history: pd.DataFrame, tmp_p
     rows = unit_rows(history, 1, "T")
     with pytest.raises(ValueError, match=r"must end in one of .png, .apng, .mp4"):
         save_bias_animation(rows, tmp_path / "bias.gif")
-    with pytest.raises(ValueError, match="frames_per_s=0 must be positive"):
+    with pytest.raises(ValueError, match="frames_per_s=0 must lie between"):
         save_bias_animation(rows, tmp_path / "bias.png", frames_per_s=0)
+
+
+@pytest.mark.parametrize("encode", [to_apng, to_mp4])
+def test_animations_are_written_at_every_rate_that_is_not_refused(
+    encode: Callable[..., bytes],
+) -> None:
+    pictures = [np.full((16, 16, 3), shade, np.uint8) for shade in (0, 200)]
+    for rate in RATES:
+        assert encode(pictures, rate)
+    for rate in (float("inf"), float("nan"), 1e-9, 1e9, -1.0):
+        with pytest.raises(ValueError, match=r"frames_per_s=.* must lie between 0.001 and 1000"):
+            encode(pictures, rate)
 
 
 def test_an_apng_shows_its_pictures_in_order() -> None:

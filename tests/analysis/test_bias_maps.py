@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from analysis import bias_maps, units
+from analysis import bias_maps, bias_statistics, resize_bias, units
 from posmlp import GATES, PosMLPConfig, PosMLPVideo, create_model
 
 SMALL = PosMLPConfig(
@@ -115,3 +115,9 @@ def test_bias_maps_reads_a_notebooks_gate_by_its_relation() -> None:
     assert first["bias_std"].tolist() == pytest.approx([0, 2, np.sqrt(32 / 3), 2, 0])
     with pytest.raises(ValueError, match=r"Gate \(stage 1\) has no relation"):
         bias_maps(create_model(PosMLPConfig(**{**vars(SMALL), "gate": Gate})))
+
+
+def test_models_of_others_are_refused() -> None:
+    for read in (bias_maps, bias_statistics, resize_bias, lambda model: next(units(model))):
+        with pytest.raises(ValueError, match="Linear is no PosMLPVideo or PosMLP"):
+            read(torch.nn.Linear(3, 4))

@@ -211,3 +211,19 @@ def test_cost_refuses_products_that_it_cannot_count() -> None:
         cost("s17")
     with pytest.raises(ValueError, match="unknown gate"):
         relation_macs("lrp", (4,), 8)
+
+
+def test_cost_refuses_what_is_no_model() -> None:
+    for given in (None, {}, SMALL.to_dict()):
+        with pytest.raises(ValueError, match=r"cost of .*PosMLPConfig\.from_dict.*preset's name"):
+            cost(given)
+    with pytest.raises(ValueError, match=r"clips of shape \(1, 3, 8\) are not"):
+        cost(SMALL, clip_shape=(3, 8))
+    with pytest.raises(ValueError, match=r"clip_shape=\(\) must be \(C, T, H, W\)"):
+        cost(SMALL, clip_shape=())
+
+
+def test_cost_of_a_model_without_parameters_is_its_activations() -> None:
+    found = cost(nn.ReLU(), clip_shape=(3, 4))
+    assert (found["params"], found["macs"], found["peak_bytes"]) == (0, 0, 4 * 3 * 4)
+    assert list(found["by_module"]) == ["module", "type", "params", "macs"]

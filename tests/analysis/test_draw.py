@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import matplotlib as mpl
 import numpy as np
@@ -171,6 +171,32 @@ def test_joint_bias_puts_the_control_under_each_group_and_says_what_it_leaves_ou
         draw_joint_bias(maps, groups=[9])
 
 
+@pytest.mark.parametrize(
+    ("draw", "frames", "side"),
+    [(draw_temporal_bias, 3, 1), (draw_spatial_bias, 1, 2), (draw_joint_bias, 3, 2)],
+)
+def test_bias_figures_refuse_weights_that_are_not_finite(
+    draw: Callable[..., object], frames: int, side: int
+) -> None:
+    maps = unit_maps(10, frames=frames, side=side)
+    message = rf"of the {len(maps)} weights of stage 1, block 2, .* are not finite, the first"
+    for bias in (np.nan, np.inf, "x"):
+        with pytest.raises(ValueError, match=message):
+            draw(maps.assign(bias=maps["bias"].astype(object).where(maps["group"] > 0, bias)))
+
+
+def test_joint_bias_refuses_a_control_that_is_not_of_the_same_places() -> None:
+    maps = unit_maps(3, frames=3, side=2)
+    first = r"places are in only one of maps and control, the first {'group': 0, 'dt': -2,"
+    for control in (maps.query("group > 0"), maps.query("dt > -2")):
+        with pytest.raises(ValueError, match=first):
+            draw_joint_bias(maps, control=control)
+    with pytest.raises(ValueError, match=r"weights of the control, stage 1.* are not finite"):
+        draw_joint_bias(maps, control=maps.assign(bias=np.nan))
+    with pytest.raises(ValueError, match="control_name='trained' is what the other rows"):
+        draw_joint_bias(maps, control=maps, control_name="trained")
+
+
 def test_bias_figures_refuse_rows_of_more_than_one_picture() -> None:
     joint = unit_maps(2, frames=2, side=2)
     with pytest.raises(ValueError, match=r"fix dy and dx.*dy == 0 and dx == 0"):
@@ -326,10 +352,20 @@ def test_draw_differences_colours_verdicts_and_shades_the_margin():
     effects = draw_differences(table.assign(verdict=words))
     shown = [line.get_label() for line in effects.lines if line.get_marker() == "D"]
     assert shown == ["higher / above", "below", "equal", "cannot tell"]
-    with pytest.raises(ValueError, match="no rows"):
+    with pytest.raises(ValueError, match="are empty; give rows of"):
         draw_differences(table.head(0))
+    with pytest.raises(ValueError, match="margin=-2 must be above 0"):
+        draw_differences(table, margin=-2)
     with pytest.raises(ValueError, match="no column 'effect'"):
         draw_differences(table, value="effect")
+
+
+@pytest.mark.parametrize("verdict", ["fine", "betterment", "", None])
+def test_draw_differences_refuses_a_verdict_in_other_words(verdict: str | None) -> None:
+    table = pd.DataFrame({"variant": ["a"], "difference": 1.0, "low": 0.0, "high": 2.0})
+    message = f"verdict {verdict!r} must begin with one of better, higher, above, worse"
+    with pytest.raises(ValueError, match=message):
+        draw_differences(table.assign(verdict=[verdict]))
 
 
 def test_tally_counts_verdicts_by_kind() -> None:

@@ -338,3 +338,21 @@ def test_draw_interventions_refuses_a_metric_that_is_not_there() -> None:
     assert "top-1" in draw_interventions(effects).get_xlabel()
     with pytest.raises(ValueError, match=r"metrics \['top1'\], asked for 'within_pair'"):
         draw_interventions(effects, metric="within_pair")
+
+
+def test_draw_interventions_refuses_what_would_be_an_empty_figure() -> None:
+    effects = effects_table(2)
+    with pytest.raises(ValueError, match="no row has a value of 'within_pair_change'"):
+        draw_interventions(effects.assign(within_pair_change=np.nan))
+    for most in (0, -1, 1.5):
+        with pytest.raises(ValueError, match=f"most={most} must be a whole number of at least 1"):
+            draw_interventions(effects, most=most)
+    for missing in ("within_pair_low", "num_units", "branch"):
+        with pytest.raises(ValueError, match=f"no column '{missing}'; give rows of"):
+            draw_interventions(effects.drop(columns=missing))
+
+
+def test_draw_interventions_reads_the_intact_score_where_there_is_a_change() -> None:
+    effects = effects_table(2)
+    effects.loc[0, "within_pair_change"] = np.nan
+    assert "intact 90.0%" in draw_interventions(effects).get_xlabel()

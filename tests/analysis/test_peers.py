@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,37 @@ def test_figure_keeps_published_scores_hollow_and_apart(table: pd.DataFrame) -> 
         draw_peers(pd.concat([table, table.assign(mode="compiled")]))
 
 
+@pytest.mark.parametrize("missing", ["model", "gmacs", "latency_q1_ms", "torch"])
+def test_figure_names_a_missing_column(missing: str) -> None:
+    row = dict.fromkeys(["model", "family", "mode", "device", "torch"], "a")
+    numbers = ["params", "gmacs", "latency_ms", "latency_q1_ms", "latency_q3_ms", "clips_per_s"]
+    row |= dict.fromkeys([*numbers, "batch_size", "num_threads", "published_top1"], 1)
+    rows = pd.DataFrame([row])
+    draw_peers(rows)
+    with pytest.raises(ValueError, match=f"no column '{missing}'; give rows of analysis.compare"):
+        draw_peers(rows.drop(columns=missing))
+    with pytest.raises(ValueError, match="the rows are empty"):
+        draw_peers(rows[:0])
+
+
 def test_table_and_figure_are_written(table: pd.DataFrame, tmp_path: Path) -> None:
     folder = write_peers(pd.concat([table, table.assign(mode="bfloat16")]), tmp_path / "peers")
     assert sorted(path.name for path in folder.iterdir()) == ["peers.csv", "peers.png"]
     assert len(pd.read_csv(folder / "peers.csv")) == 4
     with pytest.raises(ValueError, match="unknown peer 'S4D'; use one of MViTv2-S, "):
         peer("S4D")
+
+
+def test_no_models_are_refused_before_anything_is_measured() -> None:
+    for models in ({}, [create_model("toy")]):
+        with pytest.raises(ValueError, match="must be a dictionary of one or more models by name"):
+            compare_peers(models)
+
+
+def test_own_models_are_compared_without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    options = {"clip_shape": (3, 4), "warm_up": 0, "min_runs": 1, "min_seconds": 0.0}
+    found = compare_peers({"ours": torch.nn.Linear(4, 2)}, **options)
+    assert found["published_top1"].isna().all()
+    with pytest.raises(ValueError, match="torchvision is not installed"):
+        compare_peers({"S3D": torch.nn.Linear(4, 2)}, **options)

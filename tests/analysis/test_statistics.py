@@ -122,6 +122,18 @@ def test_powers_refuse_what_has_no_answer() -> None:
         detectable_effect(5, power=1)
     with pytest.raises(ValueError, match="more than 1000 seeds"):
         seeds_needed(0.0)
+    for effect in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=f"effect={effect} must be a finite number"):
+            seeds_needed(effect)
+    for power in (np.nan, 0.0, 0.05, 1.0):
+        with pytest.raises(ValueError, match=f"power={power} must lie between 0.05 and 1"):
+            seeds_needed(1.0, power)
+    for significance in (np.nan, 0.0, 2.0):
+        with pytest.raises(ValueError, match=f"significance={significance} must lie between 0 "):
+            seeds_needed(1.0, significance=significance)
+    for num_seeds in (np.nan, np.inf, 2.5):
+        with pytest.raises(ValueError, match=f"num_seeds={num_seeds} must be a whole number"):
+            detectable_effect(num_seeds)
 
 
 def test_compare_pairs_runs_by_seed() -> None:
