@@ -66,13 +66,15 @@ def write_bias(
 
     That is by default RUN/bias, or RUN/bias-VARIANT where the run has variants. maps.csv: rows of
     `bias_maps`; statistics.csv: rows of `bias_statistics` with all controls; a PNG a unit and axis.
-    Returns the folder. Raises ValueError for a folder without a model.
+    Returns the folder. Raises ValueError for a folder without a model, and for weights that are not
+    finite.
     """
     run_model = open_run(run, seed, variant)
     name = "-".join(["bias", *([run_model.variant] if run_model.variant else [])])
     folder = Path(out) if out else Path(run) / name
     initial = seeded_model(run_model.model.config, run_model.seed)
     maps, start = bias_maps(run_model.model), bias_maps(initial)
+    check_weights(maps, "the model")
     tables = {"maps": maps, "statistics": bias_statistics(run_model.model, initial)}
     for name, table in tables.items():
         write_atomically(folder / f"{name}.csv", table.to_csv(index=False).encode())

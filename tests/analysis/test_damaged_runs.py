@@ -15,7 +15,7 @@ from analysis import bias_history, page_sections
 from analysis.cli import main
 from posmlp import cli as posmlp_cli
 from posmlp import create_model
-from posmlp.checkpoint import save
+from posmlp.checkpoint import load, save
 from posmlp.config import TrainConfig
 from tests.analysis.test_bias_maps import SMALL
 
@@ -107,6 +107,19 @@ def test_damage_is_named_by_every_command_about_a_model(
         assert message in error
         assert error.count("\n") == 1
     assert not out.exists()
+
+
+def test_model_that_diverged_has_no_bias_files(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load(run / MODEL)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    save(model, run / MODEL)
+    assert main(["bias", str(run), "--out", str(tmp_path / "out")]) == 2
+    assert "weights of the model are not finite" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 OF_METRICS: dict[str, tuple[Damage, str]] = {
