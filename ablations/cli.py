@@ -6,6 +6,7 @@ Only what a command needs is imported, so that status and why answer at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -154,7 +155,8 @@ def _run(options: argparse.Namespace) -> int:
         progress=not options.quiet,
     )
     num_failed = 0 if table.empty else int((table["status"] == "failed").sum())
-    print(f"next: ablations report {out}")
+    with contextlib.suppress(BrokenPipeError):  # whoever does not read it, all has been run
+        print(f"next: ablations report {out}")
     return 1 if num_failed else 0
 
 

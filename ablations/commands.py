@@ -17,14 +17,18 @@ def for_folder(command: str, root: Path) -> str:
 
     The grid is the folder's own copy where that was its file, or its file is no longer there.
     """
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError:  # no command of ours
+        return command
     if words[:2] == ["ablations", "repeat"]:
         return shlex.join([*words[:2], str(root), *words[3:]])
     if words[:2] == ["ablations", "run"] and "--out" in words[:-1]:
         place = words.index("--out") + 1
         grid, old = Path(words[2]), Path(words[place])
-        if old.resolve() != root.resolve():
+        has_moved = old.resolve() != root.resolve()
+        if has_moved:
             words[place] = str(root)
-            if grid == old / "grid.yaml" or not grid.is_file():
-                words[2] = str(root / "grid.yaml")
+        if not grid.is_file() or (has_moved and grid == old / "grid.yaml"):
+            words[2] = str(root / "grid.yaml")
     return shlex.join(words)

@@ -117,13 +117,17 @@ class Engine:
         """
         from posmlp.train import usable_device
 
+        self.check_cores()
+        return str(usable_device(self.device, compute=False))
+
+    def check_cores(self) -> None:
+        """Raise ValueError for more workers or threads than anyone wants of this machine."""
         for name in ("workers", "num_threads"):
             if getattr(self, name) > MOST_A_CORE * CORES:
                 raise ValueError(
                     f"{name}={getattr(self, name)} is more than {MOST_A_CORE} for each of the "
                     f"{CORES} CPU cores of this machine; use about {CORES}"
                 )
-        return str(usable_device(self.device, compute=False))
 
     @property
     def at_once(self) -> int:

@@ -29,7 +29,7 @@ from ablations.store import DEVICE_ERROR, OUT_OF_MEMORY, Result, Store
 from ablations.worker import Place
 from posmlp.data import CACHE_GIB
 from posmlp.model import create_model
-from posmlp.runs import environment
+from posmlp.runs import environment, read_config, wherever_it_starts
 from posmlp.train import fit
 
 NOT_METRICS = ("epoch", "variant", "seed", "lr", "seconds", "data_wait_share")
@@ -183,17 +183,20 @@ def _kind(error: Exception) -> str:
 def _clear_unless_resumable(folder: Path, job: Job) -> None:
     """Remove what no training can go on from: a kill's scraps, or a run of before a new field."""
     try:
-        stored = read_json(folder / "config.json")
-        made = read_json(folder / "environment.json")
-    except (FileNotFoundError, ValueError):
+        stored = wherever_it_starts(read_config(folder))
+        made = dict(read_json(folder / "environment.json"))
+    except (FileNotFoundError, ValueError, TypeError):
         stored, made = {}, {}
     same_way = made.get("micro_batches", 1) == job.micro_batches
     first = job.cells[0]
-    asked = {
-        "model": first.config.to_dict(),
-        "train": first.train.to_dict(),
-        "variants": variants_of(job),
-    }
+    asked = wherever_it_starts(
+        {
+            "model": first.config.to_dict(),
+            "train": first.train.to_dict(),
+            "variants": variants_of(job),
+            **({"init_sha256": first.init_sha256} if first.init_sha256 else {}),
+        }
+    )
     if any(stored.get(key) != value for key, value in asked.items()) or not same_way:
         if stored:
             print(f"{folder} was begun with other configuration fields; it starts anew")

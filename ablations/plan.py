@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -174,12 +175,12 @@ def plan(
     """State and cost of every cell of a grid, given what is stored in `out`.
 
     Cells without records are probed, a few steps each on `device` (by default a GPU if there is
-    one), within `probe_s` seconds for all; 0: not at all. What a probe found is kept in the user's
+    one), within `probe_s` seconds for all; 0: not at all. Of a GPU that is not here, as a cluster's
+    may be, nothing tells the time. What a probe found is kept in the user's
     cache folder, and nothing is written elsewhere. Raises ValueError for a grid or a folder that
     cannot be run.
     """
-    engine = Engine(workers=workers, device=device, num_threads=num_threads)
-    place = replace(engine, workers=1).here()  # as many at once as asked may be a cluster's
+    place = _place(Engine(workers=workers, device=device, num_threads=num_threads))
     grid = grid if isinstance(grid, Grid) else read_grid(grid, data)
     grid.check_data()
     store = Store(out) if out is not None else None
@@ -190,6 +191,15 @@ def plan(
     cells = [_planned(cell, grid.seeds, store, predictions[cell.id]) for cell in grid.cells]
     repeat = _state(store, grid.baseline, grid.seeds[0], 1) if grid.repeat else None
     return Plan(grid, cells, list(_stale(grid, store)) if store else [], workers, repeat)
+
+
+def _place(engine: Engine) -> str:
+    """The device that is planned for: one of this machine, or a GPU of another."""
+    one = replace(engine, workers=1)  # as many at once as asked may be a cluster's
+    if re.fullmatch(r"cuda(:\d+)?", engine.device or ""):
+        one.check_cores()
+        return str(engine.device)
+    return one.here()
 
 
 def _planned(

@@ -160,7 +160,7 @@ def _probed(cell: Cell, device: torch.device, data: _OpenedData) -> Probe:
     """The cost of a training, from a few steps at its batch size, or at small ones."""
     train_clips, test_clips, opening_s = data.of(cell)
     batch = cell.train.batch_size
-    _step(cell, 1, train_clips, device)  # what only a first step pays for
+    _epoch_s(cell, 1, train_clips, device)  # what only first steps pay for
     one, two = (_step(cell, size, train_clips, device) for size in (1, 2))
     step_s, memory_mb = two.seconds / 2 * batch, None
     if one.memory_mb is not None and two.memory_mb is not None:
@@ -174,18 +174,19 @@ def _probed(cell: Cell, device: torch.device, data: _OpenedData) -> Probe:
 
 def _step(cell: Cell, batch: int, clips: ClipSource, device: torch.device) -> Probe:
     """Time of one step and peak memory at a batch size."""
+    memory.reset(str(device))
+    seconds = _typical(lambda: _epoch_s(cell, batch, clips, device)) / NUM_STEPS
+    return Probe(seconds, memory.peak_mb(str(device)))
+
+
+def _epoch_s(cell: Cell, batch: int, clips: ClipSource, device: torch.device) -> float:
+    """Time of `NUM_STEPS` steps at a batch size, and an evaluation of as many clips."""
     from posmlp.train import fit
 
-    few = _First(clips, NUM_STEPS * batch)
+    data = (_First(clips, NUM_STEPS * batch), _First(clips, batch))
     train = replace(cell.train, batch_size=batch, epochs=1)
-    data = (few, _First(clips, batch))
-
-    def epoch_s() -> float:
-        (row,) = fit(cell.config, train, data, device=device, progress=False)
-        return row["seconds"]
-
-    memory.reset(str(device))
-    return Probe(_typical(epoch_s) / NUM_STEPS, memory.peak_mb(str(device)))
+    (row,) = fit(cell.config, train, data, device=device, progress=False)
+    return row["seconds"]
 
 
 def _evaluation_s(cell: Cell, clips: ClipSource, device: torch.device) -> float:

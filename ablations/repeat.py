@@ -39,19 +39,19 @@ def repeat(
         seeds = ", ".join(map(str, plan["seeds"]))
         raise ValueError(f"seed={seed} must be at least 0; the seeds of this run are {seeds}")
     cell_id = find_cell(plan, cell)["id"]
-    job = Job((_cell(store, cell_id),), (seed,))
+    job = Job((_cell(store, cell_id, seed),), (seed,))
     if to is not None:
         return _repeat(store, job, place, Path(to))
     with tempfile.TemporaryDirectory() as folder:
         return _repeat(store, job, place, Path(folder))
 
 
-def _cell(store: Store, cell_id: str) -> Cell:
+def _cell(store: Store, cell_id: str, seed: int) -> Cell:
     stored, (config, train) = store.cell(cell_id), store.configs(cell_id)
     data = describe(stored["data"]["spec"])
     if data.identity != stored["data"]["identity"]:
         raise ValueError(f"{data.spec} holds other clips than those that this run was trained on")
-    init_sha256 = stored.get("init_sha256", "")
+    init_sha256 = stored.get("init_sha256") or store.trained_from(cell_id, seed)
     weights.check_unchanged(train.init_from, init_sha256)
     return Cell(stored["name"], config, train, data, stored["axes"], init_sha256=init_sha256)
 

@@ -114,7 +114,7 @@ def _refuse_budget_of_parts(grid: Grid, shard: str | None) -> None:
     if shard is None or grid.options.budget_s is None:
         return
     count = int(shard.partition("/")[2])
-    budget, in_all = (f"{s:g}s" for s in (grid.options.budget_s, grid.options.budget_s * count))
+    budget, in_all = (f"{s:.15g}s" for s in (grid.options.budget_s, grid.options.budget_s * count))
     grid.file.fail(
         ("budget",),
         f"budget={budget} cannot be kept in parts (shard={shard!r}), as each would choose its own "

@@ -145,6 +145,16 @@ class Store:
             path = self.cell_path(cell_id)
             raise StoreError(f"{path} makes no model or training ({error}); {_ANEW}") from error
 
+    def trained_from(self, cell_id: str, seed: int) -> str:
+        """The hash of the model file that a run began with, as its folder tells; else empty.
+
+        Cells did not always hold it.
+        """
+        try:
+            return str(read_json(self.run_folder(cell_id, seed) / "config.json")["init_sha256"])
+        except (OSError, ValueError, LookupError, TypeError):
+            return ""
+
     def _check_cell(self, cell: Cell) -> None:
         """Refuse to take results of another configuration for this cell's.
 

@@ -14,7 +14,7 @@ from analysis.draw_speed import PANELS, draw_speed_accuracy
 from analysis.pictures import png
 from posmlp.checkpoint import write_atomically
 from posmlp.run_members import run_members
-from posmlp.runs import read_metrics
+from posmlp.runs import is_training, read_metrics
 
 
 def gather_curves(folder: str | Path) -> pd.DataFrame:
@@ -98,10 +98,11 @@ def runs_under(folder: str | Path) -> list[Path]:
     """The run folders in or below a folder: those that hold metrics.csv and config.json.
 
     Not another run: a seed that a grid trained a second time, to see how equal runs differ, and the
-    population in which some of its cells were trained, since each has a run folder of its own.
+    population in which some of its cells were trained, since each has a run folder of its own. What
+    `posmlp.tasks` trained is none either. Raises ValueError for a damaged config.json.
     """
     found = (path.parent for path in sorted(Path(folder).rglob("metrics.csv")))
-    return [run for run in found if (run / "config.json").is_file() and not _is_second(run)]
+    return [run for run in found if is_training(run) and not _is_second(run)]
 
 
 def _is_second(run: Path) -> bool:
@@ -126,7 +127,11 @@ def variant_of(run: Path, root: Path, variant: str = "") -> tuple[str, dict[str,
 def _read_cell(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         stored = json.loads(path.read_bytes())
-        return str(stored["name"]), dict(stored.get("axes", {}))
+        axes = dict(stored.get("axes", {}))
+        # A value a stage is one value of its axis.
+        return str(stored["name"]), {
+            k: str(v) if isinstance(v, list) else v for k, v in axes.items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is damaged ({error!r}); put a sound one back, or move its folder away"

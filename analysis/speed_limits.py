@@ -26,7 +26,7 @@ def check(
 ) -> None:
     """Raise ValueError for what would measure nothing, or without an end."""
     for name, rows in (("batch_sizes", batch_sizes), ("phases", phases), ("modes", modes)):
-        if not rows:
+        if not len(rows):
             raise ValueError(f"{name} is empty; give at least one")
     threads = 1 if num_threads is None else num_threads
     counts = [("warm_up", limits.warm_up, 0), ("min_runs", limits.min_runs, 1)]

@@ -96,7 +96,7 @@ class Training:
             complete = bool(self.history) and self.history[-1]["epoch"] == self.train.epochs
             self.history = self.history if complete else []
             if complete:
-                self._check_models(folder.root)
+                self._tell_lost_models(folder.root)
             return complete
         tensors, self.epochs_done = stored
         self.history = [row for row in self.history if row["epoch"] <= self.epochs_done]
@@ -109,14 +109,15 @@ class Training:
             self.sums = tensors["epoch.sums"].to(self.population.device)
         return False
 
-    def _check_models(self, root: Path) -> None:
-        """Raise ValueError if a finished run has lost what it was trained for."""
+    def _tell_lost_models(self, root: Path) -> None:
+        """Say so if a finished run, whose history is all that is asked of it now, lacks a model."""
         for member in self.members:
             path = model_path(root, member)
-            if not path.is_file():
-                raise ValueError(
+            if not path.is_file() and self.team.is_first:
+                print(
                     f"{root} is complete, but {path.name} is gone; put it back, or move "
-                    "metrics.csv away to train again"
+                    "metrics.csv away to train again",
+                    file=sys.stderr,
                 )
 
     def run(self, folder: RunFolder | None, progress: bool) -> None:

@@ -47,7 +47,8 @@ def open_run(run: str | Path, seed: int | None = None, variant: str | None = Non
     member, path = found[seed], model_path(run, found[seed])
     if not path.is_file():
         raise ValueError(f"{run} holds no trained model yet; run `posmlp train` to its end")
-    model, train, classes = load(path), member.train, tuple(read_config(run)["classes"])
+    model, train = load(path), member.train
+    classes = tuple(map(str, read_config(run)["classes"]))
     if model.config.num_classes != len(classes):
         raise ValueError(
             f"{path} tells {model.config.num_classes} classes apart, but config.json beside it "

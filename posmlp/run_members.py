@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from posmlp.config import PosMLPConfig, TrainConfig, one_of
-from posmlp.runs import read_config
+from posmlp.runs import damaged, read_config
 from posmlp.variants import Member, members
 
 
@@ -20,10 +20,7 @@ def run_members(run: str | Path) -> list[Member]:
         train = TrainConfig.from_dict(stored["train"])
         return members(config, train, stored["seeds"], stored.get("variants") or None)
     except (ValueError, TypeError) as error:
-        path = Path(run) / "config.json"
-        raise ValueError(
-            f"{path} is damaged ({error}); put a sound one back, or train into another folder"
-        ) from error
+        raise damaged(Path(run) / "config.json", error) from error
 
 
 def one_variant(run: str | Path, variant: str | None = None) -> list[Member]:

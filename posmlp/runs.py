@@ -97,7 +97,7 @@ class RunFolder:
         stored = self._stored()
         if stored is None or _only_lost_clips(_filled(stored), config):
             write_json(self.root / "config.json", config)
-        elif _filled(stored) != config:
+        elif wherever_it_starts(_filled(stored)) != wherever_it_starts(config):
             raise ValueError(
                 f"{self.root} holds a run of another configuration "
                 f"({_difference(stored, config)}); give another folder, or the same "
@@ -163,6 +163,13 @@ def _filled(stored: dict[str, Any]) -> dict[str, Any]:
     return {**stored, "model": model, "train": train, "data": data}
 
 
+def wherever_it_starts(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the path of the model file that it starts from, whose hash counts."""
+    if not config.get("init_sha256"):
+        return config
+    return {**config, "train": {**config["train"], "init_from": ""}}
+
+
 _OF_THE_CLIPS = ("num_clips", "unreadable", "dropped", "damaged", "backends", "sha256")
 
 
@@ -200,12 +207,18 @@ def read_config(run: str | Path) -> dict[str, Any]:
     return stored
 
 
+def is_training(folder: Path) -> bool:
+    """Whether a folder holds a run of `posmlp train`. Raises ValueError if that is damaged."""
+    path = folder / "config.json"
+    return path.is_file() and "seeds" in _described(path)
+
+
 _CONFIG = {
     "model": dict,
     "train": dict,
     "source?": str | None,
     "data": {"*": dict},
-    "classes": [str],
+    "classes": [str | int],
     "seeds?": [int],
     "variants?": {"*": dict},
 }
@@ -217,10 +230,15 @@ def _described(path: Path) -> dict[str, Any]:
         if problem := fault(stored, _CONFIG):
             raise ValueError(problem)
     except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); put a sound one back, or train into another folder"
-        ) from error
+        raise damaged(path, error) from error
     return stored
+
+
+def damaged(path: Path, reason: Exception) -> ValueError:
+    """The error for a config.json that cannot be what a run has written."""
+    return ValueError(
+        f"{path} is damaged ({reason}); put a sound one back, or train into another folder"
+    )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

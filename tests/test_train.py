@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from posmlp import loop
-from posmlp.checkpoint import load
+from posmlp.checkpoint import load, save
 from posmlp.config import TrainConfig
 from posmlp.data.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
+from posmlp.model import create_model
 from posmlp.optimisation import Optimiser
 from posmlp.train import evaluate, fit, learning_rate, metrics, normalise
 from tests.test_population import TINY
@@ -137,13 +138,15 @@ def test_fit_returns_a_complete_run_without_training(clips, tmp_path, monkeypatc
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
 
 
-def test_complete_run_that_lost_a_model_is_named_and_keeps_its_metrics(clips, tmp_path):
+def test_complete_run_that_lost_a_model_says_so_and_keeps_its_metrics(clips, tmp_path, capsys):
     one, root = replace(TRAIN, epochs=1), tmp_path / "run"
     rows = fit(CONFIG, one, clips, [0, 1], root, progress=False)
     before = (root / "metrics.csv").read_bytes()
     (root / "model-seed1.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"model-seed1\.safetensors is gone; .*metrics\.csv away"):
-        fit(CONFIG, one, clips, [0, 1], root, progress=False)
+    capsys.readouterr()
+    assert values(fit(CONFIG, one, clips, [0, 1], root, progress=False)) == values(rows)
+    said = capsys.readouterr().err
+    assert "model-seed1.safetensors is gone; put it back, or move metrics.csv away" in said
     assert (root / "metrics.csv").read_bytes() == before
     (root / "metrics.csv").rename(tmp_path / "before.csv")  # as the message says
     assert values(fit(CONFIG, one, clips, [0, 1], root, progress=False)) == values(rows)
@@ -179,6 +182,40 @@ def test_run_folder_that_is_a_file_is_named(clips, tmp_path):
     with pytest.raises(ValueError, match=r"run is a file; name a folder"):
         fit(CONFIG, TRAIN, clips, [0], tmp_path / "run", progress=False)
     assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_classes_may_be_numbers(tmp_path):
+    made = MovingDigits("train", 16, difficulty="easy", num_frames=4, image_size=16)
+    numbered = GeneratedClips(made)
+    numbered.classes = tuple(range(14))
+    one = replace(TRAIN, epochs=1)
+    rows = fit(CONFIG, one, (numbered, numbered), [0], tmp_path / "run", progress=False)
+    again = fit(CONFIG, one, (numbered, numbered), [0], tmp_path / "run", progress=False)
+    assert values(again) == values(rows)
+
+
+def test_model_file_to_start_from_may_move_while_a_run_is_interrupted(clips, tmp_path, monkeypatch):
+    starts = [tmp_path / "start.safetensors", tmp_path / "moved.safetensors"]
+    save(create_model(CONFIG), starts[0])
+    trains = [replace(TRAIN, epochs=2, init_from=str(path)) for path in starts]
+    whole = fit(CONFIG, trains[0], clips, [0], progress=False)
+    store = loop.Training._store
+
+    def killed(self, folder, epoch):
+        store(self, folder, epoch)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Training, "_store", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(CONFIG, trains[0], clips, [0], tmp_path / "run", progress=False)
+    monkeypatch.undo()
+    starts[0].rename(starts[1])
+    assert values(fit(CONFIG, trains[1], clips, [0], tmp_path / "run", progress=False)) == values(
+        whole
+    )
+    save(create_model(CONFIG), starts[1])  # another
+    with pytest.raises(ValueError, match="init_sha256"):
+        fit(CONFIG, trains[1], clips, [0], tmp_path / "run", progress=False)
 
 
 def test_seeds_may_be_any_whole_numbers(clips, tmp_path):

@@ -83,6 +83,16 @@ def test_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     assert (process.returncode, process.stderr) == (0, b"")
 
 
+def test_run_that_nobody_listens_to_has_done_its_work(grid: Path, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = ["run", str(grid), "--out", str(tmp_path / "run"), "--device", "cpu", "--quiet"]
+    command = [sys.executable, "-u", "-m", "ablations", *words]
+    process = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (process.returncode, process.stderr) == (0, b"")
+
+
 def test_commands_of_a_moved_folder_name_it_where_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,7 +102,8 @@ def test_commands_of_a_moved_folder_name_it_where_it_is(
     Store(old).declare(checked, command)
     again = f"ablations repeat {old} {checked.baseline.id} --seed 0 --device cpu"
     stored(Store(old), checked, 0, command=again)
-    assert for_folder(command, old) == command
+    assert for_folder(command, old) == command.replace(str(grid), f"{old}/grid.yaml")
+    assert for_folder("ablations run 'grid", old) == "ablations run 'grid"
     shutil.move(old, new)
     assert main(["status", str(new)]) == 0
     said = capsys.readouterr().out
@@ -120,12 +131,18 @@ def test_far_more_than_the_machine_has_cores_is_refused(name: str, tmp_path: Pat
     assert plan(TINY, out, workers=more, probe_s=0).workers == more  # a cluster's
 
 
+def test_plan_for_a_gpu_that_is_elsewhere_tells_all_but_the_time(grid: Path) -> None:
+    found = plan(grid, device="cuda:99")
+    assert found.seconds is None
+    assert [planned.params for planned in found.cells] == [c.params for c in plan(grid).cells]
+
+
 @pytest.mark.parametrize("device", ["tpu", "meta", "cuda:99"])
 def test_device_that_is_not_here_is_refused_before_anything_is_written(
     device: str, grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    for command in ("plan", "run"):
+    for command in ("plan", "run") if device != "cuda:99" else ("run",):
         assert main([command, str(grid), "--out", str(out), "--device", device]) == 2
         assert f"device='{device}' is not here" in capsys.readouterr().err
     assert not out.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ def test_a_probe_predicts_a_run_whose_error_is_told_and_stored(
     tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    found = plan(TINY, out, device="cpu")
+    found = plan(TINY, out, device="cpu", probe_s=600)
     predictions = {planned.cell.id: planned.prediction for planned in found.cells}
     assert [prediction.source for prediction in predictions.values()] == ["a probe"] * 2
     assert not out.exists()
@@ -48,6 +49,7 @@ def test_a_probe_counts_every_step_and_evaluation_of_a_training(
     # Known costs stand in for the clock, which tells nothing certain on a busy machine.
     costs = {1: Probe(0.5, 110.0), 2: Probe(1.0, 120.0), 16: Probe(6.0, 250.0)}
     monkeypatch.setattr(probe, "_step", lambda cell, batch, clips, device: costs[batch])
+    monkeypatch.setattr(probe, "_epoch_s", lambda *_: 99.0)  # the first, which is not counted
     monkeypatch.setattr(probe, "_evaluation_s", lambda *_: 7.0)
     monkeypatch.setattr(memory, "free_mb", lambda device: free_mb)
     grid = read_grid(changed(train={"epochs": 3}))
@@ -56,7 +58,10 @@ def test_a_probe_counts_every_step_and_evaluation_of_a_training(
     assert found == Probe(1.0 + 3 * (4 * step_s + 7.0), memory_mb)
 
 
-def test_one_pause_of_the_machine_does_not_make_a_short_reading_long() -> None:
+def test_one_pause_of_the_machine_does_not_make_a_short_reading_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(probe, "READINGS_S", math.inf)
     readings = iter([0.01, 9.0, 0.02])
     assert probe._typical(lambda: next(readings)) == 0.02
 
@@ -139,6 +144,10 @@ def test_parts_refuse_a_budget_and_name_the_one_to_plan_with(
     assert f"{path}:2:11: budget=600s cannot be kept in parts (shard='2/3')" in said
     assert "with budget: 1800s, the time of all 3 parts, list them under seeds" in said
     assert not out.exists()
+    path.write_text(f"{text[:-1]},\n  budget: 12d}}")
+    assert main([*words, "1/2"]) == 2
+    assert "with budget: 2073600s, the time of all 2 parts" in capsys.readouterr().err
+    path.write_text(f"{text[:-1]},\n  budget: 10min}}")
     grid = read_grid(TINY | {"seeds": 3, "budget": "1800s"})
     predictions = {cell.id: Prediction(400.0, None, "test") for cell in grid.cells}
     whole = fitted(grid, predictions, None, 1).seeds

@@ -42,6 +42,18 @@ def test_published_folder_has_the_repetition(tmp_path: Path) -> None:
     assert ablations.load(kept, repeats=True)["repeat"].tolist() == [0, 1]
 
 
+def test_repetition_that_was_not_run_keeps_nothing_from_being_published(
+    ablation: Path, tmp_path: Path
+) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(ablation, older)
+    plan = read_json(older / "plan.json")
+    write_json(older / "plan.json", plan | {"repeats": [[plan["baseline"], 0]]})
+    pd.testing.assert_frame_equal(
+        ablations.load(publish(older, tmp_path / "kept")), ablations.load(ablation)
+    )
+
+
 def test_publishing_onto_a_run_is_refused(ablation: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is the run itself"):
         publish(ablation, ablation)
@@ -110,7 +122,7 @@ def test_publish_refuses_damage_and_leaves_the_target_alone(ablation: Path, tmp_
     write_json(damaged / "plan.json", plan | {"repeats": [[plan["baseline"], 0]]})
     repeated = Store(damaged).result_path(plan["baseline"], 0, repeat=1)
     write_json(repeated, {})
-    with pytest.raises(StoreError, match=r"gate=lrpe seed 0 \(damaged: .*seed0-repeat"):
+    with pytest.raises(StoreError, match=r"gate=lrpe seed 0 repeated \(damaged: .*seed0-repeat"):
         publish(damaged, tmp_path / "kept")
     write_json(damaged / "plan.json", plan)
     write_json(Store(damaged).cell_path(plan["baseline"]), {"name": "lrpe"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from pandas.testing import assert_frame_equal
 
 from ablations import GridError, load, plan, read_grid, run
 from ablations.cli import main
-from ablations.files import read_json
-from ablations.job import Training
+from ablations.files import read_json, write_json
+from ablations.job import Training, _clear_unless_resumable
 from ablations.publish import publish
 from ablations.store import Store
 from ablations.worker import Place
@@ -127,6 +128,33 @@ def test_repeat_and_publish_know_the_file(
     write_model(model, 1)
     assert main(words) == 2
     assert "put that file back" in capsys.readouterr().err
+
+
+def test_cell_of_before_hashes_is_repeated_from_the_file_that_its_run_names(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    cell_id = run(grid_from(model), out, device="cpu", progress=False).id[0]
+    cell = read_json(Store(out).cell_path(cell_id))
+    old = {key: value for key, value in cell.items() if not key.startswith("init_")}
+    write_json(Store(out).cell_path(cell_id), old)
+    words = ["repeat", str(out), cell_id, "--seed", "0"]
+    assert main(words) == 0
+    assert "the same to the last bit" in capsys.readouterr().out
+    write_model(model, 1)
+    assert main(words) == 2
+    assert "put that file back" in capsys.readouterr().err
+
+
+def test_interrupted_training_goes_on_where_its_file_has_moved(model: Path, tmp_path: Path) -> None:
+    (job,) = read_grid(grid_from(model)).jobs
+    Training(tmp_path / "run")(job, Place(0, "cpu", 1))
+    folder = Store(tmp_path / "run").run_folder(job.cells[0].id, 0)
+    (moved,) = read_grid(grid_from(model.rename(tmp_path / "moved.safetensors"))).jobs
+    _clear_unless_resumable(folder, moved)
+    assert (folder / "metrics.csv").is_file()
+    _clear_unless_resumable(folder, replace(moved, micro_batches=2))
+    assert not folder.exists()
 
 
 def test_populations_hold_cells_of_one_file(model: Path, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ OF_A_MODEL: dict[str, tuple[Damage, str]] = {
     "depths": (config(model={"depths": 3}), "config.json is damaged (depths=3 must be"),
     "epochs": (config(train={"epochs": "many"}), "config.json is damaged (epochs='many' must be"),
     "seeds": (config(seeds=["a"]), "config.json is damaged (seeds[0] is 'a')"),
-    "class numbers": (config(classes=[1, 2]), "config.json is damaged (classes[0] is 1)"),
+    "classes": (config(classes=[1.5, 2]), "config.json is damaged (classes[0] is 1.5)"),
     "few classes": (config(classes=["a"]), "beside it names 1; put the files of one run together"),
     "data": (config(data={"test": 3}), "config.json is damaged (data.test is 3)"),
     "source": (config(source=3), "config.json is damaged (source is 3)"),

@@ -13,7 +13,7 @@ import pytest
 from analysis import bias_history, bias_maps, gather_curves, page_sections
 from analysis.class_accuracy import gather_classes
 from analysis.cli import main
-from analysis.curves import runs_under
+from analysis.curves import runs_under, variant_of
 from analysis.learned import trained_models
 from posmlp.checkpoint import load
 from posmlp.config import PosMLPConfig, TrainConfig
@@ -128,9 +128,22 @@ def test_page_scores_the_variant_and_says_which_it_is(run: Path) -> None:
     assert ["lr", "0.0001"] in tables["variant slow"]
 
 
-def test_population_of_an_ablation_is_not_counted_beside_its_cells(tmp_path: Path) -> None:
-    for folder in ("cells/a/seed0", "together/0123"):
+def test_only_trainings_are_counted_and_a_population_not_beside_its_cells(tmp_path: Path) -> None:
+    about = {"model": {}, "train": {}, "data": {}, "classes": []}
+    seeds = {"cells/a/seed0": [0], "together/0123": [0, 1], "detect": None}
+    for folder, of in seeds.items():
         (tmp_path / folder).mkdir(parents=True)
-        for name in ("metrics.csv", "config.json"):
-            (tmp_path / folder / name).touch()
+        (tmp_path / folder / "metrics.csv").touch()
+        told = about | ({"seeds": of} if of else {"seed": 0})
+        (tmp_path / folder / "config.json").write_text(json.dumps(told))
     assert runs_under(tmp_path) == [tmp_path / "cells/a/seed0"]
+
+
+def test_axis_of_values_a_stage_is_one_value_of_a_run(tmp_path: Path) -> None:
+    run = tmp_path / "cells/a/seed0"
+    run.mkdir(parents=True)
+    cell = {"name": "num_groups=1,2", "axes": {"num_groups": [1, 2], "gate": "lrpe"}}
+    (run.parent / "cell.json").write_text(json.dumps(cell))
+    name, axes = variant_of(run, tmp_path)
+    assert (name, axes) == ("num_groups=1,2", {"num_groups": "[1, 2]", "gate": "lrpe"})
+    pd.DataFrame({"epoch": [1, 2, 3]}).assign(**axes)
