@@ -118,7 +118,7 @@ class Engine:
         from posmlp.train import usable_device
 
         self.check_cores()
-        return str(usable_device(self.device, compute=False))
+        return str(usable_device(self.device))
 
     def check_cores(self) -> None:
         """Raise ValueError for more workers or threads than anyone wants of this machine."""

@@ -32,6 +32,6 @@ def device(text: str) -> str:
     from posmlp.train import usable_device
 
     try:
-        return str(usable_device(text, compute=False))
+        return str(usable_device(text))
     except ValueError as error:
         raise ArgumentTypeError(str(error)) from error

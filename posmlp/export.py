@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from posmlp.config import one_of
 from posmlp.model import PosMLPVideo
 
 FORMATS = (".pt2", ".onnx")
@@ -50,11 +51,7 @@ def export(model: PosMLPVideo, path: str | Path) -> float:
 
 
 def _check_place(path: Path) -> None:
-    if path.suffix not in FORMATS:
-        raise ValueError(
-            f"{path} ends in {path.suffix!r}, which is no export format; use one of: "
-            f"{', '.join(FORMATS)}"
-        )
+    one_of(path.suffix, FORMATS, f"export format of {path},")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file, for example {path / 'model.pt2'}")
 

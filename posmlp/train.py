@@ -122,19 +122,18 @@ def fit(
             clips.close()
 
 
-def usable_device(
-    device: torch.device | str | None = None, *, compute: bool = True
-) -> torch.device:
+def usable_device(device: torch.device | str | None = None) -> torch.device:
     """The device to compute on, by default a GPU if there is one; ValueError if it is not here.
 
-    `compute`: try it; False leaves a GPU untouched, for a process that only gives others work.
+    A GPU is counted, not touched: who asks may only give others work, or be one of several
+    processes under torchrun, each of which gets a GPU of its own (`join`).
     """
     try:
         found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         num_gpus = torch.cuda.device_count()
         if found.type == "cuda" and (found.index or 0) >= num_gpus:
             raise RuntimeError(f"torch sees {num_gpus} GPUs")
-        if compute or found.type not in ("cpu", "cuda"):
+        if found.type not in ("cpu", "cuda"):
             torch.zeros(1, device=found).item()  # which `meta` refuses
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]

@@ -44,6 +44,19 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture
+def plain_figures() -> Iterator[None]:
+    """Matplotlib's own settings, and no figure left open."""
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
+    mpl.use("Agg")
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        yield
+    plt.close("all")
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Return a headless browser; skips where there is none."""

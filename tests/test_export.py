@@ -81,8 +81,8 @@ def test_places_that_cannot_be_written_to_are_named_before_the_work(tmp_path, ca
     (tmp_path / "folder.pt2").mkdir()
     monkeypatch.setattr("posmlp.export._program", lambda _model: pytest.fail("it was exported"))
     cases = {
-        "model.pth": "ends in '.pth', which is no export format; use one of: .pt2, .onnx",
-        "model": "ends in '', which is no export format; use one of: .pt2, .onnx",
+        "model.pth": "model.pth, '.pth'. Did you mean '.pt2'? Use one of: .pt2, .onnx",
+        "model": "model, ''. Use one of: .pt2, .onnx",
         "folder.pt2": "is a folder; name a file, for example",
         "model.safetensors/model.pt2": "model.safetensors (File exists); name a file in another",
     }

@@ -16,7 +16,7 @@ from posmlp.data.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
 from posmlp.model import create_model
 from posmlp.optimisation import Optimiser
-from posmlp.train import evaluate, fit, learning_rate, metrics, normalise
+from posmlp.train import evaluate, fit, learning_rate, metrics, normalise, usable_device
 from tests.test_population import TINY
 
 CONFIG = replace(TINY, image_size=16, windows=(4, 2), num_classes=14)
@@ -216,6 +216,15 @@ def test_model_file_to_start_from_may_move_while_a_run_is_interrupted(clips, tmp
     save(create_model(CONFIG), starts[1])  # another
     with pytest.raises(ValueError, match="init_sha256"):
         fit(CONFIG, trains[1], clips, [0], tmp_path / "run", progress=False)
+
+
+def test_gpu_is_found_without_touching_it(monkeypatch):
+    # No test has a GPU, so that whatever computes on one fails.
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [usable_device(name).type for name in (None, "cuda", "cuda:1")] == ["cuda"] * 3
+    with pytest.raises(ValueError, match=r"device='cuda:2' is not here \(torch sees 2 GPUs\)"):
+        usable_device("cuda:2")
 
 
 def test_seeds_may_be_any_whole_numbers(clips, tmp_path):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import av
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,6 +26,8 @@ from posmlp.data.sources import GeneratedClips
 from posmlp.population import seeded_model
 from posmlp.train import fit
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 CONFIG = replace(
     PRESETS["toy"],
     depths=(1, 1),
@@ -39,15 +40,6 @@ CONFIG = replace(
     num_frames=4,
     image_size=16,
 )
-
-
-@pytest.fixture(autouse=True)
-def _plain_settings_and_closed_figures() -> Iterator[None]:
-    mpl.use("Agg")
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")

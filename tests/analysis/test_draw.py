@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import matplotlib as mpl
 import numpy as np
@@ -24,6 +24,8 @@ from analysis import (
 from analysis.draw_bias import growth
 from analysis.draw_comparison import tally
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 RUNS = pd.DataFrame(
     {
         "variant": ["S"] * 3 + ["T+S"] * 3 + ["dead"] * 2,
@@ -32,15 +34,6 @@ RUNS = pd.DataFrame(
         "gmacs": [1.0] * 3 + [4.0] * 3 + [2.0] * 2,
     }
 )
-
-
-@pytest.fixture(autouse=True)
-def _plain_settings_and_closed_figures() -> Iterator[None]:
-    mpl.use("Agg")
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        yield
-    plt.close("all")
 
 
 def unit_maps(num_groups: int, *, frames: int = 1, side: int = 1) -> pd.DataFrame:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,14 +22,7 @@ from tests.analysis.test_bias_maps import SMALL
 from tests.analysis.test_draw import RUNS, unit_maps
 from tests.analysis.test_interventions import effects_table
 
-
-@pytest.fixture(autouse=True)
-def _plain_settings_and_closed_figures() -> Iterator[None]:
-    mpl.use("Agg")
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("plain_figures")
 
 
 def _attribution() -> tuple[Attribution, np.ndarray[Any, Any]]:
