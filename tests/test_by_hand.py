@@ -11,7 +11,7 @@ import posmlp.model as model_file
 from posmlp import PositionalGatingUnit, PosMLPVideo, create_model
 from posmlp.by_hand import StepByHand
 from posmlp.model import Branch, Step
-from posmlp.population import seeded_model
+from posmlp.train.population import seeded_model
 
 LAYOUTS = ["T+S", "T>S", "ST", "ST+S"]
 OPTIONS = [{"gate": "gqpe"}, {"gate": "dense"}, {"gate": "lrpe+dense"}, {"temporal_windows": 4}]

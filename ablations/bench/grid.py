@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ablations.grid import read_grid
+from ablations.grid.grid import read_grid
 from ablations.progress import duration
-from ablations.store import load
+from ablations.store.store import load
 
 
 def bench_grid(path: Path, device: str, workers: int, num_runs: int = 1) -> Iterator[str]:

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations.bench_peers import CONTENDERS, NUM_WORKERS, Contender
-from ablations.files import write_json
+from ablations.bench.peers import CONTENDERS, NUM_WORKERS, Contender
+from ablations.store.files import write_json
 
 TIMEOUT_S = 300.0
 
@@ -87,7 +87,7 @@ def measure(contender: Contender, num_jobs: int, seconds: float) -> Measured:
         words: Sequence[str] = [contender.name, str(num_jobs), str(seconds), folder]
         called = time.time()
         subprocess.run(
-            [sys.executable, "-m", "ablations.bench_peers", *words],
+            [sys.executable, "-m", contender.run.__module__, *words],
             check=True,
             capture_output=True,
             timeout=TIMEOUT_S + num_jobs * seconds,

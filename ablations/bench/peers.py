@@ -1,7 +1,7 @@
 """What runs the bench's jobs: our engines and, where they are installed, those that others use.
 
 Each contender runs `wait(folder, seconds)` a number of times, on two workers where it has workers,
-as its own documentation shows it. `python -m ablations.bench_peers NAME JOBS SECONDS FOLDER`.
+as its own documentation shows it. `python -m ablations.bench.peers NAME JOBS SECONDS FOLDER`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ablations.files import write_all_json
-from ablations.grid import Job
-from ablations.processes import Outcome, WorkerDied
-from ablations.worker import Place
+from ablations.engines.processes import Outcome, WorkerDied
+from ablations.engines.worker import Place
+from ablations.grid.grid import Job
+from ablations.store.files import write_all_json
 
 NUM_WORKERS = 2
 PLACES = [Place(i, "cpu", 1) for i in range(NUM_WORKERS)]
@@ -59,7 +59,7 @@ class Wait:
 
 
 def _jobs(count: int) -> list[Job]:
-    from ablations.grid import read_grid
+    from ablations.grid.grid import read_grid
 
     return read_grid({"seeds": count, "repeat": False}).jobs
 
@@ -72,21 +72,21 @@ def _store(outcomes: Iterable[Outcome], folder: Path) -> None:
 
 
 def ours_in_process(count: int, seconds: float, folder: Path) -> None:
-    from ablations.engines import in_process
+    from ablations.engines.local import in_process
 
     for batch in in_process(_jobs(count), Wait(folder / "run", seconds, folder), PLACES[0]):
         _store((outcome for _, outcome in batch), folder)
 
 
 def ours_pooled(count: int, seconds: float, folder: Path) -> None:
-    from ablations.engines import pool
+    from ablations.engines.local import pool
 
     for batch in pool(_jobs(count), Wait(folder / "run", seconds, folder), PLACES):
         _store((outcome for _, outcome in batch), folder)
 
 
 def ours_on_ray(count: int, seconds: float, folder: Path) -> None:
-    from ablations import ray_engine
+    from ablations.engines import ray_engine
 
     request = ray_engine.Request(1, 0)
     with ray_engine.connected(None):
@@ -124,7 +124,7 @@ def hydra(count: int, seconds: float, folder: Path) -> None:
     """The basic launcher, which has one worker."""
     script = folder / "app.py"
     script.write_text(
-        "from pathlib import Path\nimport hydra\nfrom ablations.bench_peers import wait\n\n\n"
+        "from pathlib import Path\nimport hydra\nfrom ablations.bench.peers import wait\n\n\n"
         "@hydra.main(version_base=None)\ndef app(config):\n"
         f"    return wait(Path({str(folder)!r}), {seconds})\n\n\napp()\n"
     )
@@ -174,6 +174,6 @@ CONTENDERS: Sequence[Contender] = (
 if __name__ == "__main__":
     name, count, seconds, folder = sys.argv[1:]
     (chosen,) = [contender for contender in CONTENDERS if contender.name == name]
-    from ablations import bench_peers  # tasks must not be of __main__, which workers do not have
+    from ablations.bench import peers  # tasks must not be of __main__, which workers do not have
 
-    getattr(bench_peers, chosen.run.__name__)(int(count), float(seconds), Path(folder))
+    getattr(peers, chosen.run.__name__)(int(count), float(seconds), Path(folder))

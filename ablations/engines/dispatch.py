@@ -12,21 +12,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablations import engines
 from ablations.commands import repeat_command
-from ablations.files import write_durably
-from ablations.grid import Job
-from ablations.job import Attempt, Training
-from ablations.population import grouped
-from ablations.processes import Outcome, WorkerDied
-from ablations.store import Result, Store
-from ablations.worker import Place
+from ablations.engines import local
+from ablations.engines.job import Attempt, Training
+from ablations.engines.population import grouped
+from ablations.engines.processes import Outcome, WorkerDied
+from ablations.engines.worker import Place
+from ablations.grid.grid import Job
+from ablations.store.files import write_durably
+from ablations.store.store import Result, Store
 from posmlp.config import one_of
-from posmlp.data import CACHE_GIB
+from posmlp.data.user_cache import CACHE_GIB
 
 if TYPE_CHECKING:
-    from ablations.ray_engine import Request
-    from ablations.ray_node import Parcel
+    from ablations.engines.ray_engine import Request
+    from ablations.engines.ray_node import Parcel
 
 ENGINES = ("local", "ray")
 CORES = os.cpu_count() or 1
@@ -94,7 +94,7 @@ class Engine:
         if self.kind == "local":
             yield
             return
-        from ablations import ray_engine
+        from ablations.engines import ray_engine
 
         with ray_engine.connected(self.address):
             yield
@@ -105,7 +105,7 @@ class Engine:
         if self.device is not None:
             return self.device.startswith("cuda")
         if self.kind == "ray":
-            from ablations import ray_engine
+            from ablations.engines import ray_engine
 
             return ray_engine.cluster_has_gpu()
         return self.here().startswith("cuda")
@@ -115,7 +115,7 @@ class Engine:
 
         Raises ValueError if this machine lacks it, or has far fewer cores than workers or threads.
         """
-        from posmlp.train import usable_device
+        from posmlp.train.fitting import usable_device
 
         self.check_cores()
         return str(usable_device(self.device))
@@ -134,7 +134,7 @@ class Engine:
         """How many trainings run at the same time; ask while `connected`."""
         if self.kind == "local":
             return self.workers
-        from ablations import ray_engine
+        from ablations.engines import ray_engine
 
         return ray_engine.num_at_once(self._request)
 
@@ -167,20 +167,20 @@ class Engine:
 
     @property
     def _request(self) -> Request:
-        from ablations import ray_engine
+        from ablations.engines import ray_engine
 
         return ray_engine.Request(self.num_threads, 1 / self.per_gpu if self.on_gpu else 0)
 
     def _here(self, jobs: list[Job], task: Training) -> Iterator[Sequence[tuple[Job, Outcome]]]:
         places = _places(min(self.workers, len(jobs)), self.here(), self.num_threads)
         if self.workers > 1:
-            yield from engines.pool(jobs, task, places)
+            yield from local.pool(jobs, task, places)
             return
         with _threads_restored():
-            yield from engines.in_process(jobs, task, places[0])
+            yield from local.in_process(jobs, task, places[0])
 
     def _on_ray(self, jobs: list[Job], task: Training) -> Iterator[Sequence[tuple[Job, Outcome]]]:
-        from ablations import ray_engine
+        from ablations.engines import ray_engine
 
         with self.connected():
             place = Place(0, "cuda:0" if self.on_gpu else "cpu", self.num_threads)

@@ -18,19 +18,20 @@ from typing import Any
 
 import torch
 
-from ablations import memory, weights
 from ablations.commands import repeat_command
-from ablations.description import started_from
-from ablations.files import read_json
-from ablations.grid import Cell, Job
-from ablations.ladder import is_out_of_memory
-from ablations.population import clear_other_groups, split_run_folder, variants_of
-from ablations.store import DEVICE_ERROR, OUT_OF_MEMORY, Result, Store
-from ablations.worker import Place
-from posmlp.data import CACHE_GIB
+from ablations.engines import memory
+from ablations.engines.ladder import is_out_of_memory
+from ablations.engines.population import clear_other_groups, split_run_folder, variants_of
+from ablations.engines.worker import Place
+from ablations.grid import weights
+from ablations.grid.description import started_from
+from ablations.grid.grid import Cell, Job
+from ablations.store.files import read_json
+from ablations.store.store import DEVICE_ERROR, OUT_OF_MEMORY, Result, Store
+from posmlp.data.user_cache import CACHE_GIB
 from posmlp.model import create_model
-from posmlp.runs import environment, read_config, wherever_it_starts
-from posmlp.train import fit
+from posmlp.train.fitting import fit
+from posmlp.train.run_folder import environment, read_config, wherever_it_starts
 
 NOT_METRICS = ("epoch", "variant", "seed", "lr", "seconds", "data_wait_share")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

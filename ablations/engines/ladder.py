@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ablations.grid import Job
-from ablations.processes import Outcome, WorkerDied
-from ablations.store import OUT_OF_MEMORY
+from ablations.engines.processes import Outcome, WorkerDied
+from ablations.grid.grid import Job
+from ablations.store.store import OUT_OF_MEMORY
 
 
 def is_out_of_memory(outcome: Outcome) -> bool:

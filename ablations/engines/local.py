@@ -19,9 +19,8 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from ablations.grid import Job
-from ablations.ladder import is_out_of_memory, lighter, with_step
-from ablations.processes import (
+from ablations.engines.ladder import is_out_of_memory, lighter, with_step
+from ablations.engines.processes import (
     MAX_STARTS,
     EngineError,
     Outcome,
@@ -31,8 +30,9 @@ from ablations.processes import (
     drop_if_empty,
     is_devices_fault,
 )
-from ablations.store import Result
-from ablations.worker import Place
+from ablations.engines.worker import Place
+from ablations.grid.grid import Job
+from ablations.store.store import Result
 
 MAX_FAULTS = 3
 TOGETHER_S = 0.05

@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ablations.files import read_json, write_durably, write_json
-from ablations.grid import Cell, Job
-from ablations.settings import content_hash
-from ablations.shapes import POPULATION
-from ablations.store import Store
+from ablations.grid.grid import Cell, Job
+from ablations.grid.settings import content_hash
+from ablations.store.files import read_json, write_durably, write_json
+from ablations.store.shapes import POPULATION
+from ablations.store.store import Store
 from posmlp.shapes import fault
-from posmlp.variants import values_of, without_values
+from posmlp.train.variants import values_of, without_values
 
 
 def grouped(jobs: Sequence[Job], many: str, most: int) -> list[Job]:

@@ -1,4 +1,4 @@
-"""The driver's end of a worker process (`ablations.worker`): started, fed, and heard to its end."""
+"""The driver's end of a worker process (`worker.py`): started, fed, and heard to its end."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ablations import worker
-from ablations.grid import Job
-from ablations.store import DEVICE_ERROR, Result
-from ablations.worker import Place
+from ablations.engines import worker
+from ablations.engines.worker import Place
+from ablations.grid.grid import Job
+from ablations.store.store import DEVICE_ERROR, Result
 
 MAX_STARTS = 3
 

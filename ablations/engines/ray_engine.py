@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ablations.engines import MAX_FAULTS, Faults, none_left
-from ablations.grid import Job
-from ablations.ladder import is_out_of_memory, lighter, with_step
-from ablations.processes import EngineError, Outcome, WorkerDied
-from ablations.ray_node import MovableTask, Parcel, run_there
-from ablations.worker import Place
+from ablations.engines.ladder import is_out_of_memory, lighter, with_step
+from ablations.engines.local import MAX_FAULTS, Faults, none_left
+from ablations.engines.processes import EngineError, Outcome, WorkerDied
+from ablations.engines.ray_node import MovableTask, Parcel, run_there
+from ablations.engines.worker import Place
+from ablations.grid.grid import Job
 
 MAX_TRIES = 3
 LOOK_AGAIN_S = 2.0

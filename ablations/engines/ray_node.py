@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
-from ablations.grid import Job
-from ablations.processes import (
+from ablations.engines.processes import (
     EngineError,
     Outcome,
     Task,
@@ -22,7 +21,8 @@ from ablations.processes import (
     drop_if_empty,
     is_devices_fault,
 )
-from ablations.worker import Place
+from ablations.engines.worker import Place
+from ablations.grid.grid import Job
 
 
 class MovableTask(Task, Protocol):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posmlp.config import PosMLPConfig, TrainConfig, one_of
-from posmlp.data.catalogue import CLASSES, DIFFICULTIES, GENERATOR_VERSION, MOVING_DIGITS
-from posmlp.data.layouts import list_videos
+from posmlp.data.digits.catalogue import CLASSES, DIFFICULTIES, GENERATOR_VERSION, MOVING_DIGITS
+from posmlp.data.layouts.layouts import list_videos
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def check(data: Data, config: PosMLPConfig, train: TrainConfig) -> None:
 
 
 def _check_generated(config: PosMLPConfig) -> None:
-    from posmlp.data.moving_digits import MovingDigits  # imports torch
+    from posmlp.data.digits.moving_digits import MovingDigits
 
     assert isinstance(config.image_size, int)
     MovingDigits("train", 1, num_frames=config.num_frames, image_size=config.image_size)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ablations.grid import Cell, Grid
+    from ablations.grid.grid import Cell, Grid
 
 _IN_PLAN = ("id", "name", "axes", "match")
 

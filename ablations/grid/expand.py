@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
 
-from ablations.gridfile import GridFile, Where
-from ablations.settings import SETTINGS, TRAIN, meant
+from ablations.grid.gridfile import GridFile, Where
+from ablations.grid.settings import SETTINGS, TRAIN, meant
 from posmlp.config import one_of
 
 KEYS = (

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ablations.gridfile import GridFile
-from ablations.settings import meant, shown_value
+from ablations.grid.gridfile import GridFile
+from ablations.grid.settings import meant, shown_value
 from posmlp.config import one_of
 
 VERDICTS = ("better", "worse", "equal")

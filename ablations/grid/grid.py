@@ -31,14 +31,14 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ablations import datasets, weights
-from ablations.expand import Combination, Expanded, Options, combinations, matches
-from ablations.expect import expectations
-from ablations.gridfile import GridFile
-from ablations.matching import Match, matched
-from ablations.settings import build, content_hash, identity, shown_value
+from ablations.grid import datasets, weights
+from ablations.grid.expand import Combination, Expanded, Options, combinations, matches
+from ablations.grid.expect import expectations
+from ablations.grid.gridfile import GridFile
+from ablations.grid.matching import Match, matched
+from ablations.grid.settings import build, content_hash, identity, shown_value
 from posmlp.config import PosMLPConfig, TrainConfig
-from posmlp.data.catalogue import MOVING_DIGITS
+from posmlp.data.digits.catalogue import MOVING_DIGITS
 
 CHEAP_TO_REPEAT = 10
 """Trainings from which on one more, for the noise floor, costs at most a tenth."""
@@ -74,7 +74,7 @@ class Job:
     """One training: a cell at a seed. Or several that train together, each cell at each seed."""
 
     cells: tuple[Cell, ...]
-    """Where there are several, they differ in values alone (`posmlp.variants`)."""
+    """Where there are several, they differ in values alone (`posmlp.train.variants`)."""
     seeds: tuple[int, ...]
     repeat: int = 0
     """1 for a second training under a seed that another job has too."""
@@ -85,7 +85,7 @@ class Job:
 
     @property
     def trainings(self) -> list[tuple[Cell, int]]:
-        """Each cell at each seed, in the order of `posmlp.variants.members`."""
+        """Each cell at each seed, in the order of `posmlp.train.variants.members`."""
         return [(cell, seed) for cell in self.cells for seed in self.seeds]
 
     def __str__(self) -> str:

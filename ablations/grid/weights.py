@@ -33,7 +33,7 @@ def check(path: str, content: str, config: PosMLPConfig) -> None:
     """
     if not path:
         return
-    from posmlp.population import seeded_model  # imports torch
+    from posmlp.train.population import seeded_model
 
     try:
         seeded_model(config, 0, path)

@@ -9,13 +9,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ablations.dispatch import Engine
-from ablations.grid import Cell, Grid, read_grid
-from ablations.matching import costs
-from ablations.prediction import PROBE_S, Prediction, fitted, predict
+from ablations.engines.dispatch import Engine
+from ablations.grid.grid import Cell, Grid, read_grid
+from ablations.grid.matching import costs
+from ablations.plan.prediction import PROBE_S, Prediction, fitted, predict
 from ablations.progress import duration
-from ablations.store import Store
-from analysis.statistics import detectable_effect
+from ablations.store.store import Store
+from analysis.results.statistics import detectable_effect
 
 POWER = 0.8
 

@@ -6,13 +6,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ablations.files import write_json
-from ablations.grid import Cell, Grid
-from ablations.matching import costs
-from ablations.probe import probe
+from ablations.grid.grid import Cell, Grid
+from ablations.grid.matching import costs
+from ablations.plan.probe import probe
 from ablations.progress import duration
-from ablations.store import Result, Store
-from posmlp.data import CACHE_GIB
+from ablations.store.files import write_json
+from ablations.store.store import Result, Store
+from posmlp.data.user_cache import CACHE_GIB
 
 PROBE_S = 60.0
 

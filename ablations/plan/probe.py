@@ -1,7 +1,7 @@
 """What a training takes in time and memory, from a few steps of it in a process of its own.
 
-`python -m ablations.probe` reads pickled (cells, device, num_threads, cache_gib) and writes a line
-of JSON a cell.
+`python -m ablations.plan.probe` reads pickled (cells, device, num_threads, cache_gib) and
+writes a line of JSON a cell.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablations import memory
-from ablations.files import read_json, write_json
-from ablations.grid import Cell
-from ablations.settings import content_hash
-from ablations.shapes import PROBE
-from posmlp.data import CACHE_GIB, cache_folder
+from ablations.engines import memory
+from ablations.grid.grid import Cell
+from ablations.grid.settings import content_hash
+from ablations.store.files import read_json, write_json
+from ablations.store.shapes import PROBE
+from posmlp.data.user_cache import CACHE_GIB, cache_folder
 from posmlp.shapes import fault
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _measured(
         return
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
     question = pickle.dumps((list(cells), device, num_threads, cache_gib))
-    command = [sys.executable, "-m", "ablations.probe"]
+    command = [sys.executable, "-m", __name__]
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -181,7 +181,7 @@ def _step(cell: Cell, batch: int, clips: ClipSource, device: torch.device) -> Pr
 
 def _epoch_s(cell: Cell, batch: int, clips: ClipSource, device: torch.device) -> float:
     """Time of `NUM_STEPS` steps at a batch size, and an evaluation of as many clips."""
-    from posmlp.train import fit
+    from posmlp.train.fitting import fit
 
     data = (_First(clips, NUM_STEPS * batch), _First(clips, batch))
     train = replace(cell.train, batch_size=batch, epochs=1)
@@ -192,7 +192,7 @@ def _epoch_s(cell: Cell, batch: int, clips: ClipSource, device: torch.device) ->
 def _evaluation_s(cell: Cell, clips: ClipSource, device: torch.device) -> float:
     """Time of evaluating on all clips, from some of them."""
     from posmlp.model import create_model
-    from posmlp.train import predict
+    from posmlp.train.scoring import predict
 
     some = _First(clips, min(NUM_EVALUATED, len(clips)))
     model = create_model(cell.config).to(device)

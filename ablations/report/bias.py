@@ -10,16 +10,16 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ablations.report_data import Metric, Study
-from ablations.report_figures import Drawn, drawn
-from analysis.bias_figures import bias_figures
-from analysis.bias_maps import bias_maps
-from analysis.bias_statistics import bias_statistics
-from analysis.draw_bias import check_weights, draw_temporal_bias
-from analysis.style import styled
+from ablations.report.data import Metric, Study
+from ablations.report.figures import Drawn, drawn
+from analysis.bias.draw_bias import check_weights, draw_temporal_bias
+from analysis.bias.figures import bias_figures
+from analysis.bias.maps import bias_maps
+from analysis.bias.statistics import bias_statistics
+from analysis.figures.style import styled
 from posmlp.checkpoint import load as load_model
 from posmlp.model import PosMLPVideo
-from posmlp.population import seeded_model
+from posmlp.train.population import seeded_model
 
 
 def chosen(study: Study, metric: Metric) -> list[str]:

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ablations.expect import Expectation, expectations
-from ablations.gridfile import GridError, GridFile
-from ablations.report_labels import short_labels, short_values, varying_axes
-from ablations.store import Result, Store, StoreError, load
-from analysis.cost import cost
-from analysis.effects import crossed, effects
-from analysis.statistics import compare, t_interval
+from ablations.grid.expect import Expectation, expectations
+from ablations.grid.gridfile import GridError, GridFile
+from ablations.report.labels import short_labels, short_values, varying_axes
+from ablations.store.store import Result, Store, StoreError, load
+from analysis.cost.costs import cost
+from analysis.results.effects import crossed, effects
+from analysis.results.statistics import compare, t_interval
 
 POINTS = " points"
 COSTS = ("params", "gmacs")
@@ -201,7 +201,7 @@ class Study:
     def classes(self, metric: Metric) -> pd.DataFrame:
         """Means by class, or by pair of reversed classes: a row a variant, a column a class.
 
-        From classes.csv, which `analysis.class_accuracy.write_classes` makes; empty without it.
+        From classes.csv, which `analysis.results.class_accuracy` writes; empty without it.
         """
         path, score = self.store.root / "classes.csv", metric.column.removeprefix("test_")
         by = "pair" if score == "within_pair" else "class"

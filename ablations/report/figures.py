@@ -11,11 +11,11 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from ablations.report_data import POINTS, Metric, Study
-from ablations.report_words import label_key
-from analysis.draw_comparison import draw_differences, tally
-from analysis.draw_learning import draw_learning_curves
-from analysis.draw_results import draw_accuracy, draw_cost_accuracy
+from ablations.report.data import POINTS, Metric, Study
+from ablations.report.words import label_key
+from analysis.results.draw_comparison import draw_differences, tally
+from analysis.results.draw_learning import draw_learning_curves
+from analysis.results.draw_results import draw_accuracy, draw_cost_accuracy
 
 MOST_COLOURS = 8
 NAMED_AMONG_MANY = 4  # names beside points; more would lie on each other

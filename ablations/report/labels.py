@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ablations.settings import shown_value
+from ablations.grid.settings import shown_value
 
 BETWEEN = " · "
 

@@ -12,17 +12,11 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from ablations import (
-    report_bias,
-    report_figures,
-    report_prediction,
-    report_tables,
-    report_words,
-)
-from ablations.report_data import Metric, Study
-from ablations.report_figures import Drawn
-from ablations.report_provenance import grid_text, is_dirty, provenance, reproduce
-from ablations.report_words import Finding
+from ablations.report import bias, figures, prediction, tables, words
+from ablations.report.data import Metric, Study
+from ablations.report.figures import Drawn
+from ablations.report.provenance import grid_text, is_dirty, provenance, reproduce
+from ablations.report.words import Finding
 from posmlp.checkpoint import write_atomically
 
 MARGIN = 2.0
@@ -75,13 +69,13 @@ def write_report(root: str | Path, out: str | Path | None = None, margin: float 
     histories = study.histories()
     compared = [_compared(study, metric, histories) for metric in study.metrics]
     effects = _effects(study)
-    bias = _bias(study)
-    table = report_tables.variants(study)
-    page = _page(study, table, compared, effects, bias)
+    maps = _bias(study)
+    table = tables.variants(study)
+    page = _page(study, table, compared, effects, maps)
     write_atomically(out, page.encode())
-    report_tables.write_tables(study, table, out.parent)
-    figures = [figure for each in compared for figure in each.figures]
-    for figure in [*figures, *effects.figures, *bias]:
+    tables.write_tables(study, table, out.parent)
+    drawn = [figure for each in compared for figure in each.figures]
+    for figure in [*drawn, *effects.figures, *maps]:
         write_atomically(out.parent / "figures" / f"{figure.name}.png", figure.png)
     return out
 
@@ -91,14 +85,14 @@ def _compared(study: Study, metric: Metric, histories: pd.DataFrame) -> Compared
     main = metric == study.metrics[0]
     return Compared(
         metric,
-        report_words.headline(study, metric, table),
-        report_words.highest(study, metric, table),
-        report_words.findings(study, table),
+        words.headline(study, metric, table),
+        words.highest(study, metric, table),
+        words.findings(study, table),
         study.classes(metric),
-        list(report_figures.differences(study, metric, table)),
-        list(report_figures.accuracies(study, metric)),
-        list(report_figures.learning_curves(study, histories, metric)),
-        list(report_figures.costs(study, metric)) if main else [],
+        list(figures.differences(study, metric, table)),
+        list(figures.accuracies(study, metric)),
+        list(figures.learning_curves(study, histories, metric)),
+        list(figures.costs(study, metric)) if main else [],
     )
 
 
@@ -109,16 +103,16 @@ def _effects(study: Study) -> Effects:
         table = study.effects(study.metrics[0])
     except ValueError as error:
         return Effects(str(error))
-    figures = list(report_figures.effects(study, study.metrics[0], table))
+    drawn = list(figures.effects(study, study.metrics[0], table))
     open_last = table.sort_values(
         "verdict", key=lambda found: found.str.startswith("cannot tell"), kind="stable"
     )
     return Effects(
         "",
-        report_words.together(study, table),
+        words.together(study, table),
         open_last["sentence"].tolist(),
         table["left_out"].iloc[0],
-        figures,
+        drawn,
     )
 
 
@@ -126,12 +120,12 @@ def _bias(study: Study) -> list[Drawn]:
     """The baseline's maps, whose files have plain names, then the best variant's."""
     if not study.metrics:
         return []
-    labels = report_bias.chosen(study, study.metrics[0])
+    labels = bias.chosen(study, study.metrics[0])
     prefixes = {study.baseline: "learned-"}
     return [
         figure
         for label in labels
-        for figure in report_bias.bias(study, label, prefixes.get(label, "best-learned-"))
+        for figure in bias.bias(study, label, prefixes.get(label, "best-learned-"))
     ]
 
 
@@ -140,7 +134,7 @@ def _page(
     table: pd.DataFrame,
     compared: list[Compared],
     effects: Effects,
-    bias: list[Drawn],
+    maps: list[Drawn],
 ) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -150,8 +144,8 @@ def _page(
     )
     environment.filters |= {
         "shade": _shade,
-        "kind": report_tables.kind_of,
-        "two_lines": report_tables.two_lines,
+        "kind": tables.kind_of,
+        "two_lines": tables.two_lines,
         "whole": lambda text: text.replace("top-1", "top\u20111"),  # no line break in it
     }
     main = study.metrics[0] if study.metrics else None
@@ -160,25 +154,25 @@ def _page(
         "study": study,
         "question": study.plan["question"] or "Ablation report",
         "prediction": study.plan["prediction"],
-        "progress": report_words.progress(study),
+        "progress": words.progress(study),
         "compared": compared,
-        "named": report_prediction.named(study, compared[0].findings if compared else []),
-        "outcomes": report_prediction.outcomes(study),
-        "how_to_read": report_words.how_to_read(study, comparison),
-        "matching": report_words.matching(study),
-        "label_key": report_words.label_key(study),
-        "text": report_tables.shown(study, table),
+        "named": prediction.named(study, compared[0].findings if compared else []),
+        "outcomes": prediction.outcomes(study),
+        "how_to_read": words.how_to_read(study, comparison),
+        "matching": words.matching(study),
+        "label_key": words.label_key(study),
+        "text": tables.shown(study, table),
         "effects": effects,
         "most_sentences": MOST_SENTENCES,
-        "bias": bias,
-        "noise_floor": report_words.noise_floor(study),
+        "bias": maps,
+        "noise_floor": words.noise_floor(study),
         "failures": study.failed.to_dict("records"),
         "provenance": list(provenance(study)),
         "reproduce": reproduce(study),
         "is_dirty": is_dirty(study),
         "grid_text": grid_text(study),
     }
-    return environment.get_template("report_template.html").render(values)
+    return environment.get_template("template.html").render(values)
 
 
 def _shade(percent: float) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ablations.report_data import Study
-from ablations.report_labels import short_value
-from ablations.report_words import Finding
-from analysis.draw_comparison import verdict_kind
+from ablations.report.data import Study
+from ablations.report.labels import short_value
+from ablations.report.words import Finding
+from analysis.results.draw_comparison import verdict_kind
 
 
 def named(study: Study, found: list[Finding]) -> list[str]:

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from ablations.files import in_checkout
-from ablations.report_data import Study
+from ablations.report.data import Study
+from ablations.store.files import in_checkout
 
 
 def provenance(study: Study) -> Iterator[tuple[str, str]]:

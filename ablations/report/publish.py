@@ -13,8 +13,8 @@ from itertools import product
 from pathlib import Path
 
 from ablations.commands import for_folder
-from ablations.files import in_checkout
-from ablations.store import Store, StoreError, read_json, write_durably, write_json
+from ablations.store.files import in_checkout
+from ablations.store.store import Store, StoreError, read_json, write_durably, write_json
 
 LARGEST_MODEL = 2 * 2**20
 """Bytes; a larger file of weights is not taken along."""
@@ -29,7 +29,7 @@ def publish(out: str | Path, to: str | Path, *, models: str = "none") -> Path:
     Raises StoreError if the ablation has unfinished trainings or damaged files, or `to` holds a
     run, or another ablation's grid; ValueError for another value of `models`.
     """
-    from ablations.report import write_report
+    from ablations.report.page import write_report
 
     if models not in ("none", "first"):
         raise ValueError(f"models={models!r} must be none, or first (each cell's first seed)")

@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from ablations.report_data import Metric, Study
-from ablations.report_words import MINUS, points
-from ablations.store import load
-from analysis.draw_comparison import verdict_kind
+from ablations.report.data import Metric, Study
+from ablations.report.words import MINUS, points
+from ablations.store.store import load
+from analysis.results.draw_comparison import verdict_kind
 from posmlp.checkpoint import write_atomically
 
 NOTHING = "–"

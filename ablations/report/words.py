@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ablations.report_data import Metric, Study
-from ablations.report_labels import BETWEEN
-from analysis.draw_comparison import verdict_kind
-from analysis.paired import SIGNIFICANCE
+from ablations.report.data import Metric, Study
+from ablations.report.labels import BETWEEN
+from analysis.results.draw_comparison import verdict_kind
+from analysis.results.paired import SIGNIFICANCE
 
 MINUS = "−"
 KINDS = ("better", "worse", "equal", "cannot tell")

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ablations.commands import repeat_command
-from ablations.files import write_json
-from ablations.grid import Cell, Grid
-from ablations.store import Result, Store
+from ablations.grid.grid import Cell, Grid
+from ablations.store.files import write_json
+from ablations.store.store import Result, Store
 
 
 def opened(folders: Sequence[str | Path], grid: Grid) -> list[Store]:

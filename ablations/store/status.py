@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.commands import for_folder
-from ablations.store import Result, Store
+from ablations.store.store import Result, Store
 
 LOG_LINES = 20
 

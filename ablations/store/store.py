@@ -17,17 +17,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablations.description import described, described_cell
-from ablations.files import read_json, write_all_json, write_durably, write_json
-from ablations.settings import content_hash, shown_value
-from ablations.shapes import CELL, PLAN, RESULTS
+from ablations.grid.description import described, described_cell
+from ablations.grid.settings import content_hash, shown_value
+from ablations.store.files import read_json, write_all_json, write_durably, write_json
+from ablations.store.shapes import CELL, PLAN, RESULTS
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.shapes import fault
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ablations.grid import Cell, Grid, Job
+    from ablations.grid.grid import Cell, Grid, Job
 
 Result = dict[str, Any]
 """One row: what came out of a cell at a seed, and how it was made."""

@@ -10,8 +10,8 @@ from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 from torch import Tensor
 
-from analysis.attribution import Attribution
-from analysis.draw_attribution import (
+from analysis.attribution.attribution import Attribution
+from analysis.attribution.draw_attribution import (
     add_scale,
     checked_frames,
     draw_frame,
@@ -19,9 +19,9 @@ from analysis.draw_attribution import (
     draw_overlay,
     heading,
 )
-from analysis.pictures import animation_path, raster, write_animation
-from analysis.place import set_texts
-from analysis.style import styled
+from analysis.figures.pictures import animation_path, raster, write_animation
+from analysis.figures.place import set_texts
+from analysis.figures.style import styled
 
 
 @styled

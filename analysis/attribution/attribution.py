@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analysis.baselines import Baseline, baseline_clips, warn_of_no_way
+from analysis.attribution.baselines import Baseline, baseline_clips, warn_of_no_way
+from analysis.attribution.method_options import checked_options
+from analysis.attribution.methods import METHODS, REFUSED, Chunk, Method, target_scores
 from analysis.borrow import borrowed
-from analysis.method_options import checked_options
-from analysis.methods import METHODS, REFUSED, Chunk, Method, target_scores
 from posmlp.config import one_of
 
 

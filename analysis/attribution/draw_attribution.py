@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps, ticker
-from matplotlib import pyplot as plt
+from matplotlib import colormaps, pyplot as plt, ticker
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -19,11 +18,11 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from analysis.attribution import Attribution
-from analysis.localisation import localisation
-from analysis.place import lay_out, place_of, set_texts
-from analysis.scorecard import CARD
-from analysis.style import check_rows, colour, styled, symmetric_limit
+from analysis.attribution.attribution import Attribution
+from analysis.attribution.localisation import localisation
+from analysis.attribution.scorecard import CARD
+from analysis.figures.place import lay_out, place_of, set_texts
+from analysis.figures.style import check_rows, colour, styled, symmetric_limit
 
 MOST_FRAMES = 8
 STRONGEST = 0.85  # opacity of the overlay at the limit of the scale and beyond

@@ -12,16 +12,16 @@ from typing import Any
 import pandas as pd
 import torch
 
-from analysis.animation import save_attribution_animation
-from analysis.attribution import Attribution, attribute, checked_method
-from analysis.draw_attribution import draw_attribution
-from analysis.method_options import check_names
-from analysis.pictures import png
+from analysis.attribution.animation import save_attribution_animation
+from analysis.attribution.attribution import Attribution, attribute, checked_method
+from analysis.attribution.draw_attribution import draw_attribution
+from analysis.attribution.method_options import check_names
+from analysis.figures.pictures import png
 from posmlp.checkpoint import write_atomically
 from posmlp.config import one_of
+from posmlp.data.augment import normalise
 from posmlp.data.clips import Draw, load_clip
 from posmlp.predict import open_run
-from posmlp.train import normalise
 
 NUM_NAMED = 3  # classes whose probabilities are printed
 

@@ -14,10 +14,10 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor, nn
 
-from analysis.attribution import Attribution, attribute
-from analysis.baselines import Baseline, baseline_clips
+from analysis.attribution.attribution import Attribution, attribute
+from analysis.attribution.baselines import Baseline, baseline_clips
 from analysis.borrow import borrowed
-from posmlp import PosMLPVideo, create_model
+from posmlp.model import PosMLPVideo, create_model
 
 CURVES = ("deletion", "insertion")
 

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from analysis.attribution import Attribution
+from analysis.attribution.attribution import Attribution
 
 Array = NDArray[Any]
 Maps: TypeAlias = Attribution | Tensor | Array

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from analysis.baselines import baseline_clips
-from analysis.methods import METHODS
+from analysis.attribution.baselines import baseline_clips
+from analysis.attribution.methods import METHODS
 
 COARSEST = 4  # tokens a side that Grad-CAM's default stage has at the least
 LEAST = {"num_steps": 1, "num_samples": 1, "seed": 0}

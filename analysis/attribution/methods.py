@@ -21,7 +21,7 @@ from captum.attr import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analysis.baselines import Baseline, baseline_clips
+from analysis.attribution.baselines import Baseline, baseline_clips
 
 _BACKPROPAGATION = (
     "captum's version changes only ReLU layers and these models have none (GELU as a function), so "

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from analysis.attribution import attribute
-from analysis.faithfulness import curve_areas, perturbation_curves, randomisation_check
-from analysis.localisation import localisation
-from analysis.methods import METHODS
-from analysis.statistics import t_interval
-from posmlp.data.moving_digits import RenderedClips
-from posmlp.train import normalise
+from analysis.attribution.attribution import attribute
+from analysis.attribution.faithfulness import curve_areas, perturbation_curves, randomisation_check
+from analysis.attribution.localisation import localisation
+from analysis.attribution.methods import METHODS
+from analysis.results.statistics import t_interval
+from posmlp.data.augment import normalise
+from posmlp.data.digits.moving_digits import RenderedClips
 
 Models: TypeAlias = Mapping[str, nn.Module]
 Methods: TypeAlias = Sequence[str] | Mapping[str, Mapping[str, Any]]

@@ -7,13 +7,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
-from matplotlib import ticker
+from matplotlib import pyplot as plt, ticker
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from analysis.place import lay_out, place_of, set_texts
-from analysis.style import add_colour_bar, check_rows, colour, styled, symmetric_limit, wrapped
+from analysis.figures.place import lay_out, place_of, set_texts
+from analysis.figures.style import (
+    add_colour_bar,
+    check_rows,
+    colour,
+    styled,
+    symmetric_limit,
+    wrapped,
+)
 
 MOST_LINES = 8
 OFFSET = "query - key"

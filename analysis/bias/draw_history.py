@@ -8,15 +8,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
-from matplotlib import ticker
+from matplotlib import pyplot as plt, ticker
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from analysis.draw_bias import MOST_LINES, OFFSET, by_peak, check_one_unit, draw_map, growth, panels
-from analysis.pictures import animation_path, raster, write_animation
-from analysis.place import lay_out, place_of, set_texts
-from analysis.style import add_colour_bar, check_rows, colour, styled, symmetric_limit
+from analysis.bias.draw_bias import (
+    MOST_LINES,
+    OFFSET,
+    by_peak,
+    check_one_unit,
+    draw_map,
+    growth,
+    panels,
+)
+from analysis.figures.pictures import animation_path, raster, write_animation
+from analysis.figures.place import lay_out, place_of, set_texts
+from analysis.figures.style import add_colour_bar, check_rows, colour, styled, symmetric_limit
 
 MOST_PANELS = 8
 

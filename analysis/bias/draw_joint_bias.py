@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from analysis.draw_bias import OFFSET, check_one_unit, check_weights, draw_map, growth
-from analysis.place import lay_out, place_of, set_texts
-from analysis.style import add_colour_bar, colour, styled, symmetric_limit
+from analysis.bias.draw_bias import OFFSET, check_one_unit, check_weights, draw_map, growth
+from analysis.figures.place import lay_out, place_of, set_texts
+from analysis.figures.style import add_colour_bar, colour, styled, symmetric_limit
 
 KEYS = ["group", "dt", "dy", "dx"]
 MOST_ROWS = 8

@@ -10,15 +10,15 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from analysis.bias_maps import UNIT, bias_maps
-from analysis.bias_statistics import bias_statistics
-from analysis.draw_bias import by_peak, check_weights, draw_map, draw_temporal_bias, growth
-from analysis.draw_joint_bias import draw_joint_bias
-from analysis.pictures import png
-from analysis.style import add_colour_bar, styled, symmetric_limit, wrapped
+from analysis.bias.draw_bias import by_peak, check_weights, draw_map, draw_temporal_bias, growth
+from analysis.bias.draw_joint_bias import draw_joint_bias
+from analysis.bias.maps import UNIT, bias_maps
+from analysis.bias.statistics import bias_statistics
+from analysis.figures.pictures import png
+from analysis.figures.style import add_colour_bar, styled, symmetric_limit, wrapped
 from posmlp.checkpoint import write_atomically
-from posmlp.population import seeded_model
 from posmlp.predict import open_run
+from posmlp.train.population import seeded_model
 
 MOST_GROUPS = 8
 STATES = ("trained", "at initialisation")

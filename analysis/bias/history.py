@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.bias_maps import bias_maps
-from posmlp import PosMLPVideo
+from analysis.bias.maps import bias_maps
 from posmlp.checkpoint import load
-from posmlp.population import seeded_model
-from posmlp.run_members import model_path, one_variant
-from posmlp.variants import Member
+from posmlp.model import PosMLPVideo
+from posmlp.train.population import seeded_model
+from posmlp.train.run_members import model_path, one_variant
+from posmlp.train.variants import Member
 
 
 def bias_history(

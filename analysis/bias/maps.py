@@ -16,8 +16,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from posmlp import PosMLPConfig, PosMLPVideo, relative_position_index
-from posmlp.model import Batched
+from posmlp.config import PosMLPConfig
+from posmlp.model import Batched, PosMLPVideo
+from posmlp.positions import relative_position_index
 
 Array = NDArray[np.float64]
 UNIT = ["stage", "block", "step", "branch"]

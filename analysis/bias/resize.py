@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analysis.bias_maps import Place, check_ours, units, window_of
-from posmlp import PosMLPVideo
+from analysis.bias.maps import Place, check_ours, units, window_of
 from posmlp.config import PosMLPConfig, one_of, resolve
 from posmlp.data.sources import ClipSource
 from posmlp.gating import AttentionGate
-from posmlp.model import create_model
-from posmlp.train import evaluate
+from posmlp.model import PosMLPVideo, create_model
+from posmlp.train.scoring import evaluate
 
 KEEPS = ("values", "sums")
 State = dict[str, Tensor]

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.bias_maps import Array, Place, columns_of, unit_tables
-from posmlp import PosMLPVideo
+from analysis.bias.maps import Array, Place, columns_of, unit_tables
+from posmlp.model import PosMLPVideo
 
 STATISTICS = (
     "locality_temporal",

@@ -16,11 +16,11 @@ import pandas as pd
 import torch
 from torch import nn
 
-from analysis.bias_maps import units
-from analysis.count import count_macs
-from analysis.memory import activation_memory
-from posmlp import PosMLPConfig, PosMLPVideo, create_model
-from posmlp.config import GATE_NAMES, one_of
+from analysis.bias.maps import units
+from analysis.cost.count import count_macs
+from analysis.cost.memory import activation_memory
+from posmlp.config import GATE_NAMES, PosMLPConfig, one_of
+from posmlp.model import PosMLPVideo, create_model
 
 
 def cost(
@@ -63,7 +63,7 @@ def cost(
         or that maker's model comes without clip_shape; for a clip_shape that does not fit, and for
         what is no model, configuration or preset.
 
-    Source: the trace is fvcore's, the count of each operation `analysis.count`'s; a test holds
+    Source: the trace is fvcore's, the count of each operation `analysis.cost.count`'s; a test holds
     twice the sum against torch's own counter, exactly.
     """
     model = _countable(model_or_config)

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from analysis.explorer_units import ExplorerUnit
-from analysis.place import Place, lay_out, place_of, width_of
-from analysis.style import add_colour_bar, styled, wrapped
+from analysis.explorer.units import ExplorerUnit
+from analysis.figures.place import Place, lay_out, place_of, width_of
+from analysis.figures.style import add_colour_bar, styled, wrapped
 
 PANEL_INCHES = 4.4
 MOST_INCHES = 1.9

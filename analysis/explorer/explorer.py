@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 import traitlets
 
-from analysis.bias_maps import columns_of
-from analysis.draw_explorer import draw_explorer
-from analysis.explorer_units import ExplorerUnit, explorer_units, packed
-from analysis.pictures import png
-from posmlp import PosMLPVideo
+from analysis.bias.maps import columns_of
+from analysis.explorer.draw import draw_explorer
+from analysis.explorer.units import ExplorerUnit, explorer_units, packed
+from analysis.figures.pictures import png
 from posmlp.checkpoint import write_atomically
+from posmlp.model import PosMLPVideo
 
 SCRIPT = Path(__file__).with_name("explorer.js")
 CHOICES = ("stage", "block", "branch", "group", "query")

@@ -16,9 +16,9 @@ import torch
 from matplotlib import colormaps
 from numpy.typing import NDArray
 
-from analysis.bias_maps import Place, columns_of, unit_tables, window_of
-from analysis.style import symmetric_limit
-from posmlp import PosMLPVideo
+from analysis.bias.maps import Place, columns_of, unit_tables, window_of
+from analysis.figures.style import symmetric_limit
+from posmlp.model import PosMLPVideo
 
 Array = NDArray[np.float64]
 MOST_PAIRS = 2**22

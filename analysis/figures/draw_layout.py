@@ -9,7 +9,7 @@ from matplotlib.patches import Circle, FancyBboxPatch, PathPatch
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
-from analysis.style import colour, styled
+from analysis.figures.style import colour, styled
 from posmlp.config import BRANCHES, parse_layout
 
 STEP = 2.6  # from one sum to the next, in the diagram's units

@@ -13,7 +13,7 @@ from matplotlib.gridspec import GridSpec, SubplotSpec
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.transforms import Bbox
 
-from analysis.style import wrapped
+from analysis.figures.style import wrapped
 
 Place = Figure | SubFigure
 """It has panels, a title, captions, a legend and colour bars of its own."""

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from analysis.style import check_rows, colour, styled, wrapped
+from analysis.figures.style import check_rows, colour, styled, wrapped
 from posmlp.config import BRANCHES
 
 METRICS = {"top1": "top-1 accuracy", "within_pair": "within-pair accuracy"}

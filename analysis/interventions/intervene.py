@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call, vmap
 
-from analysis.bias_maps import units
+from analysis.bias.maps import units
 from analysis.borrow import borrowed
-from analysis.interventions import (
+from analysis.interventions.interventions import (
     Intervention,
     State,
     changed_tables,
@@ -27,11 +27,11 @@ from analysis.interventions import (
     free_tables,
     targets,
 )
-from analysis.statistics import t_interval
-from posmlp import PosMLPVideo
+from analysis.results.statistics import t_interval
 from posmlp.config import TrainConfig
+from posmlp.data.augment import normalise
 from posmlp.data.sources import ClipSource, open_clips
-from posmlp.train import normalise
+from posmlp.model import PosMLPVideo
 
 BYTES_A_NUMBER = 4
 

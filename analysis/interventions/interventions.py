@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.bias_maps import Place, units
-from posmlp import PosMLPVideo
+from analysis.bias.maps import Place, units
 from posmlp.config import BRANCHES, one_of
 from posmlp.gating import ConvGate
+from posmlp.model import PosMLPVideo
 
 KINDS = ("knock_out", "symmetrise", "shuffle", "truncate", "transplant")
 State = dict[str, Tensor]

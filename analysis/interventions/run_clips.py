@@ -12,9 +12,9 @@ from torch import Tensor
 
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.datasets import VideoClips
-from posmlp.data.moving_digits import MovingDigits, RenderedClips
+from posmlp.data.digits.moving_digits import MovingDigits, RenderedClips
 from posmlp.data.sources import HeldClips, open_clips
-from posmlp.runs import read_config
+from posmlp.train.run_folder import read_config
 
 
 def run_clips(run: str | Path, most: int) -> HeldClips:

@@ -8,14 +8,14 @@ from typing import Any
 import pandas as pd
 import torch
 
-from analysis.attribution import Attribution, attribute
-from analysis.draw_attribution import draw_attribution, draw_scorecard
-from analysis.page_sections import Section, Table
-from analysis.run_clips import independent_clips, run_clips
-from analysis.scorecard import attribution_scorecard
+from analysis.attribution.attribution import Attribution, attribute
+from analysis.attribution.draw_attribution import draw_attribution, draw_scorecard
+from analysis.attribution.scorecard import attribution_scorecard
+from analysis.interventions.run_clips import independent_clips, run_clips
+from analysis.page.sections import Section, Table
+from posmlp.data.augment import normalise
 from posmlp.data.sources import HeldClips
 from posmlp.predict import TrainedModel, open_run
-from posmlp.train import normalise
 
 SHEET_METHODS: dict[str, dict[str, Any]] = {
     "integrated_gradients": {"baseline": "mean_frame"},

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from analysis.cost import cost
-from analysis.page_sections import Section, Table
-from analysis.speed import measure_speed
+from analysis.cost.costs import cost
+from analysis.page.sections import Section, Table
+from analysis.speed.speed import measure_speed
 from posmlp.predict import open_run
 
 BATCHES = (1, 16)

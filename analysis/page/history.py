@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.bias_history import bias_history
-from analysis.bias_maps import UNIT
-from analysis.draw_history import bias_pictures, draw_bias_history
-from analysis.page_sections import Section
-from analysis.pictures import to_apng
+from analysis.bias.draw_history import bias_pictures, draw_bias_history
+from analysis.bias.history import bias_history
+from analysis.bias.maps import UNIT
+from analysis.figures.pictures import to_apng
+from analysis.page.sections import Section
 from posmlp.predict import open_run
 
 FRAMES_PER_S = 2.0

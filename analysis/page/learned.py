@@ -16,20 +16,20 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from analysis.bias_maps import UNIT, bias_maps
-from analysis.bias_statistics import STATISTICS, bias_statistics
-from analysis.curves import runs_under
-from analysis.intervene import intervene
-from analysis.interventions import Intervention, free_tables, knock_outs
-from analysis.pictures import png
-from analysis.run_clips import independent_clips, run_clips
-from analysis.scorecard import METRICS, attribution_scores
-from analysis.statistics import t_interval
-from analysis.style import colour, styled
+from analysis.attribution.scorecard import METRICS, attribution_scores
+from analysis.bias.maps import UNIT, bias_maps
+from analysis.bias.statistics import STATISTICS, bias_statistics
+from analysis.figures.pictures import png
+from analysis.figures.style import colour, styled
+from analysis.interventions.intervene import intervene
+from analysis.interventions.interventions import Intervention, free_tables, knock_outs
+from analysis.interventions.run_clips import independent_clips, run_clips
+from analysis.results.curves import runs_under
+from analysis.results.statistics import t_interval
 from posmlp.checkpoint import write_atomically
-from posmlp.population import seeded_model
 from posmlp.predict import TrainedModel, open_run
-from posmlp.run_members import model_path, one_variant
+from posmlp.train.population import seeded_model
+from posmlp.train.run_members import model_path, one_variant
 
 METHODS: dict[str, dict[str, Any]] = {
     "random": {"method": "random"},

@@ -11,22 +11,22 @@ from typing import Any
 import jinja2
 from matplotlib import pyplot as plt
 
-from analysis import page_attribution, page_costs, page_history, page_sections
-from analysis.page_sections import Section
-from analysis.pictures import png
+from analysis.figures.pictures import png
+from analysis.page import attribution, costs, history, sections
+from analysis.page.sections import Section
 from posmlp.checkpoint import write_atomically
 from posmlp.predict import open_run
 
 SECTIONS: dict[str, Callable[[Path, str | None], Section]] = {
-    "Accuracy": page_sections.accuracy,
-    "Cost": page_costs.costs,
-    "Mixing weights": page_sections.maps,
-    "How the weights came to be": page_history.history,
-    "Statistics of the mixing weights": page_sections.statistics,
-    "Which groups the model uses": page_sections.group_knock_outs,
-    "Where it looks": page_attribution.sheets,
-    "Which attribution can be believed": page_attribution.scorecard,
-    "Provenance": page_sections.provenance,
+    "Accuracy": sections.accuracy,
+    "Cost": costs.costs,
+    "Mixing weights": sections.maps,
+    "How the weights came to be": history.history,
+    "Statistics of the mixing weights": sections.statistics,
+    "Which groups the model uses": sections.group_knock_outs,
+    "Where it looks": attribution.sheets,
+    "Which attribution can be believed": attribution.scorecard,
+    "Provenance": sections.provenance,
 }
 
 
@@ -45,7 +45,7 @@ def write_page(run: str | Path, out: str | Path | None = None, variant: str | No
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
     )
-    page = environment.get_template("page_template.html").render(
+    page = environment.get_template("template.html").render(
         name=", ".join([run.resolve().name, *of_variant]),
         config=opened.model.config,
         seed=opened.seed,

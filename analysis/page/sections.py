@@ -13,20 +13,20 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.bias_figures import bias_figures
-from analysis.bias_maps import bias_maps
-from analysis.bias_statistics import DISTANCE, STATISTICS, bias_statistics
-from analysis.cost import cost
-from analysis.draw_effects import draw_interventions
-from analysis.draw_learning import draw_learning_curves
-from analysis.explorer import BiasExplorer
-from analysis.intervene import intervene
-from analysis.interventions import knock_outs
-from analysis.run_clips import run_clips
-from posmlp.population import seeded_model
+from analysis.bias.figures import bias_figures
+from analysis.bias.maps import bias_maps
+from analysis.bias.statistics import DISTANCE, STATISTICS, bias_statistics
+from analysis.cost.costs import cost
+from analysis.explorer.explorer import BiasExplorer
+from analysis.interventions.draw_effects import draw_interventions
+from analysis.interventions.intervene import intervene
+from analysis.interventions.interventions import knock_outs
+from analysis.interventions.run_clips import run_clips
+from analysis.results.draw_learning import draw_learning_curves
 from posmlp.predict import open_run
-from posmlp.run_members import one_variant
-from posmlp.runs import read_config, read_metrics
+from posmlp.train.population import seeded_model
+from posmlp.train.run_folder import read_config, read_metrics
+from posmlp.train.run_members import one_variant
 
 SCORES = ("train_top1", "test_top1", "test_within_pair")
 MOST_CLIPS = 560

@@ -10,16 +10,16 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from analysis.curves import runs_under, variant_of
-from analysis.pictures import png
-from analysis.style import styled, wrapped
+from analysis.figures.pictures import png
+from analysis.figures.style import styled, wrapped
+from analysis.results.curves import runs_under, variant_of
 from posmlp.checkpoint import write_atomically
 from posmlp.config import TrainConfig
 from posmlp.data.sources import open_clips
 from posmlp.predict import open_run
-from posmlp.run_members import model_path, run_members
-from posmlp.runs import read_config
-from posmlp.train import metrics, predict
+from posmlp.train.run_folder import read_config
+from posmlp.train.run_members import model_path, run_members
+from posmlp.train.scoring import metrics, predict
 
 METRICS = ("top1", "within_pair")
 

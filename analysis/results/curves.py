@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cost import cost
-from analysis.draw_learning import draw_learning_curves
-from analysis.draw_speed import PANELS, draw_speed_accuracy
-from analysis.pictures import png
+from analysis.cost.costs import cost
+from analysis.figures.pictures import png
+from analysis.results.draw_learning import draw_learning_curves
+from analysis.results.draw_speed import PANELS, draw_speed_accuracy
 from posmlp.checkpoint import write_atomically
-from posmlp.run_members import run_members
-from posmlp.runs import is_training, read_metrics
+from posmlp.train.run_folder import is_training, read_metrics
+from posmlp.train.run_members import run_members
 
 
 def gather_curves(folder: str | Path) -> pd.DataFrame:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
-from matplotlib import ticker
+from matplotlib import pyplot as plt, ticker
 from matplotlib.axes import Axes
 
-from analysis.paired import check_margin
-from analysis.style import check_rows, colour, styled, wrapped
+from analysis.figures.style import check_rows, colour, styled, wrapped
+from analysis.results.paired import check_margin
 
 KINDS = {
     "better": ("better", "higher", "above"),

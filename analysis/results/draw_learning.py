@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-from matplotlib import pyplot as plt
-from matplotlib import ticker
+from matplotlib import pyplot as plt, ticker
 from matplotlib.axes import Axes
 
-from analysis.draw_results import check_numbers, seeds_in_words
-from analysis.style import colours, styled, wrapped
+from analysis.figures.style import colours, styled, wrapped
+from analysis.results.draw_results import check_numbers, seeds_in_words
 
 
 @styled

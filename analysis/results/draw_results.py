@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib import patheffects, ticker
-from matplotlib import pyplot as plt
+from matplotlib import patheffects, pyplot as plt, ticker
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from analysis.pareto import pareto
-from analysis.statistics import t_interval
-from analysis.style import colour, colours, styled, wrapped
+from analysis.figures.style import colour, colours, styled, wrapped
+from analysis.results.pareto import pareto
+from analysis.results.statistics import t_interval
 
 LABELS = {
     "gmacs": "multiply-adds of a clip (G, log scale)",

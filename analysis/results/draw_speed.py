@@ -11,7 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from analysis.draw_results import (
+from analysis.figures.place import Place, lay_out, place_of, set_texts
+from analysis.figures.style import colour, styled
+from analysis.results.draw_results import (
     LABELS,
     Point,
     Summary,
@@ -22,8 +24,6 @@ from analysis.draw_results import (
     set_log_ticks,
     summarise,
 )
-from analysis.place import Place, lay_out, place_of, set_texts
-from analysis.style import colour, styled
 
 PANELS = {
     **{name: LABELS[name] for name in ("params", "gmacs", "latency_ms")},

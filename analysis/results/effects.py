@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.paired import check_margin, equivalence_p, holm, t_interval, t_test, verdict
+from analysis.results.paired import check_margin, equivalence_p, holm, t_interval, t_test, verdict
 
 VERDICTS = {
     "main effect": ("lower", "higher"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.effects import effects
-from analysis.paired import (
+from analysis.results.effects import effects
+from analysis.results.paired import (
     BOOTSTRAP_SEEDS,
     bootstrap_interval,
     check_margin,

@@ -20,15 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from analysis.cost import clip_shape_of
-from analysis.count_step import count_flops
-from analysis.roofline import MAKERS, make_products, peak_gflops_per_s
-from analysis.speed import measure_speed
-from posmlp import PosMLPConfig
-from posmlp.config import resolve
-from posmlp.distributed import Team
-from posmlp.execution import preparation
-from posmlp.population import seeded_model
+from analysis.cost.costs import clip_shape_of
+from analysis.speed.count_step import count_flops
+from analysis.speed.roofline import MAKERS, make_products, peak_gflops_per_s
+from analysis.speed.speed import measure_speed
+from posmlp.config import PosMLPConfig, resolve
+from posmlp.train.distributed import Team
+from posmlp.train.execution import preparation
+from posmlp.train.population import seeded_model
 
 KINDS = ("plain", "posmlp", "checkpointed")
 SHOWN = ["model", "phase", "mode", "batch_size", "median_ms", "q1_ms", "q3_ms", "num_runs"]
@@ -97,9 +96,9 @@ def bench(
     `ceiling` is the highest `ratio` that the machine's arithmetic permits, whatever is done about
     memory: the plain formulation's median over the time that the model's matrix products and
     convolutions alone would take at the peak, gflops / peak_gflops_per_s. `gflops` are those of
-    the row's phase and batch (`analysis.count_step.count_flops`: a training step has about three
-    times the forward pass'); the peak is that of a large product in the row's precision on the
-    same threads, timed in the same rounds, uncompiled (`analysis.roofline`).
+    the row's phase and batch (`count_flops` in `count_step.py`: a training step has about three times
+    the forward pass'); the peak is that of a large product in the row's precision on the
+    same threads, timed in the same rounds, uncompiled (`roofline.py`).
 
     Raises ValueError outside a checkout and for a configuration that the plain formulation, which
     is the released layout `T+S` with LRPE, does not cover.

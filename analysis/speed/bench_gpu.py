@@ -19,16 +19,16 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from analysis.bench import bench
-from analysis.bench_seeds import bench_seeds
-from analysis.roofline import bench_roofline
-from analysis.speed import MODES, measure_speed
-from posmlp import GATES
+from analysis.speed.bench import bench
+from analysis.speed.bench_seeds import bench_seeds
+from analysis.speed.roofline import bench_roofline
+from analysis.speed.speed import MODES, measure_speed
 from posmlp.checkpoint import write_atomically
 from posmlp.config import PosMLPConfig, one_of, resolve
-from posmlp.population import seeded_model
-from posmlp.runs import commit
-from posmlp.train import usable_device
+from posmlp.gating import GATES
+from posmlp.train.fitting import usable_device
+from posmlp.train.population import seeded_model
+from posmlp.train.run_folder import commit
 
 
 def bench_model(

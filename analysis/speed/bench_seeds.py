@@ -1,7 +1,7 @@
 """Seeds x training steps a second: a population in one process against one process a seed.
 
 Each way runs in processes of its own, which all wait while another way is timed: a machine that
-slows down for a while slows all of them. `python -m analysis.bench_seeds` is such a process.
+slows down for a while slows all of them. `python -m analysis.speed.bench_seeds` is such a process.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import pandas as pd
 import torch
 
 from posmlp.config import PosMLPConfig, TrainConfig
-from posmlp.optimisation import Optimiser
-from posmlp.population import Population
+from posmlp.train.optimisation import Optimiser
+from posmlp.train.population import Population
 
 NUM_STEPS = 5
 """Training steps of each seed in one measurement."""

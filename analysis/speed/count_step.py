@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from analysis.borrow import borrowed
-from analysis.speed import make_step, uncompiled
+from analysis.speed.speed import make_step, uncompiled
 
 _ATEN = torch.ops.aten
 _OVERWRITE = ["copy_", "fill_", "zero_", "bernoulli_", "normal_", "uniform_"]

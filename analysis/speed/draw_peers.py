@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from analysis.draw_results import set_log_ticks
-from analysis.place import lay_out, place_of, width_of
-from analysis.style import check_rows, colour, styled, wrapped
+from analysis.figures.place import lay_out, place_of, width_of
+from analysis.figures.style import check_rows, colour, styled, wrapped
+from analysis.results.draw_results import set_log_ticks
 
 PANELS = {
     "params": "parameters",

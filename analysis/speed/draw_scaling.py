@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from analysis.place import lay_out, place_of
-from analysis.style import styled
+from analysis.figures.place import lay_out, place_of
+from analysis.figures.style import styled
 
 FILLS: dict[str, Literal["full", "none"]] = {"compute": "full", "memory": "none"}
 """How a point is filled by what binds its step."""

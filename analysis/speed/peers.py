@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 from torch import nn
 
-from analysis.cost import cost
-from analysis.draw_peers import draw_peers
-from analysis.pictures import png
-from analysis.speed import measure_speed
+from analysis.cost.costs import cost
+from analysis.figures.pictures import png
+from analysis.speed.draw_peers import draw_peers
+from analysis.speed.speed import measure_speed
 from posmlp.checkpoint import write_atomically
 from posmlp.config import resolve
-from posmlp.population import seeded_model
+from posmlp.train.population import seeded_model
 
 CLIP_SHAPE = (3, 16, 224, 224)
 DATA = "Kinetics-400"

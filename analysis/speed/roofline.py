@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analysis.cost import clip_shape_of
-from analysis.count_step import count_bytes, count_flops
-from analysis.speed import PHASES, measure_speed, uncompiled
+from analysis.cost.costs import clip_shape_of
+from analysis.speed.count_step import count_bytes, count_flops
+from analysis.speed.speed import PHASES, measure_speed, uncompiled
 from posmlp.config import PosMLPConfig
 from posmlp.linear import project
-from posmlp.population import seeded_model
+from posmlp.train.population import seeded_model
 
 LARGE = 2**26
 """Floats of each array that is copied: 256 MB, well over the caches."""

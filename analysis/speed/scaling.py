@@ -18,16 +18,16 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor, nn
 
-from analysis.cost import clip_shape_of, cost
-from analysis.count_step import count_bytes, count_flops
-from analysis.draw_scaling import draw_joint, draw_scaling
-from analysis.memory import activation_memory
-from analysis.roofline import against_ceilings, measure_ceilings
-from analysis.speed import measure_speed
-from posmlp import GATES, PositionalGatingUnit, PosMLPConfig
+from analysis.cost.costs import clip_shape_of, cost
+from analysis.cost.memory import activation_memory
+from analysis.speed.count_step import count_bytes, count_flops
+from analysis.speed.draw_scaling import draw_joint, draw_scaling
+from analysis.speed.roofline import against_ceilings, measure_ceilings
+from analysis.speed.speed import measure_speed
 from posmlp.checkpoint import write_atomically
-from posmlp.config import resolve
-from posmlp.population import Population, seeded_model
+from posmlp.config import PosMLPConfig, resolve
+from posmlp.gating import GATES, PositionalGatingUnit
+from posmlp.train.population import Population, seeded_model
 
 LAYOUTS = ("T+S", "T>S", "ST", "S", "T")
 LARGEST_MATRIX = 2**28
@@ -145,9 +145,9 @@ def time_scaling(
 
     Seeds are those of a `Population`, with a batch each. Columns: axis, size (relative to the
     axis' first), gmacs (a clip's forward pass), median_ms; the step's place under the roofline, as
-    `analysis.roofline.against_ceilings` tells; exponent (of the power law fitted to the axis).
+    `against_ceilings` in `roofline.py` tells; exponent (of the power law fitted to the axis).
     FLOPs are those of products, forward and both gradients; bytes every operator's inputs and
-    outputs once each (`analysis.count_step`). The ceilings are measured once, before the steps, on
+    outputs once each (`count_step.py`). The ceilings are measured once, before the steps, on
     the same threads.
     """
     config = resolve(config)

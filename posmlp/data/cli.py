@@ -71,7 +71,7 @@ def _add_make_commands(make: argparse.ArgumentParser) -> None:
 
 def _make_digits(options: argparse.Namespace) -> None:
     """Write moving digits as video files."""
-    from posmlp.data.synthetic import write_dataset
+    from posmlp.data.digits.synthetic import write_dataset
 
     root = write_dataset(
         options.root,
@@ -87,7 +87,7 @@ def _make_digits(options: argparse.Namespace) -> None:
 
 def _make_playback(options: argparse.Namespace) -> None:
     """Write windows of a folder of videos, played in six ways."""
-    from posmlp.data.playback import Cut, write_playback
+    from posmlp.data.playback.playback import Cut, write_playback
 
     cut = Cut(
         num_windows=options.windows,
@@ -114,7 +114,7 @@ def _make_playback(options: argparse.Namespace) -> None:
 
 def _data_check(options: argparse.Namespace) -> int:
     """Read every file of a data set and list what is wrong."""
-    from posmlp.data.check import check_data
+    from posmlp.data.check.check import check_data
     from posmlp.data.clips import ClipRule
 
     found = check_data(

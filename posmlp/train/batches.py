@@ -18,8 +18,8 @@ from torch import Tensor
 from posmlp.config import TrainConfig
 from posmlp.data.augment import Augmentation, normalise
 from posmlp.data.sources import ClipSource
-from posmlp.distributed import ALONE, Team
-from posmlp.population import Population
+from posmlp.train.distributed import ALONE, Team
+from posmlp.train.population import Population
 
 CLIP, MIXING = 1, 2  # purposes of random numbers beside frames and crops
 

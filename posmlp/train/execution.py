@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from posmlp.distributed import Team, synchronise_batch_norm
 from posmlp.model import Block, PosMLPVideo
+from posmlp.train.distributed import Team, synchronise_batch_norm
 
 Prepare = Callable[[PosMLPVideo], None]
 

@@ -1,7 +1,6 @@
-"""Training: `fit` advances a population of one or more members, and `evaluate` scores a model.
+"""Training: `fit` advances a population of one or more members.
 
-Read next: `loop.py`, and in the order of a step `batches.py` (clips), `population.py` (gradients),
-`optimisation.py` (weights), `scoring.py` (test scores), `runs.py` (the run folder).
+Read next: `loop.py`.
 
 Shapes: S members, B clips a batch.
 """
@@ -15,29 +14,14 @@ from typing import Any, SupportsIndex
 import torch
 
 from posmlp.config import PosMLPConfig, TrainConfig, resolve
-from posmlp.data import CACHE_GIB
-from posmlp.data.augment import normalise
 from posmlp.data.datasets import VideoClips
 from posmlp.data.sources import ClipSource, GeneratedClips, open_clips
-from posmlp.distributed import Team, join
-from posmlp.execution import preparation
-from posmlp.loop import Training
-from posmlp.optimisation import Optimiser, learning_rate
-from posmlp.runs import RunFolder
-from posmlp.scoring import evaluate, metrics, predict, score
-from posmlp.variants import Variants, checked_seeds, members
-
-__all__ = [
-    "Optimiser",
-    "TrainConfig",
-    "evaluate",
-    "fit",
-    "learning_rate",
-    "metrics",
-    "normalise",
-    "predict",
-    "score",
-]
+from posmlp.data.user_cache import CACHE_GIB
+from posmlp.train.distributed import Team, join
+from posmlp.train.execution import preparation
+from posmlp.train.loop import Training
+from posmlp.train.run_folder import RunFolder
+from posmlp.train.variants import Variants, checked_seeds, members
 
 
 def fit(
@@ -66,7 +50,7 @@ def fit(
     of its own. Under torchrun the processes share each batch (`distributed.py`).
 
     `variants`: by name, values that differ from those of `config` and `train`, as
-    `{"slow": {"lr": 5e-4, "drop_path": 0.1}}`, of the fields that `posmlp.variants` lists. Each is
+    `{"slow": {"lr": 5e-4, "drop_path": 0.1}}`, of the fields that `variants.py` lists. Each is
     trained at every seed in the same population; rows have its name in a column `variant`, and
     model files are called `model-{variant}-seed{k}.safetensors`.
 

@@ -17,19 +17,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from posmlp.batches import Batch, TrainingBatches
 from posmlp.checkpoint import save
 from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.data.files.video import VideoError
 from posmlp.data.sources import ClipSource
-from posmlp.data.video import VideoError
-from posmlp.distributed import Team
-from posmlp.execution import Prepare
-from posmlp.optimisation import Optimiser, WeightAverage, learning_rate
-from posmlp.population import Population
-from posmlp.run_members import model_path
-from posmlp.runs import RunFolder
-from posmlp.scoring import EVALUATION_BATCH, score
-from posmlp.variants import Variants, members
+from posmlp.train.batches import Batch, TrainingBatches
+from posmlp.train.distributed import Team
+from posmlp.train.execution import Prepare
+from posmlp.train.optimisation import Optimiser, WeightAverage, learning_rate
+from posmlp.train.population import Population
+from posmlp.train.run_folder import RunFolder
+from posmlp.train.run_members import model_path
+from posmlp.train.scoring import EVALUATION_BATCH, score
+from posmlp.train.variants import Variants, members
 
 
 class Training:

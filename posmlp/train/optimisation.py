@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from posmlp.config import TrainConfig
-from posmlp.population import Population, Tensors
+from posmlp.train.population import Population, Tensors
 
 
 def learning_rate(config: TrainConfig, epoch: float) -> float:

@@ -29,8 +29,8 @@ from torch.utils._pytree import tree_map
 
 from posmlp.checkpoint import start_from
 from posmlp.config import PosMLPConfig
-from posmlp.execution import Prepare
 from posmlp.model import PosMLPVideo, create_model
+from posmlp.train.execution import Prepare
 
 Tensors = dict[str, Tensor]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from posmlp.config import PosMLPConfig, TrainConfig, one_of
-from posmlp.runs import damaged, read_config
-from posmlp.variants import Member, members
+from posmlp.train.run_folder import damaged, read_config
+from posmlp.train.variants import Member, members
 
 
 def run_members(run: str | Path) -> list[Member]:

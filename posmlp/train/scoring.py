@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from posmlp.checkpoint import load
 from posmlp.config import TrainConfig
-from posmlp.data import CACHE_GIB
 from posmlp.data.augment import normalise
 from posmlp.data.sampling import check_views
 from posmlp.data.sources import ClipSource, open_clips
-from posmlp.distributed import ALONE, Team
+from posmlp.data.user_cache import CACHE_GIB
 from posmlp.model import PosMLPVideo
-from posmlp.population import Population
+from posmlp.train.distributed import ALONE, Team
+from posmlp.train.population import Population
 
 EVALUATION_BATCH = 64
 """Clips that are evaluated at once."""

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sklearn.metrics import f1_score, recall_score
 
 from posmlp.config import TrainConfig
@@ -23,7 +22,7 @@ from posmlp.tasks.micro_expressions import (
     tiny_deformations,
     unweighted_scores,
 )
-from tests.test_population import TINY
+from tests.train.test_population import TINY
 
 CONFIG = replace(TINY, image_size=16, windows=(4, 2), num_classes=4, drop_path=0.0)
 

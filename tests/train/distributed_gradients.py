@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from posmlp.distributed import join
-from posmlp.execution import preparation
-from posmlp.population import Population
-from tests.test_population import TINY
+from posmlp.train.distributed import join
+from posmlp.train.execution import preparation
+from posmlp.train.population import Population
+from tests.train.test_population import TINY
 
 
 def in_float64(population: Population) -> Population:

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from posmlp import loop
-from posmlp.batches import TrainingBatches
 from posmlp.config import TrainConfig
-from posmlp.data.moving_digits import MovingDigits
+from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips, open_clips
-from posmlp.distributed import Team
-from posmlp.optimisation import WeightAverage
-from posmlp.population import Population
-from posmlp.train import fit
-from tests.test_population import TINY
+from posmlp.train import loop
+from posmlp.train.batches import TrainingBatches
+from posmlp.train.distributed import Team
+from posmlp.train.fitting import fit
+from posmlp.train.optimisation import WeightAverage
+from posmlp.train.population import Population
+from tests.train.test_population import TINY
 
 CONFIG = replace(TINY, image_size=16, windows=(4, 2), num_classes=14)
 TRAIN = TrainConfig(epochs=2, batch_size=8, lr=1e-2, erase=0.5)

@@ -16,14 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch._dynamo.utils import counters
 
 from posmlp.checkpoint import load
-from posmlp.distributed import Team
-from posmlp.execution import preparation
-from posmlp.population import Population
-from posmlp.runs import read_metrics
 from posmlp.settings import configs
-from posmlp.train import fit
-from tests.distributed_gradients import in_float64
-from tests.test_population import TINY, batch
+from posmlp.train.distributed import Team
+from posmlp.train.execution import preparation
+from posmlp.train.fitting import fit
+from posmlp.train.population import Population
+from posmlp.train.run_folder import read_metrics
+from tests.train.distributed_gradients import in_float64
+from tests.train.test_population import TINY, batch
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 300
@@ -52,7 +52,7 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path):
     clips, labels, scales = (t.double() if t.is_floating_point() else t for t in batch(2, size=6))
     save_file({"clips": clips, "labels": labels, "scales": scales}, tmp_path / "batch")
     paths = (str(tmp_path / "batch"), str(tmp_path / "found"))
-    finished(torchrun("-m", "tests.distributed_gradients", *paths, "1"))
+    finished(torchrun("-m", "tests.train.distributed_gradients", *paths, "1"))
     found = load_file(tmp_path / "found")
     population = in_float64(Population(TINY, [3, 5]))
     gradients, losses, _ = population.gradients(clips, labels, scales, label_smoothing=0.1)

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from posmlp import PosMLPConfig
 from posmlp.config import TrainConfig
 from posmlp.data.sources import open_clips
-from posmlp.population import Population
-from posmlp.train import fit
+from posmlp.train.fitting import fit
+from posmlp.train.population import Population
 
 CONFIG = PosMLPConfig(
     depths=(1,),

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from posmlp.config import GATE_NAMES, PRESETS
-from posmlp.optimisation import clip_gradients
-from posmlp.population import Population, seeded_model
+from posmlp.train.optimisation import clip_gradients
+from posmlp.train.population import Population, seeded_model
 
 TINY = replace(
     PRESETS["toy"],

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from posmlp import loop
 from posmlp.checkpoint import load, save
 from posmlp.config import TrainConfig
-from posmlp.data.moving_digits import MovingDigits
+from posmlp.data.augment import normalise
+from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
 from posmlp.model import create_model
-from posmlp.optimisation import Optimiser
-from posmlp.train import evaluate, fit, learning_rate, metrics, normalise, usable_device
-from tests.test_population import TINY
+from posmlp.train import loop
+from posmlp.train.fitting import fit, usable_device
+from posmlp.train.optimisation import Optimiser, learning_rate
+from posmlp.train.scoring import evaluate, metrics
+from tests.train.test_population import TINY
 
 CONFIG = replace(TINY, image_size=16, windows=(4, 2), num_classes=14)
 TRAIN = TrainConfig(epochs=3, batch_size=8, lr=1e-2)

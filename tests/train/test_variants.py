@@ -6,21 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from safetensors.torch import load_file
 
-from posmlp import loop
 from posmlp.cli import main
 from posmlp.config import TrainConfig
-from posmlp.data.moving_digits import MovingDigits
+from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
-from posmlp.optimisation import Optimiser
-from posmlp.population import Population
-from posmlp.runs import read_metrics
-from posmlp.train import fit
-from posmlp.variants import members, without_values
-from tests.test_population import TINY, batch
+from posmlp.train import loop
+from posmlp.train.fitting import fit
+from posmlp.train.optimisation import Optimiser
+from posmlp.train.population import Population
+from posmlp.train.run_folder import read_metrics
+from posmlp.train.variants import members, without_values
+from tests.train.test_population import TINY, batch
 
 CONFIG = replace(TINY, image_size=16, windows=(4, 2), num_classes=14, drop_path=0.2)
 TRAIN = TrainConfig(epochs=2, batch_size=8, lr=1e-2)

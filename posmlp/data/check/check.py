@@ -14,14 +14,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from posmlp.data.clips import ClipRule, Draw, load_clip
-from posmlp.data.folders import IMAGE_FOLDERS
-from posmlp.data.frame_folder import frame_size
-from posmlp.data.layouts import read_listing, say, split_spec
-from posmlp.data.listing import SPLITS, Listing, Problem, SplitMissing, is_frame_folder
-from posmlp.data.packets import list_packets
-from posmlp.data.pool import DecodePool, under_way
-from posmlp.data.problem_list import FileFacts, write_files, write_problems, write_root
-from posmlp.data.video import VideoError, count_frames, iterate_frames
+from posmlp.data.files.frame_folder import frame_size
+from posmlp.data.files.packets import list_packets
+from posmlp.data.files.pool import DecodePool, under_way
+from posmlp.data.files.video import VideoError, count_frames, iterate_frames
+from posmlp.data.layouts.folders import IMAGE_FOLDERS
+from posmlp.data.layouts.layouts import read_listing, say, split_spec
+from posmlp.data.layouts.listing import SPLITS, Listing, Problem, SplitMissing, is_frame_folder
+from posmlp.data.layouts.problem_list import FileFacts, write_files, write_problems, write_root
 
 AHEAD = 64  # files in work for each worker: one slow file does not keep the others waiting
 

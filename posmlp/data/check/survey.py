@@ -12,12 +12,12 @@ import numpy as np
 from tqdm import tqdm
 
 from posmlp.data.clips import ClipRule, Draw, load_clip, load_whole
-from posmlp.data.frame_cache import FrameCache, over
-from posmlp.data.frame_file import Kept
-from posmlp.data.listing import Listing
-from posmlp.data.pool import DecodePool, under_way
-from posmlp.data.problem_list import FileFacts, read_files
-from posmlp.data.video import VideoError, VideoFrames
+from posmlp.data.files.frame_cache import FrameCache, over
+from posmlp.data.files.frame_file import Kept
+from posmlp.data.files.pool import DecodePool, under_way
+from posmlp.data.files.video import VideoError, VideoFrames
+from posmlp.data.layouts.listing import Listing
+from posmlp.data.layouts.problem_list import FileFacts, read_files
 
 NUM_SHOWN = 10  # damaged files that are named on screen; the run's record names all
 

@@ -15,11 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from posmlp.data import scenes
-from posmlp.data.catalogue import CLASSES, DIFFICULTIES, MOVING_DIGITS, REVERSE_OF, Difficulty
-from posmlp.data.draws import Draws
-from posmlp.data.scenes import NUM_MOVERS, NUM_PAIRS
-from posmlp.data.sprites import digit_bank, draw_sprites, draw_windows, texture_bank
+from posmlp.data.digits import scenes
+from posmlp.data.digits.catalogue import (
+    CLASSES,
+    DIFFICULTIES,
+    MOVING_DIGITS,
+    REVERSE_OF,
+    Difficulty,
+)
+from posmlp.data.digits.draws import Draws
+from posmlp.data.digits.scenes import NUM_MOVERS, NUM_PAIRS
+from posmlp.data.digits.sprites import digit_bank, draw_sprites, draw_windows, texture_bank
 
 SPLITS = ("train", "test")
 MIN_IMAGE_SIZE = 16

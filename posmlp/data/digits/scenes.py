@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from posmlp.data.catalogue import CLASSES, Difficulty
-from posmlp.data.draws import Draws
-from posmlp.data.sprites import DigitBank
+from posmlp.data.digits.catalogue import CLASSES, Difficulty
+from posmlp.data.digits.draws import Draws
+from posmlp.data.digits.sprites import DigitBank
 
 NUM_PAIRS = len(CLASSES) // 2
 RIGHT, DOWN, NEARER, CLOCKWISE, APPEAR, ZERO_THEN_ONE, PART = range(NUM_PAIRS)

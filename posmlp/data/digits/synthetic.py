@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from posmlp.data.catalogue import (
+from posmlp.data.digits.catalogue import (
     CLASSES,
     DIFFICULTIES,
     GENERATOR_VERSION,
     REVERSE_OF,
     Difficulty,
 )
-from posmlp.data.clip_files import check_width, encode_clip, whole_folder
-from posmlp.data.moving_digits import MovingDigits, RenderedClips
+from posmlp.data.digits.moving_digits import MovingDigits, RenderedClips
+from posmlp.data.files.clip_files import check_width, encode_clip, whole_folder
 
 __all__ = [
     "CLASSES",

@@ -19,9 +19,10 @@ from typing import Any, Self
 import numpy as np
 from filelock import FileLock, Timeout
 
-from posmlp.data import cache_folder, frame_file
-from posmlp.data.frame_file import Kept
-from posmlp.data.video import VideoFrames
+from posmlp.data.files import frame_file
+from posmlp.data.files.frame_file import Kept
+from posmlp.data.files.video import VideoFrames
+from posmlp.data.user_cache import cache_folder
 
 MEMORY_BYTES = 2 * 2**30  # of a split's frames that a process keeps where the disk cannot
 

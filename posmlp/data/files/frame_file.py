@@ -25,8 +25,8 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from posmlp.data.listing import FRAME_SUFFIXES
-from posmlp.data.video import VideoFrames
+from posmlp.data.files.video import VideoFrames
+from posmlp.data.layouts.listing import FRAME_SUFFIXES
 
 try:
     import fcntl

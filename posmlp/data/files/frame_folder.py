@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from posmlp.data.listing import FRAME_SUFFIXES
-from posmlp.data.packets import VideoError
+from posmlp.data.files.packets import VideoError
+from posmlp.data.layouts.listing import FRAME_SUFFIXES
 
 
 def is_stored_as_images(path: str) -> bool:

@@ -21,7 +21,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
-from posmlp.data.video import VideoError
+from posmlp.data.files.video import VideoError
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -22,8 +22,8 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import ArrayLike, NDArray
 
-from posmlp.data.frame_folder import decode_frames, frame_files, is_stored_as_images
-from posmlp.data.packets import PacketIndex, VideoError, in_short, list_packets, packets_of
+from posmlp.data.files.frame_folder import decode_frames, frame_files, is_stored_as_images
+from posmlp.data.files.packets import PacketIndex, VideoError, in_short, list_packets, packets_of
 
 # (number of frames, frames per second or None) -> indices of the wanted frames. It may be called
 # more than once for a file and must give the same answer for the same arguments.

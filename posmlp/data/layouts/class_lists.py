@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from posmlp.data.class_names import read_class_names
-from posmlp.data.listing import (
+from posmlp.data.layouts.class_names import read_class_names
+from posmlp.data.layouts.listing import (
     Item,
     Listing,
     Problem,

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from posmlp.data.listing import annotation_files, lines_of
+from posmlp.data.layouts.listing import annotation_files, lines_of
 
 _CLASS_FILE = re.compile(
     r"(.*[-_])?(classes|class_?names|labels?|categor\w+|categroies|label_map\w*)"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from posmlp.data.listing import (
+from posmlp.data.layouts.listing import (
     FRAME_SUFFIXES,
     SHAPE,
     SPLITS,

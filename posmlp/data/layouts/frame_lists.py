@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from posmlp.data.class_names import class_names
-from posmlp.data.listing import (
+from posmlp.data.layouts.class_names import class_names
+from posmlp.data.layouts.listing import (
     Item,
     Listing,
     Problem,

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from posmlp.data.class_names import class_names
-from posmlp.data.listing import (
+from posmlp.data.layouts.class_names import class_names
+from posmlp.data.layouts.listing import (
     SPLITS,
     VIDEO_SUFFIXES,
     Item,

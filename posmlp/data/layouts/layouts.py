@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from posmlp.config import one_of
-from posmlp.data.class_lists import NUM_FOLDS, is_hmdb51, is_ucf101, read_hmdb51, read_ucf101
-from posmlp.data.folders import (
+from posmlp.data.layouts.class_lists import (
+    NUM_FOLDS,
+    is_hmdb51,
+    is_ucf101,
+    read_hmdb51,
+    read_ucf101,
+)
+from posmlp.data.layouts.folders import (
     IMAGE_FOLDERS,
     has_folders,
     has_image_folders,
@@ -26,16 +32,16 @@ from posmlp.data.folders import (
     read_listed,
     read_split_folders,
 )
-from posmlp.data.frame_lists import (
+from posmlp.data.layouts.frame_lists import (
     is_frame_list,
     is_ssv1_frame_list,
     is_ssv2_frame_list,
     read_frame_list,
 )
-from posmlp.data.kinetics import is_kinetics, read_kinetics
-from posmlp.data.listing import SHAPE, Listing, Problem
-from posmlp.data.problem_list import PROBLEM_FILE, read_dropped, read_root
-from posmlp.data.something import is_ssv1, is_ssv2, read_ssv1, read_ssv2
+from posmlp.data.layouts.kinetics import is_kinetics, read_kinetics
+from posmlp.data.layouts.listing import SHAPE, Listing, Problem
+from posmlp.data.layouts.problem_list import PROBLEM_FILE, read_dropped, read_root
+from posmlp.data.layouts.something import is_ssv1, is_ssv2, read_ssv1, read_ssv2
 
 NUM_SHOWN = 10  # problems that an error message names
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import cast, get_args
 
-from posmlp.data.listing import Kind, Problem
+from posmlp.data.layouts.listing import Kind, Problem
 
 PROBLEM_FILE = "data-problems.csv"
 FILES_FILE = "data-files.csv"

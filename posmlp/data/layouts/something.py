@@ -13,8 +13,8 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from posmlp.data.class_names import class_names, read_class_names, read_json
-from posmlp.data.frame_lists import (
+from posmlp.data.layouts.class_names import class_names, read_class_names, read_json
+from posmlp.data.layouts.frame_lists import (
     first_list,
     is_frame_table,
     lists_of,
@@ -22,7 +22,7 @@ from posmlp.data.frame_lists import (
     read_frame_list,
     read_frame_table,
 )
-from posmlp.data.listing import (
+from posmlp.data.layouts.listing import (
     VIDEO_SUFFIXES,
     Item,
     Listing,

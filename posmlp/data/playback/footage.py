@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from posmlp.data.listing import VIDEO_SUFFIXES, place_of
-from posmlp.data.packets import VideoError, list_packets, packets_of
-from posmlp.data.video import iterate_frames
+from posmlp.data.files.packets import VideoError, list_packets, packets_of
+from posmlp.data.files.video import iterate_frames
+from posmlp.data.layouts.listing import VIDEO_SUFFIXES, place_of
 
 THUMB_SIDE = 16  # pixels
 LEAST_CONTRAST = 8.0  # grey levels; fades and blank frames look alike in any two files

@@ -33,10 +33,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from posmlp.data.clip_files import check_width, encode_clip, whole_folder
-from posmlp.data.footage import Footage, find_footage
+from posmlp.data.files.clip_files import check_width, encode_clip, whole_folder
+from posmlp.data.files.video import read_video
+from posmlp.data.playback.footage import Footage, find_footage
 from posmlp.data.sampling import resize_box
-from posmlp.data.video import read_video
 
 CLASSES = ("forward", "reversed", "quickening", "slowing", "starting", "stopping")
 NUM_PAIRS = len(CLASSES) // 2

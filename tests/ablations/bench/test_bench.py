@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from ablation_tasks import TINY
 
-from ablations import bench as command
-from ablations.bench import bench, measure
-from ablations.bench_grid import bench_grid
-from ablations.bench_peers import CONTENDERS
+from ablations.bench import overhead as command
+from ablations.bench.grid import bench_grid
+from ablations.bench.overhead import bench, measure
+from ablations.bench.peers import CONTENDERS
 
 
 def test_bench_sees_the_time_that_jobs_take_and_the_workers_share_them() -> None:

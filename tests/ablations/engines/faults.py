@@ -1,6 +1,6 @@
 """Kill a runner and its workers at random moments, resume once, and compare with a quiet run.
 
-    python tests/ablations/faults.py --times 50
+    python tests/ablations/engines/faults.py --times 50
 
 Linux only: processes are found through /proc. Exit code 1 if anything was lost or done twice.
 """
@@ -27,7 +27,7 @@ from ablation_tasks import changed, children, facts, is_alive
 from safetensors.numpy import load_file
 
 from ablations import run
-from ablations.store import Store
+from ablations.store.store import Store
 
 ORPHANS_MAY_LIVE_S = 30.0
 

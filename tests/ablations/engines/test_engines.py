@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from ablation_tasks import CannotStart, KilledWhenIdle, Task, is_alive, jobs, wait_until
 
-from ablations.engines import EngineError, WorkerDied, in_process, pool
-from ablations.worker import Place
+from ablations.engines.local import EngineError, WorkerDied, in_process, pool
+from ablations.engines.worker import Place
 
 TWO = [Place(0, "cpu", 1), Place(1, "cpu", 1)]
 flat = chain.from_iterable
@@ -164,7 +164,7 @@ def test_no_worker_outlives_a_killed_driver(tmp_path: Path) -> None:
     script = tmp_path / "driver.py"
     script.write_text(
         "from pathlib import Path\nfrom ablation_tasks import Task, jobs\n"
-        "from ablations.engines import pool\nfrom ablations.worker import Place\n"
+        "from ablations.engines import pool\nfrom ablations.engines.worker import Place\n"
         f"list(pool(jobs(4), Task(Path({str(tmp_path)!r}), 'sleep'), "
         "[Place(0, 'cpu', 1), Place(1, 'cpu', 1)]))\n"
     )

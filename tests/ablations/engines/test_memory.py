@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 from ablation_tasks import TINY, Task, changed, jobs
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ablations import read_grid
-from ablations.engines import in_process, pool
-from ablations.grid import Job
-from ablations.ladder import lighter
-from ablations.worker import Place
+from ablations.engines.ladder import lighter
+from ablations.engines.local import in_process, pool
+from ablations.engines.worker import Place
+from ablations.grid.grid import Job
 
 flat = chain.from_iterable
 TWO = [Place(0, "cpu", 1), Place(1, "cpu", 1)]

@@ -15,11 +15,11 @@ from ablation_tasks import TINY, Task, changed, facts, jobs
 from pandas.testing import assert_frame_equal
 
 from ablations import read_grid, run
-from ablations.dispatch import Engine
-from ablations.processes import WorkerDied
-from ablations.ray_engine import Request, connected, on_ray
-from ablations.store import Store
-from ablations.worker import Place
+from ablations.engines.dispatch import Engine
+from ablations.engines.processes import WorkerDied
+from ablations.engines.ray_engine import Request, connected, on_ray
+from ablations.engines.worker import Place
+from ablations.store.store import Store
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (extra: ray)")
 

@@ -11,12 +11,12 @@ from pandas.testing import assert_frame_equal
 from safetensors.torch import load_file
 
 from ablations import read_grid, run
-from ablations.dispatch import Engine
-from ablations.files import read_json, write_json
-from ablations.grid import Job
+from ablations.engines.dispatch import Engine
+from ablations.grid.grid import Job
 from ablations.run import part
-from ablations.store import Store
-from posmlp.runs import read_metrics
+from ablations.store.files import read_json, write_json
+from ablations.store.store import Store
+from posmlp.train.run_folder import read_metrics
 
 THREE = TINY | {"seeds": 3, "axes": {}}
 

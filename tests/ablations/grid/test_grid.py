@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ablations import GridError, read_grid
-from ablations.datasets import describe
-from ablations.settings import content_hash, identity, meant
+from ablations.grid.datasets import describe
+from ablations.grid.settings import content_hash, identity, meant
 from posmlp import PRESETS, PosMLPConfig, TrainConfig
 
 GRID: dict[str, Any] = {
@@ -128,7 +127,7 @@ def test_id_changes_with_what_changes_the_result(change: dict[str, Any]) -> None
 def test_id_changes_with_the_models_code(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = read_grid({}).cells[0]
     before = content_hash(cell.identity)
-    monkeypatch.setattr("ablations.settings.MODEL_VERSION", "next")
+    monkeypatch.setattr("ablations.grid.settings.MODEL_VERSION", "next")
     assert content_hash(cell.identity) != before
 
 

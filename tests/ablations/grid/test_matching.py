@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ablations import GridError, plan, read_grid
-from ablations.matching import costs, matched
-from analysis.cost import cost
+from ablations.grid.matching import costs, matched
+from analysis.cost.costs import cost
 from posmlp import PRESETS, PosMLPConfig
 from posmlp.config import GATE_NAMES
 

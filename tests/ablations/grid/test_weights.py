@@ -15,11 +15,11 @@ from pandas.testing import assert_frame_equal
 
 from ablations import GridError, load, plan, read_grid, run
 from ablations.cli import main
-from ablations.files import read_json, write_json
-from ablations.job import Training, _clear_unless_resumable
-from ablations.publish import publish
-from ablations.store import Store
-from ablations.worker import Place
+from ablations.engines.job import Training, _clear_unless_resumable
+from ablations.engines.worker import Place
+from ablations.report.publish import publish
+from ablations.store.files import read_json, write_json
+from ablations.store.store import Store
 from posmlp import create_model
 from posmlp.checkpoint import save
 

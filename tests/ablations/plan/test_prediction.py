@@ -12,11 +12,13 @@ import pytest
 import torch
 from ablation_tasks import TINY, changed
 
-from ablations import GridError, load, memory, plan, probe, read_grid, run
+from ablations import GridError, load, plan, read_grid, run
 from ablations.cli import main
-from ablations.prediction import Hindsight, Prediction, fitted
-from ablations.probe import Probe
-from ablations.store import Store
+from ablations.engines import memory
+from ablations.plan import probe
+from ablations.plan.prediction import Hindsight, Prediction, fitted
+from ablations.plan.probe import Probe
+from ablations.store.store import Store
 
 
 def test_a_probe_predicts_a_run_whose_error_is_told_and_stored(

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from ablations.grid import Cell, read_grid
-from ablations.store import Store
+from ablations.grid.grid import Cell, read_grid
+from ablations.store.store import Store
 
 BASE = {"preset": "toy", "data": "moving-digits:easy", "train": {"epochs": 2}}
 Score = Callable[[Cell, int], dict[str, float] | str | None]

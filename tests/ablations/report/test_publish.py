@@ -10,8 +10,8 @@ import pytest
 from ablation_tasks import TINY
 
 import ablations
-from ablations.publish import publish
-from ablations.store import Store, StoreError, read_json, write_json
+from ablations.report.publish import publish
+from ablations.store.store import Store, StoreError, read_json, write_json
 
 
 @pytest.fixture(scope="module")

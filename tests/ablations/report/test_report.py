@@ -12,8 +12,8 @@ from report_folders import fill
 
 from ablations import load, run
 from ablations.cli import main
-from ablations.report import write_report
-from ablations.report_bias import bias
+from ablations.report.bias import bias
+from ablations.report.page import write_report
 from analysis import units
 from posmlp import create_model
 from posmlp.checkpoint import save

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from report_folders import FIVE_GATES, GATES, fill, planted
 from statsmodels.stats.multitest import multipletests
 
 from ablations import load
-from ablations.report import write_report
-from ablations.report_tables import latex, two_lines
+from ablations.report.page import write_report
+from ablations.report.tables import latex, two_lines
 
 
 @pytest.fixture(scope="module")

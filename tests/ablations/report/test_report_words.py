@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 from report_folders import BASE, FIVE_GATES, GATES, fill, planted
 
-from ablations import GridError, read_grid, report_prediction, report_words
-from ablations.report import write_report
-from ablations.report_data import Study
-from ablations.report_figures import highlighted
-from ablations.report_labels import short_labels, short_value
+from ablations import GridError, read_grid
+from ablations.report import prediction as report_prediction, words as report_words
+from ablations.report.data import Study
+from ablations.report.figures import highlighted
+from ablations.report.labels import short_labels, short_value
+from ablations.report.page import write_report
 
 
 def text_of(path: Path) -> str:

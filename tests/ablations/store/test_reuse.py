@@ -10,8 +10,8 @@ from pandas.testing import assert_frame_equal
 
 from ablations import load, read_grid, run
 from ablations.cli import main
-from ablations.files import read_json, write_json
-from ablations.store import Store, StoreError
+from ablations.store.files import read_json, write_json
+from ablations.store.store import Store, StoreError
 
 
 @pytest.fixture(scope="module")

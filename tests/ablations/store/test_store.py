@@ -12,9 +12,9 @@ from ablation_tasks import TINY, how_made, stored
 
 from ablations import load, plan, read_grid, run
 from ablations.cli import main
-from ablations.files import read_json, write_durably, write_json
-from ablations.grid import Grid
-from ablations.store import Store, StoreError
+from ablations.grid.grid import Grid
+from ablations.store.files import read_json, write_durably, write_json
+from ablations.store.store import Store, StoreError
 
 
 @pytest.fixture

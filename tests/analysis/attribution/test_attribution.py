@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analysis.attribution import attribute
-from analysis.baselines import BASELINES, baseline_clips
-from analysis.methods import METHODS
+from analysis.attribution.attribution import attribute
+from analysis.attribution.baselines import BASELINES, baseline_clips
+from analysis.attribution.methods import METHODS
 from posmlp import PosMLPConfig, PosMLPVideo, create_model
 
 SHAPE = (3, 4, 8, 8)

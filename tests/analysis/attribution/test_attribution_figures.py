@@ -15,22 +15,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib import colormaps
-from matplotlib import pyplot as plt
+from matplotlib import colormaps, pyplot as plt
 from matplotlib.contour import QuadContourSet
 from PIL import Image
 from torch import Tensor
 
-from analysis.animation import save_attribution_animation
-from analysis.attribution import Attribution
-from analysis.cli import main
-from analysis.draw_attribution import (
+from analysis.attribution.animation import save_attribution_animation
+from analysis.attribution.attribution import Attribution
+from analysis.attribution.draw_attribution import (
     colour_map,
     draw_attribution,
     draw_frame_shares,
     draw_scorecard,
     overlay_image,
 )
+from analysis.cli import main
 from posmlp import create_model
 from posmlp.checkpoint import save
 from posmlp.config import TrainConfig

@@ -6,23 +6,27 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
-from analysis.attribution import Attribution, attribute
-from analysis.faithfulness import (
+from analysis.attribution.attribution import Attribution, attribute
+from analysis.attribution.faithfulness import (
     curve_areas,
     perturbation_curves,
     randomisation_check,
     reinitialised,
 )
-from analysis.localisation import localisation
-from analysis.scorecard import METRICS, attribution_scorecard, attribution_scores, summarise_scores
-from analysis.statistics import t_interval
+from analysis.attribution.localisation import localisation
+from analysis.attribution.scorecard import (
+    METRICS,
+    attribution_scorecard,
+    attribution_scores,
+    summarise_scores,
+)
+from analysis.results.statistics import t_interval
 from posmlp import create_model
-from posmlp.data.moving_digits import MovingDigits, RenderedClips
-from posmlp.train import normalise
+from posmlp.data.augment import normalise
+from posmlp.data.digits.moving_digits import MovingDigits, RenderedClips
 
 T, SIDE = 6, 12
 

@@ -17,14 +17,14 @@ from matplotlib import pyplot as plt
 from PIL import Image, ImageSequence
 
 from analysis import bias_history, bias_maps, draw_bias_history, save_bias_animation
-from analysis.draw_bias import growth
-from analysis.pictures import RATES, raster, to_apng, to_mp4
+from analysis.bias.draw_bias import growth
+from analysis.figures.pictures import RATES, raster, to_apng, to_mp4
 from posmlp.checkpoint import load
 from posmlp.config import PRESETS, TrainConfig
-from posmlp.data.moving_digits import MovingDigits
+from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
-from posmlp.population import seeded_model
-from posmlp.train import fit
+from posmlp.train.fitting import fit
+from posmlp.train.population import seeded_model
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
 

@@ -10,7 +10,7 @@ import pytest
 
 from analysis import bias_statistics
 from posmlp import create_model
-from tests.analysis.test_bias_maps import KEYS, SMALL, model_with, randomised
+from tests.analysis.bias.test_bias_maps import KEYS, SMALL, model_with, randomised
 
 
 def test_locality_and_entropy_of_known_tables() -> None:

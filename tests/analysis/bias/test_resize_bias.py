@@ -7,17 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 
 from analysis import accuracy_at, resize_bias, units
-from analysis.resize_bias import interpolate
+from analysis.bias.resize import interpolate
 from posmlp import GATES, PosMLPVideo, create_model
-from posmlp.data.moving_digits import MovingDigits
+from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
-from posmlp.train import evaluate
-from tests.analysis.test_bias_maps import SMALL, model_with, randomised
+from posmlp.train.scoring import evaluate
+from tests.analysis.bias.test_bias_maps import SMALL, model_with, randomised
 
 SIDES = st.integers(1, 6)
 

@@ -1,9 +1,9 @@
 """Time the explorer from a key press to its new picture, in a real browser.
 
-`python -m tests.analysis.bench_explorer` presses arrow keys in saved pages and in JupyterLab, at
-intervals that fall anywhere between two frames of the screen, and prints milliseconds from the
-browser's receipt of the key: until the canvas holds the new picture (drawn), and until the next
-frame of the screen, which has it, is done (shown; at 60 frames a second up to 16.7 of these are
+`python -m tests.analysis.explorer.bench_explorer` presses arrow keys in saved pages and in
+JupyterLab, at intervals that fall anywhere between two frames of the screen, and prints
+milliseconds from the browser's receipt of the key: until the canvas holds the new picture (drawn),
+and until the next frame of the screen, which has it, is done (shown; at 60 frames a second up to 16.7 of these are
 spent waiting for it). `over 20 ms` is the share of presses whose picture came to the screen later
 than that by the browser's own event timing, which rounds to 8 ms.
 """
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analysis.explorer import BiasExplorer
+from analysis.explorer.explorer import BiasExplorer
 from posmlp import PosMLPConfig, PosMLPVideo, create_model
 from tests.browser import open_browser, run_notebook, serve_lab
 
@@ -44,7 +44,7 @@ WATCH = """(canvas) => {
     }).observe({ type: "event", durationThreshold: 16 });
 }"""
 LIVE = """
-from tests.analysis.bench_explorer import explorer_of
+from tests.analysis.explorer.bench_explorer import explorer_of
 explorer = explorer_of("s16")
 explorer
 """

@@ -18,11 +18,11 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from analysis import bias_maps, units
-from analysis.draw_explorer import draw_explorer
-from analysis.explorer import BiasExplorer
-from analysis.explorer_units import LARGEST, explorer_units
+from analysis.explorer.draw import draw_explorer
+from analysis.explorer.explorer import BiasExplorer
+from analysis.explorer.units import LARGEST, explorer_units
 from posmlp import PosMLPConfig, PosMLPVideo, create_model
-from tests.analysis.bench_explorer import explorer_of, key_times, random_model
+from tests.analysis.explorer.bench_explorer import explorer_of, key_times, random_model
 
 SMALL = PosMLPConfig(
     num_frames=3, image_size=16, depths=(1, 2), dims=(4, 8), num_groups=(2, 4), windows=(4, 2)
@@ -51,7 +51,7 @@ def test_row_is_the_row_of_the_relation(gate: str) -> None:
 def test_means_stand_in_and_are_named_when_the_relation_is_too_large(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("analysis.explorer_units.MOST_PAIRS", 2 * 3 * 3)
+    monkeypatch.setattr("analysis.explorer.units.MOST_PAIRS", 2 * 3 * 3)
     spatial = explorer_units([model_of(gate="dense", layout="S")])[0]
     assert spatial.relations == (None,)
     assert "means over pairs of equal offset" in spatial.notes[0]

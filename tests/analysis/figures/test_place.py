@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 
 import analysis
 from analysis import BiasExplorer
-from analysis.attribution import Attribution
+from analysis.attribution.attribution import Attribution
 from posmlp import create_model
-from tests.analysis.test_bias_maps import SMALL
+from tests.analysis.bias.test_bias_maps import SMALL
+from tests.analysis.interventions.test_interventions import effects_table
 from tests.analysis.test_draw import RUNS, unit_maps
-from tests.analysis.test_interventions import effects_table
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
 

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from analysis import Intervention, draw_interventions, intervene, knock_outs, t_interval
-from analysis.intervene import bytes_at_once, logits_after
-from analysis.interventions import changed_tables, free_tables
+from analysis.interventions.intervene import bytes_at_once, logits_after
+from analysis.interventions.interventions import changed_tables, free_tables
 from posmlp import PosMLPConfig, PosMLPVideo, create_model
 from posmlp.config import TrainConfig
+from posmlp.data.augment import normalise
 from posmlp.data.sources import open_clips
-from posmlp.train import evaluate, metrics, normalise
-from tests.analysis.test_bias_maps import SMALL, model_with, randomised
+from posmlp.train.scoring import evaluate, metrics
+from tests.analysis.bias.test_bias_maps import SMALL, model_with, randomised
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from analysis import bias_history, page_sections
+from analysis import bias_history
 from analysis.cli import main
-from posmlp import cli as posmlp_cli
-from posmlp import create_model
+from analysis.page import sections as page_sections
+from posmlp import cli as posmlp_cli, create_model
 from posmlp.checkpoint import load, save
 from posmlp.config import TrainConfig
-from tests.analysis.test_bias_maps import SMALL
+from tests.analysis.bias.test_bias_maps import SMALL
 
 CLASSES = [f"class {number}" for number in range(SMALL.num_classes)]
 MODEL = "model-seed0.safetensors"

@@ -12,8 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
-from analysis.class_accuracy import class_accuracy, draw_classes, gather_classes
-from analysis.learned import (
+from analysis.page.learned import (
     learned_interventions,
     learned_statistics,
     map_against_use,
@@ -21,10 +20,13 @@ from analysis.learned import (
     trained_models,
     whole_interventions,
 )
+from analysis.results.class_accuracy import class_accuracy, draw_classes, gather_classes
 from posmlp import PosMLPConfig, PosMLPVideo
 from posmlp.checkpoint import save
+from posmlp.config import TrainConfig
 from posmlp.predict import open_run
-from posmlp.train import TrainConfig, evaluate, fit
+from posmlp.train.fitting import fit
+from posmlp.train.scoring import evaluate
 
 TINY = PosMLPConfig(
     num_classes=14,
@@ -59,7 +61,7 @@ def set_tables(runs: Path, change: Callable[[torch.Tensor], torch.Tensor], branc
 
 
 def model_unit(model: PosMLPVideo, branch: str) -> torch.nn.Module:
-    from analysis.bias_maps import units
+    from analysis.bias.maps import units
 
     return next(place.unit for place in units(model) if place.branch == branch)
 

@@ -18,27 +18,19 @@ import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from analysis import (
-    bias_maps,
-    cost,
-    draw_speed_accuracy,
-    gather_curves,
-    last_epochs,
-    page_attribution,
-    page_sections,
-    write_page,
-)
+from analysis import bias_maps, cost, draw_speed_accuracy, gather_curves, last_epochs, write_page
+from analysis.bias.draw_bias import growth
 from analysis.cli import main
-from analysis.curves import highest_in_words
-from analysis.draw_bias import growth
-from analysis.page import SECTIONS
-from analysis.run_clips import independent_clips, run_clips
+from analysis.interventions.run_clips import independent_clips, run_clips
+from analysis.page import attribution as page_attribution, sections as page_sections
+from analysis.page.page import SECTIONS
+from analysis.results.curves import highest_in_words
 from posmlp.checkpoint import load
 from posmlp.config import PRESETS, TrainConfig
-from posmlp.data.moving_digits import MovingDigits
+from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
-from posmlp.population import seeded_model
-from posmlp.train import fit
+from posmlp.train.fitting import fit
+from posmlp.train.population import seeded_model
 
 CONFIG = replace(
     PRESETS["toy"],

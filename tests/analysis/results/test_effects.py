@@ -11,7 +11,7 @@ from scipy import stats
 from statsmodels.stats.anova import AnovaRM
 from statsmodels.stats.multitest import multipletests
 
-from analysis.effects import crossed, effects
+from analysis.results.effects import crossed, effects
 
 GATES, LAYOUTS = ("lrpe", "dense", "conv"), ("S", "T")
 NOISE = np.random.default_rng(0).normal(0, 0.01, (5, 6))

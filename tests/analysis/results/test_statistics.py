@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from analysis import compare, detectable_effect, seeds_needed, t_interval
-from analysis.paired import equivalence_p, holm, seeds_needed_to_equal
+from analysis.results.paired import equivalence_p, holm, seeds_needed_to_equal
 
 
 def runs(**variants: list[float]) -> pd.DataFrame:

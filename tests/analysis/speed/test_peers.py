@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from torch.utils.flop_counter import FlopCounterMode
 
 from analysis import compare_peers, cost, draw_peers
-from analysis.peers import CLIP_SHAPE, PEERS, peer, published, write_peers
+from analysis.speed.peers import CLIP_SHAPE, PEERS, peer, published, write_peers
 from posmlp import create_model
 
 CLIP = (3, 8, 64, 64)

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analysis import cost
-from analysis.bench_gpu import write_bench_gpu
-from analysis.count_step import count_bytes, count_flops
-from analysis.roofline import PRODUCT_SIZES, Ceilings, against_ceilings, make_products
+from analysis.speed.bench_gpu import write_bench_gpu
+from analysis.speed.count_step import count_bytes, count_flops
+from analysis.speed.roofline import PRODUCT_SIZES, Ceilings, against_ceilings, make_products
 from posmlp import create_model
 from posmlp.config import PRESETS
-from tests.analysis.test_scaling import TINY
+from tests.analysis.speed.test_scaling import TINY
 
 IN, OUT, BATCH = 8, 4, 2
 
@@ -137,7 +137,7 @@ def test_products_run_in_the_precision_asked_and_have_a_gradient(monkeypatch):
 @pytest.fixture
 def small(monkeypatch):
     """Ceilings of small arrays and products, for speed; what they say is not asked here."""
-    monkeypatch.setattr("analysis.roofline.LARGE", 2**16)
+    monkeypatch.setattr("analysis.speed.roofline.LARGE", 2**16)
     monkeypatch.setitem(PRESETS, "tiny", TINY)
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from analysis.bench import bench, peak_allocated_mb, step_memory
-from analysis.bench_gpu import write_bench_gpu
-from analysis.bench_seeds import bench_seeds
-from analysis.count_step import count_flops
-from analysis.draw_scaling import draw_joint, draw_scaling
-from analysis.scaling import (
+from analysis.speed.bench import bench, peak_allocated_mb, step_memory
+from analysis.speed.bench_gpu import write_bench_gpu
+from analysis.speed.bench_seeds import bench_seeds
+from analysis.speed.count_step import count_flops
+from analysis.speed.draw_scaling import draw_joint, draw_scaling
+from analysis.speed.scaling import (
     PopulationStep,
     time_gates,
     time_joint,
@@ -23,7 +23,7 @@ from analysis.scaling import (
 )
 from posmlp import GATES, PosMLPConfig, create_model
 from posmlp.config import PRESETS
-from posmlp.population import seeded_model
+from posmlp.train.population import seeded_model
 
 TINY = PosMLPConfig(
     depths=(1, 1),
@@ -57,9 +57,9 @@ def test_joint_memory_is_linear_in_frames_only_when_structured():
 
 
 def test_scaling_draws_exponents_and_what_binds(monkeypatch):
-    monkeypatch.setattr("analysis.roofline.LARGE", 2**16)
+    monkeypatch.setattr("analysis.speed.roofline.LARGE", 2**16)
     axes = {"frames": [{"num_frames": frames} for frames in (4, 8)]}
-    monkeypatch.setattr("analysis.scaling.AXES", axes)
+    monkeypatch.setattr("analysis.speed.scaling.AXES", axes)
     table = time_scaling(TINY, batch_size=1, num_runs=1)
     assert table["size"].tolist() == [1, 2]
     assert table["gflops"].iloc[1] == pytest.approx(2 * table["gflops"].iloc[0], rel=0.1)
@@ -74,9 +74,9 @@ def test_scaling_draws_exponents_and_what_binds(monkeypatch):
 
 
 def test_scaling_counts_what_all_seeds_of_a_population_compute(monkeypatch):
-    monkeypatch.setattr("analysis.roofline.LARGE", 2**16)
+    monkeypatch.setattr("analysis.speed.roofline.LARGE", 2**16)
     axes = {"seeds": [{"num_seeds": seeds} for seeds in (1, 3)]}
-    monkeypatch.setattr("analysis.scaling.AXES", axes)
+    monkeypatch.setattr("analysis.speed.scaling.AXES", axes)
     table = time_scaling(TINY, batch_size=1, num_runs=1)
     assert table["size"].tolist() == [1, 3]
     assert table["gflops"].iloc[1] == pytest.approx(3 * table["gflops"].iloc[0])

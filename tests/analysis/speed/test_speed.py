@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from analysis import measure_speed, pareto, speed
+from analysis import measure_speed, pareto
+from analysis.speed import speed
 from posmlp import create_model
 
 

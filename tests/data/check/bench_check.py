@@ -1,7 +1,7 @@
 """Check a data set of 10,000 small videos of which 1% are broken.
 
-`python -m tests.data.bench_check` prints the seconds that the check takes, and whether its list is
-exactly the broken files.
+`python -m tests.data.check.bench_check` prints the seconds that the check takes, and
+whether its list is exactly the broken files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from posmlp.data.check import check_data
+from posmlp.data.check.check import check_data
 from posmlp.data.clips import ClipRule
 
 NUM_ORIGINALS = 10  # different videos; all others are links to them

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from posmlp.cli import main
-from posmlp.data.check import check_data
+from posmlp.data.check.check import check_data
 from posmlp.data.clips import ClipRule
 from posmlp.data.datasets import VideoClips
-from posmlp.data.layouts import list_videos
-from tests.data.bench_check import make_spoilt_dataset
+from posmlp.data.layouts.layouts import list_videos
+from tests.data.check.bench_check import make_spoilt_dataset
 
 RULE = ClipRule(4, 32)
 SIZES = {"num_frames": 4, "image_size": 32, "num_workers": 0}

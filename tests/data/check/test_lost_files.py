@@ -11,9 +11,9 @@ import pytest
 
 from posmlp.cli import main
 from posmlp.config import PosMLPConfig, TrainConfig, resolve
-from posmlp.data.video import VideoError
-from posmlp.runs import read_metrics
-from posmlp.train import fit
+from posmlp.data.files.video import VideoError
+from posmlp.train.fitting import fit
+from posmlp.train.run_folder import read_metrics
 
 CONFIG = resolve(
     "toy", depths=(1, 1), dims=(8, 16), num_groups=2, windows=(4, 2), temporal_windows=4,

@@ -11,12 +11,11 @@ import decord
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from posmlp.data.sprites import digit_bank, texture_bank
-from posmlp.data.synthetic import (
+from posmlp.data.digits.sprites import digit_bank, texture_bank
+from posmlp.data.digits.synthetic import (
     CLASSES,
     DIFFICULTIES,
     REVERSE_OF,

@@ -17,9 +17,11 @@ import pytest
 import torch
 
 from posmlp.config import TrainConfig, resolve
-from posmlp.data import cache_folder, frame_cache, frame_file, survey
+from posmlp.data.check import survey
 from posmlp.data.datasets import VideoClips
-from posmlp.train import fit
+from posmlp.data.files import frame_cache, frame_file
+from posmlp.data.user_cache import cache_folder
+from posmlp.train.fitting import fit
 from tests.ablations.ablation_tasks import wait_until
 
 SIZES = {"num_frames": 4, "image_size": 32, "num_workers": 0}

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from posmlp.checkpoint import load, save, start_from
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.augment import normalise
-from posmlp.data.layouts import list_videos
+from posmlp.data.layouts.layouts import list_videos
 from posmlp.data.sources import open_clips
 from posmlp.model import PosMLP, create_model
-from posmlp.train import evaluate, fit
-from tests.test_population import TINY
+from posmlp.train.fitting import fit
+from posmlp.train.scoring import evaluate
+from tests.train.test_population import TINY
 
 IMAGE = replace(
     TINY, kind="image", layout="S", num_frames=1, temporal_windows=1, image_size=16,

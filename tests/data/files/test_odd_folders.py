@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from posmlp.cli import main
-from posmlp.data.check import check_data
-from posmlp.data.class_names import class_names
+from posmlp.data.check.check import check_data
 from posmlp.data.clips import ClipRule
 from posmlp.data.datasets import VideoClips
-from posmlp.data.layouts import list_videos, split_spec
-from posmlp.data.listing import Listing
+from posmlp.data.layouts.class_names import class_names
+from posmlp.data.layouts.layouts import list_videos, split_spec
+from posmlp.data.layouts.listing import Listing
 
 RULE = ClipRule(4, 32)
 SIZES = {"num_frames": 4, "image_size": 32, "num_workers": 0}

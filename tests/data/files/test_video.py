@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from posmlp.data.packets import list_packets
-from posmlp.data.pool import DecodePool, under_way
+from posmlp.data.files.packets import list_packets
+from posmlp.data.files.pool import DecodePool, under_way
+from posmlp.data.files.video import VideoError, count_frames, iterate_frames, read_video
 from posmlp.data.sampling import segment_indices
-from posmlp.data.video import VideoError, count_frames, iterate_frames, read_video
 
 LEVELS = [20 + 10 * k for k in range(20)]
 X264 = {"x264-params": "keyint=10:min-keyint=10:bframes=3:b-adapt=0:scenecut=0:open-gop=%d"}
@@ -392,6 +392,6 @@ def test_under_way_keeps_order_and_starts_ahead():
 
 
 def test_decoding_workers_do_not_need_torch():
-    code = "import sys, posmlp.data.clips, posmlp.data.pool; print('torch' in sys.modules)"
+    code = "import sys, posmlp.data.clips, posmlp.data.files.pool; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

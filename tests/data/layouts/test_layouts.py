@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from posmlp.data.class_names import class_names
 from posmlp.data.clips import ClipRule, Draw, load_clip
 from posmlp.data.datasets import VideoClips
-from posmlp.data.layouts import LAYOUTS, list_videos, split_spec
+from posmlp.data.files.video import read_video
+from posmlp.data.layouts.class_names import class_names
+from posmlp.data.layouts.layouts import LAYOUTS, list_videos, split_spec
 from posmlp.data.mirror import mirror_of
-from posmlp.data.video import read_video
 
 SIZES = {"num_frames": 4, "image_size": 32, "num_workers": 0}
 NUM_FRAMES = 6

@@ -14,9 +14,10 @@ import pytest
 from numpy.typing import NDArray
 
 from posmlp.cli import main
-from posmlp.data.footage import Footage, find_footage
-from posmlp.data.layouts import list_videos
-from posmlp.data.playback import (
+from posmlp.data.files.video import read_video
+from posmlp.data.layouts.layouts import list_videos
+from posmlp.data.playback.footage import Footage, find_footage
+from posmlp.data.playback.playback import (
     CLASSES,
     Cut,
     Source,
@@ -24,7 +25,6 @@ from posmlp.data.playback import (
     smallest_step,
     write_playback,
 )
-from posmlp.data.video import read_video
 
 CUT = Cut(num_windows=4, image_size=32)
 NUM_FRAMES = 44
