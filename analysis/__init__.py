@@ -1,7 +1,7 @@
 """Measures and figures of trained models: functions return tidy DataFrames, draw_* take them.
 
 In go models, run folders and tables; out come rows, figures and pages. Each room answers a
-question; its `__init__.py` says which, and what to read first.
+question; its docstring says which. Read `cli.py` for the commands, `draw.py` for all figures.
 Names are imported on first use, so that `import analysis` and the command line stay quick.
 """
 

@@ -12,7 +12,8 @@ from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save as to_bytes
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from posmlp.config import PRESETS, PosMLPConfig, parse_layout

@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     guess.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
     guess.add_argument("--annotate", metavar="OUT.mp4", help="write the one video with its classes")
 
-    add_data_commands(commands.add_parser("data", help="Make, check or time a data set."))
+    add_data_commands(commands.add_parser("data", help="Make, check or time a data set."), configs)
 
     convert = command("convert", _convert)
     convert.add_argument("source", metavar="SRC", help=".pth or .safetensors of a released model")

@@ -8,7 +8,8 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from posmlp import PRESET_SOURCES, PRESETS, PosMLPConfig
 from posmlp.config import (

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 

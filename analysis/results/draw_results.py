@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib import patheffects, pyplot as plt, ticker
+from matplotlib import patheffects, ticker
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 

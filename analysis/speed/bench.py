@@ -96,8 +96,8 @@ def bench(
     `ceiling` is the highest `ratio` that the machine's arithmetic permits, whatever is done about
     memory: the plain formulation's median over the time that the model's matrix products and
     convolutions alone would take at the peak, gflops / peak_gflops_per_s. `gflops` are those of
-    the row's phase and batch (`count_flops` in `count_step.py`: a training step has about three times
-    the forward pass'); the peak is that of a large product in the row's precision on the
+    the row's phase and batch (`count_flops` in `count_step.py`: a training step has about three
+    times the forward pass'); the peak is that of a large product in the row's precision on the
     same threads, timed in the same rounds, uncompiled (`roofline.py`).
 
     Raises ValueError outside a checkout and for a configuration that the plain formulation, which

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode, functional as V
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as V
 
 FILL = [128.0, 128.0, 128.0]  # what a turned or shifted frame uncovers; released
 PROBABILITY = 0.5

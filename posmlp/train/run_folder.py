@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save as to_bytes
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from posmlp.checkpoint import write_atomically
@@ -56,7 +57,7 @@ def _version(name: str) -> str | None:
 
 def commit() -> dict[str, Any]:
     """The source tree's commit and whether it had changes; None outside a git checkout."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return {"commit": None, "dirty": None}
 

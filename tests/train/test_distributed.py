@@ -25,7 +25,7 @@ from posmlp.train.run_folder import read_metrics
 from tests.train.distributed_gradients import in_float64
 from tests.train.test_population import TINY, batch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 300
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from ablation_tasks import TINY, Task, changed, jobs
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ablations import read_grid
 from ablations.engines.ladder import lighter

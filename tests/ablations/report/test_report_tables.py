@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from report_folders import FIVE_GATES, GATES, fill, planted
 from statsmodels.stats.multitest import multipletests
 

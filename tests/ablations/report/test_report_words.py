@@ -12,7 +12,8 @@ import pytest
 from report_folders import BASE, FIVE_GATES, GATES, fill, planted
 
 from ablations import GridError, read_grid
-from ablations.report import prediction as report_prediction, words as report_words
+from ablations.report import prediction as report_prediction
+from ablations.report import words as report_words
 from ablations.report.data import Study
 from ablations.report.figures import highlighted
 from ablations.report.labels import short_labels, short_value

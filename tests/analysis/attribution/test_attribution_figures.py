@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib import colormaps, pyplot as plt
+from matplotlib import colormaps
+from matplotlib import pyplot as plt
 from matplotlib.contour import QuadContourSet
 from PIL import Image
 from torch import Tensor
@@ -231,7 +232,7 @@ def command(*words: object) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=120,
         check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
 
 

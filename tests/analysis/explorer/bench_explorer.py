@@ -3,9 +3,9 @@
 `python -m tests.analysis.explorer.bench_explorer` presses arrow keys in saved pages and in
 JupyterLab, at intervals that fall anywhere between two frames of the screen, and prints
 milliseconds from the browser's receipt of the key: until the canvas holds the new picture (drawn),
-and until the next frame of the screen, which has it, is done (shown; at 60 frames a second up to 16.7 of these are
-spent waiting for it). `over 20 ms` is the share of presses whose picture came to the screen later
-than that by the browser's own event timing, which rounds to 8 ms.
+and until the next frame of the screen, which has it, is done (shown; at 60 frames a second up
+to 16.7 of these are spent waiting for it). `over 20 ms` is the share of presses whose picture came
+to the screen later than that by the browser's own event timing, which rounds to 8 ms.
 """
 
 from __future__ import annotations

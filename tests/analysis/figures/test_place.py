@@ -104,10 +104,10 @@ DRAWN: dict[str, Callable[[Draw, dict[str, Any]], Any]] = {
     ),
     "draw_temporal_bias": lambda draw, to: draw(unit_maps(10, frames=3), **to),
     # not in analysis' list
-    "class_accuracy.draw_classes": lambda draw, to: draw(_classes(), **to),
-    "draw_explorer.draw_explorer": lambda draw, to: draw(*_explorer(), **to),
-    "draw_scaling.draw_joint": lambda draw, to: draw(_joint_times(), **to),
-    "draw_scaling.draw_scaling": lambda draw, to: draw(_step_times(), **to),
+    "results.class_accuracy.draw_classes": lambda draw, to: draw(_classes(), **to),
+    "explorer.draw.draw_explorer": lambda draw, to: draw(*_explorer(), **to),
+    "speed.draw_scaling.draw_joint": lambda draw, to: draw(_joint_times(), **to),
+    "speed.draw_scaling.draw_scaling": lambda draw, to: draw(_step_times(), **to),
 }
 
 
@@ -186,7 +186,7 @@ def test_panels_take_the_place_of_any_axes(kind: str) -> None:
         given = figure.subfigures(1, 2)[1].subplots()
     figure.draw_without_rendering()
     place = given.get_window_extent().frozen()
-    panels = drawn("draw_scaling.draw_scaling", ax=given)
+    panels = drawn("speed.draw_scaling.draw_scaling", ax=given)
     figure.draw_without_rendering()
     assert all(contains(place, ax.get_window_extent()) for ax in panels)
     assert sum(ax.get_window_extent().width for ax in panels) > place.width / 3

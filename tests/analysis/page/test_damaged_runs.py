@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from analysis import bias_history
 from analysis.cli import main
 from analysis.page import sections as page_sections
-from posmlp import cli as posmlp_cli, create_model
+from posmlp import cli as posmlp_cli
+from posmlp import create_model
 from posmlp.checkpoint import load, save
 from posmlp.config import TrainConfig
 from tests.analysis.bias.test_bias_maps import SMALL

@@ -22,7 +22,8 @@ from analysis import bias_maps, cost, draw_speed_accuracy, gather_curves, last_e
 from analysis.bias.draw_bias import growth
 from analysis.cli import main
 from analysis.interventions.run_clips import independent_clips, run_clips
-from analysis.page import attribution as page_attribution, sections as page_sections
+from analysis.page import attribution as page_attribution
+from analysis.page import sections as page_sections
 from analysis.page.page import SECTIONS
 from analysis.results.curves import highest_in_words
 from posmlp.checkpoint import load

@@ -11,7 +11,8 @@ import decord
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from posmlp.data.digits.sprites import digit_bank, texture_bank

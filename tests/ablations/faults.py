@@ -1,6 +1,6 @@
 """Kill a runner and its workers at random moments, resume once, and compare with a quiet run.
 
-    python tests/ablations/engines/faults.py --times 50
+    python tests/ablations/faults.py --times 50
 
 Linux only: processes are found through /proc. Exit code 1 if anything was lost or done twice.
 """
