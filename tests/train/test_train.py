@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import posmlp
 from posmlp.checkpoint import load, save
 from posmlp.config import TrainConfig
 from posmlp.data.augment import normalise
@@ -241,6 +247,25 @@ def test_run_is_stored_where_git_is_not_installed(clips, tmp_path, monkeypatch):
     fit(CONFIG, replace(TRAIN, epochs=1), clips, [0], tmp_path / "run", progress=False)
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert (environment["commit"], environment["dirty"]) == (None, None)
+
+
+def test_environment_tells_the_commit_of_the_checkout(tmp_path):
+    package = Path(posmlp.__file__).parent
+    shutil.copytree(package, tmp_path / "posmlp", ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *words], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    code = "from posmlp.train.run_folder import commit; print(*commit().values())"
+    told = subprocess.run(
+        [sys.executable, "-B", "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert told.stdout.split() == [head.stdout.strip(), "False"]
 
 
 def test_fit_refuses_a_folder_of_another_configuration(clips, tmp_path):
