@@ -164,7 +164,7 @@ def test_no_worker_outlives_a_killed_driver(tmp_path: Path) -> None:
     script = tmp_path / "driver.py"
     script.write_text(
         "from pathlib import Path\nfrom ablation_tasks import Task, jobs\n"
-        "from ablations.engines import pool\nfrom ablations.engines.worker import Place\n"
+        "from ablations.engines.local import pool\nfrom ablations.engines.worker import Place\n"
         f"list(pool(jobs(4), Task(Path({str(tmp_path)!r}), 'sleep'), "
         "[Place(0, 'cpu', 1), Place(1, 'cpu', 1)]))\n"
     )

@@ -213,7 +213,7 @@ def test_disk_is_not_filled_to_its_end(data, folder, monkeypatch):
 OPEN_SLOWLY = """
 import sys, time
 from pathlib import Path
-from posmlp.data import survey
+from posmlp.data.check import survey
 from posmlp.data.datasets import VideoClips
 
 root, started, go = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
