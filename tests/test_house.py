@@ -61,7 +61,7 @@ HOUSE = {
         "checkpoint": "model presets config config_checks",
         "model": "gates parts presets config config_checks",
         "gates": "parts gating positions config",
-        "parts": "config config_checks",
+        "parts": "gating config config_checks",
         "gating": "positions config_checks",
         "positions": "",
         "presets": "config config_checks",
