@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from analysis.curves import runs_under, variant_of
+from analysis.curves import no_model_under, runs_under, variant_of
 from analysis.pictures import png
 from analysis.style import styled, wrapped
 from posmlp.checkpoint import write_atomically
@@ -73,7 +73,7 @@ def gather_classes(folder: str | Path) -> pd.DataFrame:
                 table.insert(1, "seed", member.seed)
                 tables.append(table)
     if not tables:
-        raise ValueError(f"no finished run with its model under {folder}; let one finish")
+        raise no_model_under(folder)
     return pd.concat(tables).sort_values(["variant", "seed"], kind="stable", ignore_index=True)
 
 

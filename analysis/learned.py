@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 
 from analysis.bias_maps import UNIT, bias_maps
 from analysis.bias_statistics import STATISTICS, bias_statistics
-from analysis.curves import runs_under
+from analysis.curves import no_model_under, runs_under
 from analysis.intervene import intervene
 from analysis.interventions import Intervention, free_tables, knock_outs
 from analysis.pictures import png
@@ -61,7 +61,7 @@ def trained_models(
         if model_path(run, member).is_file()
     ]
     if not found:
-        raise ValueError(f"no finished run with its model under {folder}; let one finish")
+        raise no_model_under(folder)
     if any(opened.model.config != found[0][1].model.config for _, opened in found):
         raise ValueError(
             f"the runs under {folder} are of different configs; give the folder of one variant, "
