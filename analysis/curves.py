@@ -63,18 +63,23 @@ def is_published(folder: Path) -> bool:
 
 def _published_curves(grid: Path) -> pd.DataFrame:
     """The same of a published grid, without what was trained a second time under its seed."""
-    path = grid / "curves.csv"
+    path, rows = grid / "cells.json", read_metrics(grid / "curves.csv")
     try:
-        table = pd.read_csv(path, dtype={"id": str, "variant": str}, float_precision="round_trip")
-        table = table[table.pop("repeat") == 0]
-        path = grid / "cells.json"
         known = {key: _known(cell) for key, cell in json.loads(path.read_bytes())["cells"].items()}
-        about = pd.DataFrame([known[key] for key in table.pop("id")], index=table.index)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is damaged ({error!r}); put back what was published, or publish the run again"
         ) from error
-    return pd.concat([table, about], axis=1).reset_index(drop=True)
+    try:
+        found = [{**row, **known[row["id"]]} for row in rows if row["repeat"] == 0]
+    except KeyError as error:
+        raise ValueError(
+            f"{grid / 'curves.csv'} is damaged (it lacks {error}, or {path} does); put back what "
+            "was published, or publish the run again"
+        ) from error
+    if not found:
+        raise ValueError(f"no training that is published in {grid} has any epoch")
+    return pd.DataFrame(found).drop(columns=["id", "repeat"])
 
 
 def _known(cell: dict[str, Any]) -> dict[str, Any]:
