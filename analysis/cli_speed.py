@@ -66,7 +66,7 @@ def use_no_screen() -> None:
 def _scaling(options: argparse.Namespace) -> None:
     """Time gates beside their multiply-adds, joint windows, or the training step's sizes."""
     use_no_screen()
-    from analysis.scaling import write_scaling
+    from analysis.speed.scaling import write_scaling
 
     table = write_scaling(options.what, options.out, options.threads)
     print(table.round(3).to_string(index=False))
@@ -74,7 +74,7 @@ def _scaling(options: argparse.Namespace) -> None:
 
 def _bench_gpu(options: argparse.Namespace) -> None:
     """Time one part of what is worth timing on a GPU: model, seeds, gates or roofline."""
-    from analysis.bench_gpu import write_bench_gpu
+    from analysis.speed.bench_gpu import write_bench_gpu
 
     table = write_bench_gpu(
         options.part,
@@ -89,7 +89,7 @@ def _bench_gpu(options: argparse.Namespace) -> None:
 
 def _bench(options: argparse.Namespace) -> None:
     """Time the model beside the plain formulation that the tests hold it against."""
-    from analysis.bench import SHOWN, bench
+    from analysis.speed.bench import SHOWN, bench
     from posmlp.checkpoint import write_atomically
 
     table = bench(
@@ -115,7 +115,7 @@ def _bench(options: argparse.Namespace) -> None:
 def _peers(options: argparse.Namespace) -> None:
     """Compare cost and speed with torchvision's video models, on clips of 16 x 224 x 224."""
     use_no_screen()
-    from analysis.peers import SHOWN, compare_peers, write_peers
+    from analysis.speed.peers import SHOWN, compare_peers, write_peers
 
     table = compare_peers(
         batch_size=options.batch,

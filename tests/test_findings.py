@@ -13,14 +13,14 @@ import pytest
 
 import ablations.cli
 import analysis.cli
-from ablations.grid import read_grid
-from ablations.matching import costs
-from ablations.report import MARGIN
-from ablations.report_data import Study
-from ablations.store import Store
+from ablations.grid.grid import read_grid
+from ablations.grid.matching import costs
+from ablations.report.data import Study
+from ablations.report.page import MARGIN
+from ablations.store.store import Store
 from analysis import compare
-from analysis.bench_gpu import PARTS
-from analysis.statistics import t_interval
+from analysis.results.statistics import t_interval
+from analysis.speed.bench_gpu import PARTS
 from posmlp.config import resolve
 
 ROOT = Path(__file__).parents[1]

@@ -35,10 +35,10 @@ from analysis import (
     draw_accuracy,
     draw_temporal_bias,
 )
-from analysis.style import STYLE
+from analysis.figures.style import STYLE
 from checks import nb05
 from posmlp import GATES, PRESETS, TrainConfig, fit, load
-from posmlp.data.moving_digits import MovingDigits
+from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
 
 plt.style.use(STYLE)
@@ -158,7 +158,7 @@ unit = trained.stages[1].blocks[0].steps[0]["T"].gate  # 32 channels, 4 groups
 torch.manual_seed(0)
 u = torch.randn(100, 8, 32)
 with torch.no_grad():
-    right = unit.mix(u.unflatten(-1, (-1, 4))).flatten(-2)
+    right = unit.mix(u)
     x = u.unflatten(-1, (4, -1))  # the fault
     faulty = torch.einsum("gmn,bngv->bmgv", unit.relation(), x).flatten(-2)
 error = (faulty - right).square().mean() / right.square().mean()

@@ -23,7 +23,7 @@ import pandas as pd
 import stored
 import wiring
 from analysis import compare, cost, draw_layout, relation_macs, relation_params
-from analysis.style import STYLE
+from analysis.figures.style import STYLE
 from checks import nb06
 from posmlp import create_model
 from posmlp.config import parse_layout
@@ -95,7 +95,7 @@ plt.show()
 # `_update` save memory on a CPU), and a block takes step after step.
 
 # %%
-print(inspect.getsource(Step._update))
+print(inspect.getsource(Step.forward))
 print(inspect.getsource(Block.forward))
 
 # %% [markdown]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from analysis import cost, intervene, knock_outs, measure_speed
-from analysis.count_step import count_bytes
+from analysis.speed.count_step import count_bytes
 from posmlp import PosMLPVideo, create_model
 
 CLIPS = torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0))
