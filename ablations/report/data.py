@@ -15,7 +15,8 @@ import pandas as pd
 from ablations.grid.expect import Expectation, expectations
 from ablations.grid.gridfile import GridError, GridFile
 from ablations.report.labels import short_labels, short_values, varying_axes
-from ablations.store.store import Result, Store, StoreError, load
+from ablations.store.store import Result, Store, StoreError
+from ablations.store.table import load
 from analysis.cost.costs import cost
 from analysis.results.effects import crossed, effects
 from analysis.results.statistics import compare, t_interval

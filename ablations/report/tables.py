@@ -11,7 +11,7 @@ import pandas as pd
 
 from ablations.report.data import Metric, Study
 from ablations.report.words import MINUS, points
-from ablations.store.store import load
+from ablations.store.table import load
 from analysis.results.draw_comparison import verdict_kind
 from posmlp.checkpoint import write_atomically
 

@@ -14,7 +14,6 @@ DIR/together/HASH/, .log             several trainings while they are one popula
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.grid.description import described, described_cell
-from ablations.grid.settings import content_hash, shown_value
+from ablations.grid.settings import content_hash
 from ablations.store.files import read_json, write_all_json, write_durably, write_json
 from ablations.store.published import Published
 from ablations.store.shapes import CELL, PLAN, RESULTS
@@ -30,8 +29,6 @@ from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.shapes import fault
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from ablations.grid.grid import Cell, Grid, Job
 
 Result = dict[str, Any]
@@ -310,57 +307,3 @@ class Store:
             return self.result(cell_id, seed, repeat) or "to do"
         except ValueError as error:
             return f"damaged: {error}"
-
-
-def load(out: str | Path, *, repeats: bool = False) -> pd.DataFrame:
-    """The tidy table of an ablation: a row for each cell and seed that is finished, or failed.
-
-    repeats: also the rows of what was trained a second time under its seed, for the noise floor.
-    Columns: the axes; id, name, baseline, seed, repeat, status, failure, reason; the last epoch's
-    metrics (test_top1, ...); params; seconds, train_seconds; peak_memory_mb; together (trainings
-    of one population, whose time is shared out), micro_batches, memory_steps (what was done when
-    memory ran out), reused_from; init_from, init_sha256 (where a model file was the start); device,
-    num_threads, host, commit, dirty, versions. Damaged result files are named in a warning and have
-    no row.
-    """
-    import pandas as pd
-
-    store = Store(out)
-    plan = store.plan()
-    rows = []
-    for cell, seed, result in (*store.results(plan), *(store.repeats(plan) if repeats else ())):
-        if isinstance(result, dict):
-            rows.append(_row(cell, seed, result, plan))
-        elif result != "to do":
-            warnings.warn(f"{cell['name']} seed {seed} is {result}; it is not done", stacklevel=2)
-    table = pd.DataFrame(rows)
-    for axis in set(plan["axes"]) & set(table.columns):
-        if table[axis].map(lambda value: isinstance(value, list)).any():
-            table[axis] = table[axis].map(shown_value)
-    return table
-
-
-def _row(cell: dict[str, Any], seed: int, result: Result, plan: dict[str, Any]) -> dict[str, Any]:
-    environment = result.get("environment") or {}
-    worker = result.get("worker") or {}
-    return {
-        **cell["axes"],
-        "id": cell["id"],
-        "name": cell["name"],
-        "baseline": cell["id"] == plan["baseline"],
-        "seed": seed,
-        "repeat": result.get("repeat", 0),
-        **{key: result.get(key) for key in ("status", "failure", "reason")},
-        **result["metrics"],
-        "params": result.get("params"),
-        **(result.get("timings") or {}),
-        "peak_memory_mb": result.get("peak_memory_mb"),
-        "together": result.get("together", 1),
-        "micro_batches": result.get("micro_batches", 1),
-        "memory_steps": "; ".join(result.get("memory_steps", [])),
-        "reused_from": result.get("reused_from", ""),
-        **{key: result[key] for key in ("init_from", "init_sha256") if key in result},
-        **{key: worker.get(key) for key in ("device", "num_threads", "host")},
-        **{key: environment.get(key) for key in ("commit", "dirty", "python", "gpu")},
-        **(environment.get("packages") or {}),
-    }
