@@ -139,9 +139,7 @@ def test_hooks_see_what_their_names_say_and_what_they_return_is_used() -> None:
     assert (in_every_mode(model) - before).abs().max() > 1e-6
 
 
-def test_a_checkpointed_block_calls_its_parts_twice_and_a_compiled_one_calls_hooks_set_before() -> (
-    None
-):
+def test_hooks_see_checkpointed_parts_twice_and_compiled_parts_once() -> None:
     model = make(layout="T+S").train()
     prepare = preparation(ALONE, checkpoint_activations=True, compiled=False)
     assert prepare is not None
