@@ -112,7 +112,7 @@ def test_peak_is_of_what_a_step_makes_and_holds_at_once() -> None:
 
 
 def test_peak_of_a_training_step_holds_what_is_saved_for_its_gradients() -> None:
-    model, x = Perceptron(), torch.randn(N, 4)
+    model, x = Perceptron(), torch.randn(1, N, 4)
     saved = activation_memory(model, (N, 4))["saved_bytes"]
     peak = peak_bytes(lambda: model(x).sum().backward())
     gradients = sum(4 * parameter.numel() for parameter in model.parameters())
