@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 
 from posmlp import PosMLPConfig, PosMLPVideo, relative_position_index
-from posmlp.model import Batched
 
 Array = NDArray[np.float64]
 UNIT = ["stage", "block", "step", "branch"]
@@ -46,8 +45,7 @@ def units(model: PosMLPVideo) -> Iterator[Place]:
         for b, block in enumerate(stage.blocks, start=1):
             for k, step in enumerate(block.steps, start=1):
                 for axes, branch in step.items():
-                    gate = branch.gate.gate if isinstance(branch.gate, Batched) else branch.gate
-                    yield Place(s, b, k, axes, gate)
+                    yield Place(s, b, k, axes, branch.gate)
 
 
 def check_ours(model: object) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from analysis.bias_maps import Place, units
 from posmlp import PosMLPVideo
 from posmlp.config import BRANCHES, one_of
-from posmlp.gating import ConvGate
+from posmlp.gates.convolution import ConvGate
 
 KINDS = ("knock_out", "symmetrise", "shuffle", "truncate", "transplant")
 State = dict[str, Tensor]

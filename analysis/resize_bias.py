@@ -18,7 +18,7 @@ from analysis.bias_maps import Place, check_ours, units, window_of
 from posmlp import PosMLPVideo
 from posmlp.config import PosMLPConfig, one_of, resolve
 from posmlp.data.sources import ClipSource
-from posmlp.gating import AttentionGate
+from posmlp.gates.attention import AttentionGate
 from posmlp.model import create_model
 from posmlp.train import evaluate
 

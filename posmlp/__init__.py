@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from posmlp.checkpoint import inflate, load, load_released, save
     from posmlp.config import PRESET_SOURCES, PRESETS, PosMLPConfig, TrainConfig
-    from posmlp.gating import GATES, PositionalGatingUnit
+    from posmlp.gates.registry import GATES
+    from posmlp.gating import PositionalGatingUnit
     from posmlp.model import PosMLP, PosMLPVideo, create_model
     from posmlp.positions import relative_position_index
     from posmlp.train import evaluate, fit
@@ -21,7 +22,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "checkpoint": ("inflate", "load", "load_released", "save"),
     "config": ("PRESETS", "PRESET_SOURCES", "PosMLPConfig", "TrainConfig"),
-    "gating": ("GATES", "PositionalGatingUnit"),
+    "gates.registry": ("GATES",),
+    "gating": ("PositionalGatingUnit",),
     "model": ("PosMLP", "PosMLPVideo", "create_model"),
     "positions": ("relative_position_index",),
     "train": ("evaluate", "fit"),

@@ -29,12 +29,12 @@ class Batch(NamedTuple):
 
     clips: (S, B, 3, T, H, W) float, on the training device.
     targets: labels (S, B), or shares of classes (S, B, K) where clips are mixed.
-    scales: stochastic depth (S, steps, B).
+    scales: stochastic depth (S, steps, B); None: no step drops a clip.
     """
 
     clips: Tensor
     targets: Tensor
-    scales: Tensor
+    scales: Tensor | None
 
     @property
     def labels(self) -> Tensor:
@@ -91,7 +91,9 @@ class TrainingBatches:
             if self._seed_of is not None:
                 where = self._seed_of.to(inputs.device)
                 inputs, targets = inputs[where], targets[where]
-            yield Batch(inputs, targets, scales[:, :, part].to(self.population.device))
+            if scales is not None:
+                scales = scales[:, :, part].to(self.population.device)
+            yield Batch(inputs, targets, scales)
 
     def _order(self, seed: int, epoch: int) -> tuple[Tensor, torch.Generator]:
         """A seed's order of clips in an epoch, and the generator after drawing it."""

@@ -30,7 +30,8 @@ from torch.utils._pytree import tree_map
 from posmlp.checkpoint import start_from
 from posmlp.config import PosMLPConfig
 from posmlp.execution import Prepare
-from posmlp.model import PosMLPVideo, create_model
+from posmlp.model import PosMLPVideo, Step, create_model
+from posmlp.parts.drop_path import keep_rates
 
 Tensors = dict[str, Tensor]
 
@@ -176,7 +177,9 @@ class Population:
             vectorised = self.device.type == "cuda" and prepare is None
         self.vectorised = vectorised
         self.model = models[0].to(device)  # gives the computation; its own tensors are not used
-        self._keep_rates = torch.stack([self.model.keep_rates(c.drop_path) for c in each])
+        self._keep_rates = torch.stack([keep_rates(c) for c in each])
+        modules = self.model.named_modules()
+        self._steps = [name for name, module in modules if isinstance(module, Step)]
         if prepare is not None:
             prepare(self.model)
         if vectorised:
@@ -194,7 +197,7 @@ class Population:
         self,
         clips: Tensor,
         labels: Tensor,
-        residual_scales: Tensor,
+        residual_scales: Tensor | None = None,
         *,
         label_smoothing: float = 0.0,
         autocast: bool = False,
@@ -203,7 +206,7 @@ class Population:
         """Gradients by name, losses (S,) and logits (S, B, K) of one training batch a seed.
 
         `clips` (S, B, 3, T, H, W), `labels` (S, B) or shares of classes (S, B, K),
-        `residual_scales` (S, steps, B). Batch-norm
+        `residual_scales` (S, steps, B), None for ones. Batch-norm
         statistics move on. `autocast` computes in bfloat16 where that is safe. `micro_batches`
         computes the batch in that many parts, in the memory of one of them, and sums gradients:
         the same mathematics but for batch norm, which normalises each part by itself. Raises
@@ -219,7 +222,7 @@ class Population:
             gradients, loss, scores = self._gradients_of(
                 clips[:, chosen],
                 labels[:, chosen],
-                residual_scales[:, :, chosen],
+                None if residual_scales is None else residual_scales[:, :, chosen],
                 label_smoothing=label_smoothing,
                 autocast=autocast,
             )
@@ -235,7 +238,7 @@ class Population:
         self,
         clips: Tensor,
         labels: Tensor,
-        residual_scales: Tensor,
+        residual_scales: Tensor | None,
         *,
         label_smoothing: float,
         autocast: bool,
@@ -246,12 +249,12 @@ class Population:
             statistics: Tensors,
             x: Tensor,
             y: Tensor,
-            scales: Tensor,
+            *scales: Tensor,
         ) -> tuple[Tensor, tuple[Tensor, Tensors]]:
             model.train()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
-                lent = (parameters, statistics)
-                logits = functional_call(model, lent, (x, scales), tie_weights=False)
+                lent = parameters | statistics | self._lent_scales(scales)
+                logits = functional_call(model, lent, (x,), tie_weights=False)
             loss = F.cross_entropy(logits.float(), y, label_smoothing=label_smoothing)
             return loss, (logits, statistics)
 
@@ -261,10 +264,17 @@ class Population:
             step = self._over_seeds(_differentiate(loss_of))
         parameters = {name: tensor.detach() for name, tensor in self.parameters.items()}
         statistics = {name: tensor.clone() for name, tensor in self.statistics.items()}
-        gradients, (losses, (logits, self.statistics)) = step(
-            parameters, statistics, clips, labels, residual_scales
-        )
+        batch = (clips, labels) if residual_scales is None else (clips, labels, residual_scales)
+        gradients, (losses, (logits, self.statistics)) = step(parameters, statistics, *batch)
         return gradients, losses, logits
+
+    def _lent_scales(self, scales: Sequence[Tensor]) -> Tensors:
+        """One member's factors, none or (steps, B), by the names of the residual steps' buffers."""
+        return {
+            f"{step}.scale": scale
+            for each in scales
+            for step, scale in zip(self._steps, each, strict=True)
+        }
 
     @torch.no_grad()
     def logits(self, clips: Tensor) -> Tensor:
@@ -301,8 +311,15 @@ class Population:
             tensor.copy_(state[name])
         self.statistics = {name: state[name].to(self.device) for name in self.statistics}
 
-    def draw_residual_scales(self, num_clips: int, generators: Sequence[torch.Generator]) -> Tensor:
-        """Stochastic depth (S, steps, num_clips), as each member's model draws it, on the CPU."""
+    def draw_residual_scales(
+        self, num_clips: int, generators: Sequence[torch.Generator]
+    ) -> Tensor | None:
+        """Stochastic depth (S, steps, num_clips) of 0 or 1 / keep rate, drawn on the CPU.
+
+        None where no member drops anything.
+        """
+        if bool((self._keep_rates == 1).all()):
+            return None
         keep = self._keep_rates[:, :, None]
         shape = keep.shape[1], num_clips
         draws = torch.stack([torch.rand(shape, generator=each) for each in generators])

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from posmlp import GATES, PositionalGatingUnit, relative_position_index
 from posmlp.config import GATE_FORMS, GATE_NAMES, INITS
-from posmlp.gating import GatingUnit, initialise
+from posmlp.gating import GatingUnit
+from posmlp.parts.initialise import initialise
 
 F64 = torch.float64
 TIED = [name for name in GATE_NAMES if name != "attention"]

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from posmlp import PositionalGatingUnit, PosMLP, PosMLPConfig, PosMLPVideo, load_released
-from posmlp.model import Branch, Downsample, Stage, Stem
+from posmlp.model import Branch, Stage
+from posmlp.parts.stem import Downsample, Stem
 from tests import reference
 
 REPOSITORY = Path(__file__).parent / "golden"
@@ -102,9 +103,9 @@ def stage_unit(layout: str, side: int, frames: int, groups: int) -> Unit:
     """A stage of one block; the released levels have no residual, the block has."""
     module = Stage(stage_config(24, side, frames, groups, layout), 0)
     if layout == "T+S":
-        return Unit(module, lambda x: module(x, [[None]]), BLOCK)
+        return Unit(module, module, BLOCK)
     names = {f"blocks.0.steps.0.{layout}.": "encoder.", **LAYER}
-    return Unit(module, lambda x: module(x, [[None]]) - x, names)
+    return Unit(module, lambda x: module(x) - x, names)
 
 
 def stem_unit() -> Unit:

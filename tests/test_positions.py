@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import posmlp.positions as positions
 from posmlp import PositionalGatingUnit, relative_position_index
-from posmlp.positions import GQPE, LRPE, Dense, LRPEPlusDense, Relation
+from posmlp.gates.dense import Dense, LRPEPlusDense
+from posmlp.gates.gqpe import GQPE
+from posmlp.gates.registry import GATES
+from posmlp.gates.row_bank import RowBankUnit
+from posmlp.positions import LRPE, Relation
 from tests import reference
 
 F64 = torch.float64
@@ -31,7 +34,7 @@ def offset(query: tuple[int, ...], key: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(q - k for q, k in zip(query, key, strict=True))
 
 
-AnyRelation = TypeVar("AnyRelation", bound=Relation)
+AnyRelation = TypeVar("AnyRelation", bound=torch.nn.Module)
 
 
 def randomise(relation: AnyRelation, seed: int = 0) -> AnyRelation:
@@ -263,19 +266,16 @@ TIED: list[tuple[type[Relation], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("kind", "options"), TIED)
 @pytest.mark.parametrize("window", [(4, 3, 2), (3, 5), (1, 2, 3), (5, 1), (2, 1, 1)])
-def test_block_path_equals_the_whole_matrix_and_its_gradient(
-    kind: type[Relation], options: dict, window: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+def test_row_bank_equals_the_whole_matrix_and_its_gradient(
+    kind: type[Relation], options: dict, window: tuple[int, ...]
 ) -> None:
-    def unit() -> PositionalGatingUnit:
-        unit = PositionalGatingUnit(6, window, 3, relation=kind, **options)
+    plain, blocked = (
+        made(6, window, 3, relation=kind, **options) for made in (PositionalGatingUnit, RowBankUnit)
+    )
+    for unit in (plain, blocked):
         randomise(unit.positions, seed=1)
-        return unit.double()
-
-    plain = unit()
-    monkeypatch.setattr(positions, "LARGE_RELATION", 1)
-    blocked = unit()
-    assert len(list(plain.positions.row_blocks())) == 1
-    assert len(list(blocked.positions.row_blocks())) == window[0]
+        unit.double()
+    assert len(list(blocked.frames_of_rows())) == window[0]
     torch.testing.assert_close(blocked.relation(), plain.relation(), rtol=0, atol=1e-14)
 
     h = torch.randn(
@@ -284,9 +284,8 @@ def test_block_path_equals_the_whole_matrix_and_its_gradient(
     outs = [one(h) for one in (plain, blocked)]
     torch.testing.assert_close(outs[1], outs[0], rtol=0, atol=1e-12)
     weights = torch.randn(outs[0].shape, dtype=F64, generator=torch.Generator().manual_seed(1))
-    for one, out in zip((plain, blocked), outs, strict=True):
+    for out in outs:
         (out * weights).sum().backward()
-        assert one.positions.window == window
     for a, b in zip(plain.parameters(), blocked.parameters(), strict=True):
         torch.testing.assert_close(b.grad, a.grad, rtol=0, atol=1e-11)
 
@@ -308,13 +307,11 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize(("kind", "options"), [(LRPE, {}), (GQPE, {})])
-def test_joint_unit_at_released_size_never_holds_the_whole_matrix(
-    kind: type[Relation], options: dict
-) -> None:
+@pytest.mark.parametrize("gate", ["lrpe", "gqpe"])
+def test_joint_unit_at_released_size_never_holds_the_whole_matrix(gate: str) -> None:
     window, num_groups = (16, 14, 14), 8
     whole = num_groups * math.prod(window) ** 2
-    unit = PositionalGatingUnit(8, window, num_groups, relation=kind, **options)
+    unit = GATES[gate](8, window, num_groups)
     h = torch.randn(1, math.prod(window), 16, generator=torch.Generator().manual_seed(0))
     with LargestTensor() as largest, torch.no_grad():
         unit(h)
@@ -336,12 +333,9 @@ def saved_elements(unit: torch.nn.Module, h: Tensor) -> int:
     return sum(held.values())
 
 
-def test_joint_lrpe_unit_saves_less_than_the_matrix_for_its_gradient(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(positions, "LARGE_RELATION", 1)
+def test_joint_lrpe_unit_saves_less_than_the_matrix_for_its_gradient() -> None:
     window, num_groups = (16, 5, 5), 4
-    unit = PositionalGatingUnit(4, window, num_groups)
+    unit = RowBankUnit(4, window, num_groups)
     h = torch.randn(1, math.prod(window), 8, generator=torch.Generator().manual_seed(0))
     h.requires_grad_()
     assert saved_elements(unit, h) < 0.4 * num_groups * math.prod(window) ** 2

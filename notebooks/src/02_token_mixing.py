@@ -28,7 +28,8 @@ from analysis import compare, draw_accuracy, relation_macs, relation_params
 from analysis.style import STYLE
 from checks import nb02
 from posmlp import GATES, create_model, relative_position_index
-from posmlp.positions import LRPE, Dense
+from posmlp.gates.dense import Dense
+from posmlp.positions import LRPE
 
 plt.style.use(STYLE)
 
@@ -74,9 +75,9 @@ plt.show()
 # That a unit's `mix` is this matrix and nothing else can be checked.
 
 # %%
-u = torch.randn(1, 8, 4, 1)  # (batch, N tokens, channels of a group, G groups)
+u = torch.randn(1, 8, 4)  # (batch, N tokens, channels), one group
 for unit in units.values():
-    by_hand = torch.einsum("gmn,bncg->bmcg", unit.relation(), u)
+    by_hand = torch.einsum("mn,bnc->bmc", unit.relation()[0], u)
     torch.testing.assert_close(unit.mix(u), by_hand)
 print(f"mix(u) is P u for {', '.join(units)}")
 

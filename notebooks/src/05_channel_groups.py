@@ -158,7 +158,7 @@ unit = trained.stages[1].blocks[0].steps[0]["T"].gate  # 32 channels, 4 groups
 torch.manual_seed(0)
 u = torch.randn(100, 8, 32)
 with torch.no_grad():
-    right = unit.mix(u.unflatten(-1, (-1, 4))).flatten(-2)
+    right = unit.mix(u)
     x = u.unflatten(-1, (4, -1))  # the fault
     faulty = torch.einsum("gmn,bngv->bmgv", unit.relation(), x).flatten(-2)
 error = (faulty - right).square().mean() / right.square().mean()

@@ -95,7 +95,7 @@ plt.show()
 # `_update` save memory on a CPU), and a block takes step after step.
 
 # %%
-print(inspect.getsource(Step._update))
+print(inspect.getsource(Step.forward))
 print(inspect.getsource(Block.forward))
 
 # %% [markdown]

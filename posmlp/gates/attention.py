@@ -1,0 +1,45 @@
+"""Content-based mixing: the dense operator that the paper argues against."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from posmlp.gating import GatingUnit
+from posmlp.parts.initialise import init_linear
+from posmlp.positions import LRPE
+
+
+class AttentionGate(GatingUnit):
+    """Multi-head attention, a head a group, with relative position bias.
+
+    Queries and keys are linear in u; the values are u.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        window: tuple[int, ...],
+        num_groups: int = 1,
+        *,
+        form: str = "multiply",
+        token_bias: bool = True,
+    ) -> None:
+        super().__init__(dim, window, num_groups, form=form, token_bias=token_bias)
+        self.positions = LRPE(window, num_groups)
+        self.query_key = init_linear(nn.Linear(dim, 2 * dim))
+
+    def mix(self, u: Tensor) -> Tensor:
+        halves = self.query_key(u).chunk(2, dim=-1)
+        query, key, value = (self.in_groups(x).movedim(-1, -3) for x in (*halves, u))
+        scores = query @ key.mT / math.sqrt(query.shape[-1]) + self.relation()  # (B, G, N, N)
+        mixed = scores.softmax(-1).to(value.dtype) @ value
+        return mixed.movedim(-3, -1).flatten(-2)
+
+    def relation(self) -> Tensor:
+        """The relative position part, which is added to the content scores before the softmax."""
+        return self.positions()
+
+    def bias_table(self) -> Tensor:
+        return self.positions.bias_table()

@@ -1,0 +1,56 @@
+"""How parameters start: linear layers, convolutions, and gating units.
+
+The order of draws is part of what a seed means: a model's hash is tested for every gate.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from posmlp.config import INITS, PosMLPConfig, one_of
+
+
+def init_linear(linear: nn.Linear) -> nn.Linear:
+    """The same layer, its weights truncated normal of std 0.02 and its biases 0, as released."""
+    nn.init.trunc_normal_(linear.weight, std=0.02)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def init_conv(conv: nn.Conv2d, config: PosMLPConfig) -> nn.Conv2d:
+    """The same layer as released: PyTorch's start (video), or that of a linear layer (image)."""
+    if config.kind == "image" and conv.bias is not None:
+        nn.init.trunc_normal_(conv.weight, std=0.02)
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
+def initialise(unit: nn.Module, init: str) -> None:
+    """Set a gating unit's parameters in place by one of `posmlp.config.INITS`.
+
+    - `released`: tables, dense matrices, kernels and token biases 0. mix(u) is 0, so with a
+      multiplying gate each block starts as the identity, and on the first step only tables, token
+      biases and fc2.bias have a gradient. Source: the released models, whose intended
+      initialisation never runs.
+    - `normal`: tables and the like truncated normal of std 0.02, as the released code intended.
+    - `fan_in`: truncated normal of std N^-1/2, which keeps the variance of u through the mixing.
+    - `unit_bias`: std 1e-3 and token biases 1, gMLP's start: the unit first passes v on.
+
+    GQPE starts at centres N(0, 0.01^2) and spreads identity + N(0, 0.01^2) under every name.
+    """
+    one_of(init, INITS, "init")
+    fan_in = unit.num_tokens**-0.5
+    std = {"released": 0.0, "normal": 0.02, "fan_in": fan_in, "unit_bias": 1e-3}[init]
+    for name, parameter in unit.named_parameters():
+        last = name.rsplit(".", 1)[-1]
+        if last == "centers":
+            nn.init.normal_(parameter, std=0.01)
+        elif last == "spreads":
+            nn.init.normal_(parameter, std=0.01)
+            with torch.no_grad():
+                parameter.add_(torch.eye(parameter.shape[-1]) if parameter.dim() == 3 else 1.0)
+        elif last == "token_bias":
+            nn.init.constant_(parameter, 1.0 if init == "unit_bias" else 0.0)
+        elif not name.startswith("query_key"):
+            nn.init.trunc_normal_(parameter, std=std) if std else nn.init.zeros_(parameter)
