@@ -103,7 +103,9 @@ def population_step(
     train = code.TrainConfig()
     optimiser = code.Optimiser(population.parameters, [train] * num_seeds)
     clips, labels = _batch(population.model, (num_seeds, batch_size), device)
-    scales = torch.ones(num_seeds, population.model.num_residual_steps, batch_size, device=device)
+    draws = [torch.Generator().manual_seed(seed) for seed in population.seeds]
+    scales = population.draw_residual_scales(batch_size, draws)
+    scales = scales if scales is None else scales.to(device)
     how = {"label_smoothing": train.label_smoothing, "autocast": device.type == "cuda"}
 
     def step() -> None:

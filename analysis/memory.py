@@ -25,9 +25,8 @@ def activation_memory(model: nn.Module, clip_shape: tuple[int, ...]) -> dict[str
     training step keeps for the backward pass, each block of memory once however many tensors view
     it. `peak_bytes`: the most that is alive at once in inference. Both in the precision of the
     model's parameters; the model itself is not touched. Bytes of k clips are k times these, but for
-    what is made once a pass, such as a relation. They are those of a device where a model computes
-    nothing twice: on a CPU, ours keeps less and computes the rest again (`posmlp.by_hand`). Raises
-    ValueError for what is no model, and for a clip without numbers.
+    what is made once a pass, such as a relation. Raises ValueError for what is no model, and for a
+    clip without numbers.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"{model!r} is no model; build it with posmlp.create_model")
