@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
 
 from analysis.contenders import Reference, population, population_step
 from analysis.speed import MODES, PHASES, Limits, in_turns, machine, measure_speed, quartiles
@@ -29,38 +29,23 @@ from posmlp.population import seeded_model
 from posmlp.runs import commit
 from posmlp.train import usable_device
 
+LIMITS: dict[str, Any] = {"phases": PHASES, "warm_up": 2, "min_seconds": 0.0}
+
 
 def bench_model(config: PosMLPConfig, device: str, num_runs: int) -> pd.DataFrame:
     """Forward pass and training step at batch 1 and 8 in every mode; on the CPU in eager mode."""
     model = seeded_model(replace(config, drop_path=0.0), 0)
-    modes = MODES[:1] if device == "cpu" else MODES
     models = {"reference": Reference(model), "posmlp": model}
-    return _speeds(models, device, num_runs, (1, 8), modes)
+    sizes, modes = (1, 8), (MODES[:1] if device == "cpu" else MODES)
+    return measure_speed(
+        models, batch_sizes=sizes, modes=modes, device=device, min_runs=num_runs, **LIMITS
+    )
 
 
 def bench_gates(config: PosMLPConfig, device: str, num_runs: int) -> pd.DataFrame:
     """Forward pass and training step of every gate, beside LRPE."""
     models = {gate: seeded_model(replace(config, gate=gate), 0) for gate in GATES}
-    return _speeds(models, device, num_runs, (1,), MODES[:1])
-
-
-def _speeds(
-    models: Mapping[str, nn.Module],
-    device: str,
-    num_runs: int,
-    batch_sizes: tuple[int, ...],
-    modes: tuple[str, ...],
-) -> pd.DataFrame:
-    return measure_speed(
-        models,
-        batch_sizes=batch_sizes,
-        phases=PHASES,
-        modes=modes,
-        device=device,
-        warm_up=2,
-        min_runs=num_runs,
-        min_seconds=0.0,
-    )
+    return measure_speed(models, device=device, min_runs=num_runs, **LIMITS)
 
 
 def bench_seeds(config: PosMLPConfig, device: str, num_runs: int) -> pd.DataFrame:

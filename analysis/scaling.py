@@ -92,7 +92,7 @@ def time_scaling(
     """Training step (forward and backward of a batch a seed) against one size at a time.
 
     Columns: axis, size (relative to the axis' first), gmacs (a clip's forward pass), median_ms; the
-    step's place under the roofline, as `analysis.roofline.against_ceilings` tells, of counts by
+    step's place under the roofline, as `against_ceilings` tells, of counts by
     `count_step`; exponent (of the power law fitted to the axis). The ceilings are measured once,
     before the steps, on the same threads.
     """

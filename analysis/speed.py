@@ -88,13 +88,12 @@ def measure_speed(
         one_of(phase, PHASES, "phase")
     for mode in modes:
         one_of(mode, MODES, "mode")
-    named = _named(models)
-    if not named:
-        raise ValueError("models is empty; give at least one")
     limits = Limits(warm_up, min_runs, min_seconds, max_seconds)
     _check(limits, batch_sizes, phases, modes, num_threads)
     device = usable_device(device)
-    built = {name: _built(model).to(device) for name, model in named.items()}
+    built = {name: model.to(device) for name, model in _built(models).items()}
+    if not built:
+        raise ValueError("models is empty; give at least one")
     shape = clip_shape or clip_shape_of(next(iter(built.values())))
     with threads(num_threads):
         rows = [
@@ -105,16 +104,15 @@ def measure_speed(
     return pd.DataFrame(rows)
 
 
-def _named(models: Model | Mapping[str, Model] | Sequence[str]) -> Mapping[str, Model]:
-    if isinstance(models, Mapping):
-        return models
+def _built(models: Model | Mapping[str, Model] | Sequence[str]) -> dict[str, nn.Module]:
     if isinstance(models, nn.Module | PosMLPConfig):
-        return {type(models).__name__: models}
-    return {name: name for name in ([models] if isinstance(models, str) else models)}
-
-
-def _built(model: Model) -> nn.Module:
-    return model if isinstance(model, nn.Module) else create_model(model)
+        models = {type(models).__name__: models}
+    elif not isinstance(models, Mapping):
+        models = {name: name for name in ([models] if isinstance(models, str) else models)}
+    return {
+        name: model if isinstance(model, nn.Module) else create_model(model)
+        for name, model in models.items()
+    }
 
 
 def _check(
