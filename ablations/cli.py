@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from posmlp.data import CACHE_GIB, CACHE_HELP
+from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from ablations.plan import plan
+    from ablations.plan.planned import plan
 
     out = options.out or _default_out(options.grid)
     found = plan(
@@ -165,14 +165,14 @@ def _default_out(grid: Path) -> Path:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from ablations.status import status
+    from ablations.store.status import status
 
     print(status(options.folder))
     return 0
 
 
 def _why(options: argparse.Namespace) -> int:
-    from ablations.status import why
+    from ablations.store.status import why
 
     print(why(options.folder, options.cell, options.seed))
     return 0
@@ -194,22 +194,22 @@ def _repeat(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from ablations.report import write_report
+    from ablations.report.page import write_report
 
     print(f"report: {write_report(options.folder, options.out, options.margin)}")
     return 0
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from ablations.publish import publish
+    from ablations.report.publish import publish
 
     print(f"published: {publish(options.folder, options.to, models=options.models)}")
     return 0
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from ablations.bench import bench
-    from ablations.bench_grid import bench_grid
+    from ablations.bench.grid import bench_grid
+    from ablations.bench.overhead import bench
 
     if options.grid is not None:
         lines = bench_grid(options.grid, options.device, options.workers, options.runs)

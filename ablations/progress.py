@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ablations.store import Result
+from ablations.store.store import Result
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -5,16 +5,16 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from ablations import weights
-from ablations.datasets import describe
-from ablations.description import described_cell
-from ablations.dispatch import Engine
-from ablations.files import write_json
-from ablations.grid import Cell, Job
-from ablations.job import Training
-from ablations.status import find_cell
-from ablations.store import Store
-from ablations.worker import Place
+from ablations.engines.dispatch import Engine
+from ablations.engines.job import Training
+from ablations.engines.worker import Place
+from ablations.grid import weights
+from ablations.grid.datasets import describe
+from ablations.grid.description import described_cell
+from ablations.grid.grid import Cell, Job
+from ablations.store.files import write_json
+from ablations.store.status import find_cell
+from ablations.store.store import Store
 
 
 def repeat(

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from ablations import reuse as other_runs
-from ablations.dispatch import Engine
-from ablations.files import read_json, write_json
-from ablations.grid import Cell, Grid, Job, read_grid
-from ablations.prediction import PROBE_S, Hindsight, fitted, predict
+from ablations.engines.dispatch import Engine
+from ablations.grid.grid import Cell, Grid, Job, read_grid
+from ablations.plan.prediction import PROBE_S, Hindsight, fitted, predict
 from ablations.progress import reporter, say
-from ablations.store import Result, Store, StoreError, load
-from posmlp.data import CACHE_GIB
+from ablations.store import reuse as other_runs
+from ablations.store.files import read_json, write_json
+from ablations.store.store import Result, Store, StoreError, load
+from posmlp.data.user_cache import CACHE_GIB
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -29,7 +29,7 @@ def count(text: str) -> int:
 
 def device(text: str) -> str:
     """A device that is here; nothing is computed on it yet."""
-    from posmlp.train import usable_device
+    from posmlp.train.fitting import usable_device
 
     try:
         return str(usable_device(text))

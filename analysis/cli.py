@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 def _all(options: argparse.Namespace) -> None:
     """Gather everything about a run in one HTML page that needs no network."""
     use_no_screen()
-    from analysis.page import write_page
+    from analysis.page.page import write_page
 
     print(write_page(options.run_folder, options.out, options.variant))
 
@@ -111,7 +111,7 @@ def _all(options: argparse.Namespace) -> None:
 def _bias(options: argparse.Namespace) -> None:
     """Write a run's mixing weights, their statistics and figures of both to a folder."""
     use_no_screen()
-    from analysis.bias_figures import write_bias
+    from analysis.bias.figures import write_bias
 
     print(write_bias(options.run_folder, options.out, options.seed, options.variant))
 
@@ -119,7 +119,7 @@ def _bias(options: argparse.Namespace) -> None:
 def _curves(options: argparse.Namespace) -> None:
     """Draw learning curves and score against cost of the runs in a folder."""
     use_no_screen()
-    from analysis.curves import write_curves
+    from analysis.results.curves import write_curves
 
     print(write_curves(options.folder, options.out, options.metric))
 
@@ -127,7 +127,7 @@ def _curves(options: argparse.Namespace) -> None:
 def _classes(options: argparse.Namespace) -> None:
     """Score the runs in a folder on each class of their test clips, as a table and a figure."""
     use_no_screen()
-    from analysis.class_accuracy import write_classes
+    from analysis.results.class_accuracy import write_classes
 
     print(write_classes(options.folder, options.out))
 
@@ -135,7 +135,7 @@ def _classes(options: argparse.Namespace) -> None:
 def _learned(options: argparse.Namespace) -> None:
     """Summarise over seeds what one variant learned: maps, interventions, attributions."""
     use_no_screen()
-    from analysis.learned import write_learned
+    from analysis.page.learned import write_learned
 
     print(write_learned(options.folder, options.out, options.variant))
 
@@ -143,7 +143,7 @@ def _learned(options: argparse.Namespace) -> None:
 def _attribute(options: argparse.Namespace) -> None:
     """Show which pixels of a video a run's model goes by: sheet, animation, shares of frames."""
     use_no_screen()
-    from analysis.explain import explain_video
+    from analysis.attribution.explain import explain_video
     from posmlp.settings import parse_value
 
     settings = {}

@@ -66,7 +66,7 @@ def _show(table: Any, columns: list[str] | None = None, note: str = "") -> None:
 
 def _bench(options: argparse.Namespace) -> None:
     """Time what people run beside the plain model, the tests' einsum model and another commit."""
-    from analysis.bench import SHOWN, WORKS, bench
+    from analysis.speed.bench import SHOWN, WORKS, bench
     from posmlp.checkpoint import write_atomically
 
     table = bench(
@@ -83,7 +83,7 @@ def _bench(options: argparse.Namespace) -> None:
 
 def _bench_gpu(options: argparse.Namespace) -> None:
     """Time one part of what is worth timing on a GPU: model, seeds or gates."""
-    from analysis.bench_gpu import write_bench_gpu
+    from analysis.speed.bench_gpu import write_bench_gpu
 
     settings = {"preset": options.preset, "device": options.device, "num_runs": options.runs}
     _show(write_bench_gpu(options.part, options.out, **settings))
@@ -92,7 +92,7 @@ def _bench_gpu(options: argparse.Namespace) -> None:
 def _scaling(options: argparse.Namespace) -> None:
     """Time gates beside their multiply-adds, or the training step with each of its sizes."""
     use_no_screen()
-    from analysis.scaling import write_scaling
+    from analysis.speed.scaling import write_scaling
 
     _show(write_scaling(options.what, options.out, options.threads))
 
@@ -100,7 +100,7 @@ def _scaling(options: argparse.Namespace) -> None:
 def _peers(options: argparse.Namespace) -> None:
     """Compare cost and speed with torchvision's video models, on clips of 16 x 224 x 224."""
     use_no_screen()
-    from analysis.peers import SHOWN, compare_peers, write_peers
+    from analysis.speed.peers import SHOWN, compare_peers, write_peers
 
     table = compare_peers(
         batch_size=options.batch,

@@ -8,16 +8,16 @@ without one the figure only says what it is.
 
 from __future__ import annotations
 
-from analysis.draw_bias import draw_spatial_bias, draw_temporal_bias
-from analysis.draw_comparison import draw_differences
-from analysis.draw_effects import draw_interventions
-from analysis.draw_history import draw_bias_history, save_bias_animation
-from analysis.draw_joint_bias import draw_joint_bias
-from analysis.draw_layout import draw_layout
-from analysis.draw_learning import draw_learning_curves
-from analysis.draw_peers import draw_peers
-from analysis.draw_results import draw_accuracy, draw_cost_accuracy
-from analysis.draw_speed import draw_speed_accuracy
+from analysis.bias.draw_bias import draw_spatial_bias, draw_temporal_bias
+from analysis.bias.draw_history import draw_bias_history, save_bias_animation
+from analysis.bias.draw_joint_bias import draw_joint_bias
+from analysis.figures.draw_layout import draw_layout
+from analysis.interventions.draw_effects import draw_interventions
+from analysis.results.draw_comparison import draw_differences
+from analysis.results.draw_learning import draw_learning_curves
+from analysis.results.draw_results import draw_accuracy, draw_cost_accuracy
+from analysis.results.draw_speed import draw_speed_accuracy
+from analysis.speed.draw_peers import draw_peers
 
 __all__ = [
     "draw_accuracy",

@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 from torch import Tensor
 
-from analysis.style import styled
+from analysis.figures.style import styled
 
 JPEG_QUALITY = 80
 

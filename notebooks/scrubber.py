@@ -10,8 +10,8 @@ from matplotlib import pyplot as plt
 from torch import Tensor
 
 from analysis import Attribution
-from analysis.draw_attribution import draw_frame, overlay_image
-from analysis.style import styled
+from analysis.attribution.draw_attribution import draw_frame, overlay_image
+from analysis.figures.style import styled
 
 
 @styled

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from posmlp.data.video import iterate_frames
+from posmlp.data.files.video import iterate_frames
 from posmlp.predict import Prediction
 
 SHORT_SIDE = 360  # pixels; larger videos are shown at about this size

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from posmlp.config import PRESET_SOURCES, PRESETS, TrainConfig, resolve
-from posmlp.data import CACHE_GIB, CACHE_HELP
 from posmlp.data.cli import DATA_HELP, add_data_commands
+from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP
 from posmlp.settings import configs
 
 
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     guess.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
     guess.add_argument("--annotate", metavar="OUT.mp4", help="write the one video with its classes")
 
-    add_data_commands(commands.add_parser("data", help="Make, check or time a data set."))
+    add_data_commands(commands.add_parser("data", help="Make, check or time a data set."), configs)
 
     convert = command("convert", _convert)
     convert.add_argument("source", metavar="SRC", help=".pth or .safetensors of a released model")
@@ -121,7 +121,7 @@ def _train(options: argparse.Namespace) -> None:
         seeds = [int(text) for text in options.seeds.split(",")]
     except ValueError as error:
         raise ValueError(f"--seeds {options.seeds!r} must be whole numbers, as in 0,1,2") from error
-    from posmlp.train import fit
+    from posmlp.train.fitting import fit
 
     rows = fit(
         config,
@@ -145,8 +145,8 @@ def _train(options: argparse.Namespace) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     """Score a run's models on the test split."""
-    from posmlp.runs import read_config
-    from posmlp.train import evaluate
+    from posmlp.train.run_folder import read_config
+    from posmlp.train.scoring import evaluate
 
     run = Path(options.run_folder)
     if run.suffix == ".safetensors":
@@ -180,7 +180,7 @@ def _line(name: str, scores: dict[str, Any]) -> str:
 def _predict(options: argparse.Namespace) -> int:
     """Name the five likeliest classes of videos, with their probabilities."""
     from posmlp.annotate import annotate_video
-    from posmlp.data.packets import VideoError
+    from posmlp.data.files.packets import VideoError
     from posmlp.predict import open_run, predict_video
 
     if options.annotate and len(options.videos) > 1:

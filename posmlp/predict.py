@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posmlp.checkpoint import load
+from posmlp.data.augment import normalise
 from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
 from posmlp.data.sampling import check_views
 from posmlp.model import PosMLPVideo
-from posmlp.run_members import model_path, one_variant
-from posmlp.runs import read_config
-from posmlp.train import normalise
+from posmlp.train.run_folder import read_config
+from posmlp.train.run_members import model_path, one_variant
 
 
 @dataclass(frozen=True)

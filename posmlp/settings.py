@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from posmlp.config import PRESETS, PosMLPConfig, TrainConfig, one_of, resolve
-from posmlp.data.catalogue import MOVING_DIGITS
-from posmlp.data.layouts import list_videos
+from posmlp.data.digits.catalogue import MOVING_DIGITS
+from posmlp.data.layouts.layouts import list_videos
 
 RECIPES = Path(__file__).with_name("recipes")
 

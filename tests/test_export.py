@@ -16,7 +16,7 @@ from posmlp.cli import main
 from posmlp.export import LARGEST_DIFFERENCE, example_clips, export
 from posmlp.model import create_model
 from tests.test_model import randomise
-from tests.test_population import TINY
+from tests.train.test_population import TINY
 
 GATES = ("lrpe", "gqpe", "attention", "conv", "none")
 IMAGE = replace(TINY, kind="image", layout="S", num_frames=1, temporal_windows=1)

@@ -12,10 +12,10 @@ import pytest
 
 import ablations.cli
 import analysis.cli
-from ablations.grid import read_grid
+from ablations.grid.grid import read_grid
 from analysis import compare
-from analysis.bench_gpu import PARTS
-from analysis.statistics import t_interval
+from analysis.results.statistics import t_interval
+from analysis.speed.bench_gpu import PARTS
 from posmlp.config import resolve
 
 ROOT = Path(__file__).parents[1]

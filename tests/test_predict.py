@@ -10,10 +10,11 @@ from PIL import Image
 
 from posmlp.annotate import annotate_video
 from posmlp.cli import main
-from posmlp.config import resolve
-from posmlp.data.video import VideoError, read_video
+from posmlp.config import TrainConfig, resolve
+from posmlp.data.files.video import VideoError, read_video
 from posmlp.predict import open_run, predict_video
-from posmlp.train import TrainConfig, evaluate, fit
+from posmlp.train.fitting import fit
+from posmlp.train.scoring import evaluate
 
 NAMES = ("dark", "light")
 SMALL = {

@@ -14,7 +14,7 @@ import ablations.cli
 import analysis.cli
 import posmlp.cli
 import posmlp.tasks.__main__
-from posmlp.data.layouts import LAYOUTS
+from posmlp.data.layouts.layouts import LAYOUTS
 from posmlp.settings import RECIPES, configs
 
 ROOT = Path(__file__).parents[1]

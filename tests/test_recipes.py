@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -121,8 +120,3 @@ def test_recipe_names_an_image_model_that_it_can_start_from(name):
     with torch.device("meta"):
         started = inflate(create_model(image), video)
     assert started.config == video
-
-
-def test_recipes_are_in_the_package():
-    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
-    assert 'posmlp = ["recipes/*.yaml"]' in project

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from checks.verdict import Case, Verdict, judge
-from posmlp.data.catalogue import CLASSES
+from posmlp.data.digits.catalogue import CLASSES
 from posmlp.data.sampling import segment_indices
 
 TURNED = {"right", "left", "clockwise", "counterclockwise"}  # the rest look the same in a mirror

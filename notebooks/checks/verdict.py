@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from analysis.style import styled
+from analysis.figures.style import styled
 
 MOST_NUMBERS = 160  # cells of a picture into which numbers are still written
 MOST_WORDS = 6  # of a line; more are turned upright

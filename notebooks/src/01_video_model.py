@@ -24,12 +24,12 @@ import pandas as pd
 import torch
 
 from analysis import cost
-from analysis.style import STYLE
+from analysis.figures.style import STYLE
 from checks import nb01
 from filmstrip import filmstrip
 from posmlp import PRESETS, TrainConfig, create_model, fit, load
-from posmlp.data.catalogue import CLASSES
-from posmlp.data.moving_digits import MovingDigits
+from posmlp.data.digits.catalogue import CLASSES
+from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
 from posmlp.train import normalise
 

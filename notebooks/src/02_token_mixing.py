@@ -25,7 +25,7 @@ import torch
 
 import stored
 from analysis import compare, draw_accuracy, relation_macs, relation_params
-from analysis.style import STYLE
+from analysis.figures.style import STYLE
 from checks import nb02
 from posmlp import GATES, create_model, relative_position_index
 from posmlp.gates.dense import Dense

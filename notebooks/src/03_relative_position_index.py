@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from analysis import BiasExplorer, bias_maps, draw_spatial_bias
-from analysis.draw_explorer import draw_explorer
-from analysis.style import STYLE
+from analysis.explorer.draw import draw_explorer
+from analysis.figures.style import STYLE
 from checks import nb03
 from posmlp import load, relative_position_index
 from posmlp.positions import token_coordinates

@@ -28,10 +28,10 @@ from torch.nn import functional as F
 
 import stored
 from analysis import compare, draw_accuracy
-from analysis.style import STYLE
+from analysis.figures.style import STYLE
 from checks import nb04
 from posmlp import GATES, PRESETS, TrainConfig, create_model, fit
-from posmlp.data.moving_digits import MovingDigits
+from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
 from posmlp.gating import GatingUnit
 

@@ -35,10 +35,10 @@ from analysis import (
     draw_accuracy,
     draw_temporal_bias,
 )
-from analysis.style import STYLE
+from analysis.figures.style import STYLE
 from checks import nb05
 from posmlp import GATES, PRESETS, TrainConfig, fit, load
-from posmlp.data.moving_digits import MovingDigits
+from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
 
 plt.style.use(STYLE)

@@ -23,7 +23,7 @@ import pandas as pd
 import stored
 import wiring
 from analysis import compare, cost, draw_layout, relation_macs, relation_params
-from analysis.style import STYLE
+from analysis.figures.style import STYLE
 from checks import nb06
 from posmlp import create_model
 from posmlp.config import parse_layout

@@ -31,16 +31,16 @@ from analysis import (
     intervene,
     knock_outs,
 )
-from analysis.draw_explorer import draw_explorer
+from analysis.explorer.draw import draw_explorer
+from analysis.figures.style import STYLE
 from analysis.interventions import changed_tables
-from analysis.style import STYLE
 from beside import draw_maps_beside_effects
 from checks import nb07
 from posmlp.checkpoint import load
-from posmlp.data.moving_digits import MovingDigits
+from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
-from posmlp.population import seeded_model
 from posmlp.train import evaluate
+from posmlp.train.population import seeded_model
 
 plt.style.use(STYLE)
 

@@ -29,13 +29,13 @@ from analysis import (
     localisation,
     reinitialised,
 )
-from analysis.baselines import BASELINES
-from analysis.style import STYLE
+from analysis.attribution.baselines import BASELINES
+from analysis.figures.style import STYLE
 from checks import nb08
 from filmstrip import filmstrip
 from posmlp.checkpoint import load
 from posmlp.data.augment import MEAN, STD
-from posmlp.data.moving_digits import MovingDigits, RenderedClips
+from posmlp.data.digits.moving_digits import MovingDigits, RenderedClips
 from posmlp.train import normalise
 from scrubber import scrubber, show_frame
 

@@ -24,7 +24,7 @@ import torch
 
 import speeds
 from analysis import cost, draw_speed_accuracy, measure_speed, pareto
-from analysis.style import STYLE
+from analysis.figures.style import STYLE
 from checks import nb09
 from posmlp import create_model
 

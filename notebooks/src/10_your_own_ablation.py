@@ -25,7 +25,7 @@ from scipy import stats
 import ablations
 import stored
 from analysis import compare, detectable_effect, draw_accuracy, t_interval
-from analysis.style import STYLE
+from analysis.figures.style import STYLE
 from checks import nb10
 
 plt.style.use(STYLE)

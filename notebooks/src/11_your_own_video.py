@@ -26,17 +26,17 @@ import pandas as pd
 import torch
 
 from analysis import attribute, draw_attribution
-from analysis.style import STYLE
+from analysis.figures.style import STYLE
 from checks import nb11
 from filmstrip import filmstrip, write_film
 from posmlp import TrainConfig, fit
 from posmlp.checkpoint import load
 from posmlp.config import resolve
 from posmlp.data.clips import ClipRule, Draw, load_clip
+from posmlp.data.digits.moving_digits import MovingDigits
+from posmlp.data.digits.synthetic import write_dataset
+from posmlp.data.files.packets import VideoError
 from posmlp.data.layouts import list_videos
-from posmlp.data.moving_digits import MovingDigits
-from posmlp.data.packets import VideoError
-from posmlp.data.synthetic import write_dataset
 from posmlp.predict import TrainedModel, predict_video
 from posmlp.train import normalise
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from posmlp.settings import configs
+from posmlp.config import PosMLPConfig, TrainConfig
 
 DATA_HELP = "moving-digits[:difficulty], a folder of videos, or LAYOUT:FOLDER"
 NUM_PROBLEMS = 20  # that `check` shows; the list holds all
+Configs = Callable[[str, Sequence[str]], tuple[PosMLPConfig, TrainConfig]]
 
 
-def add_data_commands(data: argparse.ArgumentParser) -> None:
-    """Add the verbs of `posmlp data` to its parser."""
+def add_data_commands(data: argparse.ArgumentParser, configs: Configs) -> None:
+    """Add the verbs of `posmlp data` to its parser; `configs` reads `--config` and `--set`."""
     verbs = data.add_subparsers(dest="verb", required=True)
     _add_make_commands(verbs.add_parser("make", help="Write a data set as video files."))
     check = verbs.add_parser("check", help="Read every file of a data set; list what is wrong.")
@@ -28,7 +31,7 @@ def add_data_commands(data: argparse.ArgumentParser) -> None:
     )
     check.add_argument("--out", metavar="DIR", help="where the lists go; the data's own folder")
     speed = verbs.add_parser("speed", help="Time the loading of a data set beside decord alone.")
-    speed.set_defaults(run=_data_speed)
+    speed.set_defaults(run=partial(_data_speed, configs))
     speed.add_argument("root", metavar="DIR", help="a folder of videos, or LAYOUT:FOLDER")
     speed.add_argument("--config", default="toy", help="a preset's name or a YAML file")
     speed.add_argument("--workers", type=int, default=2, help="decoding processes")
@@ -71,7 +74,7 @@ def _add_make_commands(make: argparse.ArgumentParser) -> None:
 
 def _make_digits(options: argparse.Namespace) -> None:
     """Write moving digits as video files."""
-    from posmlp.data.synthetic import write_dataset
+    from posmlp.data.digits.synthetic import write_dataset
 
     root = write_dataset(
         options.root,
@@ -87,7 +90,7 @@ def _make_digits(options: argparse.Namespace) -> None:
 
 def _make_playback(options: argparse.Namespace) -> None:
     """Write windows of a folder of videos, played in six ways."""
-    from posmlp.data.playback import Cut, write_playback
+    from posmlp.data.playback.playback import Cut, write_playback
 
     cut = Cut(
         num_windows=options.windows,
@@ -114,7 +117,7 @@ def _make_playback(options: argparse.Namespace) -> None:
 
 def _data_check(options: argparse.Namespace) -> int:
     """Read every file of a data set and list what is wrong."""
-    from posmlp.data.check import check_data
+    from posmlp.data.check.check import check_data
     from posmlp.data.clips import ClipRule
 
     found = check_data(
@@ -147,7 +150,7 @@ def _data_check(options: argparse.Namespace) -> int:
     return 1 if found.problems else 0
 
 
-def _data_speed(options: argparse.Namespace) -> None:
+def _data_speed(configs: Configs, options: argparse.Namespace) -> None:
     """Time the loading of a data set beside decord alone and the model's step."""
     from posmlp.data.speed import measure_loading
 

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from posmlp.data.files.video import VideoFrames, read_video
 from posmlp.data.sampling import (
     check_crop,
     crop_offsets,
@@ -20,7 +21,6 @@ from posmlp.data.sampling import (
     resize_short_side,
     segment_indices,
 )
-from posmlp.data.video import VideoFrames, read_video
 
 Sampling = Literal["segment", "dense"]
 

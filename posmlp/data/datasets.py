@@ -19,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from posmlp.data import CACHE_GIB
+from posmlp.data.check.survey import Survey, refuse_missing, refuse_or_report, survey_files, tell
 from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
-from posmlp.data.frame_file import Kept
-from posmlp.data.layouts import list_videos, say
-from posmlp.data.listing import Listing, place_of
-from posmlp.data.pool import DecodePool, under_way
-from posmlp.data.survey import Survey, refuse_missing, refuse_or_report, survey_files, tell
-from posmlp.data.video import VideoError, VideoFrames
+from posmlp.data.files.frame_file import Kept
+from posmlp.data.files.pool import DecodePool, under_way
+from posmlp.data.files.video import VideoError, VideoFrames
+from posmlp.data.layouts.layouts import list_videos, say
+from posmlp.data.layouts.listing import Listing, place_of
+from posmlp.data.user_cache import CACHE_GIB
 
 
 class VideoClips:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from posmlp.config import PosMLPConfig, TrainConfig, one_of
-from posmlp.data import CACHE_GIB
-from posmlp.data.catalogue import DIFFICULTIES
 from posmlp.data.clips import Sampling
 from posmlp.data.datasets import VideoClips
-from posmlp.data.moving_digits import MovingDigits, RenderedClips
+from posmlp.data.digits.catalogue import DIFFICULTIES
+from posmlp.data.digits.moving_digits import MovingDigits, RenderedClips
+from posmlp.data.user_cache import CACHE_GIB
 
 NUM_GENERATED_TEST_CLIPS = 560  # 40 a class: 280 exactly reversed pairs
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.clips import ClipRule, Draw, load_clip
 from posmlp.data.datasets import VideoClips
-from posmlp.data.packets import list_packets
+from posmlp.data.files.packets import list_packets
 from posmlp.data.sources import open_videos
 from posmlp.model import PosMLPVideo
 

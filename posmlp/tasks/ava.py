@@ -24,9 +24,9 @@ from PIL import Image
 from torch import Tensor
 
 from posmlp.config import PosMLPConfig, TrainConfig
-from posmlp.data.listing import VIDEO_SUFFIXES
-from posmlp.data.packets import list_packets
-from posmlp.data.video import read_video
+from posmlp.data.files.packets import list_packets
+from posmlp.data.files.video import read_video
+from posmlp.data.layouts.listing import VIDEO_SUFFIXES
 from posmlp.tasks.boxes import KeyFrames
 
 Key = tuple[str, float]

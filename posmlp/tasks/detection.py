@@ -18,13 +18,13 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms, roi_align
 from tqdm import tqdm
 
-from posmlp.batches import mixed
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.augment import normalise
-from posmlp.optimisation import learning_rate
-from posmlp.population import seeded_model
-from posmlp.runs import RunFolder
 from posmlp.tasks.boxes import KeyFrames, Labelled, frame_map, overlaps, truth_of
+from posmlp.train.batches import mixed
+from posmlp.train.optimisation import learning_rate
+from posmlp.train.population import seeded_model
+from posmlp.train.run_folder import RunFolder
 
 REGION = 7  # places of a box, each way, at which features are read
 MIN_OVERLAP = 0.5  # of a proposal that is taken for a true box in training

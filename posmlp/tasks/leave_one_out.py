@@ -11,7 +11,8 @@ import torch
 from posmlp.checkpoint import load
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.tasks.micro_expressions import MicroExpressions, unweighted_scores
-from posmlp.train import fit, predict
+from posmlp.train.fitting import fit
+from posmlp.train.scoring import predict
 
 
 def leave_one_subject_out(

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from posmlp.config import PosMLPConfig
+from posmlp.data.digits.sprites import digit_bank, texture_bank
+from posmlp.data.files.video import read_video
 from posmlp.data.sampling import crop_offsets, resize_short_side
 from posmlp.data.sources import HeldClips
-from posmlp.data.sprites import digit_bank, texture_bank
-from posmlp.data.video import read_video
 
 COLUMNS = ("path", "subject", "onset", "apex", "offset", "expression")
 DEFORMATIONS = ("squeeze", "stretch", "lean", "bulge")

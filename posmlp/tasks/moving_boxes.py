@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from posmlp.config import one_of
-from posmlp.data.moving_digits import SPLITS
-from posmlp.data.sprites import digit_bank, draw_sprites, texture_bank
+from posmlp.data.digits.moving_digits import SPLITS
+from posmlp.data.digits.sprites import digit_bank, draw_sprites, texture_bank
 from posmlp.tasks.boxes import KeyFrames
 
 DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablations.grid import Grid, Job, read_grid
-from ablations.memory import is_out_of_memory
-from ablations.store import Store
-from ablations.worker import Place
+from ablations.engines.memory import is_out_of_memory
+from ablations.engines.worker import Place
+from ablations.grid.grid import Grid, Job, read_grid
+from ablations.store.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -27,7 +27,7 @@ from ablation_tasks import changed, children, facts, is_alive
 from safetensors.numpy import load_file
 
 from ablations import run
-from ablations.store import Store
+from ablations.store.store import Store
 
 ORPHANS_MAY_LIVE_S = 30.0
 

@@ -15,9 +15,9 @@ from ablation_tasks import TINY, stored
 from ablations import plan, read_grid, run
 from ablations.cli import main
 from ablations.commands import for_folder
-from ablations.dispatch import CORES, MOST_A_CORE
+from ablations.engines.dispatch import CORES, MOST_A_CORE
 from ablations.repeat import repeat
-from ablations.store import Store
+from ablations.store.store import Store
 
 
 @pytest.fixture

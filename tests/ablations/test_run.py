@@ -18,12 +18,12 @@ from pandas.testing import assert_frame_equal
 
 import ablations
 from ablations import load, plan, read_grid, run
-from ablations.files import read_json, write_json
-from ablations.job import Attempt
+from ablations.engines.job import Attempt
+from ablations.engines.worker import Place
 from ablations.run import part
-from ablations.store import Store
-from ablations.worker import Place
-from analysis.curves import runs_under
+from ablations.store.files import read_json, write_json
+from ablations.store.store import Store
+from analysis.results.curves import runs_under
 
 
 def written(grid: dict[str, Any], folder: Path) -> Path:

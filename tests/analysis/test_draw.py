@@ -21,8 +21,8 @@ from analysis import (
     draw_temporal_bias,
     t_interval,
 )
-from analysis.draw_bias import growth
-from analysis.draw_comparison import tally
+from analysis.bias.draw_bias import growth
+from analysis.results.draw_comparison import tally
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
 

@@ -10,18 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import bias_history, bias_maps, gather_curves, page_sections
-from analysis.class_accuracy import gather_classes
+from analysis import bias_history, bias_maps, gather_curves
 from analysis.cli import main
-from analysis.curves import runs_under, variant_of
-from analysis.learned import trained_models
+from analysis.page import sections as page_sections
+from analysis.page.learned import trained_models
+from analysis.results.class_accuracy import gather_classes
+from analysis.results.curves import runs_under, variant_of
 from posmlp.checkpoint import load
 from posmlp.config import PosMLPConfig, TrainConfig
-from posmlp.data.moving_digits import MovingDigits
+from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
 from posmlp.predict import open_run
-from posmlp.run_members import one_variant, run_members
-from posmlp.train import fit
+from posmlp.train.fitting import fit
+from posmlp.train.run_members import one_variant, run_members
 
 VARIANTS = {"base": {}, "slow": {"lr": 1e-4, "init": "unit_bias"}}
 
@@ -113,7 +114,9 @@ def test_classes_are_scored_for_each_variant(
     shutil.copytree(run, tmp_path / "run")
     config = tmp_path / "run" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"source": "moving-digits"}))
-    monkeypatch.setattr("analysis.class_accuracy.open_clips", lambda *_, **__: clips("test"))
+    monkeypatch.setattr(
+        "analysis.results.class_accuracy.open_clips", lambda *_, **__: clips("test")
+    )
     table = gather_classes(tmp_path)
     seeds = table.groupby("variant")["seed"].unique().map(list)
     assert seeds.to_dict() == {"run/base": [2, 4], "run/slow": [2, 4]}

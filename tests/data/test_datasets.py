@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from posmlp.data import layouts
 from posmlp.data.datasets import VideoClips
-from posmlp.data.video import VideoError
+from posmlp.data.files.video import VideoError
+from posmlp.data.layouts import layouts
 
 SIZES = {"num_frames": 4, "image_size": 32, "num_workers": 0}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis import bias_statistics
-from analysis.bias_maps import unit_tables
+from analysis.bias.maps import unit_tables
 from checks import nb07
 from posmlp import create_model
 from solutions import nb07 as solutions

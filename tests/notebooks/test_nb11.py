@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from checks import nb11
-from posmlp.data.catalogue import CLASSES
+from posmlp.data.digits.catalogue import CLASSES
 from solutions import nb11 as solutions
 from tests.notebooks.exercises import stub
 

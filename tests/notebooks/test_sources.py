@@ -107,7 +107,7 @@ def test_lessons_hold_an_explorer_a_layout_builder_and_a_frame_scrubber():
 def test_lesson_imports_in_one_cell_and_defines_only_in_exercises(source):
     preflight, imports, *others = cells(source, "code")
     assert preflight.source.startswith("import preflight\n\npreflight.check(")
-    assert "from analysis.style import STYLE" in imports.source
+    assert "from analysis.figures.style import STYLE" in imports.source
     for cell in others:
         found = [type(node) for node in ast.walk(ast.parse(cell.source))]
         assert not {ast.Import, ast.ImportFrom, ast.ClassDef} & set(found), cell.source

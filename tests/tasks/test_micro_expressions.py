@@ -23,7 +23,7 @@ from posmlp.tasks.micro_expressions import (
     tiny_deformations,
     unweighted_scores,
 )
-from tests.test_population import TINY
+from tests.train.test_population import TINY
 
 CONFIG = replace(TINY, image_size=16, windows=(4, 2), num_classes=4, drop_path=0.0)
 

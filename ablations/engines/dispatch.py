@@ -1,0 +1,235 @@
+"""Which engine runs the jobs; whatever it is, each job ends as a stored result."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ablations.commands import repeat_command
+from ablations.engines import local
+from ablations.engines.job import Attempt, Training
+from ablations.engines.population import grouped
+from ablations.engines.processes import Outcome, WorkerDied
+from ablations.engines.worker import Place
+from ablations.grid.grid import Job
+from ablations.store.files import write_durably
+from ablations.store.store import Result, Store
+from posmlp.config import one_of
+from posmlp.data.user_cache import CACHE_GIB
+
+if TYPE_CHECKING:
+    from ablations.engines.ray_engine import Request
+    from ablations.engines.ray_node import Parcel
+
+ENGINES = ("local", "ray")
+CORES = os.cpu_count() or 1
+MOST_A_CORE = 16
+"""Workers, or threads, that a core of this machine may be asked to share: more is a slip."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where jobs run: in this process, in worker processes of this machine, or on a Ray cluster."""
+
+    kind: str = "local"
+    workers: int = 1
+    device: str | None = None
+    num_threads: int = 1
+    address: str | None = None
+    per_gpu: int = 1
+    together: int | None = None
+    """Trainings that a population has at most; None: all that can on a GPU, one on a CPU."""
+    cache_gib: float = CACHE_GIB
+    """Decoded frames that each machine's cache folder is to hold; all workers share them."""
+
+    def __post_init__(self) -> None:
+        one_of(self.kind, ENGINES, "engine")
+        for name in ("workers", "num_threads", "per_gpu"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.together is not None and self.together < 1:
+            raise ValueError(f"together={self.together} must be at least 1")
+        if self.cache_gib < 0:
+            raise ValueError(f"cache_gib={self.cache_gib} is negative; use 0 to cache nothing")
+        if self.kind == "ray" and self.workers != 1:
+            raise ValueError(
+                f"workers={self.workers} is of the local engine; Ray runs as many jobs at once as "
+                "the cluster's CPUs and GPUs hold, so leave it out"
+            )
+        if self.kind == "ray" and self.device not in (None, "cpu", "cuda"):
+            raise ValueError(f"device={self.device!r} must be cpu or cuda: Ray chooses the GPUs")
+        if self.kind == "local" and (self.address is not None or self.per_gpu != 1):
+            raise ValueError(
+                f"address={self.address!r} and per_gpu={self.per_gpu} are of engine='ray'; "
+                "here, workers are spread over the GPUs"
+            )
+
+    @property
+    def words(self) -> list[str]:
+        """The command-line options that differ from their defaults."""
+        words = []
+        for option, value, default in (
+            ("--engine", self.kind, "local"),
+            ("--address", self.address, None),
+            ("--per-gpu", self.per_gpu, 1),
+            ("--workers", self.workers, 1),
+            ("--device", self.device, None),
+            ("--threads", self.num_threads, 1),
+            ("--together", self.together, None),
+            ("--cache-gib", self.cache_gib, CACHE_GIB),
+        ):
+            words += [option, str(value)] if value != default else []
+        return words
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """Ray's cluster is joined meanwhile; the local engine needs nothing."""
+        if self.kind == "local":
+            yield
+            return
+        from ablations.engines import ray_engine
+
+        with ray_engine.connected(self.address):
+            yield
+
+    @cached_property
+    def on_gpu(self) -> bool:
+        """Whether trainings run on a GPU; ask while `connected`."""
+        if self.device is not None:
+            return self.device.startswith("cuda")
+        if self.kind == "ray":
+            from ablations.engines import ray_engine
+
+            return ray_engine.cluster_has_gpu()
+        return self.here().startswith("cuda")
+
+    def here(self) -> str:
+        """The device of the local engine, untouched.
+
+        Raises ValueError if this machine lacks it, or has far fewer cores than workers or threads.
+        """
+        from posmlp.train.fitting import usable_device
+
+        self.check_cores()
+        return str(usable_device(self.device))
+
+    def check_cores(self) -> None:
+        """Raise ValueError for more workers or threads than anyone wants of this machine."""
+        for name in ("workers", "num_threads"):
+            if getattr(self, name) > MOST_A_CORE * CORES:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is more than {MOST_A_CORE} for each of the "
+                    f"{CORES} CPU cores of this machine; use about {CORES}"
+                )
+
+    @property
+    def at_once(self) -> int:
+        """How many trainings run at the same time; ask while `connected`."""
+        if self.kind == "local":
+            return self.workers
+        from ablations.engines import ray_engine
+
+        return ray_engine.num_at_once(self._request)
+
+    def grouped(self, jobs: list[Job]) -> list[Job]:
+        """Jobs of one training each, as populations: seeds of a cell, then cells that can join.
+
+        Each stands where its first training stood. A GPU has room for a population of small models,
+        and on a CPU a worker has one core, which a population would not use any better.
+        """
+        most = self.together or (len(jobs) if self.on_gpu else 1)
+        return grouped(grouped(jobs, "seeds", most), "cells", most)
+
+    def run(self, jobs: list[Job], root: Path) -> Iterator[Result]:
+        """A result for each training of each job as it comes, stored below `root`.
+
+        A worker's death is a result too, and so is what no rung of the memory ladder could help.
+        Raises OSError if results cannot be stored.
+        """
+        if not jobs:
+            return
+        task, store = Training(root, cache_gib=self.cache_gib), Store(root)
+        run_them = self._on_ray if self.kind == "ray" else self._here
+        for batch in run_them(jobs, task):
+            results = [result for each in batch for result in _results_of(*each, root)]
+            store.write_results(results)
+            for job, outcome in batch:
+                if len(job.trainings) > 1 and not isinstance(outcome, WorkerDied):  # it was split
+                    shutil.rmtree(store.work_folder(job), ignore_errors=True)
+            yield from results
+
+    @property
+    def _request(self) -> Request:
+        from ablations.engines import ray_engine
+
+        return ray_engine.Request(self.num_threads, 1 / self.per_gpu if self.on_gpu else 0)
+
+    def _here(self, jobs: list[Job], task: Training) -> Iterator[Sequence[tuple[Job, Outcome]]]:
+        places = _places(min(self.workers, len(jobs)), self.here(), self.num_threads)
+        if self.workers > 1:
+            yield from local.pool(jobs, task, places)
+            return
+        with _threads_restored():
+            yield from local.in_process(jobs, task, places[0])
+
+    def _on_ray(self, jobs: list[Job], task: Training) -> Iterator[Sequence[tuple[Job, Outcome]]]:
+        from ablations.engines import ray_engine
+
+        with self.connected():
+            place = Place(0, "cuda:0" if self.on_gpu else "cpu", self.num_threads)
+            ray_engine.num_at_once(self._request)
+            for job, parcel in ray_engine.on_ray(jobs, task, place, self._request):
+                yield [(job, _unpacked(task.root, job, parcel))]
+
+
+def _unpacked(root: Path, job: Job, parcel: Parcel) -> Outcome:
+    """Write the files that came from another machine; the outcome as of a job that ran here."""
+    store = Store(root)
+    for cell, seed in job.trainings:
+        shutil.rmtree(store.run_folder(cell.id, seed, job.repeat), ignore_errors=True)
+    for name, content in parcel.files.items():
+        write_durably(root / name, content)
+    if not isinstance(parcel.outcome, WorkerDied):
+        for result in parcel.outcome:
+            where = result["worker"]["device"], result["worker"]["num_threads"]
+            result["command"] = repeat_command(root, result["cell"], result["seed"], *where)
+    return parcel.outcome
+
+
+def _results_of(job: Job, outcome: Outcome, root: Path) -> list[Result]:
+    """A job's results; for one whose worker died, as far as the driver knows them."""
+    if not isinstance(outcome, WorkerDied):
+        return outcome
+    attempt = Attempt(job, outcome.place, root, clock=time.perf_counter() - outcome.seconds)
+    results = attempt.failed("worker killed", outcome.cause)
+    for result in results:
+        result["worker"] |= {"pid": outcome.pid, "host": outcome.host}
+        result["peak_memory_mb"] = None
+    return results
+
+
+def _places(count: int, device: str, num_threads: int) -> list[Place]:
+    """Where each worker runs: on the CPU, on one GPU, or on all GPUs in turn."""
+    import torch
+
+    if device != "cuda":
+        return [Place(i, device, num_threads) for i in range(count)]
+    return [Place(i, f"cuda:{i % torch.cuda.device_count()}", num_threads) for i in range(count)]
+
+
+@contextmanager
+def _threads_restored() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,113 @@
+"""Trainings that advance together as one population, and leave what each would have left alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ablations.grid.grid import Cell, Job
+from ablations.grid.settings import content_hash
+from ablations.store.files import read_json, write_durably, write_json
+from ablations.store.shapes import POPULATION
+from ablations.store.store import Store
+from posmlp.shapes import fault
+from posmlp.train.variants import values_of, without_values
+
+
+def grouped(jobs: Sequence[Job], many: str, most: int) -> list[Job]:
+    """Jobs put together that differ in their `many` ("seeds" or "cells") alone.
+
+    No job gets more than `most` trainings, and each stands where its first part stood. Repetitions
+    stay alone, as they are to differ from what they repeat in nothing.
+    """
+    if most == 1:
+        return list(jobs)
+    groups: list[Job] = []
+    at: dict[Any, int] = {}
+    for job in jobs:
+        if job.repeat:
+            groups.append(job)
+            continue
+        common = _in_common(job, many)
+        if common in at:
+            last = groups[at[common]]
+            joined = replace(last, **{many: getattr(last, many) + getattr(job, many)})
+            if len(joined.trainings) <= most:
+                groups[at[common]] = joined
+                continue
+        at[common] = len(groups)
+        groups.append(job)
+    return groups
+
+
+def _in_common(job: Job, many: str) -> Any:
+    """What jobs must share to be put together."""
+    return job.cells if many == "seeds" else (_kind(job.cells[0]), job.seeds)
+
+
+def _kind(cell: Cell) -> str:
+    """Equal for cells that one population can hold."""
+    config, train = without_values(cell.config, cell.train)
+    return content_hash([config.to_dict(), train.to_dict(), cell.data.identity, cell.data.spec])
+
+
+def variants_of(job: Job) -> dict[str, dict[str, Any]] | None:
+    """A population's cells for `posmlp.train.fit`: how they differ; None for one training."""
+    if len(job.trainings) == 1:
+        return None
+    return {cell.id: values_of(cell.config, cell.train) for cell in job.cells}
+
+
+def split_run_folder(store: Store, job: Job) -> None:
+    """Give each training of a finished population its own run folder; the population's stays."""
+    folder = store.work_folder(job)
+    about, made = read_json(folder / "config.json"), read_json(folder / "environment.json")
+    del about["variants"]
+    for cell, seed in job.trainings:
+        home = store.run_folder(cell.id, seed, job.repeat)
+        new = home.with_name(f".{home.name}.{os.getpid()}.tmp")
+        shutil.rmtree(new, ignore_errors=True)
+        own = {"model": cell.config.to_dict(), "train": cell.train.to_dict(), "seeds": [seed]}
+        write_json(new / "config.json", about | own)
+        write_json(new / "environment.json", made)
+        write_durably(new / "metrics.csv", _rows_of(folder / "metrics.csv", cell.id, seed))
+        label = f"{cell.id}-seed{seed}."
+        for model in (*folder.glob(f"*-{label}*"), *folder.glob(f"*/*-{label}*")):
+            target = new / model.relative_to(folder)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(model, target.with_name(model.name.replace(f"{cell.id}-", "")))
+        shutil.rmtree(home, ignore_errors=True)
+        new.replace(home)
+
+
+def _rows_of(metrics: Path, cell_id: str, seed: int) -> bytes:
+    with metrics.open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows = [row for row in reader if (row.pop("variant"), int(row["seed"])) == (cell_id, seed)]
+        names = [name for name in reader.fieldnames or () if name != "variant"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def clear_other_groups(store: Store, job: Job) -> None:
+    """Remove what other populations with one of these trainings left when they were stopped."""
+    wanted = {(cell.id, seed) for cell, seed in job.trainings}
+    for path in store.together_path.glob("*/config.json"):
+        try:
+            about = read_json(path)
+        except (FileNotFoundError, ValueError):  # gone meanwhile, or damaged
+            continue
+        if fault(about, POPULATION):
+            continue
+        held = {(name, seed) for name in about["variants"] for seed in about["seeds"]}
+        if held & wanted and path.parent != store.work_folder(job):
+            shutil.rmtree(path.parent)

@@ -1,0 +1,236 @@
+"""Jobs on several machines, as Ray Core tasks; Ray places them, and this file stores what returns.
+
+On its machine each job runs in a worker process of the local engine, in a scratch folder. So a
+crash is told as it is here, and an error of Ray's own means that a machine or its Ray was lost:
+the job then runs again elsewhere. Machines need the same packages and data, but share no folder.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import socket
+import warnings
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ablations.engines.ladder import is_out_of_memory, lighter, with_step
+from ablations.engines.local import MAX_FAULTS, Faults, none_left
+from ablations.engines.processes import EngineError, Outcome, WorkerDied
+from ablations.engines.ray_node import MovableTask, Parcel, run_there
+from ablations.engines.worker import Place
+from ablations.grid.grid import Job
+
+MAX_TRIES = 3
+LOOK_AGAIN_S = 2.0
+CONNECT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one job takes of a machine."""
+
+    num_cpus: int
+    num_gpus: float
+
+    def __str__(self) -> str:
+        return f"{self.num_cpus} CPU(s)" + (f" and {self.num_gpus:g} GPU" if self.num_gpus else "")
+
+    def larger(self) -> Request | None:
+        """Twice the share of a machine, so that half as many jobs run there; None for no more."""
+        if self.num_gpus:
+            more = replace(self, num_gpus=min(2 * self.num_gpus, 1))
+        else:
+            more = replace(self, num_cpus=2 * self.num_cpus)
+        try:
+            num_at_once(more)
+        except ValueError:
+            return None
+        return more if more != self else None
+
+
+def _check_installed() -> None:
+    """Raise ValueError, saying how to get it, if there is no Ray."""
+    try:
+        importlib.import_module("ray")
+    except ImportError as error:
+        raise ValueError(
+            "engine='ray' needs Ray, which is not installed; "
+            "get it with: pip install 'posmlp-workbench[ray]'"
+        ) from error
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Join the cluster at `address` ("auto": the one that runs here), or start Ray here for None.
+
+    A connection that the caller has is used, and left open. Raises ValueError if none is there,
+    or Ray is not installed.
+    """
+    _check_installed()
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        _check_answers(address)
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
+    except OSError as error:  # ConnectionError, where "auto" finds none
+        raise ValueError(
+            f"no Ray cluster answers at address={address!r} ({error}); start one with: "
+            "ray start --head, or leave --address out to use this machine alone"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str | None) -> None:
+    """Raise OSError if nobody listens there: Ray itself would try for minutes."""
+    if address in (None, "auto"):
+        return
+    host, _, port = str(address).rpartition(":")
+    if not (host and port.isdigit()):
+        raise ValueError(f"address={address!r} must be auto or HOST:PORT, for example head:6379")
+    socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+
+
+def cluster_has_gpu() -> bool:
+    """Whether any machine of the connected cluster has a GPU."""
+    return any(node.get("GPU") for node in _nodes().values())
+
+
+def num_at_once(request: Request, set_aside: Collection[str] = ()) -> int:
+    """How many jobs fit on the cluster; Ray would wait for ever for one that never fits.
+
+    Raises ValueError if no machine, of those not set aside, is large enough for one.
+    """
+    nodes = [node for name, node in _nodes().items() if name not in set_aside]
+    fits = [node.get("CPU", 0) // request.num_cpus for node in nodes]
+    if request.num_gpus:
+        on_gpus = [(node.get("GPU", 0) + 1e-3) // request.num_gpus for node in nodes]
+        fits = [min(pair) for pair in zip(fits, on_gpus, strict=True)]
+    if not sum(fits):
+        sizes = [f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes]
+        raise ValueError(
+            f"a job asks for {request}, and no machine of the Ray cluster has that "
+            f"(there are: {'; '.join(sizes) or 'none'}); lower --threads, or use --device cpu"
+        )
+    return int(sum(fits))
+
+
+def on_ray(
+    jobs: Sequence[Job], task: MovableTask, place: Place, request: Request
+) -> Iterator[tuple[Job, Parcel]]:
+    """Jobs on the connected cluster, as many at once as fit.
+
+    A machine on which several jobs in a row fail by its own fault is set aside with a warning.
+    Raises EngineError if a machine cannot store results, or none is left that is large enough.
+    """
+    import ray
+
+    tries: Counter[Job] = Counter()
+    faults = Faults()
+    waiting, running = deque(jobs), dict[Any, Job]()
+    requests: dict[Job, Request] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < _num_now(request, faults):
+                job = waiting.popleft()
+                tries[job] += 1
+                asked = requests.setdefault(job, request)
+                running[_remote(asked, faults).remote(task, job, place)] = job
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_AGAIN_S)
+            if not ready:
+                _num_now(request, faults)
+            for reference in ready:
+                job = running.pop(reference)
+                parcel = _opened(reference, job, place, is_last=tries[job] == MAX_TRIES)
+                if parcel is None:
+                    waiting.appendleft(job)
+                    continue
+                again = _again(job, parcel.outcome, requests.pop(job))
+                requests |= again
+                waiting.extendleft(reversed(again))
+                if again:
+                    continue
+                if faults.add(parcel.node, parcel.outcome):
+                    _warn_of(parcel.node)
+                yield job, parcel
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+
+
+def _again(job: Job, outcome: Outcome, request: Request) -> dict[Job, Request]:
+    """What to run in place of a job that ran out of memory: with fewer beside it, then lighter."""
+    if not is_out_of_memory(outcome):
+        return {}
+    if more := request.larger():
+        return {with_step(job, f"share of a machine: {request} -> {more}"): more}
+    return dict.fromkeys(lighter(job), request)
+
+
+def _nodes() -> dict[str, dict[str, float]]:
+    """What each living machine has, by Ray's id of it."""
+    import ray
+
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
+def _num_now(request: Request, faults: Faults) -> int:
+    """As `num_at_once`, in the middle of a run."""
+    try:
+        return num_at_once(request, faults.set_aside)
+    except ValueError as error:
+        if faults.set_aside:
+            raise none_left(faults) from error
+        raise EngineError(f"{error}; machines were lost") from error
+
+
+def _remote(request: Request, faults: Faults) -> Any:
+    """The function that runs a job on a machine that is not set aside."""
+    import ray
+
+    options: dict[str, Any] = {"num_cpus": request.num_cpus, "num_gpus": request.num_gpus}
+    if faults.set_aside:
+        options["label_selector"] = {"ray.io/node-id": f"!in({','.join(faults.set_aside)})"}
+    # Ray's own retries would also repeat a job that brings its machine down, without end.
+    # max_calls=0 keeps processes on GPUs, which Ray otherwise ends after each job.
+    return ray.remote(max_retries=0, max_calls=0, **options)(run_there)
+
+
+def _opened(reference: Any, job: Job, place: Place, *, is_last: bool) -> Parcel | None:
+    """What came back; None if the machine was lost, so that the job has to run again."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise EngineError(f"{job}: {error.cause}") from error
+    except RayError as error:
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        if not is_last:
+            warnings.warn(f"{job} runs again, as its machine was lost ({reason})", stacklevel=3)
+            return None
+        cause = f"its machine was lost {MAX_TRIES} times ({reason})"
+        return Parcel(WorkerDied(place, cause, None, 0.0), f"unknown to {job}", {})
+
+
+def _warn_of(node: str) -> None:
+    import ray
+
+    hosts = {n["NodeID"]: n["NodeManagerHostname"] for n in ray.nodes()}
+    warnings.warn(
+        f"{hosts.get(node, 'a machine')} (Ray node {node}) is set aside: {MAX_FAULTS} jobs in a "
+        "row failed on it; what is left goes to the other machines",
+        stacklevel=3,
+    )

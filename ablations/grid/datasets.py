@@ -1,0 +1,81 @@
+"""What a cell's `data` names: its identity, classes and number of training clips, without torch."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from posmlp.config import PosMLPConfig, TrainConfig, one_of
+from posmlp.data.digits.catalogue import CLASSES, DIFFICULTIES, GENERATOR_VERSION, MOVING_DIGITS
+from posmlp.data.layouts.layouts import list_videos
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set as a cell depends on it. `identity` changes when its clips do."""
+
+    spec: str
+    identity: str
+    num_classes: int
+    num_train: int | None
+    """None where the clips are generated: as many as the training asks for."""
+
+
+def describe(spec: str) -> Data:
+    """What `spec` names: `moving-digits[:DIFFICULTY]`, or a folder of videos, `[LAYOUT:]ROOT`.
+
+    Raises ValueError if it names nothing.
+    """
+    name, _, difficulty = spec.partition(":")
+    if name == MOVING_DIGITS:
+        difficulty = difficulty or "medium"
+        one_of(difficulty, DIFFICULTIES, f"difficulty in data={spec!r},")
+        identity = f"{MOVING_DIGITS}:{difficulty}:{GENERATOR_VERSION}"
+        return Data(spec, identity, len(CLASSES), None)
+    if ":" not in spec and not Path(spec).exists():
+        known = "|".join(DIFFICULTIES)
+        raise ValueError(
+            f"data={spec!r} is no folder here; give a folder of videos, or "
+            f"'{MOVING_DIGITS}[:{known}]'"
+        )
+    return _describe_folder(spec)
+
+
+def _describe_folder(spec: str) -> Data:
+    digest = hashlib.sha256()
+    listings = [list_videos(spec, split) for split in ("train", "test")]
+    for listing in listings:
+        found = zip(listing.places(), listing.labels, listing.sizes(), strict=True)
+        for place, label, size in found:
+            digest.update(f"{listing.split}\t{place}\t{label}\t{size}\n".encode())
+    train = listings[0]
+    return Data(spec, f"sha256:{digest.hexdigest()}", len(train.classes), len(train.paths))
+
+
+def check(data: Data, config: PosMLPConfig, train: TrainConfig) -> None:
+    """Raise ValueError where the clips cannot have the shape or number that the configs ask for."""
+    if config.num_classes != data.num_classes:
+        raise ValueError(
+            f"num_classes={config.num_classes} but {data.spec} has {data.num_classes} classes; "
+            "leave num_classes out to take the data's"
+        )
+    if not isinstance(config.image_size, int):
+        raise ValueError(
+            f"image_size={config.image_size} is not square, but clips are; use one side length"
+        )
+    num_train = train.num_clips if data.num_train is None else data.num_train
+    if train.batch_size > num_train:
+        raise ValueError(
+            f"batch_size={train.batch_size} is more than the {num_train} training clips; "
+            f"use at most {num_train}"
+        )
+    if data.num_train is None:
+        _check_generated(config)
+
+
+def _check_generated(config: PosMLPConfig) -> None:
+    from posmlp.data.digits.moving_digits import MovingDigits
+
+    assert isinstance(config.image_size, int)
+    MovingDigits("train", 1, num_frames=config.num_frames, image_size=config.image_size)

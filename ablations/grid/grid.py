@@ -1,0 +1,274 @@
+"""The grid file: a question, axes and seeds -> cells with ids that only their content decides.
+
+An example with every key:
+
+    question: does a relation that is shared along offsets beat a free one?
+    prediction: lrpe is ahead of dense at every layout
+    expect: [{gate: dense, verdict: worse}]    # the same in verdicts, which the report checks
+    base: {preset: toy, data: moving-digits, train: {epochs: 6}}
+    axes: {gate: [lrpe, dense], layout: [T+S, S]}    # every combination is a cell
+    zip: [{num_frames: [8, 16], train.lr: [2e-3, 1e-3]}]    # axes that move together
+    exclude: [{gate: dense, layout: S}]
+    include: [{gate: none}]    # what is not named is as in the baseline
+    seeds: [0, 1, 2]    # or a count
+    baseline: {gate: lrpe, layout: T+S}
+    design: full    # or one-at-a-time, from the baseline
+    match: params    # or gmacs: variants are resized to cost what the baseline does
+    match_within: 2%    # how near they must come; 1% by default
+    budget: 30min    # the last seeds are left out until the predicted time fits; not with --shard
+    repeat: true    # the baseline's first seed a second time; by default from 10 trainings on
+
+A model file that trainings start from (`train.init_from`) counts by its content, not by its path:
+another file in its place makes other cells.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ablations.grid import datasets, weights
+from ablations.grid.expand import Combination, Expanded, Options, combinations, matches
+from ablations.grid.expect import expectations
+from ablations.grid.gridfile import GridFile
+from ablations.grid.matching import Match, matched
+from ablations.grid.settings import build, content_hash, identity, shown_value
+from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.data.digits.catalogue import MOVING_DIGITS
+
+CHEAP_TO_REPEAT = 10
+"""Trainings from which on one more, for the noise floor, costs at most a tenth."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One variant: what is trained, on what, and where it stands in the grid."""
+
+    name: str
+    config: PosMLPConfig
+    train: TrainConfig
+    data: datasets.Data
+    axes: dict[str, Any] = field(hash=False)
+    """The value of every axis of the grid, for tables."""
+    match: Match | None = None
+    """How it was resized to the baseline's cost, where the grid asks for that."""
+    init_sha256: str = ""
+    """Of the file that `train.init_from` names, where it names one."""
+
+    @cached_property
+    def id(self) -> str:
+        """12 hexadecimal digits over everything that changes the result, seed aside."""
+        return content_hash(self.identity)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return identity(self.config, self.train, self.data.identity, self.init_sha256)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a cell at a seed. Or several that train together, each cell at each seed."""
+
+    cells: tuple[Cell, ...]
+    """Where there are several, they differ in values alone (`posmlp.train.variants`)."""
+    seeds: tuple[int, ...]
+    repeat: int = 0
+    """1 for a second training under a seed that another job has too."""
+    micro_batches: int = 1
+    """Parts of each batch whose gradients are summed, because the whole did not fit."""
+    memory_steps: tuple[str, ...] = ()
+    """What was done so far because memory ran out."""
+
+    @property
+    def trainings(self) -> list[tuple[Cell, int]]:
+        """Each cell at each seed, in the order of `posmlp.train.variants.members`."""
+        return [(cell, seed) for cell in self.cells for seed in self.seeds]
+
+    def __str__(self) -> str:
+        seeds = ", ".join(str(seed) for seed in self.seeds)
+        cells = "; ".join(cell.name for cell in self.cells)
+        name = f"{cells} seed{'s' if len(self.seeds) > 1 else ''} {seeds}"
+        return f"{name} repeated" if self.repeat else name
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A checked grid file."""
+
+    file: GridFile
+    cells: tuple[Cell, ...]
+    baseline: Cell
+    seeds: tuple[int, ...]
+    axes: tuple[str, ...]
+    settings: tuple[Combination, ...]
+    """Of each cell: its settings, and where in the file they stand."""
+    options: Options
+    left_out_seeds: tuple[int, ...] = ()
+    """Those that a budget has no time for."""
+
+    @property
+    def question(self) -> str:
+        return str(self.file.values.get("question", "")).strip()
+
+    @property
+    def prediction(self) -> str:
+        return str(self.file.values.get("prediction", "")).strip()
+
+    @property
+    def repeat(self) -> bool:
+        """Whether the baseline's first seed is trained a second time."""
+        asked, num_trainings = self.options.repeat, len(self.cells) * len(self.seeds)
+        return num_trainings >= CHEAP_TO_REPEAT if asked is None else asked
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The baseline at every seed, its repetition, then all other cells at each seed in turn.
+
+        So that stopping at any moment leaves a table whose cells have the same seeds.
+        """
+        others = [cell for cell in self.cells if cell.id != self.baseline.id]
+        again = [Job((self.baseline,), self.seeds[:1], repeat=1)] if self.repeat else []
+        return (
+            [Job((self.baseline,), (seed,)) for seed in self.seeds]
+            + again
+            + [Job((cell,), (seed,)) for seed in self.seeds for cell in others]
+        )
+
+    def first_seeds(self, count: int) -> Grid:
+        """The grid without its last seeds; each cell keeps the same ones."""
+        return replace(self, seeds=self.seeds[:count], left_out_seeds=self.seeds[count:])
+
+    def check_data(self) -> None:
+        """Raise GridError where clips, or a model to start from, are not what a config asks for."""
+
+        def check(cell: Cell) -> None:
+            datasets.check(cell.data, cell.config, cell.train)
+            weights.check(cell.train.init_from, cell.init_sha256, cell.config)
+
+        _all_possible(self.file, self.settings, [lambda c=cell: check(c) for cell in self.cells])
+
+
+def read_grid(grid: str | Path | Mapping[str, Any], data: str | None = None) -> Grid:
+    """Read and check a grid: a file's path, or the same content as a mapping.
+
+    `data` replaces the data of `base`. Raises GridError (a ValueError) that names file, line,
+    column, what is wrong and what would be right.
+    """
+    file = GridFile.read(grid)
+    plan = combinations(file, data)
+    if plan.options.match and "dims" in plan.axes:
+        file.fail(("match",), f"match: {plan.options.match} resizes dims; they cannot be an axis.")
+    sources: dict[str, datasets.Data] = {}
+    init_sha256 = cache(weights.sha256)
+
+    def cell_of(settings: Combination) -> Cell:
+        values = {name: setting.value for name, setting in settings.items()}
+        spec = str(values.get("data", MOVING_DIGITS))
+        source = sources[spec] = sources.get(spec) or datasets.describe(spec)
+        config, train = build(values, source.num_classes)
+        axes = {name: _value(name, values, config, train) for name in plan.axes}
+        shown = [name for name in plan.axes if name in plan.declared or name in settings]
+        name = " ".join(f"{axis}={shown_value(axes[axis])}" for axis in shown)
+        start = init_sha256(train.init_from)
+        return Cell(name or "base", config, train, source, axes, init_sha256=start)
+
+    cells = _all_possible(file, plan.cells, [lambda s=s: cell_of(s) for s in plan.cells])
+    _all_different(file, plan.cells, cells)
+    wanted = {name: setting.value for name, setting in plan.baseline.items()}
+    found = {
+        cell: settings
+        for cell, settings in zip(cells, plan.cells, strict=True)
+        if matches(settings, plan.baseline)
+        or all(_value(n, {}, cell.config, cell.train) == v for n, v in wanted.items())
+    }
+    if len(found) > 1:  # an included cell may be the baseline with something more
+        plain = [c for c, s in found.items() if all(s[n].varies <= (n in plan.declared) for n in s)]
+        found = {cell: found[cell] for cell in plain or found}
+    if len(found) != 1:
+        _fail_baseline(file, wanted, list(found) or cells, len(found))
+    (baseline,) = found
+    expectations(file, plan.axes, [cell.axes for cell in cells])
+    if plan.options.match:
+        cells = _matched(file, plan, cells, baseline)
+    return Grid(file, tuple(cells), baseline, plan.seeds, plan.axes, plan.cells, plan.options)
+
+
+def _matched(file: GridFile, plan: Expanded, cells: list[Cell], baseline: Cell) -> list[Cell]:
+    """The cells at widths that make them cost what the baseline does."""
+    by = plan.options.match
+    assert by is not None
+
+    def resized(cell: Cell) -> Cell:
+        if cell is baseline:
+            return cell
+        config, match = matched(cell.config, baseline.config, by, plan.options.match_within)
+        return replace(cell, config=config, match=match)
+
+    cells = _all_possible(file, plan.cells, [lambda c=cell: resized(c) for cell in cells])
+    _all_different(file, plan.cells, cells)
+    return cells
+
+
+def _value(name: str, values: dict[str, Any], config: PosMLPConfig, train: TrainConfig) -> Any:
+    """What a cell has at `name`: as the grid says, or else as the configs have it."""
+    if name in values or name in ("preset", "data"):
+        return values.get(name)
+    if name.startswith("train."):
+        return getattr(train, name.removeprefix("train."))
+    return getattr(config, name)
+
+
+def _all_possible(
+    file: GridFile, settings: tuple[Combination, ...], attempts: list[Any]
+) -> list[Any]:
+    """What the attempts return; GridError with the first reason if any raises ValueError."""
+    results, failures = [], []
+    for combination, attempt in zip(settings, attempts, strict=True):
+        try:
+            results.append(attempt())
+        except ValueError as error:
+            failures.append((combination, str(error)))
+    if failures:
+        combination, reason = failures[0]
+        cell = " ".join(f"{n}={shown_value(s.value)}" for n, s in combination.items() if s.varies)
+        more = f" ({len(failures)} of {len(settings)} cells are impossible.)"
+        more = more if len(failures) > 1 else ""
+        file.fail(
+            _culprit(combination, reason), f"cell {cell or 'base'} is impossible: {reason}.{more}"
+        )
+    return results
+
+
+def _culprit(combination: Combination, reason: str) -> tuple[str | int, ...]:
+    """Where the setting stands whose name and value the reason mentions."""
+
+    def score(item: tuple[str, Any]) -> int:
+        name, setting = item
+        named = re.search(rf"\b{name.removeprefix('train.')}\b", reason) is not None
+        return named * (2 + 2 * (repr(setting.value) in reason)) + setting.varies
+
+    best = max(combination.items(), key=score, default=None)
+    return best[1].where if best and score(best) else ("base",)
+
+
+def _all_different(file: GridFile, settings: tuple[Combination, ...], cells: list[Cell]) -> None:
+    seen: dict[str, Cell] = {}
+    for combination, cell in zip(settings, cells, strict=True):
+        if cell.id in seen:
+            where = next((s.where for s in reversed(combination.values()) if s.varies), ("base",))
+            other = f"cells {seen[cell.id].name!r} and {cell.name!r}"
+            file.fail(where, f"{other} are the same configuration; take one out.")
+        seen[cell.id] = cell
+
+
+def _fail_baseline(
+    file: GridFile, wanted: dict[str, Any], cells: list[Cell], num_found: int
+) -> NoReturn:
+    settings = " ".join(f"{name}={shown_value(value)}" for name, value in wanted.items())
+    which = "; ".join(cell.name for cell in cells[:6]) + ("; ..." if len(cells) > 6 else "")
+    found = f"{num_found} cells" if num_found else "no cell"
+    file.fail(("baseline",), f"baseline {settings} is {found}; name one of: {which}.", key=True)

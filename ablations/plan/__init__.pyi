@@ -1,0 +1,1 @@
+from .planned import plan as plan

@@ -1,0 +1,245 @@
+"""What running a grid would take, and what it could show; trains no more than a probe does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from ablations.engines.dispatch import Engine
+from ablations.grid.grid import Cell, Grid, read_grid
+from ablations.grid.matching import costs
+from ablations.plan.prediction import PROBE_S, Prediction, fitted, predict
+from ablations.progress import duration
+from ablations.store.store import Store
+from analysis.results.statistics import detectable_effect
+
+POWER = 0.8
+
+
+@dataclass
+class PlannedCell:
+    """A cell's state and cost."""
+
+    cell: Cell
+    counts: dict[str, int]
+    """Seeds by state: done, failed, to do."""
+    params: int
+    gmacs: float
+    """Of one clip, in units of 1e9 multiply-adds."""
+    prediction: Prediction
+    """Of one of its trainings."""
+
+
+@dataclass
+class Plan:
+    """What `plan` found; printing it says all."""
+
+    grid: Grid
+    """With those seeds that its budget has time for."""
+    cells: list[PlannedCell]
+    stale: list[str]
+    """Stored cells that are not in the grid (any more), each with the reason."""
+    workers: int
+    repeat: str | None
+    """State of the training that `Grid.repeat` adds; None where it adds none."""
+
+    @property
+    def num_todo(self) -> int:
+        return len(self._todo)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the trainings to do take one after the other; None where nothing tells."""
+        known = [each.seconds for each in self._todo if each.seconds is not None]
+        return sum(known) if len(known) == self.num_todo else None
+
+    @property
+    def _todo(self) -> list[Prediction]:
+        """Of each training that is to do, those that are repeated included."""
+        todo = [[planned.prediction] * planned.counts["to do"] for planned in self.cells]
+        if self.repeat == "to do":
+            todo += [[p.prediction] for p in self.cells if p.cell.id == self.grid.baseline.id]
+        return list(chain(*todo))
+
+    @property
+    def memory_mb(self) -> float | None:
+        """The most that one training takes; None where nothing tells."""
+        known = [p.prediction.memory_mb for p in self.cells if p.prediction.memory_mb is not None]
+        return max(known, default=None)
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        for key, text in (("question", self.grid.question), ("prediction", self.grid.prediction)):
+            if text:
+                yield f"{key}: {text}"
+        yield from self._table()
+        yield from self._matches()
+        counts = {k: sum(p.counts[k] for p in self.cells) for k in self.cells[0].counts}
+        states = ", ".join(f"{count} {state}" for state, count in counts.items())
+        num_cells, num_seeds = len(self.cells), len(self.grid.seeds)
+        yield f"{num_cells} cells x {num_seeds} seeds = {num_cells * num_seeds} trainings: {states}"
+        if self.repeat:
+            yield f"and the baseline's first seed once more (do equal runs differ?): {self.repeat}"
+        if counts["failed"]:
+            yield "failed ones run again with --retry-failed"
+        yield from (f"stale: {reason}" for reason in self.stale)
+        yield from self._budget()
+        yield f"time: {self._time()}"
+        yield f"memory: {self._memory()}"
+        yield f"seeds: {detectable(num_seeds)}"
+
+    def _table(self) -> Iterator[str]:
+        width = max(len(planned.cell.name) for planned in self.cells)
+        yield (
+            f"  {'cell':{width}}  {'id':12}  {'params':>11}  {'GMACs':>9}  {'time':>12}  "
+            f"{'memory':>9}  done failed to do"
+        )
+        for planned in self.cells:
+            cell, counts, predicted = planned.cell, planned.counts, planned.prediction
+            mark = "*" if cell.id == self.grid.baseline.id else " "
+            seconds = "?" if predicted.seconds is None else duration(predicted.seconds)
+            memory = "?" if predicted.memory_mb is None else f"{predicted.memory_mb:,.0f} MB"
+            yield (
+                f"{mark} {cell.name:{width}}  {cell.id}  {planned.params:>11,}  "
+                f"{planned.gmacs:>9.4g}  {seconds:>12}  {memory:>9}  {counts['done']:>4} "
+                f"{counts['failed']:>6} {counts['to do']:>5}"
+            )
+        yield "* the baseline; time and memory are those of one training"
+
+    def _matches(self) -> Iterator[str]:
+        """How each variant was brought to the baseline's cost."""
+        if self.grid.options.match:
+            within = self.grid.options.match_within
+            yield f"match: {self.grid.options.match} of the baseline, within {within:.1%}:"
+            for planned in self.cells:
+                if planned.cell.match:
+                    yield f"  {planned.cell.name}: {planned.cell.match}"
+
+    def _budget(self) -> Iterator[str]:
+        if self.grid.options.budget_s is None:
+            return
+        budget, left_out = duration(self.grid.options.budget_s), self.grid.left_out_seeds
+        if left_out:
+            seeds = ", ".join(str(seed) for seed in left_out)
+            yield f"budget: {budget} has no time for seed(s) {seeds}, which are left out everywhere"
+        else:
+            yield f"budget: {budget} has time for all seeds"
+
+    def _time(self) -> str:
+        if not self.num_todo:
+            return "nothing is to do"
+        if self.seconds is None:
+            return "unknown, as nothing of this grid was trained here yet, and no probe succeeded"
+        share = max(self.seconds / self.workers, self.seconds / self.num_todo)
+        return f"about {duration(share)} on {self.workers} worker(s), by {self._sources()}"
+
+    def _memory(self) -> str:
+        if self.memory_mb is None:
+            return "unknown, as nothing of this grid was trained here yet, and no probe succeeded"
+        return f"up to about {self.memory_mb:,.0f} MB a training, {self.workers} at once"
+
+    def _sources(self) -> str:
+        """What the predictions come from, each said once."""
+        sources = [planned.prediction.source for planned in self.cells]
+        return ", ".join(f"{source} ({sources.count(source)})" for source in dict.fromkeys(sources))
+
+
+def detectable(num_seeds: int) -> str:
+    """In words, what difference to the baseline this number of seeds can show."""
+    if num_seeds < 2:
+        return "1 seed shows no difference, however large: it leaves no spread to test with"
+    effect = detectable_effect(num_seeds, POWER)
+    return (
+        f"{num_seeds} seeds find a true difference to the baseline with {POWER:.0%} probability if "
+        f"it is at least {effect:.2g} times the standard deviation of the seed-paired differences "
+        "(paired t-test at 5%, before correction for the number of cells)"
+    )
+
+
+def plan(
+    grid: str | Path | Mapping[str, Any] | Grid,
+    out: str | Path | None = None,
+    *,
+    data: str | None = None,
+    workers: int = 1,
+    device: str | None = None,
+    num_threads: int = 1,
+    probe_s: float = PROBE_S,
+) -> Plan:
+    """State and cost of every cell of a grid, given what is stored in `out`.
+
+    Cells without records are probed, a few steps each on `device` (by default a GPU if there is
+    one), within `probe_s` seconds for all; 0: not at all. Of a GPU that is not here, as a cluster's
+    may be, nothing tells the time. What a probe found is kept in the user's
+    cache folder, and nothing is written elsewhere. Raises ValueError for a grid or a folder that
+    cannot be run.
+    """
+    place = _place(Engine(workers=workers, device=device, num_threads=num_threads))
+    grid = grid if isinstance(grid, Grid) else read_grid(grid, data)
+    grid.check_data()
+    store = Store(out) if out is not None else None
+    if store is not None:
+        store.check(grid)
+    predictions = predict(grid, store, place, num_threads, probe_s)
+    grid = fitted(grid, predictions, store, workers)
+    cells = [_planned(cell, grid.seeds, store, predictions[cell.id]) for cell in grid.cells]
+    repeat = _state(store, grid.baseline, grid.seeds[0], 1) if grid.repeat else None
+    return Plan(grid, cells, list(_stale(grid, store)) if store else [], workers, repeat)
+
+
+def _place(engine: Engine) -> str:
+    """The device that is planned for: one of this machine, or a GPU of another."""
+    one = replace(engine, workers=1)  # as many at once as asked may be a cluster's
+    if re.fullmatch(r"cuda(:\d+)?", engine.device or ""):
+        one.check_cores()
+        return str(engine.device)
+    return one.here()
+
+
+def _planned(
+    cell: Cell, seeds: tuple[int, ...], store: Store | None, prediction: Prediction
+) -> PlannedCell:
+    counts = {"done": 0, "failed": 0, "to do": 0}
+    for seed in seeds:
+        counts[_state(store, cell, seed)] += 1
+    costs_of_it = costs(cell.config)
+    return PlannedCell(cell, counts, int(costs_of_it["params"]), costs_of_it["gmacs"], prediction)
+
+
+def _state(store: Store | None, cell: Cell, seed: int, repeat: int = 0) -> str:
+    """Of one training: done, failed or to do."""
+    result = store.sound_result(cell.id, seed, repeat) if store else None
+    return str(result["status"]) if result else "to do"
+
+
+def _stale(grid: Grid, store: Store) -> Iterator[str]:
+    """Each stored cell that the grid does not have, with what has changed."""
+    by_name = {cell.name: cell for cell in grid.cells}
+    ids = {cell.id for cell in grid.cells}
+    for path in sorted(store.root.glob("cells/*/cell.json")):
+        if path.parent.name in ids:
+            continue
+        stored = store.sound_cell(path.parent.name)
+        label = f"{stored.get('name', 'damaged cell.json')} ({path.parent.name})"
+        now = by_name.get(stored.get("name", ""))
+        change = _difference(stored["identity"], now.identity) if now else "not in this grid"
+        yield f"{label}: {change}; its files are kept"
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+    """What two identities differ in; what neither has is at its default."""
+    found = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key, "default"), new.get(key, "default")
+        if isinstance(before, dict) and isinstance(after, dict):
+            inner = _difference(before, after, f"{key}.")
+            found += [inner] if inner else []
+        elif before != after:
+            found.append(f"{prefix}{key} was {before}, is {after}")
+    return ", ".join(found)

@@ -1,0 +1,2 @@
+from .page import write_report as write_report
+from .publish import publish as publish

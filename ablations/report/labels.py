@@ -1,0 +1,59 @@
+"""Short names of variants: what they differ in, and no more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ablations.grid.settings import shown_value
+
+BETWEEN = " · "
+
+
+def varying_axes(plan: Mapping[str, Any]) -> list[str]:
+    """The axes in which the plan's cells differ, in the grid file's order."""
+    return [
+        axis
+        for axis in plan["axes"]
+        if len({shown_value(cell["axes"].get(axis)) for cell in plan["cells"]}) > 1
+    ]
+
+
+def short_labels(plan: Mapping[str, Any]) -> dict[str, str]:
+    """Each cell's label by its id: `lrpe · T+S`; a full name where labels would not differ.
+
+    A word stands alone, a number with its axis (`num_groups=8`) unless it is the only axis.
+    """
+    axes = varying_axes(plan)
+    shown = {axis: short_values(plan, axis) for axis in axes}
+    labels = {
+        cell["id"]: BETWEEN.join(
+            _part(axis, cell["axes"].get(axis), shown[axis][cell["id"]], len(axes)) for axis in axes
+        )
+        for cell in plan["cells"]
+    }
+    if len(set(labels.values())) < len(labels) or "" in labels.values():
+        return {cell["id"]: cell["name"] for cell in plan["cells"]}
+    return labels
+
+
+def short_values(plan: Mapping[str, Any], axis: str) -> dict[str, str]:
+    """Each cell's value of an axis by its id, without the name or folder that all begin with."""
+    values = {cell["id"]: short_value(cell["axes"].get(axis)) for cell in plan["cells"]}
+    heads = {re.sub(r"[^:/]*$", "", value) for value in values.values()}
+    num_shared = len(heads.pop()) if len(heads) == 1 else 0
+    return {cell_id: value[num_shared:] for cell_id, value in values.items()}
+
+
+def short_value(value: Any) -> str:
+    """A setting's value; of a list whose values are all one, that one."""
+    if isinstance(value, list | tuple):
+        items = [shown_value(item) for item in value]
+        return items[0] if len(set(items)) == 1 else ",".join(items)
+    return shown_value(value)
+
+
+def _part(axis: str, value: Any, shown: str, num_axes: int) -> str:
+    alone = num_axes == 1 or (isinstance(value, str) and not shown.isdigit())
+    return shown if alone else f"{axis.rpartition('.')[2]}={shown}"

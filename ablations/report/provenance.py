@@ -1,0 +1,73 @@
+"""Where a report's numbers come from, and what makes them again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from ablations.report.data import Study
+from ablations.store.files import in_checkout
+
+
+def provenance(study: Study) -> Iterator[tuple[str, str]]:
+    """Where the numbers come from, as stored with them; several values where runs differ."""
+    results = [result for *_, result in study.results()]
+    environments = [result.get("environment") or {} for result in results]
+    workers = [result.get("worker") or {} for result in results]
+    commits = {
+        f"{e['commit']}{' with uncommitted changes' if e.get('dirty') else ''}"
+        for e in environments
+        if e.get("commit")
+    }
+    yield "commit", " | ".join(sorted(commits)) or "not recorded: not run from a git checkout"
+    for key in ("device", "num_threads", "host"):
+        yield key.replace("num_", ""), _values(workers, key)
+    for key in ("gpu", "cpu", "platform", "python", "packages"):
+        yield key, _values(environments, key)
+    timings = [result["timings"] for result in results if result.get("timings")]
+    if timings:
+        yield "started", min(timing["started"] for timing in timings)
+        yield "last finished", max(timing["finished"] for timing in timings)
+        hours = sum(timing["seconds"] for timing in timings) / 3600
+        yield "time of all runs", f"{hours:.2g} hours, one after the other"
+    yield "data", _values(results, "data")
+    for key, words in (
+        ("init_from", "started from"),
+        ("init_sha256", "SHA-256 of what it started from"),
+        ("reused_from", "taken over from"),
+        ("memory_steps", "when memory ran out"),
+    ):
+        found = {str(result[key]) for result in results if result.get(key)}
+        if found:
+            yield words, " | ".join(sorted(found))
+
+
+def _values(records: list[dict[str, Any]], key: str) -> str:
+    def text(value: Any) -> str:
+        if isinstance(value, dict):
+            return ", ".join(f"{name} {version}" for name, version in value.items())
+        return str(value)
+
+    return " | ".join(sorted({text(r[key]) for r in records if r.get(key) is not None})) or "-"
+
+
+def reproduce(study: Study) -> str:
+    """The commands that make these runs again, in a checkout of the code."""
+    recorded = [(result.get("environment") or {}).get("commit") for *_, result in study.results()]
+    commits = {str(commit) for commit in recorded if commit}
+    checkout = [f"git checkout {commit}" for commit in commits] if len(commits) == 1 else []
+    folder = shlex.quote(str(in_checkout(study.store.root)))
+    report = f"ablations report {folder} --margin {study.margin:g}"
+    return "\n".join([*checkout, study.plan["command"], report])
+
+
+def is_dirty(study: Study) -> bool:
+    """Whether any run was made with changes that its commit does not hold."""
+    return any((result.get("environment") or {}).get("dirty") for *_, result in study.results())
+
+
+def grid_text(study: Study) -> str:
+    """The grid file as it was run; empty if the folder has lost it."""
+    path = study.store.root / "grid.yaml"
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

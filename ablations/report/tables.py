@@ -1,0 +1,218 @@
+"""The report's table of variants: as numbers (CSV, parquet) and as text (HTML, Markdown, LaTeX)."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ablations.report.data import Metric, Study
+from ablations.report.words import MINUS, points
+from ablations.store.store import load
+from analysis.results.draw_comparison import verdict_kind
+from posmlp.checkpoint import write_atomically
+
+NOTHING = "–"
+_SHORTER = {
+    r": needs about (\d+) seeds.*": r" (\1 seeds?)",
+    r", but by (less than .+)": r" (by \1)",
+    r" (within .+)": r" (\1)",
+}
+"""What a verdict's explanation becomes in a narrow column."""
+_LATEX = {
+    **{char: rf"\{char}" for char in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "·": r"$\cdot$",
+    "×": r"$\times$",
+    MINUS: "$-$",
+    "–": "--",
+    "Δ": r"$\Delta$",
+}
+
+
+def variants(study: Study) -> pd.DataFrame:
+    """A row a variant, baseline first: name, label, axes, cost, runs; and of each metric its mean
+    and t-interval in percent, and its difference to the baseline in points with p and verdict.
+    """
+    comparisons = {metric: study.comparison(metric) for metric in study.metrics}
+    cells = {cell["id"]: cell for cell in study.plan["cells"]}
+    rows = []
+    for cell_id, label in study.labels.items():
+        runs = study.runs[study.runs["id"] == cell_id]
+        done = runs[runs["status"] == "done"]
+        row: dict[str, Any] = {"variant": cells[cell_id]["name"], "label": label, "id": cell_id}
+        row |= {axis: _plain(cells[cell_id]["axes"].get(axis)) for axis in study.axes}
+        row |= study.costs.loc[label].to_dict() if label in study.costs.index else {}
+        row |= {"num_done": len(done), "num_failed": len(runs) - len(done)}
+        row |= {name: done[name].median() for name in ("train_seconds", "peak_memory_mb")}
+        for metric, table in comparisons.items():
+            row |= _measured(study, label, metric, table)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _plain(value: Any) -> Any:
+    """An axis' value as one type a column: text, since an axis may mix numbers and lists."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _measured(
+    study: Study, label: str, metric: Metric, table: pd.DataFrame | None
+) -> dict[str, Any]:
+    """One variant's columns of one metric."""
+    name = metric.column
+    row: dict[str, Any] = dict(
+        zip((f"{name}_n", name, f"{name}_low", f"{name}_high"), study.interval(label, metric),
+            strict=True)
+    )  # fmt: skip
+    compared = None if table is None else table[table["label"] == label]
+    if compared is not None and len(compared):
+        keys = ("difference", "low", "high", "p", "p_holm", "p_equal_holm", "verdict")
+        found = compared.iloc[0]
+        row |= {f"{name}_difference_{k}".replace("_difference_difference", "_difference"): found[k]
+                for k in keys}  # fmt: skip
+    return row
+
+
+def shown(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """The table as text, fit for a page, a README or a paper."""
+    columns: dict[str, list[str]] = {"variant": table["label"].tolist()}
+    rows = table.to_dict("records")
+    for metric in study.metrics:
+        columns[f"{metric.short} (%)"] = [_interval(row, metric.column) for row in rows]
+        columns[f"Δ {metric.short}"] = [_difference(row, metric.column) for row in rows]
+        columns[f"verdict ({metric.short})"] = [_verdict(study, row, metric) for row in rows]
+    columns["parameters"] = [_cost(study, row, "params", ",.0f") for row in rows]
+    columns["GMACs"] = [_cost(study, row, "gmacs", ".3g") for row in rows]
+    columns["seeds"] = [_seeds(row) for row in rows]
+    columns["s a run"] = [_number(row["train_seconds"], ".0f") for row in rows]
+    return pd.DataFrame(columns)
+
+
+def _interval(row: dict[str, Any], name: str) -> str:
+    mean, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    if mean != mean:
+        return NOTHING
+    spread = f" [{low:.1f}, {high:.1f}]" if low == low else ""
+    return f"{mean:.1f}{spread}".replace("-", MINUS)
+
+
+def _difference(row: dict[str, Any], name: str) -> str:
+    nothing = float("nan")
+    keys = ("", "_low", "_high")
+    mean, low, high = (row.get(f"{name}_difference{key}", nothing) for key in keys)
+    if mean != mean:
+        return NOTHING
+    return points(mean) + (f" [{points(low)}, {points(high)}]" if low == low else "")
+
+
+def _verdict(study: Study, row: dict[str, Any], metric: Metric) -> str:
+    if row["label"] == study.baseline:
+        return "baseline"
+    verdict = row.get(f"{metric.column}_difference_verdict")
+    if not isinstance(verdict, str):
+        return NOTHING
+    for pattern, shorter in _SHORTER.items():
+        verdict = re.sub(pattern, shorter, verdict)
+    return verdict
+
+
+def _cost(study: Study, row: dict[str, Any], name: str, form: str) -> str:
+    """The cost, and where it differs from the baseline's how many times that it is."""
+    ratio = study.cost_ratios(row["label"]).get(name)
+    return _number(row.get(name), form) + (f" (×{ratio:.3g})" if ratio else "")
+
+
+def _seeds(row: dict[str, Any]) -> str:
+    return f"{row['num_done']}" + (f" ({row['num_failed']} failed)" if row["num_failed"] else "")
+
+
+def _number(value: float | None, form: str) -> str:
+    return NOTHING if value is None or value != value else f"{value:{form}}"
+
+
+def write_tables(study: Study, table: pd.DataFrame, folder: Path) -> None:
+    """table.csv and table.parquet with the numbers, table.md and table.tex with the text.
+
+    And rows.csv with what `ablations.load` gives, a row a run.
+    """
+    text = shown(study, table)
+    parquet = io.BytesIO()
+    table.to_parquet(parquet, index=False)
+    contents = {
+        "csv": table.to_csv(index=False).encode(),
+        "parquet": parquet.getvalue(),
+        "md": _markdown(study, text).encode(),
+        "tex": _latex(study, text).encode(),
+    }
+    for suffix, content in contents.items():
+        write_atomically(folder / f"table.{suffix}", content)
+    rows = load(study.store.root)
+    write_atomically(folder / "rows.csv", rows.to_csv(index=False).encode())
+
+
+def _markdown(study: Study, text: pd.DataFrame) -> str:
+    head = [*text.columns]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *text.to_numpy().tolist()]
+    rows = [
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    ]
+    return "\n".join([*rows, "", _note(study)]) + "\n"
+
+
+def _latex(study: Study, text: pd.DataFrame) -> str:
+    """A booktabs table that stands by itself in a document with \\usepackage{booktabs}."""
+    lines = [" & ".join(map(latex, row)) + r" \\" for row in text.to_numpy().tolist()]
+    head = " & ".join(map(latex, text.columns)) + r" \\"
+    columns = "l" + "r" * (len(text.columns) - 1)
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{latex(_note(study))}}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def latex(text: str) -> str:
+    """Text with every character that LaTeX would take for a command written out."""
+    return "".join(_LATEX.get(char, char) for char in text)
+
+
+def _note(study: Study) -> str:
+    """What the numbers are, for who sees the table alone."""
+    return (
+        f"Mean and 95% t-interval over seeds, in percent; Δ: difference to the baseline, "
+        f"{study.baseline}, in points, paired by seed; verdict at 5% after Holm's correction, "
+        f"equal meaning within {study.margin:g} points."
+    )
+
+
+def kind_of(cell: str) -> str:
+    """The kind of verdict that a cell of `shown` holds, for its colour; empty if it holds none."""
+    known = cell.startswith(("better", "worse", "equal", "cannot tell"))
+    return verdict_kind(cell) if known else ""
+
+
+def two_lines(cell: str) -> tuple[str, str]:
+    """A cell of `shown` as its number or verdict, and what stands in brackets behind it."""
+    found = re.fullmatch(r"(.+?) ([\[(].*[\])])", cell)
+    return (found[1], found[2]) if found else (cell, "")

@@ -1,0 +1,235 @@
+"""The report's sentences: the answer, how to read it, and what each number may be taken for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from ablations.report.data import Metric, Study
+from ablations.report.labels import BETWEEN
+from analysis.results.draw_comparison import verdict_kind
+from analysis.results.paired import SIGNIFICANCE
+
+MINUS = "−"
+KINDS = ("better", "worse", "equal", "cannot tell")
+MOST_PAIRS = 3
+COST_NAMES = {"params": "parameters", "gmacs": "multiply-adds"}
+
+
+class Finding(NamedTuple):
+    """One variant against the baseline, in words."""
+
+    kind: str
+    label: str
+    verdict: str
+    numbers: str
+    caution: str
+    cost: str
+
+
+def progress(study: Study) -> str:
+    """How much of the ablation has ended, and on what the page therefore rests."""
+    done, failed, declared = len(study.done), len(study.failed), study.num_declared
+    seeds = study.plan["seeds"]
+    what = f"{_count(len(study.labels), 'variant')}, {_count(len(seeds), 'seed')} each"
+    if done == declared:
+        return f"All {declared} declared runs have finished: {what}."
+    parts = [f"{done} of {declared} declared runs have finished ({what})"]
+    parts += [f"{failed} failed"] if failed else []
+    parts += [f"{declared - done - failed} are still to do"] if declared > done + failed else []
+    rests = " This page rests on those that have finished." if done else ""
+    return f"{', '.join(parts)}.{rests}"
+
+
+def headline(study: Study, metric: Metric, table: pd.DataFrame | None) -> str:
+    """The answer in a sentence: how many variants differ from the baseline, and how."""
+    if table is None:
+        return (
+            f"The baseline, {study.baseline}, has no finished run, so nothing can be compared "
+            "with it yet."
+        )
+    n, mean, *_ = study.interval(study.baseline, metric)
+    base = f"the baseline, {study.baseline}, which has {mean:.1f}% {metric.name}"
+    if table.empty:
+        only = f"{metric.name} {mean:.1f}% over {_count(n, 'seed')}"
+        return f"Only the baseline, {study.baseline}, has finished: {only}."
+    counts = Counter(verdict_kind(verdict) for verdict in table["verdict"])
+    if counts["cannot tell"] == len(table):
+        which = "it" if len(table) == 1 else f"any of the {len(table)} variants"
+        return f"These runs cannot tell {which} from {base}."
+    words = {"better": "better", "worse": "worse", "equal": f"equal within {study.margin:g} points"}
+    parts = [
+        f"{counts[kind]} {'is' if counts[kind] == 1 else 'are'} {word}"
+        for kind, word in words.items()
+        if counts[kind]
+    ]
+    parts += [f"for {counts['cannot tell']} these runs cannot tell"] * (counts["cannot tell"] > 0)
+    return f"Of {_count(len(table), 'variant')} compared with {base}: {_listed(parts)}."
+
+
+def highest(study: Study, metric: Metric, table: pd.DataFrame | None) -> str:
+    """Which variant has the highest mean, and whether that means anything."""
+    means = {label: study.interval(label, metric)[1] for label in study.labels.values()}
+    means = {label: mean for label, mean in means.items() if mean == mean}
+    if table is None or len(means) < 2:
+        return ""
+    best = max(means, key=lambda label: means[label])
+    if best == study.baseline:
+        return f"No variant has a higher mean than the baseline ({means[best]:.1f}%)."
+    verdict = table.set_index("label").loc[best, "verdict"]
+    so_what = {
+        "better": "and it is better than the baseline",
+        "cannot tell": "but that it is really better than the baseline is not shown",
+        "equal": "but that is no more than the baseline has, within the margin",
+        "worse": "but on the seeds that both have it is worse than the baseline",
+    }[verdict_kind(verdict)]
+    return f"The highest mean is that of {best} ({means[best]:.1f}%), {so_what}."
+
+
+def together(study: Study, table: pd.DataFrame) -> str:
+    """Whether two settings give what each gives alone; empty where no pair was compared."""
+    pairs = table[table["kind"] == "interaction"]
+    kinds = pairs["verdict"].map(verdict_kind)
+    counts, told = Counter(kinds), pairs[kinds.isin(["better", "worse"])]
+    largest = told.loc[told["effect"].abs().nlargest(MOST_PAIRS).index].to_dict("records")
+    shown = ", ".join(f"{row['levels']}: {points(row['effect'])} points" for row in largest)
+    more = ", ..." * (len(told) > MOST_PAIRS)
+    parts = []
+    if len(told):
+        parts.append(f"{_give(len(told))} more or less than the sum of each alone ({shown}{more})")
+    if counts["equal"]:
+        parts.append(
+            f"{_give(counts['equal'])} the sum of each alone within {study.margin:g} points"
+        )
+    if counts["cannot tell"]:
+        parts.append(f"for {counts['cannot tell']} these runs cannot tell")
+    return f"Of {_count(len(pairs), 'pair')} of settings, {_listed(parts)}." if parts else ""
+
+
+def findings(study: Study, table: pd.DataFrame | None) -> list[Finding]:
+    """Every variant, those that are told apart first, the largest differences before others."""
+    if table is None:
+        return []
+    num_tests = int((table["n"] > 1).sum())
+    found = [
+        Finding(
+            verdict_kind(row["verdict"]),
+            row["label"],
+            row["verdict"],
+            _numbers(row),
+            _caution(row, num_tests),
+            cost_note(study, row["label"]),
+        )
+        for row in table.to_dict("records")
+    ]
+    sizes = dict(zip(table["label"], table["difference"].abs().fillna(0), strict=True))
+    return sorted(found, key=lambda f: (KINDS.index(f.kind), -sizes[f.label]))
+
+
+def _numbers(row: dict[str, Any]) -> str:
+    if not row["n"]:
+        return "no finished run at a seed of the baseline's"
+    difference = f"{row['mean']:.1f}%, {points(row['difference'])} points by seed"
+    if row["n"] == 1:
+        return f"{difference} (1 seed, hence no interval)"
+    spread = f"95% interval {points(row['low'])} to {points(row['high'])}"
+    return f"{difference} ({spread}; {row['n']} seeds; {_chance(row['p_holm'])})"
+
+
+def _chance(p: float) -> str:
+    return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
+
+
+def _caution(row: dict[str, Any], num_tests: int) -> str:
+    """Why an interval that leaves out 0 may still not tell."""
+    alone = row["n"] > 1 and row["p"] < SIGNIFICANCE <= row["p_holm"]
+    if not alone or verdict_kind(row["verdict"]) != "cannot tell":
+        return ""
+    return f"Alone it would count as a difference, but not as one of {num_tests} comparisons."
+
+
+def cost_note(study: Study, label: str) -> str:
+    """How a variant's cost differs from the baseline's; empty where it does not."""
+    ratios = study.cost_ratios(label)
+    return _listed([f"{ratio:.3g}× the {COST_NAMES[name]}" for name, ratio in ratios.items()])
+
+
+def how_to_read(study: Study, table: pd.DataFrame | None) -> str:
+    """Level, correction, margin and seeds, for a reader who knows what a mean is."""
+    if table is None or table.empty:
+        return ""
+    tested = int((table["n"] > 1).sum())
+    seeds = sorted(set(table["n"]))
+    shown = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return (
+        "Each variant is compared with the baseline seed by seed: the same seed gives both the "
+        f"same clips in the same order. Here {shown} seeds are shared. Runs differ by luck, so a "
+        "difference counts as real (better, worse) only if luck alone would give one so clear in "
+        "fewer than 5% of studies such as this one; with "
+        f"{_count(tested, 'comparison')} the bar is raised so that this holds for all of them "
+        "together (paired t-test, Holm's correction; p is how often luck alone would do it, after "
+        "the correction). Equal is said only where the true difference "
+        f"is shown, with the same care, to be smaller than {study.margin:g} points either way (two "
+        f"one-sided t-tests). The margin of {study.margin:g} points was chosen for this report; it "
+        "is not a result. Everything else is 'cannot tell', with the number of seeds that would "
+        "probably settle it (80%) if the difference seen is the true one. A 95% interval is the "
+        "range of true differences that these runs leave plausible, each by itself; over few seeds "
+        "it is wide, and one of an accuracy may reach beyond 100%."
+    )
+
+
+def noise_floor(study: Study) -> str:
+    """What two runs of one variant at one seed differ by, and what follows."""
+    found = {metric: study.noise(metric) for metric in study.metrics}
+    if not any(found.values()):
+        return (
+            "Not measured here: no variant was trained twice under one seed. 'repeat: true' in the "
+            "grid file asks for it."
+        )
+    sizes = _listed([f"{max(d):.2f} points of {m.name}" for m, d in found.items() if d])
+    if all(max(differences) == 0 for differences in found.values() if differences):
+        return (
+            f"{study.baseline} was trained twice under one seed and gave the same metrics to the "
+            "last bit: differences between variants owe nothing to chance in the machine."
+        )
+    return (
+        f"{study.baseline} was trained twice under one seed; the two runs differ by up to {sizes}. "
+        "No smaller difference between two runs can be put down to what was varied."
+    )
+
+
+def matching(study: Study) -> str:
+    """Whether variants were brought to equal cost, and how near they came."""
+    by = study.plan.get("match")
+    if not by:
+        return ""
+    off = (study.costs[by] / study.costs[by].get(study.baseline, float("nan")) - 1).abs().max()
+    return (
+        f"Variants were resized in width so that their {COST_NAMES[by]} equal the baseline's; the "
+        f"largest remaining difference is {off:.1%}."
+    )
+
+
+def label_key(study: Study) -> str:
+    """What a label's parts are, for example `gate · layout`."""
+    return BETWEEN.join(axis.rpartition(".")[2] for axis in study.axes)
+
+
+def points(value: float) -> str:
+    """A signed difference with a true minus sign."""
+    shown = f"{value:+.1f}".replace("-", MINUS)
+    return "0.0" if shown[1:] == "0.0" else shown
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _give(number: int) -> str:
+    return f"{number} gives" if number == 1 else f"{number} give"
+
+
+def _listed(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -1,0 +1,95 @@
+"""What a run's files say: how far it is, and why a cell ended so. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ablations.commands import for_folder
+from ablations.store.store import Result, Store
+
+LOG_LINES = 20
+
+
+def status(out: str | Path) -> str:
+    """How many trainings are done, failed, damaged and to do, and the reasons of those that failed.
+
+    Raises ValueError if there is no run in `out`.
+    """
+    store = Store(out)
+    plan = store.plan()
+    counts: Counter[str] = Counter()
+    troubles = []
+    rows = [(cell, f"seed {seed}", result) for cell, seed, result in store.results(plan)]
+    rows += [(cell, f"seed {seed} repeated", r) for cell, seed, r in store.repeats(plan)]
+    for cell, seed, result in rows:
+        state = result["status"] if isinstance(result, dict) else result.partition(":")[0]
+        counts[state] += 1
+        if isinstance(result, dict) and state == "failed":
+            trouble = f"{result['failure']}: {result['reason']}"
+            troubles.append(f"  {cell['name']} {seed} failed ({trouble})")
+        elif state == "damaged":
+            troubles.append(f"  {cell['name']} {seed} is {result}; it will be trained again")
+    states = ("done", "failed", "damaged", "to do")
+    shown = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
+    lines = [f"{out}: {len(rows)} trainings: {shown}", *troubles]
+    command = for_folder(plan["command"], store.root)
+    if counts["failed"]:
+        folder = shlex.quote(str(out))
+        lines.append(f"see why: ablations why {folder} CELL; again: {command} --retry-failed")
+    if counts["to do"] or counts["damaged"]:
+        lines.append(f"go on with: {command}")
+    return "\n".join(lines)
+
+
+def why(out: str | Path, cell: str, seed: int | None = None) -> str:
+    """How a cell ended: reason, traceback, end of its log, and the command that repeats it.
+
+    `cell`: id, start of an id, or name. Raises ValueError if there is no such cell or seed.
+    """
+    store = Store(out)
+    plan = store.plan()
+    found = find_cell(plan, cell)
+    if seed is not None and seed not in plan["seeds"]:
+        raise ValueError(f"seed {seed} is not of this run; its seeds are {plan['seeds']}")
+    parts = []
+    for each, its_seed, result in store.results(plan | {"cells": [found]}):
+        if seed in (None, its_seed):
+            parts.append(_account(store, f"{each['name']} ({each['id']}) seed {its_seed}", result))
+    return "\n\n".join(parts)
+
+
+def find_cell(plan: dict[str, Any], wanted: str) -> dict[str, Any]:
+    """The one cell of that name, or whose id starts so. Raises ValueError naming the cells."""
+    named = [cell for cell in plan["cells"] if cell["name"] == wanted]
+    found = named or [cell for cell in plan["cells"] if cell["id"].startswith(wanted)]
+    if len(found) != 1:
+        known = "; ".join(f"{cell['id']} {cell['name']}" for cell in plan["cells"])
+        which = "several cells" if found else "no cell"
+        raise ValueError(f"{wanted!r} is {which} of this run; its cells are: {known}")
+    return found[0]
+
+
+def _account(store: Store, label: str, result: Result | str) -> str:
+    if isinstance(result, str):
+        return f"{label}: {result}"
+    if result["status"] == "done":
+        shown = [f"{label}: done, {_metrics(result)}"]
+    else:
+        shown = [f"{label}: failed ({result['failure']}): {result['reason']}"]
+    if result.get("traceback"):
+        shown.append(result["traceback"].rstrip())
+    log = store.root / result["log"]
+    if log.is_file():
+        lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        shown += [f"end of {log}:", *(f"  {line}" for line in lines)]
+    worker = result["worker"]
+    where = f"{worker['device']} of {worker['host']}, {worker['num_threads']} thread(s)"
+    shown += [f"on {where}, finished {result['timings']['finished']}"]
+    return "\n".join([*shown, f"repeat it with: {for_folder(result['command'], store.root)}"])
+
+
+def _metrics(result: Result) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in result["metrics"].items())

@@ -1,0 +1,66 @@
+from .attribution.animation import save_attribution_animation as save_attribution_animation
+from .attribution.attribution import Attribution as Attribution, attribute as attribute
+from .attribution.baselines import baseline_clips as baseline_clips
+from .attribution.draw_attribution import (
+    draw_attribution as draw_attribution,
+    draw_frame_shares as draw_frame_shares,
+    draw_scorecard as draw_scorecard,
+)
+from .attribution.explain import explain_video as explain_video
+from .attribution.faithfulness import (
+    curve_areas as curve_areas,
+    perturbation_curves as perturbation_curves,
+    randomisation_check as randomisation_check,
+    reinitialised as reinitialised,
+)
+from .attribution.localisation import localisation as localisation
+from .attribution.scorecard import (
+    attribution_scorecard as attribution_scorecard,
+    attribution_scores as attribution_scores,
+    summarise_scores as summarise_scores,
+)
+from .bias.figures import bias_figures as bias_figures, write_bias as write_bias
+from .bias.history import bias_history as bias_history
+from .bias.maps import bias_maps as bias_maps, units as units
+from .bias.resize import accuracy_at as accuracy_at, resize_bias as resize_bias
+from .bias.statistics import bias_statistics as bias_statistics
+from .cost.costs import (
+    cost as cost,
+    relation_macs as relation_macs,
+    relation_params as relation_params,
+)
+from .cost.memory import activation_memory as activation_memory
+from .draw import (
+    draw_accuracy as draw_accuracy,
+    draw_bias_history as draw_bias_history,
+    draw_cost_accuracy as draw_cost_accuracy,
+    draw_differences as draw_differences,
+    draw_interventions as draw_interventions,
+    draw_joint_bias as draw_joint_bias,
+    draw_learning_curves as draw_learning_curves,
+    draw_peers as draw_peers,
+    draw_spatial_bias as draw_spatial_bias,
+    draw_speed_accuracy as draw_speed_accuracy,
+    draw_temporal_bias as draw_temporal_bias,
+    save_bias_animation as save_bias_animation,
+)
+from .explorer.explorer import BiasExplorer as BiasExplorer
+from .figures.draw_layout import draw_layout as draw_layout
+from .interventions.intervene import intervene as intervene
+from .interventions.interventions import Intervention as Intervention, knock_outs as knock_outs
+from .page.page import write_page as write_page
+from .results.curves import (
+    gather_curves as gather_curves,
+    last_epochs as last_epochs,
+    write_curves as write_curves,
+)
+from .results.effects import effects as effects
+from .results.pareto import pareto as pareto
+from .results.statistics import (
+    compare as compare,
+    detectable_effect as detectable_effect,
+    seeds_needed as seeds_needed,
+    t_interval as t_interval,
+)
+from .speed.peers import compare_peers as compare_peers
+from .speed.speed import measure_speed as measure_speed

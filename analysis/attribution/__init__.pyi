@@ -1,0 +1,1 @@
+from .attribution import Attribution as Attribution, attribute as attribute

@@ -1,0 +1,134 @@
+"""Mixing weights of a run as figures and tables: each unit, trained beside its initial state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from analysis.bias.draw_bias import by_peak, check_weights, draw_map, draw_temporal_bias, growth
+from analysis.bias.draw_joint_bias import draw_joint_bias
+from analysis.bias.maps import UNIT, bias_maps
+from analysis.bias.statistics import bias_statistics
+from analysis.figures.pictures import png
+from analysis.figures.style import add_colour_bar, styled, symmetric_limit, wrapped
+from posmlp.checkpoint import write_atomically
+from posmlp.predict import open_run
+from posmlp.train.population import seeded_model
+
+MOST_GROUPS = 8
+STATES = ("trained", "at initialisation")
+
+
+class UnitFigure(NamedTuple):
+    """`name` is fit for a file; `caption` says what the figure shows."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+
+def bias_figures(trained: pd.DataFrame, initial: pd.DataFrame) -> Iterator[UnitFigure]:
+    """A figure of each unit's time axis and one of its space axes, trained beside initial.
+
+    Both are rows of `bias_maps`, of the same units. ST branches are drawn slice by slice of dt.
+    Axes of one token are left out: there is no offset to draw. Raises ValueError for weights that
+    are not finite.
+    """
+    for key, rows in trained.groupby(UNIT, sort=False):
+        stage, block, step, branch = key
+        start = initial.merge(pd.DataFrame([key], columns=UNIT), on=UNIT)
+        where = f"stage {stage}, block {block}" + (f", step {step}" if step > 1 else "")
+        check_weights(rows, f"{where}, {branch}")
+        name = f"stage{stage}-block{block}-step{step}-{branch}"
+        in_time, in_space = rows["dt"].nunique() > 1, rows["dy"].nunique() > 1
+        if in_time and in_space:
+            axes = draw_joint_bias(rows, control=start, control_name="initial")
+            caption = f"{where}, {branch}: over space, slice by slice of dt"
+            yield UnitFigure(f"{name}-joint", caption, axes[0, 0].figure)
+        elif in_time:
+            yield UnitFigure(f"{name}-time", f"{where}, {branch}: over time", _time(rows, start))
+        elif in_space:
+            yield UnitFigure(f"{name}-space", f"{where}, {branch}: over space", _space(rows, start))
+
+
+def write_bias(
+    run: str | Path,
+    out: str | Path | None = None,
+    seed: int | None = None,
+    variant: str | None = None,
+) -> Path:
+    """Write a run's bias maps and statistics as CSV and its figures, to `out`.
+
+    That is by default RUN/bias, or RUN/bias-VARIANT where the run has variants. maps.csv: rows of
+    `bias_maps`; statistics.csv: rows of `bias_statistics` with all controls; a PNG a unit and axis.
+    Returns the folder. Raises ValueError for a folder without a model, and for weights that are not
+    finite.
+    """
+    run_model = open_run(run, seed, variant)
+    name = "-".join(["bias", *([run_model.variant] if run_model.variant else [])])
+    folder = Path(out) if out else Path(run) / name
+    initial = seeded_model(run_model.model.config, run_model.seed)
+    maps, start = bias_maps(run_model.model), bias_maps(initial)
+    check_weights(maps, "the model")
+    tables = {"maps": maps, "statistics": bias_statistics(run_model.model, initial)}
+    for name, table in tables.items():
+        write_atomically(folder / f"{name}.csv", table.to_csv(index=False).encode())
+    for drawn in bias_figures(maps, start):
+        write_atomically(folder / f"{drawn.name}.png", png(drawn.figure))
+    return folder
+
+
+@styled
+def _time(trained: pd.DataFrame, initial: pd.DataFrame) -> Figure:
+    """Two panels on one scale, of values or of colours."""
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.1))
+    orders = None, by_peak(trained)  # the same in both panels
+    for ax, maps, state, order in zip(axes, (trained, initial), STATES, orders, strict=True):
+        draw_temporal_bias(maps, order=order, ax=ax, title=state)
+        ax.set_xlabel("dt (frames; right: key in the past)")
+    _set_finding(figure, trained, initial)
+    images = [image for ax in axes for image in ax.images]
+    limit = max([image.norm.vmax for image in images], default=0.0)
+    for image in images:
+        image.set_clim(-limit, limit)
+    if not images:
+        axes[0].get_legend().remove()
+        bounds = [bound for ax in axes for bound in ax.get_ylim()]
+        for ax in axes:
+            ax.set_ylim(min(bounds), max(bounds))
+    return figure
+
+
+@styled
+def _space(trained: pd.DataFrame, initial: pd.DataFrame) -> Figure:
+    """A row a state and a column a group, on one colour scale; the eight largest groups."""
+    power = trained["bias"].pow(2).groupby(trained["group"]).mean()
+    groups = sorted(power.nlargest(MOST_GROUPS).index)
+    shown = [maps[maps["group"].isin(groups)] for maps in (trained, initial)]
+    values = pd.concat(shown)["bias"]
+    limit = symmetric_limit(values.to_numpy())
+    size = (max(3.9, 1.1 * len(groups) + 1.7), 3.3)
+    figure, axes = plt.subplots(2, len(groups), figsize=size, sharex=True, sharey=True)
+    image: Any = None
+    for row, maps, state in zip(axes.reshape(2, -1), shown, STATES, strict=True):
+        row[0].set_ylabel(f"{state}\ndy", fontsize=8)
+        for ax, group in zip(row, groups, strict=True):
+            table = maps[maps["group"] == group].pivot(index="dy", columns="dx", values="bias")
+            image = draw_map(ax, table, limit)
+    for ax, group in zip(axes.reshape(2, -1)[0], groups, strict=True):
+        ax.set_title(f"group {group}", fontsize=8, fontweight="normal")
+    add_colour_bar(image, axes.ravel().tolist(), values, limit)
+    _set_finding(figure, trained, initial)
+    some = f"; {len(groups)} largest of {len(power)} groups" if len(groups) < len(power) else ""
+    figure.supxlabel(f"dx (tokens; right: key to the left){some}", fontsize=8)
+    return figure
+
+
+def _set_finding(figure: Figure, trained: pd.DataFrame, initial: pd.DataFrame) -> None:
+    text = wrapped(f"Trained weights: {growth(trained, initial)}", figure.get_figwidth())
+    figure.suptitle(text, x=0.01, ha="left", fontsize=10, fontweight="bold")

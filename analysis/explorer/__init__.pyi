@@ -1,0 +1,1 @@
+from .explorer import BiasExplorer as BiasExplorer

@@ -1,0 +1,80 @@
+"""Figures of interventions: they take rows of `analysis.intervene`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from analysis.figures.style import check_rows, colour, styled, wrapped
+from posmlp.config import BRANCHES
+
+METRICS = {"top1": "top-1 accuracy", "within_pair": "within-pair accuracy"}
+ALL_BRANCHES = "several"
+
+
+@styled
+def draw_interventions(
+    effects: pd.DataFrame,
+    *,
+    metric: str | None = None,
+    most: int = 24,
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> Axes:
+    """The paired change of each intervention with its 95% interval, largest loss at the top.
+
+    `effects`: rows of `intervene`. `metric`: `within_pair` or `top1`; by default the first that
+    there is. Of more than `most` interventions those of the largest |change| are drawn, and the
+    axis says so. Colours are branches. Raises ValueError for no rows, a missing metric or column,
+    a metric without any change, and a `most` below 1.
+    """
+    present = [name for name in reversed(METRICS) if f"{name}_change" in effects.columns]
+    metric = metric or (present[0] if present else "within_pair")
+    if metric not in present or not len(effects):
+        raise ValueError(
+            f"{len(effects)} rows with metrics {present}, asked for {metric!r}; give rows of "
+            "analysis.intervene, and within_pair only where classes have reversals"
+        )
+    columns = [f"{metric}_change", f"{metric}_low", f"{metric}_high"]
+    others = (metric, "intervention", "branch", "num_clips", "num_units")
+    check_rows(effects, [*columns, *others], "analysis.intervene")
+    if not effects[columns[0]].notna().any():
+        raise ValueError(f"no row has a value of {columns[0]!r}; there is nothing to draw")
+    if not isinstance(most, int) or most < 1:
+        raise ValueError(f"most={most!r} must be a whole number of at least 1")
+    change = 100 * effects[columns]
+    change.columns = pd.Index(["mean", "low", "high"])
+    kept = change["mean"].abs().nlargest(most, keep="first").index
+    change = change.loc[kept].sort_values("mean", kind="stable")
+    ax = ax or plt.subplots(figsize=(6.4, 0.9 + 0.2 * len(change)))[1]
+    ax.axvline(0, color="0.6", linewidth=0.7, zorder=0)
+    branches = effects.loc[change.index, "branch"].fillna(ALL_BRANCHES)
+    for branch in dict.fromkeys(branches):
+        hue = colour([*BRANCHES, ALL_BRANCHES].index(branch))
+        here = np.flatnonzero(branches == branch)
+        rows = change.iloc[here]
+        ax.hlines(here, rows["low"], rows["high"], color=hue, linewidth=1)
+        ax.plot(rows["mean"], here, "o", color=hue, label=branch)
+    ax.set_yticks(range(len(change)), effects.loc[change.index, "intervention"])
+    ax.tick_params(axis="y", labelsize=7)
+    ax.invert_yaxis()
+    ax.legend(title="branch", loc="upper left", bbox_to_anchor=(1, 1))
+    ax.set_xlabel(_caption(effects, metric, len(change)))
+    text = title or f"What interventions change in {METRICS[metric]}"
+    ax.set_title(wrapped(text, 3.0))
+    return ax
+
+
+def _caption(effects: pd.DataFrame, metric: str, num_drawn: int) -> str:
+    intact = 100 * (effects[metric] - effects[f"{metric}_change"]).dropna().iloc[0]
+    clips, units = effects["num_clips"].iloc[0], effects["num_units"].iloc[0]
+    paired = f" in {units} pairs" if units != clips else ""
+    lines = [
+        f"change in {METRICS[metric]} (percentage points; intact {intact:.1f}%)",
+        f"{clips} clips{paired}, 95% t-interval each",
+    ]
+    if num_drawn < len(effects):
+        lines.append(f"the {num_drawn} largest of {len(effects)} interventions")
+    return "\n".join(lines)

@@ -1,0 +1,83 @@
+"""The clips that a run was tested on, made or opened again, with the truth where it is known."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.data.datasets import VideoClips
+from posmlp.data.digits.moving_digits import MovingDigits, RenderedClips
+from posmlp.data.sources import HeldClips, open_clips
+from posmlp.train.run_folder import read_config
+
+
+def run_clips(run: str | Path, most: int) -> HeldClips:
+    """At most `most` of the clips that a run was tested on, evenly spread, in neighbouring pairs.
+
+    Generated clips come with their truth. Raises ValueError where the run's data cannot be had
+    any more: its folder has gone, or the clips were given as Python objects.
+    """
+    stored = read_config(run)
+    digits = _digits(stored)
+    if digits is not None:
+        kept = _pairs(len(digits), most)
+        truth = digits.render(kept)
+        described = digits.describe() | {"kept": kept.tolist()}
+        return HeldClips(
+            digits.name, digits.classes, truth.labels, digits.reverse_of, truth.clips,
+            described, truth,
+        )  # fmt: skip
+    source = _open(stored)
+    try:
+        kept = _pairs(len(source), most)
+        clips = next(iter(source.batches([kept])))
+    finally:
+        source.close()
+    described = source.describe() | {"kept": kept.tolist()}
+    labels = source.labels[kept]
+    return HeldClips(source.name, source.classes, labels, source.reverse_of, clips, described)
+
+
+def _pairs(num_clips: int, most: int) -> Tensor:
+    """The numbers of at most `most` clips, in evenly spread pairs of neighbours."""
+    num_pairs = num_clips // 2
+    if num_pairs == 0:
+        raise ValueError(f"the run's test split has {num_clips} clips; at least 2 are needed")
+    first = np.linspace(0, num_pairs - 1, min(num_pairs, most // 2)).round().astype(int)
+    return torch.from_numpy(np.stack([2 * first, 2 * first + 1], axis=1).ravel())
+
+
+def independent_clips(run: str | Path, count: int) -> RenderedClips | None:
+    """New test clips of the run's generator with their truth; None for videos.
+
+    Unlike the run's own they are not in reversed pairs, which intervals over clips need.
+    """
+    digits = _digits(read_config(run))
+    if digits is None:
+        return None
+    fresh = replace(digits, split="test", paired=False, num_clips=count)
+    return fresh.render(torch.arange(count))
+
+
+def _open(stored: dict[str, Any]) -> VideoClips | HeldClips:
+    if not stored.get("source"):
+        raise ValueError(
+            "the run was given its clips as Python objects, which it does not keep; train with "
+            "the name of a data set or a folder of videos"
+        )
+    config, train = PosMLPConfig.from_dict(stored["model"]), TrainConfig.from_dict(stored["train"])
+    return open_clips(stored["source"], "test", config, train=train)
+
+
+def _digits(stored: dict[str, Any]) -> MovingDigits | None:
+    """The generator that the test clips came from, or None for videos."""
+    described = dict(stored.get("data", {}).get("test", {}))
+    names = {field.name for field in fields(MovingDigits)}
+    is_generated = described.pop("name", None) == MovingDigits.name and set(described) == names
+    return MovingDigits(**described) if is_generated else None

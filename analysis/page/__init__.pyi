@@ -1,0 +1,1 @@
+from .page import SECTIONS as SECTIONS, write_page as write_page

@@ -1,0 +1,152 @@
+"""The curves of a folder of runs: learning, and score against cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.cost.costs import cost
+from analysis.figures.pictures import png
+from analysis.results.draw_learning import draw_learning_curves
+from analysis.results.draw_speed import PANELS, draw_speed_accuracy
+from posmlp.checkpoint import write_atomically
+from posmlp.train.run_folder import is_training, read_metrics
+from posmlp.train.run_members import run_members
+
+
+def gather_curves(folder: str | Path) -> pd.DataFrame:
+    """Every run's metrics under `folder`, a row a variant, seed and epoch.
+
+    Any folder below that holds metrics.csv and config.json is a run. A run of `ablations` is named
+    by its cell.json, which also lists its axes, and another by its folder, and its variant where it
+    has some. Columns: variant, seed, epoch, those of metrics.csv, epochs (that were asked for),
+    params, gmacs, axis columns. Raises ValueError if there is no run, one that is damaged, or two
+    runs of one variant and seed.
+    """
+    root = Path(folder)
+    frames = []
+    counted: dict[str, dict[str, Any]] = {}
+    for run in runs_under(root):
+        first = run_members(run)[0]
+        name, axes = variant_of(run, root)
+        if name not in counted:
+            found = cost(first.config)
+            counted[name] = {key: found[key] for key in ("params", "gmacs")}
+        rows = read_metrics(run / "metrics.csv")
+        names = [variant_of(run, root, row.get("variant", ""))[0] for row in rows]
+        known = {"epochs": first.train.epochs, **counted[name], **axes}
+        if rows:
+            frames.append(pd.DataFrame(rows).assign(variant=names, **known))
+    if not frames:
+        raise ValueError(
+            f"no run under {root}: none of its folders holds config.json and rows in metrics.csv"
+        )
+    table = pd.concat(frames, ignore_index=True)
+    double = table.loc[table.duplicated(["variant", "seed", "epoch"]), ["variant", "seed"]]
+    if len(double):
+        first = double.iloc[0].to_dict()
+        raise ValueError(f"two runs under {root} are of {first}; give a folder with one of them")
+    return table
+
+
+def last_epochs(curves: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One row a variant and seed: its last epoch; `metric` is NaN where the run is not complete."""
+    last = curves.sort_values("epoch").groupby(["variant", "seed"], sort=False).tail(1)
+    last = last.sort_index()
+    return last.assign(**{metric: last[metric].where(last["epoch"] >= last["epochs"])})
+
+
+def write_curves(
+    folder: str | Path, out: str | Path | None = None, metric: str = "test_top1"
+) -> Path:
+    """Draw the learning curves and the cost-score panels of a folder's runs, to `out`.
+
+    Writes learning-curves.png, speed-accuracy.png and runs.csv (the rows that the second shows) to
+    `out`, by default FOLDER/curves. Where FOLDER/table.csv has latency_ms or clips_per_s by
+    variant, they become panels too. Returns the folder. Raises ValueError where there is no run,
+    no complete one, or no such metric.
+    """
+    root = Path(folder)
+    target = Path(out) if out else root / "curves"
+    curves = gather_curves(root)
+    numbers = curves.select_dtypes("number").columns
+    if metric not in numbers:
+        what = "is not a number" if metric in curves else "is not there"
+        raise ValueError(f"metric {metric!r} {what}; use one of the columns {list(numbers)}")
+    runs = _with_speed(last_epochs(curves, metric), root / "table.csv")
+    if not runs[metric].notna().any():
+        raise ValueError(f"no run under {root} has a {metric} at its last epoch; let one finish")
+    title = highest_in_words(runs, metric)
+    speed = draw_speed_accuracy(runs, metric=metric, title=title)[0].figure
+    learning = draw_learning_curves(curves, metric=metric, title=title).figure
+    write_atomically(target / "learning-curves.png", png(learning))
+    write_atomically(target / "speed-accuracy.png", png(speed))
+    write_atomically(target / "runs.csv", runs.to_csv(index=False).encode())
+    return target
+
+
+def highest_in_words(runs: pd.DataFrame, metric: str) -> str:
+    """The variant of the highest mean; intervals in the figure say whether that is certain."""
+    means = runs.groupby("variant", sort=False)[metric].mean()
+    return f"Highest mean {metric}: {means.idxmax()}, {means.max():.3f}"
+
+
+def runs_under(folder: str | Path) -> list[Path]:
+    """The run folders in or below a folder: those that hold metrics.csv and config.json.
+
+    Not another run: a seed that a grid trained a second time, to see how equal runs differ, and the
+    population in which some of its cells were trained, since each has a run folder of its own. What
+    `posmlp.tasks` trained is none either. Raises ValueError for a damaged config.json.
+    """
+    found = (path.parent for path in sorted(Path(folder).rglob("metrics.csv")))
+    return [run for run in found if is_training(run) and not _is_second(run)]
+
+
+def _is_second(run: Path) -> bool:
+    repeats = run.name.endswith("-repeat") and (run.parent / "cell.json").is_file()
+    together = run.parent.name == "together" and (run.parents[1] / "cells").is_dir()
+    return repeats or together
+
+
+def variant_of(run: Path, root: Path, variant: str = "") -> tuple[str, dict[str, Any]]:
+    """A run's name and axes: its cell's, or its folder's name and none; a variant is added.
+
+    Raises ValueError if its cell.json is damaged.
+    """
+    cell = run.parent / "cell.json"
+    if cell.is_file():
+        return _read_cell(cell)
+    if run == root:
+        return variant or root.resolve().name, {}
+    return "/".join([run.relative_to(root).as_posix(), *([variant] if variant else [])]), {}
+
+
+def _read_cell(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        stored = json.loads(path.read_bytes())
+        axes = dict(stored.get("axes", {}))
+        # A value a stage is one value of its axis.
+        return str(stored["name"]), {
+            k: str(v) if isinstance(v, list) else v for k, v in axes.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}); put a sound one back, or move its folder away"
+        ) from error
+
+
+def _with_speed(runs: pd.DataFrame, table: Path) -> pd.DataFrame:
+    """The runs with the measured columns of table.csv, one row a variant, that they lack."""
+    if not table.is_file():
+        return runs
+    try:
+        known = pd.read_csv(table)
+    except ValueError as error:
+        raise ValueError(f"{table} is damaged ({error}); put a sound one back") from error
+    if "variant" not in known or known["variant"].duplicated().any():
+        raise ValueError(f"{table} must have a column variant and one row each; move it away")
+    new = [name for name in PANELS if name in known and name not in runs]
+    return runs.merge(known[["variant", *new]], on="variant", how="left") if new else runs

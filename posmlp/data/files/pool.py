@@ -1,0 +1,146 @@
+"""Decoding in worker processes that may hang or crash without harm to the run.
+
+No Python code can interrupt a decoder that hangs in native code, so it has to be a process that is
+killed. This file does not import torch: its workers start quickly and stay small.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from types import TracebackType
+from typing import Concatenate, ParamSpec, TypeVar
+
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
+
+from posmlp.data.files.video import VideoError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class DecodePool:
+    """Workers that each read one file at a time, with a time limit for a file.
+
+    `num_workers=0` reads in this process, without protection from files that hang or crash.
+    Workers start at the first `submit`, afresh (spawned), and end with `close`, with this process,
+    or when the pool is garbage-collected.
+    """
+
+    def __init__(self, num_workers: int, timeout_s: float = 20.0) -> None:
+        if num_workers < 0:
+            raise ValueError(f"num_workers={num_workers} is negative; use 0 to read in-process")
+        if timeout_s <= 0:
+            raise ValueError(f"timeout_s={timeout_s} is not positive; use seconds for one file")
+        self.num_workers = num_workers
+        self.timeout_s = timeout_s
+        self._workers: ProcessPool | None = None
+        self._stop: Callable[[], object] = lambda: None
+
+    def submit(
+        self, function: Callable[Concatenate[str, P], T], path: str, *args: P.args, **kw: P.kwargs
+    ) -> Callable[[], T]:
+        """Start `function(path, ...)`; calling what is returned waits for its value.
+
+        That call raises VideoError if the worker took longer than `timeout_s` or died, twice, and
+        otherwise whatever the function raised. In-process, the call does the work.
+        """
+        job = partial(function, path, *args, **kw)
+        if self.num_workers == 0:
+            return job
+        return partial(self._wait, self._schedule(job), job, path)
+
+    def close(self) -> None:
+        """Stop the workers; work that is under way is lost. A later `submit` starts new ones."""
+        self._stop()
+        self._workers = None
+
+    def __enter__(self) -> DecodePool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _schedule(self, job: Callable[[], T]) -> ProcessFuture[T]:
+        if self._workers is None or not self._workers.active:
+            self.close()
+            self._workers = ProcessPool(
+                max_workers=self.num_workers,
+                context=multiprocessing.get_context("spawn"),
+                initializer=_die_with,
+                initargs=(os.getpid(),),
+            )
+            self._stop = weakref.finalize(self, _stop, self._workers)
+        return self._workers.schedule(job, timeout=self.timeout_s)
+
+    def _wait(self, future: ProcessFuture[T], job: Callable[[], T], path: str) -> T:
+        try:
+            return future.result()
+        except (TimeoutError, ProcessExpired, BrokenProcessPool):
+            # Once more: the machine may have slept or been out of memory. In a new pool, if the
+            # death of an idle worker has ended this one.
+            pass
+        try:
+            return _result(self._schedule(job), path, self.timeout_s)
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"the {self.num_workers} decoding workers died before they read a file; if this "
+                'is a script, put its code under `if __name__ == "__main__":` (each worker '
+                "imports the script), or use num_workers=0"
+            ) from error
+
+
+def under_way(started: Iterable[T], num_ahead: int) -> Iterator[T]:
+    """Yield the items of `started` in order, each after `num_ahead` later ones were taken."""
+    waiting: deque[T] = deque()
+    for item in started:
+        waiting.append(item)
+        if len(waiting) > num_ahead:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _result(future: ProcessFuture[T], path: str, timeout_s: float) -> T:
+    try:
+        return future.result()
+    except TimeoutError as error:
+        reason = f"not read within timeout_s={timeout_s:g} seconds, twice; its worker was stopped"
+        raise VideoError(path, reason) from error
+    except ProcessExpired as error:
+        reason = f"its worker died while reading it, twice ({_cause_of_death(error.exitcode)})"
+        raise VideoError(path, reason) from error
+
+
+def _cause_of_death(exitcode: int) -> str:
+    if exitcode < 0:
+        return signal.Signals(-exitcode).name
+    return f"exit code {exitcode}"
+
+
+def _stop(workers: ProcessPool) -> None:
+    workers.stop()
+    workers.join()
+
+
+def _die_with(parent: int) -> None:
+    """End this worker soon after its parent, even if it then hangs in native code."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,219 @@
+"""Layouts in which folders are the classes, and the layout that `posmlp data make` writes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from posmlp.data.layouts.listing import (
+    FRAME_SUFFIXES,
+    SHAPE,
+    SPLITS,
+    VIDEO_SUFFIXES,
+    Item,
+    Listing,
+    Problem,
+    is_frame_folder,
+    make_listing,
+    place_of,
+    split_missing,
+    visible,
+)
+
+TEST_SHARE = 0.2  # of each class, where the data set comes without a split
+SPLIT_SEED = 0
+IMAGE_FOLDERS = "image-folders"
+
+IsItem = Callable[[Path], bool]
+"""Whether something in a class folder is one of its videos, or images."""
+
+
+# ---- ROOT/dataset.json and ROOT/{split}.csv ------------------------------------------------------
+
+
+def is_listed(root: Path) -> bool:
+    return (root / "dataset.json").is_file() and any((root / f"{s}.csv").is_file() for s in SPLITS)
+
+
+def read_listed(root: Path, split: str) -> Listing:
+    """Read `path,label` rows of ROOT/{split}.csv, with the classes of ROOT/dataset.json."""
+    name, classes, reverse_of = _described(root)
+    table = root / f"{split}.csv"
+    if not table.is_file():
+        raise split_missing(root, split, [s for s in SPLITS if (root / f"{s}.csv").is_file()])
+    items: list[Item] = []
+    problems: list[Problem] = []
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        if not {"path", "label"} <= set(rows.fieldnames or ()):
+            raise ValueError(f"{table} has columns {rows.fieldnames}; it needs 'path' and 'label'")
+        for row in rows:
+            place, label = f"{table.name}:{rows.line_num}", row["label"]
+            if not row["path"] or None in row:
+                reason = f"not {','.join(rows.fieldnames or ())}: {list(row.values())}"
+                problems.append(Problem(place, "malformed", reason))
+                continue
+            if label and label.isdecimal() and int(label) < len(classes):
+                items.append(Item(place, root / row["path"], int(label)))
+                continue
+            reason = (
+                f"label {label!r} is not a number from 0 to {len(classes) - 1}; dataset.json "
+                f"names {len(classes)} classes"
+            )
+            problems.append(Problem(place, "mislabelled", reason))
+    rule = f"as listed in {table.name}"
+    return make_listing(
+        root, "listed", split, rule, classes, items, problems, name=name, reverse_of=reverse_of
+    )
+
+
+def _described(root: Path) -> tuple[str, tuple[str, ...], tuple[int, ...] | None]:
+    """Return name, classes and reversals from dataset.json."""
+    path = root / "dataset.json"
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        classes = tuple(about["classes"])
+        reverse = about.get("reverse_of")
+        reverse_of = tuple(classes.index(reverse[c]) for c in classes) if reverse else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is not as expected ({error}); it needs 'classes', a list of names, and may "
+            "have 'reverse_of', a name for each class"
+        ) from error
+    return about.get("name", root.resolve().name), classes, reverse_of
+
+
+# ---- ROOT/{train,test,val}/CLASS/* ---------------------------------------------------------------
+
+
+def has_split_folders(root: Path) -> bool:
+    return bool(_splits_of(root))
+
+
+def _splits_of(root: Path) -> list[str]:
+    return [s for s in SPLITS if (root / s).is_dir()]
+
+
+def read_split_folders(
+    root: Path, split: str, layout: str = "split-folders", is_item: IsItem | None = None
+) -> Listing:
+    """Read ROOT/{split}/CLASS/*; `test` is ROOT/val where there is no ROOT/test."""
+    found, is_item = _splits_of(root), is_item or _is_video
+    folder = "val" if split == "test" and "test" not in found else split
+    if folder not in found:
+        raise split_missing(root, split, found)
+    if not any(path.is_dir() for path in visible(root / folder)):
+        raise ValueError(
+            f"{root / folder} holds no class folders; put its videos into some, or, if {folder!r} "
+            f"is a class itself, name the layout: class-folders:{root}"
+        )
+    files = _class_files(root / folder, is_item)
+    # All splits count towards the classes, so that a label means the same in each of them.
+    everywhere = {c.name for s in found for c in visible(root / s) if c.is_dir()}
+    rule = "by folder" if folder == split else f"by folder, {folder} in place of {split}"
+    return _by_class(root, layout, split, rule, tuple(sorted(everywhere)), files, is_item)
+
+
+# ---- ROOT/{train,test,val}/CLASS/*.jpg -----------------------------------------------------------
+
+
+def has_image_folders(root: Path) -> bool:
+    """Whether some split's first class folder holds images."""
+    first = [next((c for c in visible(root / s) if c.is_dir()), None) for s in _splits_of(root)]
+    return any(folder is not None and is_frame_folder(folder) for folder in first)
+
+
+def read_image_folders(root: Path, split: str) -> Listing:
+    """Read ROOT/{split}/CLASS/*.jpg, each image a video of one frame; else as `split-folders`."""
+    return read_split_folders(root, split, IMAGE_FOLDERS, _is_image)
+
+
+# ---- ROOT/CLASS/*, without a split ---------------------------------------------------------------
+
+
+def has_folders(root: Path) -> bool:
+    return True  # the last resort, which then says what is missing
+
+
+def read_class_folders(root: Path, split: str) -> Listing:
+    """Read ROOT/CLASS/*, and split each class by a seeded draw."""
+    if split not in ("train", "test"):
+        raise split_missing(root, split, ["train", "test"])
+    files = _class_files(root, _is_video)
+    chosen = {name: _seeded_part(root / name, found, split) for name, found in files.items()}
+    rule = f"{TEST_SHARE:.0%} of each class's files to test, the rest to train; seed {SPLIT_SEED}"
+    return _by_class(root, "class-folders", split, rule, tuple(sorted(files)), chosen, _is_video)
+
+
+def _seeded_part(folder: Path, files: list[Path], split: str) -> list[Path]:
+    """Return this split's share of one class, in the order of the names."""
+    videos = [f for f in files if _is_video(f)]
+    if len(videos) < 2:
+        raise ValueError(
+            f"{folder} has {len(videos)} video, which cannot be split into train and test; "
+            "add a second one, or make folders train/ and test/ yourself"
+        )
+    num_test = max(1, round(TEST_SHARE * len(videos)))
+    import numpy as np  # here, as command lines that only name a folder shall start quickly
+
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(videos))
+    chosen = order[:num_test] if split == "test" else order[num_test:]
+    return [videos[i] for i in sorted(chosen)]
+
+
+# ---- Common parts --------------------------------------------------------------------------------
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES or is_frame_folder(path)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in FRAME_SUFFIXES and path.is_file()
+
+
+def _class_files(folder: Path, is_item: IsItem) -> dict[str, list[Path]]:
+    """Return what is in each class folder; every class has at least one video."""
+    classes = {c.name: visible(c) for c in visible(folder) if c.is_dir()}
+    if not classes:
+        raise ValueError(f"{folder} holds no class folders; put {SHAPE} there")
+    for name, files in classes.items():
+        if not any(map(is_item, files)):
+            raise ValueError(
+                f"class folder {folder / name} holds no {_wanted(is_item)}; "
+                "put some there, or remove the folder"
+            )
+    return classes
+
+
+def _wanted(is_item: IsItem) -> str:
+    if is_item is _is_image:
+        return f"image ({' '.join(FRAME_SUFFIXES)})"
+    return f"video ({' '.join(VIDEO_SUFFIXES)})"
+
+
+def _by_class(
+    root: Path,
+    layout: str,
+    split: str,
+    split_rule: str,
+    classes: tuple[str, ...],
+    files: dict[str, list[Path]],
+    is_item: IsItem,
+) -> Listing:
+    """Label the videos by their folder, classes in the order of dataset.json or of their names."""
+    name, reverse_of = root.resolve().name, None
+    if (root / "dataset.json").is_file():
+        name, classes, reverse_of = _described(root)
+    unknown = sorted(set(files) - set(classes))
+    if unknown:
+        raise ValueError(f"{root}: folders {unknown} are not among the classes of dataset.json")
+    all_files = [(f, k) for k, c in enumerate(classes) for f in files.get(c, [])]
+    items = [Item(place_of(f, root), f, k) for f, k in all_files if is_item(f)]
+    listing = make_listing(
+        root, layout, split, split_rule, classes, items, [], name=name, reverse_of=reverse_of
+    )
+    return replace(listing, num_other_files=len(all_files) - len(items))

@@ -1,0 +1,167 @@
+"""Which layout a data set has on disk, and its videos and labels.
+
+A layout is named (`NAME:ROOT`) or recognised by what stands in the folder, and read into a
+`Listing`. To add one, write its two functions and put them into `LAYOUTS`; where none is named, the
+first that recognises a folder wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from posmlp.config import one_of
+from posmlp.data.layouts.class_lists import (
+    NUM_FOLDS,
+    is_hmdb51,
+    is_ucf101,
+    read_hmdb51,
+    read_ucf101,
+)
+from posmlp.data.layouts.folders import (
+    IMAGE_FOLDERS,
+    has_folders,
+    has_image_folders,
+    has_split_folders,
+    is_listed,
+    read_class_folders,
+    read_image_folders,
+    read_listed,
+    read_split_folders,
+)
+from posmlp.data.layouts.frame_lists import (
+    is_frame_list,
+    is_ssv1_frame_list,
+    is_ssv2_frame_list,
+    read_frame_list,
+)
+from posmlp.data.layouts.kinetics import is_kinetics, read_kinetics
+from posmlp.data.layouts.listing import SHAPE, Listing, Problem
+from posmlp.data.layouts.problem_list import PROBLEM_FILE, read_dropped, read_root
+from posmlp.data.layouts.something import is_ssv1, is_ssv2, read_ssv1, read_ssv2
+
+NUM_SHOWN = 10  # problems that an error message names
+
+
+class Layout(NamedTuple):
+    """How a layout is recognised by its root folder, and how one split of it is listed."""
+
+    recognises: Callable[[Path], bool]
+    read: Callable[[Path, str], Listing]
+
+
+LAYOUTS: dict[str, Layout] = {
+    "listed": Layout(is_listed, read_listed),
+    "ucf101": Layout(is_ucf101, read_ucf101),
+    "hmdb51": Layout(is_hmdb51, read_hmdb51),
+    "ssv2": Layout(lambda root: is_ssv2(root) or is_ssv2_frame_list(root), read_ssv2),
+    "ssv1": Layout(lambda root: is_ssv1(root) or is_ssv1_frame_list(root), read_ssv1),
+    "frame-list": Layout(is_frame_list, read_frame_list),
+    "kinetics": Layout(is_kinetics, read_kinetics),
+    IMAGE_FOLDERS: Layout(has_image_folders, read_image_folders),
+    "split-folders": Layout(has_split_folders, read_split_folders),
+    "class-folders": Layout(has_folders, read_class_folders),
+}
+for fold in range(2, NUM_FOLDS + 1):  # only by name: the first fold is the default
+    LAYOUTS[f"ucf101-{fold}"] = Layout(is_ucf101, partial(read_ucf101, fold=fold))
+    LAYOUTS[f"hmdb51-{fold}"] = Layout(is_hmdb51, partial(read_hmdb51, fold=fold))
+
+
+def split_spec(spec: str | Path) -> tuple[str | None, Path, Path]:
+    """Return layout and folder that `NAME:ROOT` or `ROOT` names, and the folder of a check's lists.
+
+    The layout is None if it is not named. The lists are in ROOT, but where ROOT is itself a folder
+    of lists that stands for a data set elsewhere (see `problem_list`).
+
+    Raises ValueError if there is no such folder, or no such layout.
+    """
+    name: str | None = None
+    root = Path(spec)
+    if not root.exists() and ":" in str(spec):
+        name, _, folder = str(spec).partition(":")
+        one_of(name, LAYOUTS, "layout")
+        root = Path(folder)
+    if not root.exists():
+        raise ValueError(f"data folder {root} does not exist; give the folder that holds the data")
+    if not root.is_dir():
+        raise ValueError(f"{root} is a file, not a data folder; give the folder that holds it")
+    if not any(root.iterdir()):
+        raise ValueError(f"data folder {root} is empty; put {SHAPE} there")
+    elsewhere = read_root(root)
+    if elsewhere is None:
+        return name, root, root
+    layout, data, _ = split_spec(elsewhere)
+    return name or layout, data, root
+
+
+def list_videos(spec: str | Path, split: str) -> Listing:
+    """List the videos of `split` of the data set that `NAME:ROOT` or `ROOT` names.
+
+    What a data check found unusable is left out (`Listing.dropped`).
+
+    Raises:
+        ValueError: nothing usable is there, or annotations cannot be used: the message names them.
+    """
+    listing = read_listing(spec, split)
+    dropped = read_dropped(listing.lists or listing.root)
+    left = [problem for problem in listing.problems if problem.place not in dropped]
+    if left:
+        raise ValueError(_refusal(listing, left))
+    listing = _without(listing, dropped)
+    if len(set(listing.labels)) < 2:
+        found = [listing.classes[k] for k in sorted(set(listing.labels))]
+        raise ValueError(
+            f"{listing.root} ({split}, layout {listing.layout!r}) has videos of {len(found)} class "
+            f"{found}; a data set needs at least 2 classes"
+        )
+    return listing
+
+
+def read_listing(spec: str | Path, split: str) -> Listing:
+    """Read a split's annotations as they are: with their problems, and with nothing left out."""
+    name, root, lists = split_spec(spec)
+    if name is None:
+        name = next(n for n, layout in LAYOUTS.items() if layout.recognises(root))
+    return replace(LAYOUTS[name].read(root, split), lists=lists)
+
+
+def say(listing: Listing) -> str:
+    """Return a line that says what was found, and how."""
+    present, known = len(set(listing.labels)), len(listing.classes)
+    found = f"{len(listing.paths)} videos of {present} of {known} classes"
+    if listing.dropped:
+        found += f"; {len(listing.dropped)} left out by {PROBLEM_FILE}"
+    if listing.num_other_files:
+        found += f"; {listing.num_other_files} other files left alone"
+    where = f"{listing.root} ({listing.split})"
+    return f"{where}: layout '{listing.layout}', {listing.split_rule}: {found}"
+
+
+def _without(listing: Listing, dropped: dict[str, Problem]) -> Listing:
+    """Leave out the items that a data check found unusable."""
+    if not dropped:
+        return listing
+    places = listing.places()
+    keep = [i for i, place in enumerate(places) if place not in dropped]
+    known = {*places, *(problem.place for problem in listing.problems)}
+    return replace(
+        listing,
+        paths=tuple(listing.paths[i] for i in keep),
+        labels=tuple(listing.labels[i] for i in keep),
+        num_frames=tuple(listing.num_frames[i] for i in keep),
+        problems=(),
+        dropped=tuple(problem for place, problem in dropped.items() if place in known),
+    )
+
+
+def _refusal(listing: Listing, problems: list[Problem]) -> str:
+    first = "".join(f"\n  {problem}" for problem in problems[:NUM_SHOWN])
+    more = f"\n  and {len(problems) - NUM_SHOWN} more" if len(problems) > NUM_SHOWN else ""
+    return (
+        f"{listing.root} ({listing.split}, layout {listing.layout!r}): {len(problems)} of its "
+        f"annotations cannot be used; mend them, or let `posmlp data check` list them, after which "
+        f"training leaves them out:{first}{more}"
+    )

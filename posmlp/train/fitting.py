@@ -1,0 +1,155 @@
+"""Training: `fit` advances a population of one or more members.
+
+Read next: `loop.py`.
+
+Shapes: S members, B clips a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import torch
+
+from posmlp.config import PosMLPConfig, TrainConfig, resolve
+from posmlp.data.datasets import VideoClips
+from posmlp.data.sources import ClipSource, GeneratedClips, open_clips
+from posmlp.data.user_cache import CACHE_GIB
+from posmlp.train.distributed import Team, join
+from posmlp.train.execution import preparation
+from posmlp.train.loop import Training
+from posmlp.train.run_folder import RunFolder
+from posmlp.train.variants import Variants, checked_seeds, members
+
+
+def fit(
+    config: PosMLPConfig | str,
+    train: TrainConfig | None = None,
+    data: str | Path | tuple[ClipSource, ClipSource] = "moving-digits",
+    seeds: Sequence[SupportsIndex] = (0,),
+    out: str | Path | None = None,
+    *,
+    variants: Variants | None = None,
+    device: torch.device | str | None = None,
+    num_workers: int = 2,
+    cache_gib: float = CACHE_GIB,
+    progress: bool = True,
+    micro_batches: int = 1,
+    checkpoint_activations: bool = False,
+    compiled: bool = False,
+) -> list[dict[str, Any]]:
+    """Train a model at each seed and return its history, a dict an epoch and member.
+
+    `data`: what `open_clips` takes (`moving-digits[:difficulty]` or a folder of videos), or a pair
+    of sources (train, test). `out`: a run folder; a run that was interrupted goes on there, and one
+    that is complete returns its stored history. Seeds train together, each with its own
+    initialisation, data order, augmentation and stochastic depth, and each gets the numbers it
+    would get alone: on a CPU with several threads those of one thread, as each seed then has a core
+    of its own. Under torchrun the processes share each batch (`distributed.py`).
+
+    `variants`: by name, values that differ from those of `config` and `train`, as
+    `{"slow": {"lr": 5e-4, "drop_path": 0.1}}`, of the fields that `variants.py` lists. Each is
+    trained at every seed in the same population; rows have its name in a column `variant`, and
+    model files are called `model-{variant}-seed{k}.safetensors`.
+
+    The rest are ways of computing, and no part of the configuration. `cache_gib`: decoded frames
+    that the user's cache folder is to hold, for all data sets together (0: none are kept); the
+    run's environment.json tells where they are. `progress`: a bar, where stderr is a terminal, and
+    a last line with the share of the time of training that was spent waiting for clips.
+    `micro_batches`: compute each batch in that many parts, for want of memory, and step on their
+    summed gradient; a model with batch norm (the stem's) then sees each part's statistics instead
+    of the batch's.
+    `checkpoint_activations`, `compiled`: see `execution.preparation`. Raises ValueError for data,
+    configuration and folder that do not fit together.
+    """
+    config, train = resolve(config), train or TrainConfig()
+    whole_seeds = checked_seeds(seeds)
+    members(config, train, whole_seeds, variants)  # or ValueError, before any clip is read
+    data = str(data) if isinstance(data, Path) else data
+    device = usable_device(device)
+    team, device = join(device)
+    prepare = preparation(team, checkpoint_activations, compiled)
+    opened: list[VideoClips | GeneratedClips] = []
+    try:
+        if isinstance(data, str):
+            for split in ("train", "test"):
+                opened.append(
+                    open_clips(
+                        data,
+                        split,
+                        config,
+                        train=train,
+                        num_workers=num_workers,
+                        cache_gib=cache_gib,
+                    )
+                )
+        pair = (opened[0], opened[1]) if isinstance(data, str) else data
+        _check_together(config, train, pair[0], micro_batches, team)
+        training = Training(
+            config, train, pair, whole_seeds, variants, device, micro_batches, team, prepare
+        )
+        training.source = data if isinstance(data, str) else None
+        folder = None
+        if out is not None:
+            with team.first_first():
+                kept = {split: c.kept for split, c in zip(("train", "test"), opened, strict=False)}
+                computed = {"micro_batches": micro_batches, "frames_kept": kept}
+                folder = RunFolder(out, training.describe(), device, computed)
+            if training.resume(folder):
+                return folder.rows()
+        training.run(folder, progress)
+        return training.history
+    finally:
+        for clips in opened:
+            clips.close()
+
+
+def usable_device(device: torch.device | str | None = None) -> torch.device:
+    """The device to compute on, by default a GPU if there is one; ValueError if it is not here.
+
+    A GPU is counted, not touched: who asks may only give others work, or be one of several
+    processes under torchrun, each of which gets a GPU of its own (`join`).
+    """
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        num_gpus = torch.cuda.device_count()
+        if found.type == "cuda" and (found.index or 0) >= num_gpus:
+            raise RuntimeError(f"torch sees {num_gpus} GPUs")
+        if found.type not in ("cpu", "cuda"):
+            torch.zeros(1, device=found).item()  # which `meta` refuses
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device={str(device)!r} is not here ({reason}); use cpu") from error
+    return found
+
+
+def _check_together(
+    config: PosMLPConfig, train: TrainConfig, clips: ClipSource, micro_batches: int, team: Team
+) -> None:
+    """Raise ValueError where configuration, training clips and ways of computing do not fit."""
+    if train.batch_size % team.size:
+        raise ValueError(
+            f"batch_size={train.batch_size} is not a multiple of the {team.size} processes, which "
+            "share a batch evenly"
+        )
+    if not 1 <= micro_batches <= train.batch_size // team.size:
+        raise ValueError(
+            f"micro_batches={micro_batches} must be from 1 to batch_size="
+            f"{train.batch_size // team.size}"
+        )
+    if config.in_channels != 3:
+        raise ValueError(
+            f"in_channels={config.in_channels}, but clips have 3 colours; use in_channels=3"
+        )
+    if len(clips.classes) != config.num_classes:
+        raise ValueError(
+            f"num_classes={config.num_classes} but {clips.name} has {len(clips.classes)} classes; "
+            f"set num_classes={len(clips.classes)}"
+        )
+    if len(clips) * train.repeats < train.batch_size:
+        raise ValueError(
+            f"batch_size={train.batch_size} is more than the {len(clips)} training clips; use at "
+            f"most {len(clips)}"
+        )

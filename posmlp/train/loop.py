@@ -1,0 +1,253 @@
+"""The training loop: the state of one run, step by step and epoch by epoch.
+
+Shapes: S members of the population.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from posmlp.checkpoint import save
+from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.data.files.video import VideoError
+from posmlp.data.sources import ClipSource
+from posmlp.train.batches import Batch, TrainingBatches
+from posmlp.train.distributed import Team
+from posmlp.train.execution import Prepare
+from posmlp.train.optimisation import Optimiser, WeightAverage, learning_rate
+from posmlp.train.population import Population
+from posmlp.train.run_folder import RunFolder
+from posmlp.train.run_members import model_path
+from posmlp.train.scoring import EVALUATION_BATCH, score
+from posmlp.train.variants import Variants, members
+
+
+class Training:
+    """The state of one `fit`: population, optimiser, history, and how far it has come."""
+
+    def __init__(
+        self,
+        config: PosMLPConfig,
+        train: TrainConfig,
+        clips: tuple[ClipSource, ClipSource],
+        seeds: tuple[int, ...],
+        variants: Variants | None,
+        device: torch.device,
+        micro_batches: int,
+        team: Team,
+        prepare: Prepare | None,
+    ) -> None:
+        self.config, self.train, self.micro_batches, self.team = config, train, micro_batches, team
+        self.seeds = seeds
+        self.variants = {name: dict(values) for name, values in (variants or {}).items()}
+        self.members = members(config, train, seeds, variants)
+        self.train_clips, self.test_clips = clips
+        self.population = Population(
+            [member.config for member in self.members],
+            [member.seed for member in self.members],
+            device,
+            init_from=train.init_from,
+            prepare=prepare,
+        )
+        settings = [member.train for member in self.members]
+        self.optimiser = Optimiser(self.population.parameters, settings)
+        self.average = WeightAverage(self.population, train.ema_decay) if train.ema_decay else None
+        self.batches = TrainingBatches(self.train_clips, train, self.population, team)
+        self.history: list[dict[str, Any]] = []
+        self.epochs_done, self.steps_done = 0, 0  # whole epochs, and steps of the next one
+        self.sums = torch.zeros(2, len(settings), device=device)  # loss, accuracy over those steps
+        self.source: str | None = None
+        autocast = {"auto": device.type == "cuda", "bfloat16": True, "float32": False}
+        self.autocast = autocast[train.precision]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "model": self.config.to_dict(),
+            "train": self.train.to_dict(),
+            "source": self.source,
+            "data": {"train": self.train_clips.describe(), "test": self.test_clips.describe()},
+            "classes": list(self.train_clips.classes),
+            "seeds": list(self.seeds),
+            **({"variants": self.variants} if self.variants else {}),
+            **self._origin(),
+        }
+
+    def _origin(self) -> dict[str, str]:
+        """What tells the file that the weights started from, if there is one."""
+        if not self.train.init_from:
+            return {}
+        return {"init_sha256": hashlib.sha256(Path(self.train.init_from).read_bytes()).hexdigest()}
+
+    def resume(self, folder: RunFolder) -> bool:
+        """Take up a stored state; returns whether the run was already complete."""
+        self.history = [row for row in folder.rows() if row["epoch"] <= self.train.epochs]
+        stored = folder.load_state()
+        if stored is None:
+            complete = bool(self.history) and self.history[-1]["epoch"] == self.train.epochs
+            self.history = self.history if complete else []
+            if complete:
+                self._tell_lost_models(folder.root)
+            return complete
+        tensors, self.epochs_done = stored
+        self.history = [row for row in self.history if row["epoch"] <= self.epochs_done]
+        self.population.load_state(_with_prefix("model.", tensors))
+        self.optimiser.load_state(tensors)
+        if self.average is not None:
+            self.average.load(_with_prefix("average.", tensors))
+        if "epoch.steps" in tensors:
+            self.steps_done = int(tensors["epoch.steps"])
+            self.sums = tensors["epoch.sums"].to(self.population.device)
+        return False
+
+    def _tell_lost_models(self, root: Path) -> None:
+        """Say so if a finished run, whose history is all that is asked of it now, lacks a model."""
+        for member in self.members:
+            path = model_path(root, member)
+            if not path.is_file() and self.team.is_first:
+                print(
+                    f"{root} is complete, but {path.name} is gone; put it back, or move "
+                    "metrics.csv away to train again",
+                    file=sys.stderr,
+                )
+
+    def run(self, folder: RunFolder | None, progress: bool) -> None:
+        num_steps = self.batches.num_steps
+        bar = tqdm(
+            total=self.train.epochs * num_steps,
+            initial=self.epochs_done * num_steps + self.steps_done,
+            desc=f"{len(self.members)} {'member' if self.variants else 'seed'}(s)",
+            unit="step",
+            disable=None if progress and self.team.is_first else True,
+        )
+        with bar:
+            for epoch in range(self.epochs_done, self.train.epochs):
+                started, self.batches.waited = time.perf_counter(), 0.0
+                try:
+                    self._train_epoch(epoch, bar)
+                    self._record(epoch + 1, time.perf_counter() - started)
+                except VideoError as error:  # it could be read before: keep what is trained
+                    if folder is None:
+                        raise
+                    if self.history:  # any process may write: all of them hold the same
+                        folder.write_rows(self.history)
+                    self._save_state(folder)
+                    raise VideoError(
+                        error.path,
+                        f"{error.reason}. What is trained is kept in {folder.root}: put the file "
+                        "back, or let `posmlp data check` leave it out, and give the same command",
+                    ) from error
+                bar.set_postfix_str(f"waiting for clips {self.history[-1]['data_wait_share']:.1%}")
+                self.epochs_done, self.steps_done = epoch + 1, 0
+                self.sums = torch.zeros_like(self.sums)
+                if folder is not None and self.team.is_first:
+                    self._store(folder, epoch + 1)
+        if progress and self.team.is_first:
+            print(waiting(self.history), file=sys.stderr)
+
+    def _train_epoch(self, epoch: int, bar: tqdm) -> None:
+        """Train from the step that was reached to the epoch's end."""
+        num_steps = self.batches.num_steps
+        batches = self.batches.epoch(epoch, self.steps_done)
+        for step in range(self.steps_done, num_steps):
+            batch = next(batches)
+            self.sums += self._step(batch, epoch + step / num_steps)
+            self.steps_done = step + 1
+            if self.average is not None:
+                self.average.update(epoch * num_steps + step + 1)
+            bar.update()
+        batches.close()
+
+    def _step(self, batch: Batch, epoch: float) -> Tensor:
+        """One step at the rates of a fractional epoch; the batch's loss and accuracy, (2, S)."""
+        gradients, loss, logits = self.population.gradients(
+            batch.clips,
+            batch.targets,
+            batch.scales,
+            label_smoothing=self.train.label_smoothing,
+            autocast=self.autocast,
+            micro_batches=self.micro_batches,
+        )
+        accuracy = (logits.argmax(-1) == batch.labels).float().mean(-1)
+        scores = self.team.mean({"scores": torch.stack([loss, accuracy])})["scores"]
+        self.optimiser.step(self.team.mean(gradients), epoch)
+        return scores
+
+    def _record(self, epoch: int, seconds: float) -> None:
+        """Score the test clips and add a row a seed to the history."""
+        batch_size = math.ceil(EVALUATION_BATCH / self.micro_batches)
+        with self._averaged():
+            scores = score(self.population, self.test_clips, batch_size, self.team)
+        losses, correct = (self.sums / self.batches.num_steps).tolist()
+        for i, member in enumerate(self.members):
+            row = {
+                "epoch": epoch,
+                **member.columns,
+                "lr": learning_rate(member.train, epoch),
+                "train_loss": losses[i],
+                "train_top1": correct[i],
+                **{f"test_{name}": value for name, value in scores[i].items()},
+                "seconds": seconds,
+                "data_wait_share": self.batches.waited / seconds,
+            }
+            self.history.append(row)
+            if not math.isfinite(row["train_loss"]) and self.team.is_first:
+                where = f"{member.label}: loss is {row['train_loss']} in epoch {epoch}"
+                print(where, file=sys.stderr)
+
+    def _averaged(self) -> Any:
+        """Within this the population has the weights that are scored and kept."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def _store(self, folder: RunFolder, epoch: int) -> None:
+        """Store an epoch in an order that a kill at any moment leaves resumable.
+
+        Rows of the last epoch mean that the run is complete, so the models come before them.
+        """
+        if epoch < self.train.epochs:
+            folder.write_rows(self.history)
+            if self.train.checkpoint_every and epoch % self.train.checkpoint_every == 0:
+                self._save_models(folder.root / "checkpoints", f"epoch{epoch}", epoch=str(epoch))
+            self._save_state(folder)
+            return
+        self._save_models(folder.root, "model")
+        folder.write_rows(self.history)
+        folder.drop_state()
+
+    def _save_models(self, folder: Path, what: str, **about: str) -> None:
+        with self._averaged():
+            for i, member in enumerate(self.members):
+                path = folder / f"{what}-{member.label}.safetensors"
+                save(self.population.member(i), path, seed=str(member.seed), **about)
+
+    def _save_state(self, folder: RunFolder) -> None:
+        """All that going on from here needs, in the middle of an epoch too."""
+        state = {f"model.{name}": tensor for name, tensor in self.population.state().items()}
+        state |= self.optimiser.state()
+        if self.average is not None:
+            state |= {f"average.{name}": tensor for name, tensor in self.average.tensors.items()}
+        if self.steps_done:
+            state |= {"epoch.steps": torch.tensor(self.steps_done), "epoch.sums": self.sums}
+        folder.save_state(state, self.epochs_done)
+
+
+def waiting(rows: list[dict[str, Any]]) -> str:
+    """How much of the training time in a history was spent waiting for clips, in words."""
+    epochs = {row["epoch"]: row for row in rows}.values()  # members share an epoch's time
+    seconds = sum(row["seconds"] for row in epochs)
+    waited = sum(row["data_wait_share"] * row["seconds"] for row in epochs)
+    return f"waited for clips: {waited / seconds:.1%} of {seconds:.1f} s of training"
+
+
+def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, by the rest of their names."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

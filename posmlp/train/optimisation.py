@@ -1,0 +1,152 @@
+"""From gradients to weights: the schedule, AdamW over stacked members, and the average of weights.
+
+Shapes: S members.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posmlp.config import TrainConfig
+from posmlp.train.population import Population, Tensors
+
+
+def learning_rate(config: TrainConfig, epoch: float) -> float:
+    """The rate at a fractional epoch: linear warm-up from min_lr, then a cosine down to it.
+
+    Source: the released schedule, whose warm-up ends on the cosine's value at that epoch.
+    """
+    span = config.lr - config.min_lr
+    warmup = min(config.warmup_epochs, config.epochs)
+
+    def cosine(e: float) -> float:
+        share = (e - warmup) / max(config.epochs - warmup, 1e-9)
+        return config.min_lr + 0.5 * span * (1 + math.cos(math.pi * share))
+
+    if epoch >= warmup:
+        return cosine(epoch)
+    return config.min_lr + epoch * (cosine(warmup) - config.min_lr) / warmup
+
+
+class Optimiser:
+    """AdamW over stacked parameters (S, ...), each member under its own settings.
+
+    Tensors of one dimension or less a member do not decay. Neighbours with the same settings share
+    a slice of every tensor, so that seeds alone take no more operations than one model.
+    Source: the released rule, by which tables and token biases do decay.
+    """
+
+    def __init__(self, parameters: Tensors, settings: Sequence[TrainConfig]) -> None:
+        self._names = list(parameters)
+        self._slices, groups = [], []
+        first = 0
+        for _, run in groupby(settings, key=_of_adamw):
+            alike = list(run)
+            train, chosen = alike[0], slice(first, first + len(alike))
+            tensors = {name: tensor.detach()[chosen] for name, tensor in parameters.items()}
+            decayed = [tensor for tensor in tensors.values() if tensor.dim() > 2]
+            others = [tensor for tensor in tensors.values() if tensor.dim() <= 2]
+            for some, decay in ((decayed, train.weight_decay), (others, 0.0)):
+                groups.append({"params": some, "weight_decay": decay, "train": train})
+            self._slices.append((chosen, tensors))
+            first = chosen.stop
+        self._adamw = torch.optim.AdamW(groups, foreach=True)
+        largest = [train.grad_clip or math.inf for train in settings]
+        device = next(iter(parameters.values())).device
+        self._largest = None if set(largest) == {math.inf} else torch.tensor(largest, device=device)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """AdamW's own: for each run of members with the same settings, what decays and the rest."""
+        return self._adamw.param_groups
+
+    def step(self, gradients: Tensors, epoch: float) -> None:
+        """Clip gradients (S, ...) and step at the rates of a fractional epoch."""
+        if self._largest is not None:
+            gradients = clip_gradients(gradients, self._largest)
+        for chosen, tensors in self._slices:
+            for name, tensor in tensors.items():
+                tensor.grad = gradients[name][chosen]
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate(group["train"], epoch)
+        self._adamw.step()
+
+    def state(self) -> Tensors:
+        """AdamW's moments (S, ...) and step counts by parameter name, for a safetensors file."""
+        found = {}
+        for name in self._names:
+            states = [self._adamw.state[tensors[name]] for _, tensors in self._slices]
+            for key in states[0]:
+                values = [state[key] for state in states]
+                whole = values[0] if key == "step" else torch.cat(values)
+                found[f"optimiser.{key}.{name}"] = whole
+        return found
+
+    def load_state(self, stored: Tensors) -> None:
+        """Put back what `state` gave."""
+        for chosen, tensors in self._slices:
+            for name, tensor in tensors.items():
+                if f"optimiser.step.{name}" not in stored:  # there is none before the first step
+                    continue
+                moments = {
+                    key: stored[f"optimiser.{key}.{name}"][chosen].to(tensor.device).clone()
+                    for key in ("exp_avg", "exp_avg_sq")
+                }
+                step = stored[f"optimiser.step.{name}"].cpu().clone()
+                self._adamw.state[tensor] = {"step": step, **moments}
+
+
+def _of_adamw(train: TrainConfig) -> tuple[float, ...]:
+    """What decides the rate and the decay at every step, apart from the number of epochs."""
+    return train.lr, train.min_lr, train.warmup_epochs, train.weight_decay
+
+
+def clip_gradients(gradients: Tensors, largest: Tensor) -> Tensors:
+    """Gradients (S, ...) scaled down where the norm of a member's is over its `largest` (S,)."""
+    squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()], dim=1)
+    # along rows, (S, P): a sum over columns would round otherwise than for a member alone
+    scale = (largest / (squares.sum(1).sqrt() + 1e-6)).clamp(max=1.0)  # (S,)
+    return {k: g * scale.view(-1, *(1,) * (g.dim() - 1)) for k, g in gradients.items()}
+
+
+class WeightAverage:
+    """The exponential moving average of a population's weights and batch-norm statistics.
+
+    Over the first steps the decay grows, as (1 + n) / (10 + n), up to `decay`, so that a short
+    run's average is not its initial weights.
+    """
+
+    def __init__(self, population: Population, decay: float) -> None:
+        self.population, self.decay = population, decay
+        self.tensors = {name: tensor.clone() for name, tensor in population.state().items()}
+
+    @torch.no_grad()
+    def update(self, num_steps: int) -> None:
+        """Take in the weights after `num_steps` steps."""
+        decay = min(self.decay, (1 + num_steps) / (10 + num_steps))
+        for name, tensor in self.population.state().items():
+            if tensor.is_floating_point():
+                self.tensors[name].lerp_(tensor, 1 - decay)
+            else:
+                self.tensors[name].copy_(tensor)
+
+    def load(self, tensors: Tensors) -> None:
+        """Put back stored averages."""
+        self.tensors = {name: tensor.to(self.population.device) for name, tensor in tensors.items()}
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within the block the population has the averaged weights."""
+        own = {name: tensor.clone() for name, tensor in self.population.state().items()}
+        self.population.load_state(self.tensors)
+        try:
+            yield
+        finally:
+            self.population.load_state(own)

@@ -1,0 +1,332 @@
+"""A population: models that are computed alike, advanced together.
+
+Members are one model at several seeds, or variants of it that differ in values alone (`variants`).
+
+Shapes: S members, B clips, K classes. Parameters and batch-norm statistics are stacked along a
+leading member axis; everything a member sees (initialisation, clips, stochastic depth) is its own,
+so that its numbers are those of training it alone.
+
+On a GPU one vmapped call advances all members, as small models leave most of the device idle. On a
+CPU vmap's grouped convolutions and decomposed batch norm cost what it saves, while cores that share
+one small operation wait for each other; so there each core advances a member of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
+from threading import Barrier
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn import functional as F
+from torch.utils._pytree import tree_map
+
+from posmlp.checkpoint import start_from
+from posmlp.config import PosMLPConfig
+from posmlp.model import PosMLPVideo, Step, create_model
+from posmlp.parts.drop_path import keep_rates
+from posmlp.train.execution import Prepare
+
+Tensors = dict[str, Tensor]
+
+
+def seeded_model(config: PosMLPConfig, seed: int, init_from: str = "") -> PosMLPVideo:
+    """A new model whose initial parameters are a function of (config, seed) alone.
+
+    `init_from`: a model file whose weights take the place of those that it has (`start_from`).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would move a GPU's, too
+        return start_from(init_from, config) if init_from else create_model(config)
+
+
+class _Holder(nn.Module):
+    """A model in which `torch.func.functional_call` can hold a seed's tensors for a while."""
+
+    def __init__(self, model: PosMLPVideo) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, compute: Callable[[], Any]) -> Any:
+        return compute()
+
+
+def _differentiate(loss_of: Callable[..., Any]) -> Callable[..., Any]:
+    """What `torch.func.grad_and_value` does for one seed, without its second-order bookkeeping.
+
+    The seed's tensors stay in the model for the backward pass, as checkpointed activations are
+    computed again then.
+    """
+
+    def differentiated(
+        model: PosMLPVideo, parameters: Tensors, statistics: Tensors, *batch: Any
+    ) -> Any:
+        leaves = {name: tensor.requires_grad_() for name, tensor in parameters.items()}
+
+        def compute() -> Any:
+            loss, (logits, _) = loss_of(model, {}, {}, *batch)  # it has its tensors already
+            gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+            auxiliary = (logits.detach(), statistics)
+            return dict(zip(leaves, gradients, strict=True)), (loss.detach(), auxiliary)
+
+        lent = {f"model.{name}": tensor for name, tensor in (leaves | statistics).items()}
+        return functional_call(_Holder(model), lent, (compute,), tie_weights=False)
+
+    return differentiated
+
+
+def _take_any_precision(model: nn.Module) -> None:
+    """Let norms compute in the dtype of their parameters: vmap's take no other, as autocast gives.
+
+    On a GPU autocast does the same for layer norm.
+    """
+
+    def in_its_dtype(norm: Any, inputs: tuple[Tensor, ...]) -> Tensor:
+        return inputs[0].to(norm.weight.dtype)
+
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm | nn.BatchNorm2d) and module.weight is not None:
+            module.register_forward_pre_hook(in_its_dtype)
+
+
+def _refuse_ties(model: nn.Module) -> None:
+    """Raise ValueError if a parameter has two names: each name is stacked and lent by itself."""
+    names: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        other = names.setdefault(id(parameter), name)
+        if other != name:
+            raise ValueError(
+                f"{other} and {name} are one parameter, which cannot be trained; register it once,"
+                " and use it in both places"
+            )
+
+
+class _Crew:
+    """Threads that each compute with a copy of a model of their own, on one core.
+
+    A model holds one seed's tensors at a time, hence the copies.
+    """
+
+    def __init__(self, model: PosMLPVideo, num_threads: int) -> None:
+        self.models = [model, *(copy.deepcopy(model) for _ in range(num_threads - 1))]
+        self._idle: SimpleQueue[PosMLPVideo] = SimpleQueue()
+        for each in self.models:
+            self._idle.put(each)
+        self._threads = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
+        if self._threads is not None:
+            before, all_here = torch.get_num_threads(), Barrier(num_threads)
+            list(self._threads.map(partial(_take_one_core, all_here), range(num_threads)))
+            torch.set_num_threads(before)
+
+    def each(self, function: Callable[[PosMLPVideo, int], Any], count: int) -> list[Any]:
+        """`function` of a model and each number below `count`."""
+        grads = torch.is_grad_enabled()  # a thread has its own
+
+        def with_a_model(i: int) -> Any:
+            model = self._idle.get()
+            try:
+                with torch.set_grad_enabled(grads):
+                    return function(model, i)
+            finally:
+                self._idle.put(model)
+
+        run_all = map if self._threads is None else self._threads.map
+        return list(run_all(with_a_model, range(count)))
+
+
+def _take_one_core(all_here: Barrier, _: int) -> None:
+    torch.get_num_threads()  # else the first operation takes the number that all threads share
+    torch.set_num_threads(1)
+    all_here.wait()
+
+
+class Population:
+    """A model for each of `seeds`, as stacked tensors on one device.
+
+    `config`: of all, or one each, differing only in `variants.MODEL_VALUES`; a seed may then come
+    more than once. `vectorised`: advance all members in one vmapped call, or each by itself; both
+    give the same numbers up to rounding. By default vectorised on a GPU (not measured yet). Members
+    by themselves go as many at once as PyTorch has threads on a CPU, each on one thread, with the
+    bits that it has alone on one; on a GPU one after the other, and also where `prepare` changes
+    how the model is computed (`execution.preparation`).
+    """
+
+    def __init__(
+        self,
+        config: PosMLPConfig | Sequence[PosMLPConfig],
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
+        vectorised: bool | None = None,
+        *,
+        init_from: str = "",
+        prepare: Prepare | None = None,
+    ) -> None:
+        each = [config] * len(seeds) if isinstance(config, PosMLPConfig) else list(config)
+        models = [seeded_model(c, s, init_from) for c, s in zip(each, seeds, strict=True)]
+        states = [model.state_dict() for model in models]
+        trained = {name for name, each in models[0].named_parameters() if each.requires_grad}
+        self.seeds, self.configs = tuple(seeds), each
+        self.device = torch.device(device)
+        if vectorised is None:
+            vectorised = self.device.type == "cuda" and prepare is None
+        self.vectorised = vectorised
+        self.model = models[0].to(device)  # gives the computation; its own tensors are not used
+        self._keep_rates = torch.stack([keep_rates(c) for c in each])
+        modules = self.model.named_modules()
+        self._steps = [name for name, module in modules if isinstance(module, Step)]
+        if prepare is not None:
+            prepare(self.model)
+        if vectorised:
+            _take_any_precision(self.model)
+        _refuse_ties(self.model)
+        one_by_one = vectorised or prepare is not None or self.device.type != "cpu"
+        self._crew = _Crew(
+            self.model, 1 if one_by_one else min(len(self.seeds), torch.get_num_threads())
+        )
+        stacked = {name: torch.stack([s[name] for s in states]).to(device) for name in states[0]}
+        self.parameters = {k: v.requires_grad_() for k, v in stacked.items() if k in trained}
+        self.statistics = {k: v for k, v in stacked.items() if k not in trained}
+
+    def gradients(
+        self,
+        clips: Tensor,
+        labels: Tensor,
+        residual_scales: Tensor | None = None,
+        *,
+        label_smoothing: float = 0.0,
+        autocast: bool = False,
+        micro_batches: int = 1,
+    ) -> tuple[Tensors, Tensor, Tensor]:
+        """Gradients by name, losses (S,) and logits (S, B, K) of one training batch a seed.
+
+        `clips` (S, B, 3, T, H, W), `labels` (S, B) or shares of classes (S, B, K),
+        `residual_scales` (S, steps, B), None for ones. Batch-norm
+        statistics move on. `autocast` computes in bfloat16 where that is safe. `micro_batches`
+        computes the batch in that many parts, in the memory of one of them, and sums gradients:
+        the same mathematics but for batch norm, which normalises each part by itself. Raises
+        ValueError for more parts than clips.
+        """
+        num_clips = labels.shape[1]
+        if micro_batches > num_clips:
+            raise ValueError(f"micro_batches={micro_batches} must be at most the {num_clips} clips")
+        total: Tensors = {}
+        losses, logits = [], []
+        for part in torch.arange(num_clips).tensor_split(micro_batches):
+            chosen = slice(int(part[0]), int(part[-1]) + 1)
+            gradients, loss, scores = self._gradients_of(
+                clips[:, chosen],
+                labels[:, chosen],
+                None if residual_scales is None else residual_scales[:, :, chosen],
+                label_smoothing=label_smoothing,
+                autocast=autocast,
+            )
+            if micro_batches == 1:
+                return gradients, loss, scores
+            share = len(part) / num_clips
+            total = {k: g * share + total[k] if total else g * share for k, g in gradients.items()}
+            losses.append(loss * share)
+            logits.append(scores)
+        return total, torch.stack(losses).sum(0), torch.cat(logits, dim=1)
+
+    def _gradients_of(
+        self,
+        clips: Tensor,
+        labels: Tensor,
+        residual_scales: Tensor | None,
+        *,
+        label_smoothing: float,
+        autocast: bool,
+    ) -> tuple[Tensors, Tensor, Tensor]:
+        def loss_of(
+            model: PosMLPVideo,
+            parameters: Tensors,
+            statistics: Tensors,
+            x: Tensor,
+            y: Tensor,
+            *scales: Tensor,
+        ) -> tuple[Tensor, tuple[Tensor, Tensors]]:
+            model.train()
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
+                lent = parameters | statistics | self._lent_scales(scales)
+                logits = functional_call(model, lent, (x,), tie_weights=False)
+            loss = F.cross_entropy(logits.float(), y, label_smoothing=label_smoothing)
+            return loss, (logits, statistics)
+
+        if self.vectorised:
+            step = self._over_seeds(grad_and_value(loss_of, argnums=1, has_aux=True))
+        else:
+            step = self._over_seeds(_differentiate(loss_of))
+        parameters = {name: tensor.detach() for name, tensor in self.parameters.items()}
+        statistics = {name: tensor.clone() for name, tensor in self.statistics.items()}
+        batch = (clips, labels) if residual_scales is None else (clips, labels, residual_scales)
+        gradients, (losses, (logits, self.statistics)) = step(parameters, statistics, *batch)
+        return gradients, losses, logits
+
+    def _lent_scales(self, scales: Sequence[Tensor]) -> Tensors:
+        """One member's factors, none or (steps, B), by the names of the residual steps' buffers."""
+        return {
+            f"{step}.scale": scale
+            for each in scales
+            for step, scale in zip(self._steps, each, strict=True)
+        }
+
+    @torch.no_grad()
+    def logits(self, clips: Tensor) -> Tensor:
+        """Evaluation logits (S, B, K) of the same clips (B, 3, T, H, W) for every seed."""
+
+        def logits_of(model: PosMLPVideo, parameters: Tensors, statistics: Tensors) -> Tensor:
+            lent = (parameters, statistics)
+            return functional_call(model.eval(), lent, (clips,), tie_weights=False)
+
+        return self._over_seeds(logits_of)(self.parameters, self.statistics)
+
+    def _over_seeds(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` of a model and one seed's tensors as a function of stacked tensors."""
+        if self.vectorised:
+            return vmap(partial(function, self.model))
+
+        def by_themselves(*stacked: Any) -> Any:
+            def of_seed(model: PosMLPVideo, i: int) -> Any:
+                return function(model, *(tree_map(lambda t: t[i], each) for each in stacked))
+
+            results = self._crew.each(of_seed, len(self.seeds))
+            return tree_map(lambda *parts: torch.stack(parts), *results)
+
+        return by_themselves
+
+    def state(self) -> Tensors:
+        """Every stacked tensor by name."""
+        return {**{k: v.detach() for k, v in self.parameters.items()}, **self.statistics}
+
+    @torch.no_grad()
+    def load_state(self, state: Tensors) -> None:
+        """Put back what `state` gave."""
+        for name, tensor in self.parameters.items():
+            tensor.copy_(state[name])
+        self.statistics = {name: state[name].to(self.device) for name in self.statistics}
+
+    def draw_residual_scales(
+        self, num_clips: int, generators: Sequence[torch.Generator]
+    ) -> Tensor | None:
+        """Stochastic depth (S, steps, num_clips) of 0 or 1 / keep rate, drawn on the CPU.
+
+        None where no member drops anything.
+        """
+        if bool((self._keep_rates == 1).all()):
+            return None
+        keep = self._keep_rates[:, :, None]
+        shape = keep.shape[1], num_clips
+        draws = torch.stack([torch.rand(shape, generator=each) for each in generators])
+        return (draws < keep) / keep
+
+    def member(self, i: int) -> PosMLPVideo:
+        """The model of member `i` (from 0), in eval mode on the CPU."""
+        model = create_model(self.configs[i])
+        model.load_state_dict({name: tensor[i].cpu() for name, tensor in self.state().items()})
+        return model.eval()

@@ -1,0 +1,151 @@
+"""Scoring: `predict` gives logits, `metrics` scores them, `evaluate` does both for a user.
+
+Shapes: S seeds, N clips, K classes; clips arrive as uint8 (B, T, H, W, 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from posmlp.checkpoint import load
+from posmlp.config import TrainConfig
+from posmlp.data.augment import normalise
+from posmlp.data.sampling import check_views
+from posmlp.data.sources import ClipSource, open_clips
+from posmlp.data.user_cache import CACHE_GIB
+from posmlp.model import PosMLPVideo
+from posmlp.train.distributed import ALONE, Team
+from posmlp.train.population import Population
+
+EVALUATION_BATCH = 64
+"""Clips that are evaluated at once."""
+
+
+def predict(
+    model: PosMLPVideo | Population,
+    clips: ClipSource,
+    *,
+    num_views: int = 1,
+    num_crops: int = 1,
+    batch_size: int = EVALUATION_BATCH,
+    team: Team = ALONE,
+) -> Tensor:
+    """Logits of every clip, (N, K) for a model and (S, N, K) for a population, mean over views.
+
+    The processes of a `team` share the clips; each gets all logits.
+    Source: the released test sums raw logits over temporal views and spatial crops; the mean ranks
+    the same.
+    """
+    check_views(num_views, num_crops)
+    device = model.device if isinstance(model, Population) else next(model.parameters()).device
+    forward = model.logits if isinstance(model, Population) else model
+    if isinstance(model, PosMLPVideo):
+        model.eval()
+    indices = torch.arange(len(clips))[team.part(len(clips))].split(batch_size)
+    total: Any = 0.0
+    for view in range(num_views):
+        for crop in range(num_crops):
+            stream = clips.batches(
+                indices, view=view, num_views=num_views, crop=crop, num_crops=num_crops
+            )
+            with torch.no_grad():
+                parts = [forward(normalise(batch.to(device))).float().cpu() for batch in stream]
+            total = total + torch.cat(parts, dim=-2)
+    return team.gather(total / (num_views * num_crops), dim=-2)
+
+
+def metrics(logits: Tensor, labels: Tensor, reverse_of: Tensor | None = None) -> dict[str, float]:
+    """Top-1, top-5 and cross-entropy of logits (N, K); `within_pair` where classes have reversals.
+
+    `within_pair`: the share of clips whose true class outscores the class of its time reversal. A
+    model blind to the order of frames is at exactly 0.5 on clips that come in reversed pairs.
+    """
+    top5 = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
+    result = {
+        "top1": (logits.argmax(-1) == labels).float().mean().item(),
+        "top5": (top5 == labels[:, None]).any(-1).float().mean().item(),
+        "loss": F.cross_entropy(logits, labels).item(),
+    }
+    if reverse_of is not None:
+        own = logits.gather(1, labels[:, None])
+        other = logits.gather(1, reverse_of[labels][:, None])
+        wins = (own > other).float() + 0.5 * (own == other).float()
+        result["within_pair"] = wins.mean().item()
+    return result
+
+
+def score(
+    population: Population,
+    clips: ClipSource,
+    batch_size: int = EVALUATION_BATCH,
+    team: Team = ALONE,
+) -> list[dict[str, float]]:
+    """`metrics` of each seed on every clip of a source, one view each."""
+    logits = predict(population, clips, batch_size=batch_size, team=team)
+    return [metrics(each, clips.labels, clips.reverse_of) for each in logits]
+
+
+def evaluate(
+    model: PosMLPVideo | str | Path,
+    data: str | Path | ClipSource = "moving-digits",
+    *,
+    split: str = "test",
+    clips: int = 1,
+    crops: int = 1,
+    batch_size: int = EVALUATION_BATCH,
+    num_workers: int = 2,
+    cache_gib: float = CACHE_GIB,
+    train: TrainConfig | None = None,
+    classes: Sequence[str] | None = None,
+) -> dict[str, float]:
+    """`metrics` of a model over a split, averaging logits over `clips` x `crops` views a video.
+
+    `model`: a model, which is left in eval mode, or the path of one that `save` wrote. `data`: what
+    `open_clips` takes, or a source. `cache_gib`: see `fit`. `train` tells how frames are sampled,
+    `classes` what the outputs mean. Raises ValueError for what does not fit together.
+    """
+    model = load(model) if isinstance(model, str | Path) else model
+    if isinstance(data, str | Path):
+        train = train or TrainConfig()
+        source = open_clips(
+            str(data),
+            split,
+            model.config,
+            train=train,
+            num_workers=num_workers,
+            cache_gib=cache_gib,
+        )
+        try:
+            return _evaluate(model, source, clips, crops, batch_size, classes)
+        finally:
+            source.close()
+    return _evaluate(model, data, clips, crops, batch_size, classes)
+
+
+def _evaluate(
+    model: PosMLPVideo,
+    source: ClipSource,
+    num_views: int,
+    num_crops: int,
+    batch_size: int,
+    classes: Sequence[str] | None,
+) -> dict[str, float]:
+    if len(source.classes) != model.config.num_classes:
+        raise ValueError(
+            f"the model has {model.config.num_classes} classes but {source.name} has "
+            f"{len(source.classes)}; evaluate it on the data it was trained for"
+        )
+    for own, other in zip(classes or source.classes, source.classes, strict=True):
+        if own != other:
+            raise ValueError(
+                f"class {own!r} of the run is {other!r} in {source.name}; give data with the run's "
+                "classes, in their order (a class file names them)"
+            )
+    logits = predict(model, source, num_views=num_views, num_crops=num_crops, batch_size=batch_size)
+    return metrics(logits, source.labels, source.reverse_of)

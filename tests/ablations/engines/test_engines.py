@@ -1,0 +1,179 @@
+"""Worker processes: they die, are killed, print, and end with their driver; no job is lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import warnings
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ablation_tasks import CannotStart, KilledWhenIdle, Task, is_alive, jobs, wait_until
+
+from ablations.engines.local import EngineError, WorkerDied, in_process, pool
+from ablations.engines.worker import Place
+
+TWO = [Place(0, "cpu", 1), Place(1, "cpu", 1)]
+flat = chain.from_iterable
+
+
+def has_text(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def test_pool_runs_every_job_once_on_every_worker(tmp_path: Path) -> None:
+    results = dict(flat(pool(jobs(12), Task(tmp_path, "meet"), TWO)))
+    assert sorted(job.seeds[0] for job in results) == list(range(12))
+    assert all(job.seeds[0] == result["seed"] for job, (result,) in results.items())
+    assert {result["worker"] for (result,) in results.values()} == {0, 1}
+    assert sorted((tmp_path / "finished").read_text().split(), key=int) == [
+        str(i) for i in range(12)
+    ]
+
+
+def test_quick_jobs_in_process_come_together_but_a_failure_or_a_long_job_is_told_at_once(
+    tmp_path: Path,
+) -> None:
+    def batches(task: Task) -> list[list[int]]:
+        stream = in_process(jobs(6), task, TWO[0])
+        return [[job.seeds[0] for job, _ in batch] for batch in stream]
+
+    assert max(map(len, batches(Task(tmp_path, "", bad=(9,))))) > 1
+    assert 2 in [batch[-1] for batch in batches(Task(tmp_path, "gives_up", bad=(2,)))]
+    long = batches(Task(tmp_path, "nap", bad=(1, 3)))
+    assert {1, 3} <= {batch[-1] for batch in long}
+    assert sorted(chain(*long)) == list(range(6))
+
+
+def test_what_finishes_while_results_are_stored_comes_as_one_batch(tmp_path: Path) -> None:
+    stream = pool(jobs(8), Task(tmp_path, "wait_for_go", bad=tuple(range(1, 8))), TWO)
+    first = next(stream)
+    assert len(first) == 1
+    (tmp_path / "go").touch()
+    wait_until(lambda: len((tmp_path / "finished").read_text().split()) == 8)
+    time.sleep(2)  # until the pool's own thread has taken in what the workers say
+    rest = list(stream)
+    assert len(rest[0]) > 1
+    assert sum(len(batch) for batch in [first, *rest]) == 8
+
+
+@pytest.mark.parametrize(("deed", "cause"), [("die", "SIGKILL"), ("crash", "SIGABRT")])
+def test_a_workers_death_fails_its_job_alone(tmp_path: Path, deed: str, cause: str) -> None:
+    results = dict(flat(pool(jobs(6), Task(tmp_path, deed, bad=(1, 4)), TWO)))
+    dead = {job.seeds[0]: r for job, r in results.items() if isinstance(r, WorkerDied)}
+    assert sorted(dead) == [1, 4]
+    assert all(cause in death.cause for death in dead.values())
+    assert len(results) == 6
+    assert int((tmp_path / "1.started").read_text()) == dead[1].pid
+
+
+def test_a_worker_that_fails_three_times_in_a_row_is_set_aside_and_named(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"worker 0 \(cpu\) is set aside: 3 jobs in a row failed"):
+        results = dict(flat(pool(jobs(10), Task(tmp_path, "die_on_worker_0"), TWO)))
+    dead = [r.place.worker for r in results.values() if isinstance(r, WorkerDied)]
+    assert dead == [0, 0, 0]
+    assert len(results) == 10
+
+
+def test_deaths_that_are_not_in_a_row_set_nothing_aside(tmp_path: Path) -> None:
+    with warnings.catch_warnings(action="error"):
+        results = dict(flat(pool(jobs(8), Task(tmp_path, "die", bad=(0, 1, 3, 4, 6)), TWO[:1])))
+    assert sum(isinstance(outcome, WorkerDied) for outcome in results.values()) == 5
+
+
+def test_the_run_stops_when_every_device_is_set_aside(tmp_path: Path) -> None:
+    stream = pool(jobs(9), Task(tmp_path, "die"), TWO[:1])
+    outcomes = []
+    with (
+        pytest.warns(UserWarning, match="set aside"),
+        pytest.raises(EngineError, match=r"no device is left: .* worker 0 \(cpu\)"),
+    ):
+        outcomes += [outcome for _, outcome in flat(stream)]
+    assert not (tmp_path / "3.started").exists()
+
+
+@pytest.mark.parametrize("run_them", [in_process, pool])
+def test_device_errors_count_and_the_worker_is_replaced(tmp_path: Path, run_them: Any) -> None:
+    places = TWO[0] if run_them is in_process else TWO[:1]
+    outcomes = list(flat(run_them(jobs(5), Task(tmp_path, "gives_up", bad=(0, 1, 3)), places)))
+    assert [result.get("failure") for _, (result,) in outcomes] == [
+        *["device error", "device error", None, "device error", None]
+    ]
+    assert (len({result["pid"] for _, (result,) in outcomes}) == 4) == (run_them is pool)
+
+
+@pytest.mark.filterwarnings("ignore:worker 0")
+@pytest.mark.parametrize("run_them", [in_process, pool])
+def test_device_errors_in_a_row_stop_a_run_on_one_device(tmp_path: Path, run_them: Any) -> None:
+    places = TWO[0] if run_them is in_process else TWO[:1]
+    with pytest.raises(EngineError, match="no device is left"):
+        list(run_them(jobs(5), Task(tmp_path, "gives_up", bad=(1, 2, 3)), places))
+
+
+def test_a_crash_leaves_its_trace_in_the_jobs_log(tmp_path: Path) -> None:
+    list(pool(jobs(2), Task(tmp_path, "crash", bad=(1,)), TWO[:1]))
+    assert "Fatal Python error: Aborted" in (tmp_path / "1.log").read_text()
+    assert not (tmp_path / "0.log").exists()
+
+
+def test_a_worker_killed_while_idle_is_replaced(tmp_path: Path) -> None:
+    task = KilledWhenIdle(tmp_path, driver=os.getpid())
+    results = dict(flat(pool(jobs(3), task, TWO[:1])))
+    assert not any(isinstance(outcome, WorkerDied) for outcome in results.values())
+    killed, *others = (results[job][0]["pid"] for job in sorted(results, key=lambda j: j.seeds))
+    assert len(others) == 2
+    assert killed not in others
+
+
+def test_printing_goes_to_the_jobs_log_in_both_engines(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    list(in_process(jobs(1), Task(tmp_path / "a", "shout"), TWO[0]))
+    list(pool(jobs(1), Task(tmp_path / "b", "shout"), TWO))
+    assert (tmp_path / "a/0.log").read_text() == "to the output\nto the error\n"
+    in_worker = (tmp_path / "b/0.log").read_text()
+    assert all(words in in_worker for words in ("to the output", "to the error", "by the system"))
+
+
+def test_a_worker_that_cannot_start_is_an_error_not_a_wait(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"ended 3 times before .*exited with code 7"):
+        list(pool(jobs(4), CannotStart(tmp_path), TWO))
+
+
+def test_a_result_that_cannot_be_stored_stops_the_pool(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="no room to store this"):
+        list(pool(jobs(4), Task(tmp_path, "fail"), TWO))
+
+
+def test_leaving_early_ends_the_workers(tmp_path: Path) -> None:
+    stream = pool(jobs(9), Task(tmp_path, "sleep", bad=(1, 2)), TWO)
+    next(stream)
+    wait_until(lambda: all(map(has_text, (tmp_path / "1.started", tmp_path / "2.started"))))
+    pids = [int((tmp_path / f"{i}.started").read_text()) for i in (1, 2)]
+    stream.close()
+    assert not any(is_alive(pid) for pid in pids)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at processes through /proc")
+def test_no_worker_outlives_a_killed_driver(tmp_path: Path) -> None:
+    # No `__name__` guard, on purpose: workers must not import the script that starts them.
+    script = tmp_path / "driver.py"
+    script.write_text(
+        "from pathlib import Path\nfrom ablation_tasks import Task, jobs\n"
+        "from ablations.engines.local import pool\nfrom ablations.engines.worker import Place\n"
+        f"list(pool(jobs(4), Task(Path({str(tmp_path)!r}), 'sleep'), "
+        "[Place(0, 'cpu', 1), Place(1, 'cpu', 1)]))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    driver = subprocess.Popen([sys.executable, str(script)], env=environment)
+    try:
+        wait_until(lambda: sum(map(has_text, tmp_path.glob("*.started"))) == 2)
+    finally:
+        driver.kill()
+        driver.wait()
+    pids = [int(path.read_text()) for path in tmp_path.glob("*.started")]
+    wait_until(lambda: not any(is_alive(pid) for pid in pids), timeout_s=10)

@@ -1,0 +1,162 @@
+"""A real Ray cluster of two nodes on this machine: same bits, and a lost node loses nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from ablation_tasks import TINY, Task, changed, facts, jobs
+from pandas.testing import assert_frame_equal
+
+from ablations import read_grid, run
+from ablations.engines.dispatch import Engine
+from ablations.engines.processes import WorkerDied
+from ablations.engines.ray_engine import Request, connected, on_ray
+from ablations.engines.worker import Place
+from ablations.store.store import Store
+
+ray = pytest.importorskip("ray", reason="Ray is not installed (extra: ray)")
+
+LIMIT_S = 240
+"""Of each test: Ray waits without end where a machine is too busy to answer it."""
+
+HERE = Place(0, "cpu", 1)
+ONE_CPU = Request(1, 0)
+
+
+@pytest.fixture(autouse=True)
+def limit() -> Iterator[None]:
+    """Fail a test that hangs."""
+
+    def give_up(*_: Any) -> None:
+        raise TimeoutError(f"no end after {LIMIT_S} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(LIMIT_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head with one CPU, on which nodes can be started and killed."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]))
+        patch.setenv("RAY_health_check_initial_delay_ms", "0")
+        patch.setenv("RAY_health_check_period_ms", "500")
+        patch.setenv("RAY_health_check_failure_threshold", "3")
+        small = {"num_cpus": 1, "object_store_memory": 80_000_000}
+        started = Cluster(initialize_head=True, head_node_args=small)
+        yield started
+        started.shutdown()
+
+
+@pytest.fixture
+def second_node(cluster: Any) -> Iterator[Any]:
+    marked = {"TEST_NODE": "second"}
+    node = cluster.add_node(num_cpus=1, object_store_memory=80_000_000, env_vars=marked)
+    yield node
+    if node in cluster.worker_nodes:
+        cluster.remove_node(node)
+
+
+def test_a_killed_node_loses_nothing_and_bits_are_those_of_the_local_engine(
+    cluster: Any, second_node: Any, tmp_path: Path
+) -> None:
+    grid = changed(train={"epochs": 30}) | {"seeds": 3}
+    local = run(grid, tmp_path / "local", device="cpu", progress=False)
+    grid_jobs, store = read_grid(grid).jobs, Store(tmp_path / "ray")
+    store.declare(read_grid(grid), "none")
+    stream = Engine("ray", device="cpu", address=cluster.address).run(grid_jobs, store.root)
+    next(stream)
+    cluster.remove_node(second_node, allow_graceful=False)
+    with pytest.warns(UserWarning, match="runs again, as its machine was lost"):
+        rest = list(stream)
+    assert len(rest) == 5
+    table = run(grid, store.root, engine="ray", address=cluster.address, progress=False)
+    assert_frame_equal(facts(table), facts(local), check_exact=True)
+
+
+def test_run_stores_what_came_from_a_node(cluster: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    table = run(
+        TINY | {"seeds": 1},
+        out,
+        engine="ray",
+        device="cpu",
+        address=cluster.address,
+        progress=False,
+    )
+    assert list(table.status) == ["done", "done"]
+    result = Store(out).result(table.id[0], 0)
+    assert result is not None
+    assert result["command"].startswith(f"ablations repeat {out} ")
+    assert len(pd.read_csv(out / result["history"])) == 1
+    assert (Store(out).run_folder(table.id[0], 0) / "model-seed0.safetensors").is_file()
+
+
+def test_a_death_on_a_node_fails_its_job_alone(cluster: Any, tmp_path: Path) -> None:
+    with connected(cluster.address):
+        task = Task(tmp_path, "die", bad=(1,))
+        results = dict(on_ray(jobs(4), task, HERE, ONE_CPU))
+    dead = {
+        job.seeds[0]: r.outcome for job, r in results.items() if isinstance(r.outcome, WorkerDied)
+    }
+    assert list(dead) == [1]
+    assert "SIGKILL" in dead[1].cause
+    assert sorted(job.seeds[0] for job in results) == [0, 1, 2, 3]
+
+
+def test_a_node_that_fails_three_times_in_a_row_is_set_aside(
+    cluster: Any, second_node: Any, tmp_path: Path
+) -> None:
+    task = Task(tmp_path, "die_on_the_second_node")
+    with connected(cluster.address):
+        stream = on_ray(jobs(12), task, HERE, ONE_CPU)
+        with pytest.warns(UserWarning, match="is set aside: 3 jobs"):
+            results = dict(stream)
+    by_node = {parcel.node for parcel in results.values()}
+    dead = [p.node for p in results.values() if isinstance(p.outcome, WorkerDied)]
+    assert dead == [second_node.node_id] * 3
+    assert len(by_node) == 2
+    assert len(results) == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_threads": 64}, r"a job asks for 64 CPU\(s\), and no machine .* has that .*1 CPUs"),
+        ({"device": "cuda", "per_gpu": 4}, r"asks for 1 CPU\(s\) and 0.25 GPU, and no machine"),
+        ({"device": "cuda:1"}, "must be cpu or cuda: Ray chooses the GPUs"),
+        ({"workers": 2}, "workers=2 is of the local engine"),
+    ],
+)
+def test_what_can_never_be_met_is_an_error_before_anything_runs(
+    cluster: Any, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(TINY, tmp_path / "run", engine="ray", address=cluster.address, **options)
+    assert not list(tmp_path.glob("run/cells/*/seed*"))
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "no Ray cluster answers at address=.*ray start --head"),
+        ("somewhere", "address='somewhere' must be auto or HOST:PORT"),
+    ],
+)
+def test_no_cluster_at_the_address_is_an_error(tmp_path: Path, address: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(TINY, tmp_path / "run", engine="ray", address=address, progress=False)

@@ -1,0 +1,277 @@
+"""The grid file: what becomes a cell, what its id depends on, and what is refused, and where."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ablations import GridError, read_grid
+from ablations.grid.datasets import describe
+from ablations.grid.settings import content_hash, identity, meant
+from posmlp import PRESETS, PosMLPConfig, TrainConfig
+
+GRID: dict[str, Any] = {
+    "base": {"preset": "toy", "train": {"epochs": 2}},
+    "axes": {"gate": ["lrpe", "dense", "mean"], "layout": ["T+S", "S"]},
+    "seeds": [3, 5],
+    "baseline": {"gate": "dense", "layout": "T+S"},
+}
+
+
+def names(grid: dict[str, Any]) -> list[str]:
+    return [cell.name for cell in read_grid(grid).cells]
+
+
+def test_full_design_is_every_combination() -> None:
+    grid = read_grid(GRID)
+    assert {(c.config.gate, c.config.layout) for c in grid.cells} == {
+        (gate, layout) for gate in ("lrpe", "dense", "mean") for layout in ("T+S", "S")
+    }
+    assert all(cell.train == TrainConfig(epochs=2) for cell in grid.cells)
+    assert grid.baseline.name == "gate=dense layout=T+S"
+
+
+def test_jobs_are_the_baseline_then_seed_major() -> None:
+    jobs = read_grid(GRID).jobs
+    assert [(job.cells[0].name, job.seeds[0]) for job in jobs[:2]] == [
+        ("gate=dense layout=T+S", 3),
+        ("gate=dense layout=T+S", 5),
+    ]
+    assert (jobs[2].cells, jobs[2].seeds, jobs[2].repeat) == (jobs[0].cells, (3,), 1)
+    assert [job.seeds for job in jobs[3:]] == [(3,)] * 5 + [(5,)] * 5
+    assert len({(job.cells, job.seeds) for job in jobs}) == 12
+    assert not any(job.repeat for job in read_grid(GRID | {"repeat": False}).jobs)
+
+
+def test_one_at_a_time_leaves_the_baseline_in_one_factor() -> None:
+    assert names(GRID | {"design": "one-at-a-time"}) == [
+        "gate=dense layout=T+S",
+        "gate=lrpe layout=T+S",
+        "gate=mean layout=T+S",
+        "gate=dense layout=S",
+    ]
+
+
+def test_zipped_axes_move_together() -> None:
+    together = {"num_frames": [8, 16], "train.lr": [2e-3, 1e-3]}
+    cells = read_grid({"axes": {"gate": ["lrpe", "mean"]}, "zip": [together]}).cells
+    assert [(c.config.gate, c.config.num_frames, c.train.lr) for c in cells] == [
+        ("lrpe", 8, 2e-3),
+        ("lrpe", 16, 1e-3),
+        ("mean", 8, 2e-3),
+        ("mean", 16, 1e-3),
+    ]
+    assert cells[1].config.temporal_windows == (16,) * 4
+
+
+def test_exclude_and_include_change_the_product() -> None:
+    grid = GRID | {
+        "exclude": [{"gate": "mean"}],
+        "include": [{"gate": "conv", "conv_size": 5}],
+    }
+    cells = read_grid(grid).cells
+    assert [cell.name for cell in cells[:-1]] == [n for n in names(GRID) if "mean" not in n]
+    assert cells[-1].name == "gate=conv layout=T+S conv_size=5"
+    assert cells[0].axes == {"gate": "lrpe", "layout": "T+S", "conv_size": 3}
+
+
+def test_values_a_stage_are_one_value_of_an_axis() -> None:
+    cells = read_grid({"axes": {"num_groups": [2, [1, 2, 4, 8]]}}).cells
+    assert [cell.config.num_groups for cell in cells] == [(2,) * 4, (1, 2, 4, 8)]
+    assert cells[1].name == "num_groups=1,2,4,8"
+
+
+def test_an_included_cell_with_something_more_is_not_the_baseline() -> None:
+    grid = read_grid({"axes": {"gate": ["lrpe", "mean"]}, "include": [{"drop_path": 0.5}]})
+    assert grid.baseline is grid.cells[0]
+    assert [cell.config.drop_path for cell in grid.cells] == [0.0, 0.0, 0.5]
+
+
+def test_seeds_may_be_a_count() -> None:
+    assert read_grid({"seeds": 3}).seeds == (0, 1, 2)
+
+
+def test_mapping_and_file_give_the_same_ids(tmp_path: Path) -> None:
+    text = """
+    seeds: [3, 5]
+    axes: {layout: [S, T+S], gate: [mean, dense, lrpe]}
+    base: {train: {epochs: 2, lr: 2e-3}, preset: toy, gate_form: multiply}
+    question: another one
+    """
+    (tmp_path / "renamed.yaml").write_text(text)
+    other = read_grid(tmp_path / "renamed.yaml")
+    assert {cell.id for cell in other.cells} == {cell.id for cell in read_grid(GRID).cells}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gate_form": "add"},
+        {"train": {"epochs": 3}},
+        {"train": {"epochs": 2, "lr": 1e-3}},
+        {"data": "moving-digits:hard"},
+        {"preset": "toy-16"},
+    ],
+)
+def test_id_changes_with_what_changes_the_result(change: dict[str, Any]) -> None:
+    changed = read_grid({"base": GRID["base"] | change}).cells[0]
+    assert changed.id != read_grid({"base": GRID["base"]}).cells[0].id
+
+
+def test_id_changes_with_the_models_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = read_grid({}).cells[0]
+    before = content_hash(cell.identity)
+    monkeypatch.setattr("ablations.grid.settings.MODEL_VERSION", "next")
+    assert content_hash(cell.identity) != before
+
+
+@dataclass(frozen=True)
+class _WithNewField(PosMLPConfig):
+    novelty: Any = 7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        values = self.novelty if isinstance(self.novelty, tuple) else (self.novelty,) * 4
+        object.__setattr__(self, "novelty", values[: self.num_stages])
+
+
+@pytest.mark.parametrize("preset", ["toy", "toy-16", "s16", "image-t"])
+def test_a_new_field_with_a_default_changes_no_id(preset: str) -> None:
+    config = PRESETS[preset]
+    extended = _WithNewField(**config.to_dict())
+    assert identity(extended, TrainConfig(), "d") == identity(config, TrainConfig(), "d")
+    assert identity(replace(extended, novelty=8), TrainConfig(), "d") != identity(
+        config, TrainConfig(), "d"
+    )
+
+
+def test_default_with_fewer_stages_is_left_out_of_the_identity() -> None:
+    small = {"depths": [1], "dims": [8], "num_groups": 1, "windows": 4, "mlp_ratio": 2}
+    small |= {"downsample": True, "temporal_windows": 8}
+    cell = read_grid({"base": small}).cells[0]
+    assert set(cell.identity["model"]) == {"depths", "dims", "num_groups", "windows"}
+
+
+def test_yaml_is_read_as_meant(tmp_path: Path) -> None:
+    (tmp_path / "g.yaml").write_text(
+        "base: {token_bias: off, drop_path: 0, train: {lr: 1e-3, epochs: 1e1}}\n"
+        "axes: {gqpe_softmax: [yes, no], gate: [none, mean]}\n"
+    )
+    cell = read_grid(tmp_path / "g.yaml").cells[-1]
+    assert (cell.config.token_bias, cell.config.gqpe_softmax) == (False, False)
+    assert (cell.train.lr, cell.train.epochs, cell.config.gate) == (0.001, 10, "mean")
+
+
+@given(st.floats(1e-6, 1e3), st.integers(1, 3))
+def test_meant_rounding_forgets_how_a_number_was_computed(value: float, factor: int) -> None:
+    assert meant("train.lr", value * factor / factor) == meant("train.lr", value)
+    assert meant("train.lr", 1) == 1.0
+    assert type(meant("train.lr", 1)) is float
+
+
+BAD = {
+    "bse: {}": ("1:1", "unknown key 'bse'. Did you mean 'base'?"),
+    "axes:\n  gaet: [lrpe]": ("2:3", "unknown axis 'gaet'. Did you mean 'gate'?"),
+    "axes:\n  gate: [lrpe, lrep]": ("2:16", "unknown gate 'lrep'. Did you mean 'lrpe'?"),
+    "axes: {gate: lrpe}": ("1:14", "needs a list of values"),
+    "axes: {gate: []}": ("1:14", "axis gate needs a list of values. Nothing"),
+    "axes: {lr: [1e-3]}": ("1:8", "unknown axis 'lr'. Did you mean 'train.lr'?"),
+    "base: {epochs: 3}": ("1:8", "unknown setting 'epochs'. Did you mean 'train.epochs'?"),
+    "axes: {train.lr: [fast]}": ("1:19", "train.lr='fast' must be a number"),
+    "axes: {train.lrr: [1]}": ("1:8", "Did you mean 'train.lr'?"),
+    "axes: {layout: [T+S, off, no]}": ("1:22", "layout 'off' has 'off' where a branch"),
+    "axes: {gate: [true]}": ("1:15", "gate=True must be text"),
+    "base: {train: {epoch: 3}}": (
+        "1:16",
+        "unknown training field 'train.epoch'. Did you mean 'train.epochs'? Use one of: train.",
+    ),
+    "base: {preset: toi}": ("1:16", "unknown preset 'toi'. Did you mean 'toy'?"),
+    "base: {depths: 2}": ("1:16", "must be a list"),
+    "base: {num_frames: 8.5}": ("1:20", "num_frames=8.5 must be a whole number"),
+    "axes: {windows: [1, 3]}": ("1:21", "window 3"),
+    "base: {depths: [1], dims: [8, 8]}": ("1:16", "the same number of stages"),
+    "base: {depths: [1, 1, 1, 1, 1], dims: [8, 8, 8, 8, 8]}": ("1:7", "for 5 places"),
+    "base: {data: nowhere/at/all}": ("1:14", "data='nowhere/at/all' is no folder"),
+    "base: {data: moving-digits:eazy}": ("1:14", "Did you mean 'easy'?"),
+    "axes: {gate: [lrpe, lrpe]}": ("1:21", "are the same configuration"),
+    "axes: {gate: [lrpe, mean]}\nexclude: [{gate: dense}]": ("2:11", "excludes no cell"),
+    "axes: {gate: [lrpe, mean]}\nbaseline: {gate: conv}": ("2:1", "is no cell"),
+    "axes: {gate: [lrpe], layout: [S, T]}\nbaseline: {gate: lrpe}": ("2:1", "is 2 cells"),
+    "zip:\n- {gate: [lrpe, mean], layout: [S]}": ("2:3", "gate 2, layout 1"),
+    "axes: {gate: [lrpe]}\nzip: [{gate: [mean]}]": ("2:1", "gate is declared twice"),
+    "seeds: [0, 0]": ("1:8", "different whole numbers"),
+    "design: fractional": ("1:9", "unknown design 'fractional'"),
+    "macth: params": ("1:1", "unknown key 'macth'. Did you mean 'match'?"),
+    "match: flops": ("1:8", "unknown match 'flops'"),
+    "match_within: 1%": ("1:15", "beside match: params or gmacs"),
+    "match: params\nmatch_within: 110%": ("2:15", "must be a share such as 1%"),
+    "match: params\naxes: {dims: [[8]]}": ("1:8", "they cannot be an axis"),
+    "budget: 30": ("1:9", "must be a time such as 30min (units: s, min, h, d)"),
+    "repeat: 3": ("1:9", "repeat=3 must be true or false"),
+    "seeds: 1\nseeds: 2": ("2:1", "'seeds' stands twice"),
+    "axes: [gate": ("1:12", "this is not YAML"),
+    "just text": ("1:1", "a grid is a mapping"),
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_grid_error_names_the_place_and_the_mend(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text(text)
+    with pytest.raises(GridError) as caught:
+        read_grid(path)
+    place, problem = BAD[text]
+    message = str(caught.value)
+    assert message.startswith(f"{path}:{place}: ")
+    assert problem in message
+    assert message.endswith("Nothing was run.")
+
+
+@pytest.mark.parametrize(
+    ("base", "problem"),
+    [
+        ({"train": {"batch_size": 9, "num_clips": 8}}, "batch_size=9 is more than the 8"),
+        ({"num_classes": 5}, "num_classes=5 but moving-digits has 14"),
+        ({"image_size": [32, 64]}, "is not square"),
+        ({"num_frames": 1, "temporal_windows": 1}, "num_frames=1 cannot show motion"),
+    ],
+)
+def test_data_that_cannot_be_are_refused(base: dict[str, Any], problem: str) -> None:
+    with pytest.raises(GridError, match=problem):
+        read_grid({"base": base}).check_data()
+
+
+def folder_of_videos(root: Path) -> Path:
+    for split in ("train", "test"):
+        for name in ("left", "right", "up"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(3):
+                (root / split / name / f"{i}.mp4").write_bytes(b"not a video")
+    return root
+
+
+def test_folder_identity_follows_its_clips_not_its_place(tmp_path: Path) -> None:
+    first = describe(str(folder_of_videos(tmp_path / "a")))
+    moved = describe(str(folder_of_videos(tmp_path / "elsewhere" / "b")))
+    assert (first.num_classes, first.num_train) == (3, 9)
+    assert moved.identity == first.identity
+    (tmp_path / "a/test/up/2.mp4").unlink()
+    assert describe(str(tmp_path / "a")).identity != first.identity
+
+
+def test_number_of_classes_comes_from_the_data(tmp_path: Path) -> None:
+    data = str(folder_of_videos(tmp_path / "a"))
+    assert read_grid({"base": {"preset": "s16"}}, data).cells[0].config.num_classes == 3
+
+
+def test_reading_a_grid_imports_no_torch() -> None:
+    code = "import sys, ablations; ablations.read_grid({'axes': {'gate': ['mean', 'conv']}}); "
+    code += "sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

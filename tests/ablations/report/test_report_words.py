@@ -1,0 +1,299 @@
+"""The report's sentences, on results whose truth is planted."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_folders import BASE, FIVE_GATES, GATES, fill, planted
+
+from ablations import GridError, read_grid
+from ablations.report import prediction as report_prediction
+from ablations.report import words as report_words
+from ablations.report.data import Study
+from ablations.report.figures import highlighted
+from ablations.report.labels import short_labels, short_value
+from ablations.report.page import write_report
+
+
+def text_of(path: Path) -> str:
+    """The page's words as a reader sees them."""
+    words = re.sub(r"<style>.*?</style>|<[^>]+>", " ", path.read_text(), flags=re.DOTALL)
+    return " ".join(html.unescape(words).split())
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Study:
+    root = fill(tmp_path_factory.mktemp("words") / "run", FIVE_GATES, planted, repeat=0.004)
+    return Study.open(root, margin=2.0)
+
+
+def test_verdicts_are_the_planted_ones(study):
+    table = study.comparison(study.metrics[0]).set_index("label")
+    assert table.loc["dense", "verdict"] == "better"
+    assert table.loc["conv", "verdict"] == "worse"
+    assert table.loc["gqpe", "verdict"] == "equal within 2 points"
+    assert re.fullmatch(r"cannot tell: needs about \d+ seeds", table.loc["mean", "verdict"])
+    assert table.loc["dense", "difference"] == pytest.approx(10.0)
+    assert list(study.labels.values()) == GATES
+
+
+def test_headline_counts_the_verdicts(study):
+    metric = study.metrics[0]
+    table = study.comparison(metric)
+    assert report_words.headline(study, metric, table) == (
+        "Of 4 variants compared with the baseline, lrpe, which has 56.0% top-1 accuracy: 1 is "
+        "better, 1 is worse, 1 is equal within 2 points and for 1 these runs cannot tell."
+    )
+    assert report_words.highest(study, metric, table) == (
+        "The highest mean is that of dense (66.0%), and it is better than the baseline."
+    )
+    found = report_words.findings(study, table)
+    assert [finding.label for finding in found] == ["dense", "conv", "gqpe", "mean"]
+    assert found[1].numbers.startswith("36.0%, −20.0 points by seed (95% interval −2")
+    assert found[0].cost == "1.01× the parameters"
+
+
+def test_highest_mean_that_is_not_shown_to_be_better_is_not_called_so(tmp_path):
+    grid = FIVE_GATES | {"axes": {"gate": ["lrpe", "mean"]}}
+    study = Study.open(fill(tmp_path / "run", grid, planted), margin=2.0)
+    metric = study.metrics[0]
+    table = study.comparison(metric)
+    said = report_words.highest(study, metric, table)
+    assert said.endswith("but that it is really better than the baseline is not shown.")
+    assert report_words.headline(study, metric, table).startswith("These runs cannot tell it from")
+
+
+def test_how_to_read_states_level_correction_margin_and_seeds(study):
+    said = report_words.how_to_read(study, study.comparison(study.metrics[0]))
+    for words in ("5 seeds are shared", "5%", "4 comparisons", "Holm", "2 points either way"):
+        assert words in said, words
+
+
+def test_prediction_is_set_beside_the_verdicts_of_what_it_names(study):
+    found = report_words.findings(study, study.comparison(study.metrics[0]))
+    assert report_prediction.named(study, found) == ["dense: better", "conv: worse"]
+
+
+def test_noise_floor_is_the_difference_of_equal_runs(study, tmp_path):
+    assert "differ by up to 0.40 points of top-1 accuracy" in report_words.noise_floor(study)
+    assert study.interval("lrpe", study.metrics[0])[0] == 5, "the second run counts in no mean"
+    without = Study.open(fill(tmp_path / "run", FIVE_GATES, planted), margin=2.0)
+    assert report_words.noise_floor(without).startswith("Not measured here")
+
+
+def test_partial_run_is_reported_as_such(tmp_path):
+    def score(cell, seed):
+        if cell.axes["gate"] == "conv" and seed == 1:
+            return "ValueError: <broken> & more"
+        return planted(cell, seed) if seed < 3 and cell.axes["gate"] != "mean" else None
+
+    said = text_of(write_report(fill(tmp_path / "run", FIVE_GATES, score)))
+    assert "11 of 25 declared runs have finished" in said
+    assert "1 failed, 13 are still to do" in said
+    assert "ValueError: <broken> & more" in said
+    assert "Of 3 variants compared" in said
+    assert "come nearest to making the same runs" in said, "the runs' code had changes"
+    assert "git checkout 0123abc ablations run grid.yaml ablations report" in said
+
+
+def test_one_seed_claims_nothing(tmp_path):
+    grid = FIVE_GATES | {"seeds": 1}
+    said = text_of(write_report(fill(tmp_path / "run", grid, planted)))
+    assert "These runs cannot tell any of the 4 variants from the baseline" in said
+    assert "1 seed, hence no interval" in said
+    assert not re.search(r"\bnan\b", said.lower())
+
+
+def test_failures_alone_are_a_report(tmp_path):
+    root = fill(tmp_path / "run", FIVE_GATES, lambda cell, seed: "RuntimeError: no luck")
+    said = text_of(write_report(root))
+    assert "No run has finished, so there is no answer." in said
+    assert said.count("RuntimeError: no luck") == 25
+    assert (root / "table.tex").read_text().count(r"\\") == 6
+
+
+def test_nothing_run_yet_is_refused(tmp_path):
+    root = fill(tmp_path / "run", FIVE_GATES, lambda cell, seed: None)
+    with pytest.raises(ValueError, match="has ended yet; see: ablations status"):
+        write_report(root)
+
+
+def test_missing_baseline_is_said(tmp_path):
+    root = fill(
+        tmp_path / "run",
+        FIVE_GATES,
+        lambda cell, seed: "dead" if cell.axes["gate"] == "lrpe" else planted(cell, seed),
+    )
+    said = text_of(write_report(root))
+    assert "The baseline, lrpe, has no finished run, so nothing can be compared" in said
+
+
+CROSSED = {
+    "axes": {"gate": ["lrpe", "dense"], "layout": ["T+S", "S"]},
+    "seeds": 3,
+    "baseline": {"gate": "lrpe", "layout": "T+S"},
+}
+
+
+def crossed(cell, seed) -> dict[str, float]:
+    """S costs 0.3; dense gives 0.1, and 0.2 more together with S."""
+    gate, layout = cell.axes["gate"] == "dense", cell.axes["layout"] == "S"
+    return {"test_top1": 0.4 + 0.02 * seed + 0.1 * gate - 0.3 * layout + 0.2 * gate * layout}
+
+
+def test_effects_and_their_interaction_are_the_planted_ones(tmp_path):
+    study = Study.open(fill(tmp_path / "run", CROSSED, crossed), margin=2.0)
+    table = study.effects(study.metrics[0])
+    np.testing.assert_allclose(table["effect"], [20.0, -20.0, 20.0], atol=1e-9)
+    assert table["verdict"].tolist() == ["higher", "lower", "above the sum"]
+    assert table["sentence"][0].startswith("gate dense (for lrpe) changes top-1 accuracy by +20")
+    assert report_words.together(study, table) == (
+        "Of 1 pair of settings, 1 gives more or less than the sum of each alone (dense x S: +20.0 "
+        "points)."
+    )
+    said = text_of(write_report(study.store.root))
+    answer = said.partition("Answer")[2].partition("Table")[0]
+    assert "the sum of each alone (dense x S: +20.0 points)." in answer
+
+
+def test_settings_that_add_up_or_cannot_be_told_are_counted(study):
+    rows = [("main effect", "higher", 9.0), ("interaction", "equal within 2 points", 0.1)]
+    rows += [("interaction", "cannot tell: needs about 9 seeds", 1.0)] * 2
+    table = pd.DataFrame(rows, columns=["kind", "verdict", "effect"]).assign(levels="a x b")
+    assert report_words.together(study, table) == (
+        "Of 3 pairs of settings, 1 gives the sum of each alone within 2 points and for 2 these "
+        "runs cannot tell."
+    )
+    assert report_words.together(study, table.head(1)) == ""
+
+
+def test_effects_are_refused_where_the_design_has_none(tmp_path):
+    star = CROSSED | {"design": "one-at-a-time"}
+    study = Study.open(fill(tmp_path / "star", star, crossed), margin=2.0)
+    with pytest.raises(ValueError, match="varies one axis at a time"):
+        study.effects(study.metrics[0])
+    single = Study.open(fill(tmp_path / "single", FIVE_GATES, planted), margin=2.0)
+    with pytest.raises(ValueError, match="Only one thing varies"):
+        single.effects(single.metrics[0])
+    holed = CROSSED | {"exclude": [{"gate": "dense", "layout": "S"}]}
+    holed_study = Study.open(fill(tmp_path / "holed", holed, crossed), margin=2.0)
+    with pytest.raises(ValueError, match="form no full grid of two axes"):
+        holed_study.effects(holed_study.metrics[0])
+
+
+def test_axes_that_move_together_are_one_factor(tmp_path):
+    grid = {
+        "zip": [{"num_frames": [8, 4], "temporal_windows": [8, 4]}],
+        "axes": {"gate": ["lrpe", "dense"]},
+        "seeds": 2,
+        "baseline": {"gate": "lrpe", "num_frames": 8},
+    }
+
+    def score(cell, seed):
+        gain = 0.1 * (cell.axes["gate"] == "dense") - 0.2 * (cell.axes["num_frames"] == 4)
+        return {"test_top1": 0.5 + 0.02 * seed + gain}
+
+    study = Study.open(fill(tmp_path / "run", grid, score), margin=2.0)
+    table = study.effects(study.metrics[0]).set_index("axes")
+    assert table.loc["num_frames & temporal_windows", "effect"] == pytest.approx(-20)
+    assert table.loc["num_frames & temporal_windows", "levels"] == "4 & 4"
+
+
+def test_labels_are_short_and_differ():
+    cells = [
+        {"id": "a", "name": "long a", "axes": {"num_groups": [1, 2], "layout": "T", "gate": "x"}},
+        {"id": "b", "name": "long b", "axes": {"num_groups": [4, 4], "layout": "T", "gate": "y"}},
+    ]
+    plan = {"axes": ["num_groups", "layout", "gate"], "cells": cells}
+    assert short_labels(plan) == {"a": "num_groups=1,2 · x", "b": "num_groups=4 · y"}
+    alone = {"axes": ["num_groups", "layout"], "cells": cells}
+    assert short_labels(alone) == {"a": "1,2", "b": "4"}
+    cells[1]["axes"] = {"num_groups": 4, "layout": "T", "gate": "y"}
+    cells[0]["axes"] = {"num_groups": [4, 4], "layout": "T", "gate": "y"}
+    assert short_labels(plan) == {"a": "long a", "b": "long b"}, "equal labels would not do"
+    cells[0]["axes"] = {"layout": "T", "data": "moving-digits:easy"}
+    cells[1]["axes"] = {"layout": "S", "data": "moving-digits:hard"}
+    assert short_labels({"axes": ["layout", "data"], "cells": cells}) == {
+        "a": "T · easy",
+        "b": "S · hard",
+    }
+    assert short_value([2.0, 1e-3]) == "2,0.001"
+
+
+def test_many_variants_with_lists_are_all_listed_and_some_coloured(tmp_path):
+    grid = {
+        "axes": {"num_groups": [1, [1, 2, 4, 8], [2, 4, 8, 16]], "layout": ["T+S", "S", "T", "ST"]},
+        "seeds": 2,
+        "baseline": {"num_groups": [2, 4, 8, 16], "layout": "T+S"},
+    }
+    rng = np.random.default_rng(0)
+    root = fill(tmp_path / "run", grid, lambda cell, seed: {"test_top1": rng.uniform(0.3, 0.6)})
+    said = text_of(write_report(root))
+    study = Study.open(root, 2.0)
+    labels = list(study.labels.values())
+    assert labels[:2] == ["num_groups=2,4,8,16 · T+S", "num_groups=1 · T+S"]
+    assert all(label in said for label in labels)
+    assert "the other 3 variants" in said
+    coloured = highlighted(study, study.metrics[0])
+    assert coloured[0] == labels[0]
+    assert 5 <= len(coloured) <= 7
+    assert f"Grey: {12 - len(coloured)} other variants." in said
+
+
+def test_classes_are_shown_where_they_were_scored(tmp_path):
+    root = fill(tmp_path / "run", CROSSED, crossed)
+    rows = [
+        {"variant": f"gate={gate} layout=S", "seed": seed, "class": name, "num_clips": 4, "top1": v}
+        for gate, offset in (("lrpe", 0.1), ("dense", 0.3))
+        for seed in (0, 1)
+        for name, v in (("left", offset), ("right", offset + 0.5 + 0.1 * seed))
+    ]
+    pd.DataFrame(rows).to_csv(root / "classes.csv", index=False)
+    study = Study.open(root, margin=2.0)
+    table = study.classes(study.metrics[0])
+    assert table.index.tolist() == ["lrpe · S", "dense · S"]
+    np.testing.assert_allclose(table.loc["dense · S", ["left", "right"]], [30.0, 85.0])
+    assert "<th>right</th>" in write_report(root).read_text()
+
+
+def test_expectations_are_checked_against_the_verdicts(tmp_path):
+    expect = [
+        {"gate": "dense", "verdict": "better"},
+        {"gate": "conv", "verdict": "equal"},
+        {"gate": "mean", "verdict": "worse"},
+        {"gate": "gqpe", "verdict": "equal"},
+        {"gate": "gqpe", "verdict": "better", "metric": "test_within_pair"},
+    ]
+    root = fill(tmp_path / "run", FIVE_GATES | {"expect": expect}, planted)
+    found = report_prediction.outcomes(Study.open(root, margin=2.0))
+    assert [(outcome.label, outcome.state) for outcome in found] == [
+        ("dense", "held"),
+        ("conv", "did not hold"),
+        ("mean", "open"),
+        ("gqpe", "held"),
+        ("gqpe", "open"),
+    ]
+    assert found[0].expected == "gate=dense better in top-1 accuracy"
+    said = text_of(write_report(root))
+    assert "did not hold Expected: gate=conv equal in top-1 accuracy. conv : worse." in said
+    assert "A prediction in words" not in said
+
+
+@pytest.mark.parametrize(
+    ("expect", "message"),
+    [
+        ([{"gate": "dense"}], "each expectation needs a verdict"),
+        ([{"gate": "dense", "verdict": "wors"}], "unknown verdict 'wors'. Did you mean 'worse'"),
+        ([{"gates": "dense", "verdict": "worse"}], "unknown axis 'gates'. Did you mean 'gate'"),
+        ([{"gate": "none", "verdict": "worse"}], "no cell has gate=none worse"),
+        ("worse", "expect needs a list"),
+    ],
+)
+def test_expectations_that_cannot_be_checked_are_refused(expect, message):
+    with pytest.raises(GridError, match=re.escape(message)):
+        read_grid({"base": BASE} | FIVE_GATES | {"expect": expect})

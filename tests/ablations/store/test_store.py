@@ -1,0 +1,301 @@
+"""The folder of a run: what is refused, what survives, and what the commands read from it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ablation_tasks import TINY, how_made, stored
+
+from ablations import load, plan, read_grid, run
+from ablations.cli import main
+from ablations.grid.grid import Grid
+from ablations.store.files import read_json, write_durably, write_json
+from ablations.store.store import Store, StoreError
+
+
+@pytest.fixture
+def declared(tmp_path: Path) -> tuple[Store, Grid]:
+    store, grid = Store(tmp_path / "run"), read_grid(TINY)
+    store.declare(grid, "ablations run grid.yaml")
+    return store, grid
+
+
+def test_results_stored_together_are_each_whole_and_one_that_cannot_be_raises(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path)
+    done = {"cell": "c", "status": "done", "metrics": {}, **how_made("none")}
+    results = [done | {"seed": seed} for seed in range(40)]
+    store.write_results(results)
+    assert [store.result("c", seed) for seed in range(40)] == results
+    store.run_folder("c", 50).parent.joinpath("seed50").write_text("in the way")
+    others = [result | {"seed": seed} for seed, result in enumerate(results, start=49)]
+    with pytest.raises(OSError, match="seed50"):
+        store.write_results(others)
+    assert store.result("c", 49) == others[0]
+    assert store.result("c", 88) == others[-1]
+
+
+def test_durable_write_keeps_the_old_file_when_it_fails(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "file"
+    write_durably(path, b"old")
+    with pytest.raises(TypeError):
+        write_durably(path, "not bytes")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"status": "done"}', "\x00" * 99])
+def test_damaged_result_is_not_done(content: str, declared: tuple[Store, Grid]) -> None:
+    store, grid = declared
+    stored(store, grid, 0)
+    stored(store, grid, 1)
+    path = store.result_path(grid.baseline.id, 1)
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"result\.json"):
+        store.result(grid.baseline.id, 1)
+    with pytest.warns(UserWarning, match="seed 1 is damaged"):
+        assert list(load(store.root).seed) == [0]
+
+
+def test_result_of_another_seed_is_not_taken(declared: tuple[Store, Grid]) -> None:
+    store, grid = declared
+    result = stored(store, grid, 0)
+    write_json(store.result_path(grid.baseline.id, 1), result)
+    with pytest.raises(ValueError, match="another cell or seed"):
+        store.result(grid.baseline.id, 1)
+
+
+def test_changed_default_does_not_pass_off_old_results(declared: tuple[Store, Grid]) -> None:
+    store, grid = declared
+    path = store.cell_path(grid.baseline.id)
+    cell = read_json(path)
+    cell["train"]["weight_decay"] = 0.5
+    write_json(path, cell)
+    with pytest.raises(StoreError, match=r"train.weight_decay=0.5, which is now 0.05"):
+        store.check(grid)
+
+
+def test_new_default_field_is_no_conflict(declared: tuple[Store, Grid]) -> None:
+    store, grid = declared
+    path = store.cell_path(grid.baseline.id)
+    cell = read_json(path)
+    del cell["model"]["init"]
+    write_json(path, cell)
+    store.check(grid)
+
+
+def test_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(StoreError, match="holds no ablation"):
+        run(TINY, tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_folder_that_another_shard_just_begins_is_no_conflict(tmp_path: Path) -> None:
+    store, grid = Store(tmp_path / "run"), read_grid(TINY)
+    store.declare(grid, "none")
+    store.plan_path.unlink()  # it is written last
+    store.check(grid)
+    (store.root / "thesis.tex").write_text("years of work")
+    with pytest.raises(StoreError, match="holds no ablation"):
+        store.check(grid)
+
+
+def test_lists_of_values_become_text_in_the_table(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run")
+    grid = read_grid(TINY | {"axes": {"temporal_windows": [[8], [4]]}})
+    store.declare(grid, "")
+    stored(store, grid, 0)
+    assert list(load(store.root).temporal_windows) == ["8"]
+
+
+def test_status_and_why_tell_what_happened(
+    declared: tuple[Store, Grid], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, grid = declared
+    failed = {"status": "failed", "failure": "exception", "reason": "ValueError: bad luck"}
+    stored(store, grid, 0, **failed, traceback="Traceback: line 1", metrics={})
+    store.log_path(grid.jobs[0]).write_text("last words\n")
+    assert main(["status", str(store.root)]) == 0
+    said = capsys.readouterr().out
+    assert "4 trainings: 1 failed, 3 to do" in said
+    assert "gate=lrpe seed 0 failed (exception: ValueError: bad luck)" in said
+    assert "go on with: ablations run grid.yaml" in said
+    for name in (grid.baseline.id[:4], "gate=lrpe"):
+        assert main(["why", str(store.root), name, "--seed", "0"]) == 0
+        said = capsys.readouterr().out
+        assert all(part in said for part in ("bad luck", "Traceback: line 1", "last words"))
+        assert "repeat it with: ablations repeat" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["status", "{tmp}"], "holds no ablation"),
+        (["why", "{run}", "nothing"], "its cells are"),
+        (["why", "{run}", "gate=lrpe", "--seed", "9"], "its seeds are [0, 1]"),
+        (["run", "{tmp}/none.yaml"], "there is no grid file"),
+        (["run", "{run}/grid.yaml", "--out", "{run}", "--engine", "rya"], "Use one of: local"),
+        (["run", "{run}/grid.yaml", "--out", "{run}", "--workers", "0"], "must be at least 1"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(
+    words: list[str],
+    problem: str,
+    declared: tuple[Store, Grid],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"tmp": str(tmp_path), "run": str(declared[0].root)}
+    assert main([word.format(**places) for word in words]) == 2
+    said = capsys.readouterr().err
+    assert problem in said
+    assert said.startswith("ablations: ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["--help"], ["status", "{}"], ["why", "{}", "gate=lrpe"]])
+def test_quick_commands_import_nothing_heavy(
+    words: list[str], declared: tuple[Store, Grid]
+) -> None:
+    code = (
+        "import sys\nfrom ablations.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'pandas', 'numpy', 'yaml', 'rich'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    arguments = [word.format(declared[0].root) for word in words]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+
+
+def test_repeat_finds_the_same_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    table = run(TINY | {"axes": {}, "seeds": [4]}, out, device="cpu", progress=False)
+    command = Store(out).result(table.id[0], 4)
+    assert command is not None
+    assert command["command"].split()[:2] == ["ablations", "repeat"]
+    words = command["command"].split()[1:]
+    assert main(words) == 0
+    assert "the same to the last bit" in capsys.readouterr().out
+    path = Store(out).result_path(table.id[0], 4)
+    stored_result = read_json(path)
+    stored_result["metrics"]["test_loss"] += 1e-9
+    write_json(path, stored_result)
+    assert main(words) == 1
+    assert "not the same" in capsys.readouterr().out
+    Store(out).cell_path(table.id[0]).unlink()
+    assert main(words) == 2
+    assert "cell.json is missing or damaged; give the `ablations run`" in capsys.readouterr().err
+
+
+DAMAGE = {
+    "list": "[]",
+    "number": "3",
+    "truncated": '{"question": "wh',
+    "no keys": "{}",
+    "another shape": '{"name": "lrpe", "model": [], "identity": 3, "seeds": 3, "cells": [3]}',
+    "binary": "\xff\x00",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("command", ["status", "why", "report", "repeat", "publish"])
+def test_damaged_plan_is_one_line_with_the_mend(
+    command: str,
+    content: str,
+    declared: tuple[Store, Grid],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store, _ = declared
+    store.plan_path.write_text(content)
+    more = {"why": ["x"], "repeat": ["x", "--seed", "0"], "publish": [str(tmp_path / "to")]}
+    assert main([command, str(store.root), *more.get(command, [])]) == 2
+    said = capsys.readouterr().err
+    assert str(store.plan_path) in said
+    assert "give the `ablations run` command of this folder again" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["seeds"], 3),
+        (["cells", 0], ["id"]),
+        (["cells", 0, "axes"], 3),
+        (["repeats"], [3]),
+        (["repeats"], [["id"]]),
+        (["baseline"], "none"),
+        (["command"], None),
+    ],
+    ids=lambda part: ".".join(map(str, part)) if isinstance(part, list) else "",
+)
+def test_damage_inside_a_plan_is_named(
+    path: list[Any], value: Any, declared: tuple[Store, Grid]
+) -> None:
+    store, _ = declared
+    content = place = read_json(store.plan_path)
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    write_json(store.plan_path, content)
+    with pytest.raises(StoreError, match=rf"plan\.json is damaged \({path[0]}.* is "):
+        store.plan()
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_cell_file_is_named_and_a_run_writes_it_anew(
+    content: str,
+    declared: tuple[Store, Grid],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store, grid = declared
+    whole = {seed: stored(store, grid, seed) for seed in grid.seeds}
+    path = store.cell_path(grid.baseline.id)
+    before = path.read_bytes()
+    path.write_text(content)
+    assert main(["repeat", str(store.root), grid.baseline.id, "--seed", "0"]) == 2
+    assert f"{path} is " in capsys.readouterr().err
+    assert main(["status", str(store.root)]) == 0
+    assert len(load(store.root)) == 2
+    store.check(grid)
+    assert plan(grid, store.root, probe_s=0).stale == []
+    store.declare(grid, "again")
+    assert path.read_bytes() == before
+    assert {seed: store.result(grid.baseline.id, seed) for seed in grid.seeds} == whole
+
+
+def test_cell_file_that_makes_no_model_is_damage(declared: tuple[Store, Grid]) -> None:
+    store, grid = declared
+    cell = read_json(store.cell_path(grid.baseline.id))
+    for damage in ({"depths": 3}, {"unheard_of": 1}, {"dims": ["a"]}):
+        write_json(store.cell_path(grid.baseline.id), cell | {"model": cell["model"] | damage})
+        with pytest.raises(StoreError, match=r"cell\.json makes no model"):
+            store.configs(grid.baseline.id)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"timings": []}, {"worker": {}}, {"metrics": {"test_top1": "high"}}, {"log": 3}],
+    ids=str,
+)
+def test_result_of_another_shape_is_damaged_and_the_others_are_read(
+    damage: dict[str, Any], declared: tuple[Store, Grid], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, grid = declared
+    result = stored(store, grid, 0)
+    stored(store, grid, 1)
+    write_json(store.result_path(grid.baseline.id, 0), result | damage)
+    assert main(["status", str(store.root)]) == 0
+    said = capsys.readouterr().out
+    assert "4 trainings: 1 done, 1 damaged, 2 to do" in said
+    assert f"is no whole result ({next(iter(damage))}" in said
+    assert main(["why", str(store.root), grid.baseline.id]) == 0
+    with pytest.warns(UserWarning, match="seed 0 is damaged"):
+        assert list(load(store.root).seed) == [1]

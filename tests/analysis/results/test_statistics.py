@@ -1,0 +1,305 @@
+"""Intervals, tests and powers against numbers known by hand or by simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.power import TTestPower
+from statsmodels.stats.weightstats import ttost_paired
+
+from analysis import compare, detectable_effect, seeds_needed, t_interval
+from analysis.results.paired import equivalence_p, holm, seeds_needed_to_equal
+
+
+def runs(**variants: list[float]) -> pd.DataFrame:
+    """A tidy table of one row a variant and seed."""
+    rows = [
+        {"variant": name, "seed": seed, "accuracy": value}
+        for name, values in variants.items()
+        for seed, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_t_interval_by_hand() -> None:
+    mean, low, high = t_interval([1.0, 2.0, 3.0])
+    margin = 4.302652729696142 / np.sqrt(3)  # t(0.975, 2) times the standard error
+    assert (mean, low, high) == pytest.approx((2.0, 2 - margin, 2 + margin))
+    assert t_interval([1, 2, 3], 0.5)[2] == pytest.approx(2 + 0.816496580927726 / np.sqrt(3))
+
+
+@pytest.mark.filterwarnings("error")
+def test_t_interval_of_one_value_has_no_bounds() -> None:
+    mean, low, high = t_interval([0.7])
+    assert mean == 0.7
+    assert np.isnan(low)
+    assert np.isnan(high)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, np.nan]])
+def test_t_interval_refuses_missing_values(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="dropna"):
+        t_interval(values)
+
+
+def test_t_interval_covers_the_truth_as_often_as_it_says() -> None:
+    draws = np.random.default_rng(0).normal(size=(2000, 3))
+    bounds = np.array([t_interval(draw, 0.8)[1:] for draw in draws])
+    assert ((bounds[:, 0] < 0) & (bounds[:, 1] > 0)).mean() == pytest.approx(0.8, abs=0.03)
+
+
+def test_compare_takes_an_ablations_table_as_it_is() -> None:
+    table = runs(base=[0.5, 0.6, 0.4], other=[0.7, 0.9, 0.6]).rename(
+        columns={"variant": "name", "accuracy": "test_top1"}
+    )
+    expected = compare(table, "base", "test_top1", by="name")
+    marked = table.assign(baseline=table["name"] == "base")
+    pd.testing.assert_frame_equal(compare(marked), expected)
+    with pytest.raises(ValueError, match="0 variants are marked in a column 'baseline'; name one"):
+        compare(table)
+    with pytest.raises(ValueError, match="2 variants are marked"):
+        compare(marked.assign(baseline=True))
+
+
+def test_bootstrap_stands_beside_t_from_ten_seeds_on() -> None:
+    rng = np.random.default_rng(0)
+    few, even, skewed = rng.normal(size=9), rng.normal(size=40), rng.exponential(size=40)
+    short = compare(runs(base=[0.0] * 9, other=list(few)), "base", "accuracy")
+    assert not [column for column in short.columns if column.startswith("bootstrap")]
+    variants = {"even": list(even), "skewed": list(skewed), "some": list(few), "same": [0.25] * 40}
+    table = runs(base=[0.0] * 40, **variants)
+    rows = compare(table, "base", "accuracy").set_index("variant")
+    for name, values in (("even", even), ("skewed", skewed)):
+        means = rng.choice(values, size=(20_000, 40)).mean(1)
+        off = rows.loc[name, ["bootstrap_low", "bootstrap_high"]] - np.quantile(
+            means, [0.025, 0.975]
+        )
+        if name == "even":
+            assert off.abs().max() < 0.03
+        else:  # BCa moves both ends to where the long tail is
+            assert off.min() > 0.01
+    assert rows.loc["some", ["bootstrap_low", "bootstrap_high"]].isna().all()
+    assert rows.loc["same", ["bootstrap_low", "bootstrap_high"]].to_list() == [0.25, 0.25]
+    again = compare(table, "base", "accuracy").set_index("variant")
+    pd.testing.assert_frame_equal(rows, again)
+
+
+@pytest.mark.parametrize(
+    ("num_seeds", "effect"), [(3, 3.26), (5, 1.68), (8, 1.16), (10, 1.00), (20, 0.66)]
+)
+def test_detectable_effect_equals_the_known_values(num_seeds: int, effect: float) -> None:
+    assert detectable_effect(num_seeds) == pytest.approx(effect, abs=0.005)
+
+
+def test_detectable_effect_is_found_at_its_power() -> None:
+    effect = detectable_effect(4, power=0.6)
+    draws = np.random.default_rng(0).normal(effect, 1, size=(20000, 4))
+    assert (stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(
+        0.6, abs=0.02
+    )
+
+
+@given(num_seeds=st.integers(2, 200))
+def test_seeds_needed_inverts_detectable_effect(num_seeds: int) -> None:
+    assert seeds_needed(detectable_effect(num_seeds) + 1e-6) == num_seeds
+    assert seeds_needed(-(detectable_effect(num_seeds) - 1e-6)) == num_seeds + 1
+
+
+def test_powers_equal_statsmodels() -> None:
+    for num_seeds in (3, 5, 12):
+        expected = TTestPower().solve_power(nobs=num_seeds, alpha=0.05, power=0.8)
+        assert detectable_effect(num_seeds) == pytest.approx(expected, rel=1e-6)
+
+
+def test_powers_refuse_what_has_no_answer() -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        detectable_effect(1)
+    with pytest.raises(ValueError, match=r"power=1 .*0\.8"):
+        detectable_effect(5, power=1)
+    with pytest.raises(ValueError, match="more than 1000 seeds"):
+        seeds_needed(0.0)
+    for effect in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=f"effect={effect} must be a finite number"):
+            seeds_needed(effect)
+    for power in (np.nan, 0.0, 0.05, 1.0):
+        with pytest.raises(ValueError, match=f"power={power} must lie between 0.05 and 1"):
+            seeds_needed(1.0, power)
+    for significance in (np.nan, 0.0, 2.0):
+        with pytest.raises(ValueError, match=f"significance={significance} must lie between 0 "):
+            seeds_needed(1.0, significance=significance)
+    for num_seeds in (np.nan, np.inf, 2.5):
+        with pytest.raises(ValueError, match=f"num_seeds={num_seeds} must be a whole number"):
+            detectable_effect(num_seeds)
+
+
+def test_compare_pairs_runs_by_seed() -> None:
+    baseline = [0.1, 0.5, 0.9, 0.3]
+    gains = [0.02, 0.03, 0.02, 0.03]
+    df = runs(base=baseline, shifted=[b + g for b, g in zip(baseline, gains, strict=True)])
+    row = compare(df.sample(frac=1, random_state=0), "base", "accuracy").iloc[0]
+    expected = t_interval(gains)
+    assert tuple(row[["difference", "low", "high"]]) == pytest.approx(expected)
+    assert row["p"] == pytest.approx(stats.ttest_1samp(gains, 0).pvalue)
+    assert row["mean"] == pytest.approx(0.475)
+    assert row["verdict"] == "better"  # unpaired, p would be 0.9
+    assert row["probability_of_improvement"] == pytest.approx((4 + 6) / 16)
+
+
+def test_compare_says_worse_and_turns_round_for_a_loss() -> None:
+    df = runs(base=[0.50, 0.52, 0.51], low=[0.30, 0.33, 0.31], high=[0.70, 0.71, 0.70])
+    scores = compare(df, "base", "accuracy").set_index("variant")
+    losses = compare(df, "base", "accuracy", higher_is_better=False).set_index("variant")
+    assert scores["verdict"].to_dict() == {"low": "worse", "high": "better"}
+    assert losses["verdict"].to_dict() == {"low": "better", "high": "worse"}
+    assert scores["probability_of_improvement"].tolist() == [0.0, 1.0]
+    assert losses["probability_of_improvement"].tolist() == [1.0, 0.0]
+    assert losses["difference"].tolist() == scores["difference"].tolist()
+
+
+def test_compare_corrects_byholm() -> None:
+    rng = np.random.default_rng(1)
+    base = rng.normal(0.5, 0.05, 6)
+    variants = {f"v{i}": list(base + rng.normal(0.02 * i, 0.03, 6)) for i in range(4)}
+    found = compare(runs(base=list(base), **variants), "base", "accuracy")
+    ordered = found.sort_values("p")
+    steps = ordered["p"].to_numpy() * [4, 3, 2, 1]
+    by_hand = [min(1, max(steps[: i + 1])) for i in range(4)]
+    assert ordered["p_holm"].tolist() == pytest.approx(by_hand)
+    assert list(found["variant"]) == ["v0", "v1", "v2", "v3"]
+
+
+def test_holm_by_hand() -> None:
+    p = np.array([0.04, 0.01, np.nan, 0.03, 0.5])  # four tests
+    assert holm(p) == pytest.approx([0.09, 0.04, np.nan, 0.09, 0.5], nan_ok=True)
+    assert np.isnan(holm(np.array([np.nan]))).all()
+
+
+def test_compare_of_identical_variants_claims_nothing() -> None:
+    """Twelve copies of the baseline: the whole table may err in 5% of cases, not each row."""
+    rng = np.random.default_rng(0)
+    false_claims = 0
+    for _ in range(60):
+        variants = {f"v{i}": list(rng.normal(size=5)) for i in range(12)}
+        found = compare(runs(base=list(rng.normal(size=5)), **variants), "base", "accuracy")
+        false_claims += found["verdict"].isin(["better", "worse"]).any()
+    assert false_claims <= 8  # without the correction, about 20
+
+
+def test_compare_says_how_many_seeds_are_needed() -> None:
+    # differences 1, 2, 3 less 1.5: mean 0.5, sd 1
+    found = compare(runs(base=[0, 0, 0], other=[-0.5, 0.5, 1.5]), "base", "accuracy")
+    assert found["verdict"].tolist() == [f"cannot tell: needs about {seeds_needed(0.5)} seeds"]
+    two = compare(
+        runs(base=[0, 0, 0], other=[-0.5, 0.5, 1.5], third=[-0.5, 0.5, 1.5]), "base", "accuracy"
+    )
+    stricter = seeds_needed(0.5, significance=0.025)
+    assert stricter > seeds_needed(0.5)
+    assert set(two["verdict"]) == {f"cannot tell: needs about {stricter} seeds"}
+    tiny = compare(runs(base=[0, 0, 0], other=[-1, 1, 0.001]), "base", "accuracy")
+    assert tiny["verdict"].tolist() == ["cannot tell: needs more than 1000 seeds"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_compare_reports_missing_runs_and_single_seeds() -> None:
+    df = runs(base=[0.5, 0.6, 0.7], failed=[np.nan] * 3, one=[0.9], two=[0.9, np.nan, 0.8])
+    found = compare(df, "base", "accuracy").set_index("variant")
+    assert found["n"].to_dict() == {"failed": 0, "one": 1, "two": 2}
+    assert found["unpaired"].to_dict() == {"failed": 3, "one": 2, "two": 1}
+    assert found.loc[["failed", "one"], ["p", "p_holm", "low"]].isna().all(axis=None)
+    assert found.loc["two", "p_holm"] == found.loc["two", "p"]  # the only test made
+    assert found.loc["two", "difference"] == pytest.approx(0.25)
+    assert "no seed in common" in found.loc["failed", "verdict"]
+    assert found.loc["one", "verdict"].startswith("cannot tell")
+
+
+@pytest.mark.filterwarnings("error")
+def test_compare_of_differences_without_spread() -> None:
+    found = compare(runs(base=[1, 2, 3], same=[1, 2, 3], up=[2, 3, 4]), "base", "accuracy")
+    assert found["p"].tolist() == [1.0, 0.0]
+    assert found["verdict"].tolist() == ["cannot tell: the means are equal", "better"]
+    assert found["probability_of_improvement"].tolist() == pytest.approx([0.5, (6 + 2 * 0.5) / 9])
+    assert compare(runs(base=[1, 2]), "base", "accuracy").empty
+
+
+def test_equivalence_p_equals_statsmodels() -> None:
+    rng = np.random.default_rng(0)
+    for margin in (0.01, 0.1, 1.0):
+        x, y = rng.normal(0, 0.1, 6), rng.normal(0.02, 0.1, 6)
+        expected = ttost_paired(x, y, -margin, margin)[0]
+        assert equivalence_p(x - y, margin) == pytest.approx(expected)
+
+
+@given(
+    differences=st.lists(st.floats(-1, 1), min_size=2, max_size=8).map(np.array),
+    margin=st.floats(0.01, 2),
+)
+def test_equivalence_is_where_the_90_percent_interval_lies_within(differences, margin) -> None:
+    _, low, high = t_interval(differences, 0.9)
+    room = min(margin - high, low + margin)
+    if abs(room) > 1e-9:
+        assert (equivalence_p(differences, margin) < 0.05) == (room > 0)
+
+
+def test_seeds_needed_to_equal_give_that_power() -> None:
+    num_seeds = seeds_needed_to_equal(0.3, 1.5)
+    draws = np.random.default_rng(0).normal(0.3, 1, size=(4000, num_seeds))
+    found = np.mean([equivalence_p(draw, 1.5) < 0.05 for draw in draws])
+    assert 0.78 < found < 0.95
+    assert seeds_needed_to_equal(-0.3, 1.5) == num_seeds
+    with pytest.raises(ValueError, match="use a wider margin"):
+        seeds_needed_to_equal(1.5, 1.5)
+
+
+def test_compare_tells_equal_from_not_shown() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(0.5, 0.05, 6)
+    near, vague = rng.normal(0, 0.004, 6), np.array([0.04, -0.04, 0.02, -0.02, 0.01, -0.009])
+    small = 0.01 + rng.normal(0, 0.001, 6)
+    df = runs(
+        base=list(base),
+        near=list(base + near),
+        vague=list(base + vague),
+        small=list(base + small),
+        far=list(base - 0.3 + near),
+        same=list(base),
+    )
+    found = compare(df, "base", "accuracy", margin=0.02, unit=" of 1").set_index("variant")
+    assert found.loc["near", "verdict"] == "equal within 0.02 of 1"
+    assert found.loc["small", "verdict"] == "better, but by less than 0.02 of 1"
+    assert found.loc["far", "verdict"] == "worse"
+    assert found.loc["same", "verdict"] == "equal within 0.02 of 1"
+    spread = vague.std(ddof=1)
+    effect, room = vague.mean() / spread, 0.02 / spread
+    needed = seeds_needed_to_equal(effect, room, significance=0.05 / 5)
+    assert found.loc["vague", "verdict"] == f"cannot tell: needs about {needed} seeds"
+    assert (found["p_equal_holm"] >= found["p_equal"]).all()
+    losses = compare(df, "base", "accuracy", higher_is_better=False, margin=0.02)
+    assert losses["verdict"].tolist()[2:4] == ["worse, but by less than 0.02", "better"]
+    with pytest.raises(ValueError, match="margin=0 must be above 0"):
+        compare(df, "base", "accuracy", margin=0)
+
+
+def test_compare_rarely_calls_a_variant_at_the_margin_equal() -> None:
+    """The whole table may err in 5% of cases: of 60 tables of 8 such variants, some 3."""
+    rng = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(60):
+        base = rng.normal(size=6)
+        variants = {f"v{i}": list(base + 1 + rng.normal(0, 0.4, 6)) for i in range(8)}
+        found = compare(runs(base=list(base), **variants), "base", "accuracy", margin=1)
+        wrong += found["verdict"].str.contains("equal|less").any()
+    assert wrong <= 8  # without the correction, about 20
+
+
+def test_compare_refuses_tables_that_it_cannot_pair() -> None:
+    df = runs(base=[0.1, 0.2], other=[0.3, 0.4])
+    with pytest.raises(ValueError, match=r"no column 'loss'; the columns are"):
+        compare(df, "base", "loss")
+    with pytest.raises(ValueError, match="no baseline 'bass'"):
+        compare(df, "bass", "accuracy")
+    with pytest.raises(ValueError, match="repeat a variant and seed"):
+        compare(pd.concat([df, df.tail(1)]), "base", "accuracy")

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from posmlp.cli import main
+from posmlp.data.check.check import check_data
+from posmlp.data.clips import ClipRule
+from posmlp.data.datasets import VideoClips
+from posmlp.data.layouts.layouts import list_videos
+from tests.data.check.bench_check import make_spoilt_dataset
+
+RULE = ClipRule(4, 32)
+SIZES = {"num_frames": 4, "image_size": 32, "num_workers": 0}
+
+
+@pytest.fixture
+def data(write_clip, tmp_path) -> Path:
+    """Write Kinetics lists over good, odd and bad files, and lines that cannot be used."""
+    root = tmp_path / "data"
+    for name in ("a", "b", "c", "d"):
+        write_clip(root / f"{name}.mp4", [60] * 6)
+    write_clip(root / "short.mp4", [60])
+    (root / "empty.mp4").touch()
+    (root / "text.mp4").write_text("not a video\n" * 9)
+    names = ["a", "b", "short", "empty", "text", "gone"]
+    lines = [f"{name}.mp4,{i % 2}" for i, name in enumerate(names)]
+    lines += ["c.mp4;1", "d.mp4,one", "a.mp4,1"]
+    (root / "train.csv").write_text("\n".join(lines) + "\n")
+    (root / "val.csv").write_text("c.mp4,0\nd.mp4,1\nb.mp4,1\n")
+    return root
+
+
+def found_in(root: Path) -> dict[str, tuple[str, str]]:
+    with (root / "data-problems.csv").open(newline="") as file:
+        return {row["place"]: (row["problem"], row["dropped"]) for row in csv.DictReader(file)}
+
+
+def test_check_lists_each_kind_of_problem(data):
+    found = check_data(data, RULE, num_workers=0)
+    assert found_in(data) == {
+        "train.csv:7": ("malformed", "yes"),
+        "train.csv:8": ("mislabelled", "yes"),
+        "train.csv:9": ("mislabelled", "yes"),
+        "short.mp4": ("too short", "yes"),
+        "empty.mp4": ("empty", "yes"),
+        "text.mp4": ("unreadable", "yes"),
+        "gone.mp4": ("missing", "yes"),
+        "b.mp4": ("mislabelled", "no"),  # in two splits
+    }
+    assert found.num_dropped == 7
+    read = [(file.place, file.num_frames, file.decoder) for file in found.files]
+    assert read[:2] == [("a.mp4", 6, "decord"), ("b.mp4", 6, "decord")]
+
+
+def test_training_honours_the_list(data, capsys):
+    with pytest.raises(ValueError, match="3 of its annotations"):
+        VideoClips.open(data, "train", **SIZES)
+    check_data(data, RULE, num_workers=0)
+    clips = VideoClips.open(data, "train", **SIZES)
+    assert [Path(p).name for p in clips.paths] == ["a.mp4", "b.mp4"]
+    assert set(clips.describe()["dropped"]) == set(found_in(data)) - {"b.mp4"}
+    assert clips.batch(torch.arange(2)).shape == (2, 4, 32, 32, 3)
+    assert "7 left out" in capsys.readouterr().err
+
+
+def test_user_may_change_what_is_left_out(data):
+    check_data(data, RULE, num_workers=0)
+    path = data / "data-problems.csv"
+    path.write_text(path.read_text().replace("b.mp4,mislabelled,no", "b.mp4,mislabelled,yes"))
+    with pytest.raises(ValueError, match="of 1 class"):
+        list_videos(data, "train")
+    path.write_text(path.read_text().replace("b.mp4,mislabelled,yes", "b.mp4,mislabelled,maybe"))
+    with pytest.raises(ValueError, match=r"data-problems.csv:\d+: dropped='maybe'"):
+        list_videos(data, "train")
+    path.write_text("b.mp4\n")
+    with pytest.raises(ValueError, match=r"data-problems.csv needs the columns"):
+        list_videos(data, "train")
+
+
+def test_checked_files_are_not_read_again_until_they_change(data, write_clip):
+    check_data(data, RULE, num_workers=0)
+    good = (data / "a.mp4").read_bytes()
+    status = (data / "a.mp4").stat()
+    (data / "a.mp4").write_bytes(bytes(len(good)))
+    os.utime(data / "a.mp4", ns=(status.st_atime_ns, status.st_mtime_ns))
+    clips = VideoClips.open(data, "train", cache_gib=0.0, **SIZES)
+    assert clips.unreadable == []  # by its size and date it is the file that was checked
+    os.utime(data / "a.mp4")
+    with pytest.raises(ValueError, match=r"a.mp4"):
+        VideoClips.open(data, "train", cache_gib=0.0, **SIZES)
+
+
+def test_second_check_finds_what_was_mended(data, write_clip):
+    check_data(data, RULE, num_workers=0)
+    write_clip(data / "text.mp4", [60] * 6)
+    check_data(data, RULE, num_workers=0)
+    assert "text.mp4" not in found_in(data)
+    assert len(list_videos(data, "train").paths) == 3
+
+
+def test_list_is_exact_with_workers(tmp_path):
+    bad = make_spoilt_dataset(tmp_path / "data", 300, 0.04)
+    found = check_data(tmp_path / "data", RULE, num_workers=2)
+    assert {problem.place for _, problem, _ in found.problems} == bad
+    assert len(bad) == 12
+    assert len(found.files) == 288
+
+
+def test_frames_of_folders_are_all_read(data, tmp_path):
+    root = tmp_path / "frames"
+    for name in ("1", "2", "3"):
+        (root / name).mkdir(parents=True)
+        for k in range(1, 5):
+            Image.new("RGB", (40, 32), (9, 9, 9)).save(root / name / f"{k:05d}.jpg")
+    bytes_of = (root / "2/00003.jpg").read_bytes()
+    (root / "2/00003.jpg").write_bytes(bytes_of[: len(bytes_of) // 2])
+    (root / "train.txt").write_text("1 4 0\n2 4 1\n3 4 1\n4 4 1\n")
+    (root / "val.txt").write_text("1 5 0\n3 2 1\n")
+    (root / "4").mkdir()
+    found = check_data(root, RULE, num_workers=0)
+    reasons = {p.place: (p.kind, p.reason, dropped) for _, p, dropped in found.problems}
+    assert "frame 00003.jpg cannot be read" in reasons["2"][1]
+    assert reasons["4"][0] == "empty"
+    kinds = [(s, p.place, p.kind, d) for s, p, d in found.problems if s == "test"]
+    assert ("test", "1", "damaged", True) in kinds  # 1 of 5 is more than a tenth
+    assert ("test", "3", "mislabelled", False) in kinds
+
+
+def test_shared_broken_clips_give_their_reasons(shared, tmp_path):
+    expected = {
+        "audio_only.mp4": ("unreadable", "no video stream", True),
+        "decord_corrupted.mp4": ("damaged", "1 of its 50 frames", False),
+        "mid_corrupt.mp4": ("damaged", "3 of its 300 frames", False),
+        "one_frame.mp4": ("too short", "1 frames", True),
+        "trunc_faststart.mp4": ("damaged", "173 of its 300 frames", True),
+    }
+    odd = {
+        "cut_copy.mp4": "cut by stream copy",
+        "vfr.mp4": "variable frame rate",
+        "tc_h265_video.mp4": "out of order",
+    }
+    for name in (*expected, *odd):
+        for split in ("train", "test"):
+            path = tmp_path / split / f"class{len(name) % 2}" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if split == "train":
+                shutil.copyfile(shared / "clips" / name, path)
+    for label in (0, 1):
+        shutil.copyfile(shared / "clips/one_frame.mp4", tmp_path / f"test/class{label}/x.mp4")
+    found = check_data(tmp_path, RULE, num_workers=1)
+    seen = {Path(p.place).name: (p.kind, p.reason, d) for s, p, d in found.problems if s == "train"}
+    assert set(seen) == set(expected)
+    for name, (kind, words, dropped) in expected.items():
+        assert (seen[name][0], seen[name][2]) == (kind, dropped)
+        assert words in seen[name][1]
+    notes = {Path(file.place).name: file.notes for file in found.files}
+    for name, words in odd.items():
+        assert words in notes[name]
+
+
+def test_command_ends_with_1_and_shows_the_list(data, capsys):
+    command = ["data", "check", str(data), "--frames", "4", "--workers", "0"]
+    assert main(command) == 1
+    shown = capsys.readouterr().out
+    assert "layout 'kinetics', as listed in train.csv (comma-separated, no header)" in shown
+    assert "missing, left out: gone.mp4: no such file" in shown
+    assert "8 problems, 7 of them left out of training" in shown
+    shutil.rmtree(data)
+    assert main(command) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_lists_that_cannot_be_written_stop_the_check_before_it_reads(data, tmp_path):
+    with pytest.raises(ValueError, match=r"cannot be written to .*nowhere"):
+        check_data(data, RULE, num_workers=0, out=tmp_path / "nowhere")
+    (tmp_path / "lists").mkdir()
+    check_data(data, RULE, num_workers=0, out=tmp_path / "lists")
+    assert not (data / "data-problems.csv").exists()
+    assert (tmp_path / "lists/data-problems.csv").exists()

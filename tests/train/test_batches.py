@@ -1,0 +1,133 @@
+"""Training batches: own augmentation a seed, parts of a batch, going on from a step, averages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from posmlp.config import TrainConfig
+from posmlp.data.digits.moving_digits import MovingDigits
+from posmlp.data.sources import GeneratedClips, open_clips
+from posmlp.train import loop
+from posmlp.train.batches import TrainingBatches
+from posmlp.train.distributed import Team
+from posmlp.train.fitting import fit
+from posmlp.train.optimisation import WeightAverage
+from posmlp.train.population import Population
+from tests.train.test_population import TINY
+
+CONFIG = replace(TINY, image_size=16, windows=(4, 2), num_classes=14)
+TRAIN = TrainConfig(epochs=2, batch_size=8, lr=1e-2, erase=0.5)
+
+
+@pytest.fixture(scope="module")
+def clips() -> GeneratedClips:
+    digits = MovingDigits("train", 32, difficulty="easy", num_frames=4, image_size=16)
+    return GeneratedClips(digits)
+
+
+def batches_of(source, train: TrainConfig, seeds: tuple[int, ...] = (0,), **where) -> list:
+    team, first = where.get("team", Team()), where.get("first_step", 0)
+    made = TrainingBatches(source, train, Population(CONFIG, seeds), team)
+    return list(made.epoch(1, first))
+
+
+def test_each_seed_has_its_own_augmentation_and_what_it_would_have_alone(clips):
+    train = replace(TRAIN, erase=1.0, mixup=0.8)
+    both = batches_of(clips, train, (3, 5))
+    alone = batches_of(clips, train, (5,))
+    for pair, own in zip(both, alone, strict=True):
+        assert torch.equal(pair.clips[1], own.clips[0])
+        assert torch.equal(pair.targets[1], own.targets[0])
+        assert torch.equal(pair.scales[1], own.scales[0])
+    assert both[0].targets.shape == (2, 8, 14)
+
+
+def test_an_epoch_goes_on_from_any_step_as_it_would_have(clips):
+    whole = batches_of(clips, TRAIN)
+    assert len(whole) == 4
+    rest = batches_of(clips, TRAIN, first_step=2)
+    for one, other in zip(whole[2:], rest, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_processes_share_a_batch_of_real_files_with_random_crops(tmp_path, write_clip):
+    """Frames, crops, erasing, flips and stochastic depth are those of one process."""
+    for split in ("train", "test"):
+        for name in "ab":
+            for i in range(4):
+                path = tmp_path / split / name / f"{i}.mp4"
+                write_clip(path, range(10 * i, 200, 9), height=24, width=32)
+    train = replace(TRAIN, min_crop_area=0.3, flip="mirror", batch_size=4)
+    config = replace(CONFIG, num_classes=2)
+    source = open_clips(str(tmp_path), "train", config, train=train, num_workers=0)
+    whole = batches_of(source, train)
+    parts = [batches_of(source, train, team=Team(rank, 2)) for rank in range(2)]
+    for step, batch in enumerate(whole):
+        for i, along in enumerate((1, 1, 2)):
+            joined = torch.cat([part[step][i] for part in parts], along)
+            assert torch.equal(batch[i], joined)
+
+
+def test_repeated_clips_come_side_by_side_with_other_augmentation(clips):
+    first, *_ = batches = batches_of(clips, replace(TRAIN, repeats=2, erase=1.0))
+    assert len(batches) == 8
+    assert torch.equal(first.targets[0, ::2], first.targets[0, 1::2])
+    assert not torch.equal(first.clips[0, ::2], first.clips[0, 1::2])
+
+
+def test_labels_are_the_largest_shares(clips):
+    batch = batches_of(clips, replace(TRAIN, cutmix=1.0))[0]
+    assert torch.equal(batch.labels, batch.targets.argmax(-1))
+
+
+@pytest.mark.parametrize("change", [{"mixup": 0.8, "cutmix": 1.0}, {"flip": "labels"}])
+def test_fit_trains_under_augmentation_and_repeats(clips, change):
+    train = replace(TRAIN, **change)
+    rows = fit(CONFIG, train, (clips, clips), [0], progress=False)
+    again = fit(CONFIG, train, (clips, clips), [0], progress=False)
+    assert rows[-1]["train_loss"] == again[-1]["train_loss"]
+    assert np.isfinite(rows[-1]["train_loss"])
+    plain = fit(CONFIG, TRAIN, (clips, clips), [0], progress=False)
+    assert rows[-1]["train_loss"] != plain[-1]["train_loss"]
+
+
+def test_weight_average_follows_its_rule():
+    population = Population(CONFIG, [0])
+    average = WeightAverage(population, 0.5)
+    name = "head.weight"
+    first = population.state()[name].clone()
+    with torch.no_grad():
+        population.parameters[name].add_(1.0)
+    average.update(1)  # (1 + 1) / (10 + 1) is less than 0.5
+    torch.testing.assert_close(average.tensors[name], first + 9 / 11)
+    average.update(1000)
+    torch.testing.assert_close(average.tensors[name], first + 1 - (1 - 9 / 11) / 2)
+    with average.in_place():
+        torch.testing.assert_close(population.state()[name], average.tensors[name])
+    torch.testing.assert_close(population.state()[name], first + 1)
+
+
+def test_averaged_weights_are_scored_saved_and_resumed(clips, tmp_path, monkeypatch):
+    train = replace(TRAIN, ema_decay=0.9, epochs=3)
+    plain = fit(CONFIG, replace(train, ema_decay=0.0), (clips, clips), [0], progress=False)
+    whole = fit(CONFIG, train, (clips, clips), [0], tmp_path / "whole", progress=False)
+    assert [row["train_loss"] for row in whole] == [row["train_loss"] for row in plain]
+    assert whole[-1]["test_loss"] != plain[-1]["test_loss"]
+
+    store = loop.Training._store
+
+    def killed(self, folder, epoch):
+        store(self, folder, epoch)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Training, "_store", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(CONFIG, train, (clips, clips), [0], tmp_path / "cut", progress=False)
+    monkeypatch.undo()
+    resumed = fit(CONFIG, train, (clips, clips), [0], tmp_path / "cut", progress=False)
+    assert resumed[-1]["test_loss"] == whole[-1]["test_loss"]
