@@ -22,10 +22,10 @@ import torch
 
 from analysis.speed.contenders import Reference, population, population_step
 from analysis.speed.speed import MODES, PHASES, Limits, in_turns, machine, measure_speed, quartiles
-from posmlp import GATES
 from posmlp.checkpoint import write_atomically
 from posmlp.config import PosMLPConfig, one_of, resolve
-from posmlp.train import usable_device
+from posmlp.gates.registry import GATES
+from posmlp.train.fitting import usable_device
 from posmlp.train.population import seeded_model
 from posmlp.train.run_folder import commit
 

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 
 from analysis.cost.costs import clip_shape_of
 from analysis.speed.speed import Step
-from posmlp import PosMLPVideo
 from posmlp.checkpoint import released_name
 from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.model import PosMLPVideo
 from posmlp.train.distributed import Team
 from posmlp.train.execution import preparation
 from posmlp.train.optimisation import Optimiser

@@ -22,9 +22,9 @@ from analysis.speed.contenders import population, population_step
 from analysis.speed.count_step import Counts, count_step
 from analysis.speed.draw_scaling import draw_scaling
 from analysis.speed.speed import Limits, Step, in_turns, machine, measure_speed, threads
-from posmlp import GATES, PosMLPConfig
 from posmlp.checkpoint import write_atomically
-from posmlp.config import one_of, resolve
+from posmlp.config import PosMLPConfig, one_of, resolve
+from posmlp.gates.registry import GATES
 from posmlp.train.population import seeded_model
 
 LARGE = 2**26

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from analysis.borrow import borrowed
 from analysis.cost.costs import clip_shape_of
-from posmlp import PosMLPConfig, create_model
-from posmlp.config import one_of
-from posmlp.train import usable_device
+from posmlp.config import PosMLPConfig, one_of
+from posmlp.model import create_model
+from posmlp.train.fitting import usable_device
 
 MODES = ("eager", "bfloat16", "compiled", "compiled bfloat16")
 PHASES = ("forward", "training")

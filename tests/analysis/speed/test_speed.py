@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from analysis import measure_speed, pareto
-from analysis.speed.speed import speed
+from analysis.speed import speed
 from posmlp import create_model
 
 
