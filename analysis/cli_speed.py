@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from analysis.arguments import count, device, file, folder
@@ -67,7 +68,7 @@ def _show(table: Any, columns: list[str] | None = None, note: str = "") -> None:
 def _bench(options: argparse.Namespace) -> None:
     """Time what people run beside the plain model, the tests' einsum model and another commit."""
     from analysis.speed.bench import SHOWN, WORKS, bench
-    from posmlp.checkpoint import write_atomically
+    from analysis.speed.speed import write_table
 
     table = bench(
         options.work or tuple(WORKS),
@@ -78,7 +79,7 @@ def _bench(options: argparse.Namespace) -> None:
     note = "; vs_X: X's time over the row's, or the row's memory over X's"
     _show(table, [name for name in SHOWN if name in table], note)
     if options.out:
-        write_atomically(options.out, table.to_csv(index=False).encode())
+        write_table(table, Path(options.out))
 
 
 def _bench_gpu(options: argparse.Namespace) -> None:

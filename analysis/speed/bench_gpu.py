@@ -21,8 +21,16 @@ import pandas as pd
 import torch
 
 from analysis.speed.contenders import Reference, population, population_step
-from analysis.speed.speed import MODES, PHASES, Limits, in_turns, machine, measure_speed, quartiles
-from posmlp.checkpoint import write_atomically
+from analysis.speed.speed import (
+    MODES,
+    PHASES,
+    Limits,
+    in_turns,
+    machine,
+    measure_speed,
+    quartiles,
+    write_table,
+)
 from posmlp.config import PosMLPConfig, one_of, resolve
 from posmlp.gates.registry import GATES
 from posmlp.train.fitting import usable_device
@@ -99,7 +107,5 @@ def write_bench_gpu(
     about = {"preset": preset, "device": name, "cuda": torch.version.cuda, **commit()}
     table = measure(resolve(preset), device, num_runs).assign(**about)
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower())
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / f"{slug}-{part}.csv", table.to_csv(index=False).encode())
+    write_table(table, Path(out) / f"{slug}-{part}.csv")
     return table

@@ -17,7 +17,7 @@ from torch import nn
 from analysis.cost.costs import cost
 from analysis.figures.pictures import png
 from analysis.speed.draw_peers import draw_peers
-from analysis.speed.speed import measure_speed
+from analysis.speed.speed import measure_speed, write_table
 from posmlp.checkpoint import write_atomically
 from posmlp.config import one_of, resolve
 from posmlp.train.population import seeded_model
@@ -131,7 +131,7 @@ def write_peers(table: pd.DataFrame, out: str | Path) -> Path:
     """Write rows of `compare_peers` as peers.csv and its first mode as peers.png; the folder."""
     folder = Path(out)
     axes = draw_peers(table[table["mode"] == table["mode"].iloc[0]], paper_top1=PAPER_TOP1)
-    write_atomically(folder / "peers.csv", table.to_csv(index=False).encode())
+    write_table(table, folder / "peers.csv")
     write_atomically(folder / "peers.png", png(axes[0].figure))
     return folder
 

@@ -21,7 +21,15 @@ from analysis.figures.pictures import png
 from analysis.speed.contenders import population, population_step
 from analysis.speed.count_step import Counts, count_step
 from analysis.speed.draw_scaling import draw_scaling
-from analysis.speed.speed import Limits, Step, in_turns, machine, measure_speed, threads
+from analysis.speed.speed import (
+    Limits,
+    Step,
+    in_turns,
+    machine,
+    measure_speed,
+    threads,
+    write_table,
+)
 from posmlp.checkpoint import write_atomically
 from posmlp.config import PosMLPConfig, one_of, resolve
 from posmlp.gates.registry import GATES
@@ -185,11 +193,8 @@ WHATS: dict[str, Callable[..., pd.DataFrame]] = {"gates": time_gates, "law": tim
 def write_scaling(what: str, out: str | Path, num_threads: int | None = 1) -> pd.DataFrame:
     """Measure one of WHATS; write OUT/{what}.csv and, of the law, its figure."""
     one_of(what, WHATS, "what")
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     table = WHATS[what](num_threads=num_threads)
-    text = table.to_csv(index=False, float_format="%.5g")
-    write_atomically(folder / f"{what}.csv", text.encode())
+    write_table(table, Path(out) / f"{what}.csv")
     if what == "law":
-        write_atomically(folder / "law.png", png(draw_scaling(table)[0].figure))
+        write_atomically(Path(out) / "law.png", png(draw_scaling(table)[0].figure))
     return table

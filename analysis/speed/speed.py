@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from analysis.borrow import borrowed
 from analysis.cost.costs import clip_shape_of
+from posmlp.checkpoint import write_atomically
 from posmlp.config import PosMLPConfig, one_of
 from posmlp.model import create_model
 from posmlp.train.fitting import usable_device
@@ -246,3 +248,9 @@ def threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write rows as CSV, to six digits, in a folder that is made if there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, table.to_csv(index=False, float_format="%.6g").encode())
