@@ -19,7 +19,9 @@ import torch
 from analysis.cost.memory import peak_bytes
 from analysis.speed.contenders import Code, code_of, eval_steps, train_steps
 from analysis.speed.speed import Limits, in_turns, machine, quartiles, threads
-from posmlp.config import PosMLPConfig, one_of, resolve
+from posmlp.config import PosMLPConfig
+from posmlp.config_checks import one_of
+from posmlp.presets import resolve
 from posmlp.train.run_folder import commit
 
 SECONDS = 5.0

@@ -31,8 +31,10 @@ from analysis.speed.speed import (
     quartiles,
     write_table,
 )
-from posmlp.config import PosMLPConfig, one_of, resolve
+from posmlp.config import PosMLPConfig
+from posmlp.config_checks import one_of
 from posmlp.gates.registry import GATES
+from posmlp.presets import resolve
 from posmlp.train.fitting import usable_device
 from posmlp.train.population import seeded_model
 from posmlp.train.run_folder import commit

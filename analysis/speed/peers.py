@@ -19,7 +19,8 @@ from analysis.figures.pictures import png
 from analysis.speed.draw_peers import draw_peers
 from analysis.speed.speed import measure_speed, write_table
 from posmlp.checkpoint import write_atomically
-from posmlp.config import one_of, resolve
+from posmlp.config_checks import one_of
+from posmlp.presets import resolve
 from posmlp.train.population import seeded_model
 
 CLIP_SHAPE = (3, 16, 224, 224)

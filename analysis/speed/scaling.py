@@ -31,8 +31,10 @@ from analysis.speed.speed import (
     write_table,
 )
 from posmlp.checkpoint import write_atomically
-from posmlp.config import PosMLPConfig, one_of, resolve
+from posmlp.config import PosMLPConfig
+from posmlp.config_checks import one_of
 from posmlp.gates.registry import GATES
+from posmlp.presets import resolve
 from posmlp.train.population import seeded_model
 
 LARGE = 2**26

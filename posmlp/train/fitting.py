@@ -13,10 +13,11 @@ from typing import Any, SupportsIndex
 
 import torch
 
-from posmlp.config import PosMLPConfig, TrainConfig, resolve
+from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.datasets import VideoClips
 from posmlp.data.sources import ClipSource, GeneratedClips, open_clips
 from posmlp.data.user_cache import CACHE_GIB
+from posmlp.presets import resolve
 from posmlp.train.distributed import Team, join
 from posmlp.train.execution import preparation
 from posmlp.train.loop import Training

@@ -12,7 +12,7 @@ from analysis.speed.count_step import Counts, count_step
 from analysis.speed.scaling import Ceilings, against_ceilings
 from analysis.speed.speed import make_step
 from posmlp import create_model
-from posmlp.config import resolve
+from posmlp.presets import resolve
 from tests.analysis.speed.test_scaling import TINY
 
 IN, OUT, BATCH = 8, 4, 2

@@ -16,7 +16,7 @@ from analysis.speed.contenders import Reference, code_of, eval_steps
 from analysis.speed.draw_scaling import draw_scaling
 from analysis.speed.scaling import time_gates, time_scaling, write_scaling
 from posmlp import GATES, PosMLPConfig, create_model
-from posmlp.config import PRESETS
+from posmlp.presets import PRESETS
 from posmlp.train.population import Population
 
 TINY = PosMLPConfig(
