@@ -180,6 +180,7 @@ class Population:
         self._keep_rates = torch.stack([keep_rates(c) for c in each])
         modules = self.model.named_modules()
         self._steps = [name for name, module in modules if isinstance(module, Step)]
+        self._prepared = prepare is not None
         if prepare is not None:
             prepare(self.model)
         if vectorised:
@@ -268,6 +269,12 @@ class Population:
         gradients, (losses, (logits, buffers)) = step(parameters, buffers, clips, labels)
         self.statistics = {name: buffers[name] for name in self.statistics}
         return gradients, losses, logits
+
+    @property
+    def eager_models(self) -> list[PosMLPVideo]:
+        """Models that compute as they are written, on a CPU; none under `prepare` or vmap."""
+        plain = self.device.type == "cpu" and not (self.vectorised or self._prepared)
+        return self._crew.models if plain else []
 
     @torch.no_grad()
     def logits(self, clips: Tensor) -> Tensor:
