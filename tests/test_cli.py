@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from posmlp import create_model, load, save
-from posmlp.checkpoint import released_name
 from posmlp.cli import main
+from posmlp.released.names import released_name
 from posmlp.settings import configs, parse_value
 
 SMALL = [
