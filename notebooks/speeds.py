@@ -15,7 +15,7 @@ from analysis import cost, measure_speed
 from posmlp import PosMLPConfig
 from posmlp.checkpoint import write_atomically
 from posmlp.presets import resolve
-from posmlp.train.run_folder import environment
+from posmlp.train.environment import environment
 
 PATH = stored.RESULTS / "speed" / "lesson09.csv"
 COMMAND = "python notebooks/speeds.py"

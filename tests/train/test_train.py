@@ -256,7 +256,7 @@ def test_environment_tells_the_commit_of_the_checkout(tmp_path):
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
         subprocess.run([*git, *words], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
-    code = "from posmlp.train.run_folder import commit; print(*commit().values())"
+    code = "from posmlp.train.environment import commit; print(*commit().values())"
     told = subprocess.run(
         [sys.executable, "-B", "-c", code],
         cwd=tmp_path,
