@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from checks.verdict import Case, Verdict, judge
-from posmlp.config import parse_layout
+from posmlp.config_checks import parse_layout
 from posmlp.gating import PositionalGatingUnit
 from wiring import seen
 

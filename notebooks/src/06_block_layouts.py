@@ -26,7 +26,7 @@ from analysis import compare, cost, draw_layout, relation_macs, relation_params
 from analysis.figures.style import STYLE
 from checks import nb06
 from posmlp import create_model
-from posmlp.config import parse_layout
+from posmlp.config_checks import parse_layout
 from posmlp.model import Block, Step
 
 plt.style.use(STYLE)

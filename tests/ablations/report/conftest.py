@@ -19,7 +19,7 @@ counted_once = cache(cost)
 
 @pytest.fixture
 def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw figures without turning them into pixels, and count a model's cost once for all tests."""
+    """Draw figures without rendering them, and count a model's cost once for all tests."""
 
     def savefig(self: Figure, file: Any, **_: Any) -> None:
         file.write(BLANK)
