@@ -11,9 +11,9 @@ import nbformat
 import pytest
 from PIL import Image
 
-import make_notebooks
-from compare_notebooks import differences, text_differences
-from make_notebooks import BuildError
+from lessons import make_notebooks
+from lessons.compare_notebooks import differences, text_differences
+from lessons.make_notebooks import BuildError
 
 LESSON = """
 # %% [markdown]
@@ -49,7 +49,7 @@ pd.DataFrame({"a": [1.5, 2.0]})
 
 
 def write(folder: Path, text: str) -> Path:
-    source = folder / "src/01_title.py"
+    source = folder / "lessons/src/01_title.py"
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_text(text.lstrip())
     return source
@@ -68,7 +68,7 @@ def lesson(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = make_notebooks.target_of(source)
     make_notebooks.build(source)
     target.rename(target.with_suffix(".first"))
-    (source.parents[1] / "01_title.ipynb").write_bytes(target.with_suffix(".first").read_bytes())
+    target.write_bytes(target.with_suffix(".first").read_bytes())
     make_notebooks.build(source)
     return source
 
@@ -121,8 +121,8 @@ def test_what_is_printed_in_pieces_is_one_output(tmp_path):
 def test_a_lesson_that_gives_no_answer_is_run_once_more(tmp_path, monkeypatch, capsys, times):
     monkeypatch.setattr(make_notebooks, "CELL_TIMEOUT_S", 5)
     tries = tmp_path / "tries"
-    source = tmp_path / "src" / "01_x.py"
-    source.parent.mkdir()
+    source = tmp_path / "lessons/src/01_x.py"
+    source.parent.mkdir(parents=True)
     source.write_text(
         f"# %%\nimport time\ntries = {str(tries)!r}\nopen(tries, 'a').write('x')\n"
         f"time.sleep(60 if len(open(tries).read()) <= {times} else 0)\nprint('here')\n"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from checks import nb01
-from solutions import nb01 as solutions
+from lessons.checks import nb01
+from lessons.solutions import nb01 as solutions
 from tests.notebooks.exercises import stub
 
 

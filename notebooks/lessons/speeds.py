@@ -1,0 +1,99 @@
+"""Times of the variants whose accuracies are stored.
+
+`python -m lessons.speeds` in `notebooks` measures them, in about a minute on one quiet CPU core,
+and writes ablations/results/speed/lesson09.csv.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib import pyplot as plt
+
+from analysis import cost, measure_speed
+from lessons import stored
+from posmlp import PosMLPConfig
+from posmlp.checkpoint import write_atomically
+from posmlp.config import resolve
+from posmlp.train.run_folder import environment
+
+PATH = stored.RESULTS / "speed" / "lesson09.csv"
+COMMAND = "cd notebooks && python -m lessons.speeds"
+BATCH_SIZES = (1, 16)
+FAR = 3  # places in a ranking that are worth a colour
+SLOWER, FASTER = "#D55E00", "#0072B2"
+
+
+def accuracies() -> pd.DataFrame:
+    """The stored runs of grids `layouts` and `gates`, a row a variant and seed.
+
+    `variant` is the layout (gate lrpe), or the gate (layout T+S).
+    """
+    layouts = stored.rows("layouts")
+    gates = stored.rows("gates").query("gate != 'lrpe'")  # lrpe is layout T+S of the other grid
+    tables = [layouts.assign(variant=layouts.layout), gates.assign(variant=gates.gate)]
+    return pd.concat(tables, ignore_index=True)[["variant", "seed", "test_top1"]]
+
+
+def configs() -> dict[str, PosMLPConfig]:
+    """The configuration of each variant, by its name."""
+    layouts = [str(each) for each in stored.rows("layouts").layout.unique()]
+    gates = [str(each) for each in stored.rows("gates").gate.unique() if each != "lrpe"]
+    found = {layout: resolve("toy", layout=layout) for layout in layouts}
+    return found | {gate: resolve("toy", gate=gate) for gate in gates}
+
+
+def measure() -> pd.DataFrame:
+    """Costs, and times on this machine on one thread, in turns; a row a variant."""
+    timed = measure_speed(configs(), batch_sizes=BATCH_SIZES, num_threads=1)
+    rows = []
+    for name, config in configs().items():
+        counted = cost(config)
+        alone, batch = (
+            timed[(timed.model == name) & (timed.batch_size == size)].iloc[0]
+            for size in BATCH_SIZES
+        )
+        row = {"variant": name, "params": counted["params"], "gmacs": counted["gmacs"]}
+        row |= {f"latency_{part}": alone[part] for part in ("q1_ms", "median_ms", "q3_ms")}
+        row |= {"clips_per_s": batch.clips_per_s, "unstable": alone.unstable or batch.unstable}
+        row |= {key: alone[key] for key in ("num_runs", "device", "num_threads", "load", "torch")}
+        rows.append(row | {key: environment("cpu")[key] for key in ("cpu", "commit", "dirty")})
+    return pd.DataFrame(rows).rename(columns={"latency_median_ms": "latency_ms"})
+
+
+def read() -> pd.DataFrame:
+    """What `measure` gave when the results were stored.
+
+    Raises FileNotFoundError, naming the command, if that was never done.
+    """
+    if not PATH.exists():
+        raise FileNotFoundError(f"no {PATH}; measure it by `{COMMAND}`")
+    return pd.read_csv(PATH)
+
+
+def draw_ranks(costs: pd.DataFrame) -> None:
+    """Each variant's rank by multiply-adds (equal ones share one) and by latency, joined."""
+    count, clock = (costs[key].rank() for key in ("gmacs", "latency_ms"))
+    moved = clock - count
+    _, ax = plt.subplots(figsize=(6.6, 4.6))
+    for name, a, b, by in zip(costs.variant, count, clock, moved, strict=True):
+        hue = SLOWER if by >= FAR else FASTER if by <= -FAR else "0.7"
+        ax.plot([0, 1], [a, b], "o-", color=hue)
+        ax.annotate(name, (1, b), xytext=(8, -3), textcoords="offset points", fontsize=8)
+    left: Any = {"textcoords": "offset points", "ha": "right", "va": "center", "fontsize": 8}
+    for a, names in costs.variant.groupby(count):
+        lines = [", ".join(names[i : i + 3]) for i in range(0, len(names), 3)]
+        ax.annotate(",\n".join(lines), (0, a), xytext=(-8, 0), **left)
+    ax.set(xlim=(-0.9, 1.5), yticks=[], ylabel="rank (dearest at the top)")
+    ax.set_xticks([0, 1], ["by multiply-adds", "by the clock"])
+    furthest = costs.variant[moved.idxmax()]
+    ax.set_title(f"By the clock {furthest} is {moved.max():.0f} places dearer than by its count")
+    ax.set_xlabel(f"orange: slower than its count says by {FAR} places or more; blue: faster")
+
+
+if __name__ == "__main__":
+    table = measure()
+    write_atomically(PATH, table.to_csv(index=False).encode())
+    print(table.to_string())
+    print(PATH)
