@@ -37,7 +37,7 @@ def draw_maps_beside_effects(temporal: Mapping[str, pd.DataFrame], effects: pd.D
     grid[-1, -1].set_xlabel("change (points, 95% interval)")
     rows = effects[effects["kind"] == "symmetrise"]
     needed = ", ".join(str(stage) for stage in rows.loc[rows["within_pair_high"] < 0, "stage"])
-    title = f"The direction of time needs the tables of stage {needed or 'none'}, of {len(stages)}"
+    title = f"The direction of time needs odd tables in stage {needed or 'none'}"
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
 
 

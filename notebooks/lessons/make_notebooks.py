@@ -1,10 +1,11 @@
 """Make the lessons from their percent sources: run every cell and store what it shows.
 
 `make notebooks` builds all, `make notebooks ONLY='02 05'` some. Built twice on one machine a lesson
-is the same byte for byte: nothing of the time, the machine or the kernel is kept. Two tags tell what differs all the same. `trained`: numbers that come out of
-training, which another processor rounds otherwise; a comparison looks only at what kind of output
-there is. `timed`: besides, the output holds seconds; the cell runs, but what it showed when its
-lesson's timed cells were last changed is kept, unless `--retime` is given.
+is the same byte for byte: nothing of the time, the machine or the kernel is kept. Two tags tell
+what differs all the same. `trained`: numbers that come out of training, which another processor
+rounds otherwise; a comparison looks only at what kind of output there is. `timed`: besides, the
+output holds seconds; the cell runs, but what it showed when its lesson's timed cells were last
+changed is kept, unless `--retime` is given.
 """
 
 from __future__ import annotations

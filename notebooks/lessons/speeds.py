@@ -6,8 +6,6 @@ and writes ablations/results/speed/lesson09.csv.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 from matplotlib import pyplot as plt
 
@@ -21,8 +19,7 @@ from posmlp.train.run_folder import environment
 PATH = stored.RESULTS / "speed" / "lesson09.csv"
 COMMAND = "cd notebooks && python -m lessons.speeds"
 BATCH_SIZES = (1, 16)
-FAR = 3  # places in a ranking that are worth a colour
-SLOWER, FASTER = "#D55E00", "#0072B2"
+CLOCK = "#D55E00"
 
 
 def accuracies() -> pd.DataFrame:
@@ -72,24 +69,21 @@ def read() -> pd.DataFrame:
     return pd.read_csv(PATH)
 
 
-def draw_ranks(costs: pd.DataFrame) -> None:
-    """Each variant's rank by multiply-adds (equal ones share one) and by latency, joined."""
-    count, clock = (costs[key].rank() for key in ("gmacs", "latency_ms"))
-    moved = clock - count
-    _, ax = plt.subplots(figsize=(6.6, 4.6))
-    for name, a, b, by in zip(costs.variant, count, clock, moved, strict=True):
-        hue = SLOWER if by >= FAR else FASTER if by <= -FAR else "0.7"
-        ax.plot([0, 1], [a, b], "o-", color=hue)
-        ax.annotate(name, (1, b), xytext=(8, -3), textcoords="offset points", fontsize=8)
-    left: Any = {"textcoords": "offset points", "ha": "right", "va": "center", "fontsize": 8}
-    for a, names in costs.variant.groupby(count):
-        lines = [", ".join(names[i : i + 3]) for i in range(0, len(names), 3)]
-        ax.annotate(",\n".join(lines), (0, a), xytext=(-8, 0), **left)
-    ax.set(xlim=(-0.9, 1.5), yticks=[], ylabel="rank (dearest at the top)")
-    ax.set_xticks([0, 1], ["by multiply-adds", "by the clock"])
-    furthest = costs.variant[moved.idxmax()]
-    ax.set_title(f"By the clock {furthest} is {moved.max():.0f} places dearer than by its count")
-    ax.set_xlabel(f"orange: slower than its count says by {FAR} places or more; blue: faster")
+def draw_ratios(costs: pd.DataFrame) -> None:
+    """Multiply-adds and latency of each variant over those of `T+S`, joined; a line a variant."""
+    both = costs.set_index("variant")[["gmacs", "latency_ms"]]
+    ratios = (both / both.loc["T+S"]).drop("T+S").sort_values("latency_ms")
+    places = range(len(ratios))
+    _, ax = plt.subplots(figsize=(6.6, 4))
+    ax.hlines(places, ratios.gmacs, ratios.latency_ms, color="0.7", zorder=1)
+    ax.plot(ratios.gmacs, places, "o", color="0.5", label="multiply-adds")
+    ax.plot(ratios.latency_ms, places, "D", color=CLOCK, label="latency, one clip")
+    ax.axvline(1, color="0.8", linewidth=0.8, zorder=0)
+    ax.set(yticks=places, yticklabels=ratios.index, xlabel="ratio to T+S with lrpe")
+    name = (ratios.latency_ms / ratios.gmacs).idxmax()
+    count, clock = ratios.loc[name]
+    ax.set_title(f"{name}: {count:.2f} times the multiply-adds, {clock:.2f} times the time")
+    ax.legend()
 
 
 if __name__ == "__main__":

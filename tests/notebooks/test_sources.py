@@ -29,6 +29,16 @@ def tags(cell: Any) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
+def test_a_student_meets_the_lessons_and_nothing_else():
+    """What stands behind them is one folder; no folder of it is too large to look through."""
+    behind = make_notebooks.FOLDER
+    met = {path.name for path in behind.parent.iterdir()} - {"__pycache__", ".ipynb_checkpoints"}
+    lessons = {make_notebooks.target_of(path).name for path in SOURCES}
+    assert met == lessons | {"README.md", "models", behind.name}
+    for folder in (behind, *(path for path in behind.iterdir() if path.is_dir())):
+        assert len([*folder.glob("[!_]*.py")]) <= 14, folder
+
+
 def test_lessons_are_numbered_without_gap():
     assert [path.name[:2] for path in SOURCES] == [f"{i:02d}" for i in range(1, len(SOURCES) + 1)]
 

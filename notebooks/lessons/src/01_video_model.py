@@ -15,6 +15,7 @@ from lessons import preflight
 preflight.check()
 
 # %%
+import inspect
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from posmlp import PRESETS, TrainConfig, create_model, fit, load
 from posmlp.data.digits.catalogue import CLASSES
 from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
+from posmlp.model import Branch
 from posmlp.train import normalise
 
 plt.style.use(STYLE)
@@ -88,9 +90,9 @@ nb01.play_backwards(play_backwards)
 # %% [markdown]
 # ## A clip goes through
 #
-# The model is four *stages* after a *stem*. The stem turns each 4 x 4 patch of pixels into a
-# *token* of C channels; each later stage starts by halving height and width and doubling the
-# channels. Nothing ever halves the time axis.
+# The model is four *stages* after a *stem*. The stem makes a *token* of C channels for every 4 x 4
+# pixels: two strided convolutions, through which a token sees 7 x 7 pixels. Each later stage starts
+# by halving height and width and doubling the channels. Nothing ever halves the time axis.
 #
 # **Your guess:** a toy clip has 8 frames of 32 x 32 pixels; the stages have 16, 32, 64 and 128
 # channels. Write down (T, H, W, C) after the stem and after each stage.
@@ -133,14 +135,19 @@ nb01.feature_shapes(feature_shapes)
 # `x + T(x) + S(x)`
 #
 # Branch `T` mixes the 8 frames at one place; branch `S` mixes the places of one frame, in windows
-# of 4 x 4 tokens. A branch is, in this order: a norm, the linear layer `fc1`, the `gate`, in which
-# **tokens are mixed by a small learned table** (lessons 02 to 05), and the linear layer `fc2`. The
-# twin has layout `S`: the same without `T`. (What is printed lists the parts, not their order.)
+# of 4 x 4 tokens. The twin has layout `S`: the same without `T`.
+#
+# **Your guess:** a branch has two linear layers, `fc1` and `fc2`, and a gate, in which **tokens are
+# mixed by a small learned table** (lessons 02 to 05). In which order? What else will it need?
 
 # %%
-print(model.stages[0].blocks[0])
+print(inspect.getsource(Branch.forward))
 
 # %% [markdown]
+# **Reading.** In this order: a norm, `fc1`, a GELU, the gate, `fc2`. The lines around them only
+# rearrange axes: `to_mixed_axis` puts the axis that the gate mixes, frames or places, last but one.
+# The norm, the GELU and the linear layers treat every token alone.
+#
 # **Your guess:** which share of the parameters makes the tokens mix, as opposed to the channels?
 
 # %%

@@ -141,7 +141,7 @@ index[:3].tolist()
 # **Reading.** Each row is the row above it moved by one place: this is a *Toeplitz* matrix. Lesson
 # 03 builds the index for one, two and three axes.
 #
-# In code it is a table; the class that it builds on, `TiedRelation`, looks the index up in it.
+# In code it is a table; the class that it builds on, `Relation`, looks the index up in it.
 
 # %%
 print(inspect.getsource(LRPE))
@@ -244,10 +244,10 @@ pd.DataFrame(rows)
 
 # %% [markdown]
 # **Reading.** Not at all, as it is computed here: the matrix that is used is N x N either way, N²
-# multiply-adds a channel. (Fourier transforms multiply by such a matrix in fewer; at these sizes
-# they are slower.)
-# Tying buys *parameters* (and with them the data needed to learn them), not arithmetic. Arithmetic
-# is saved by smaller windows, and by mixing time and space apart (lesson 06).
+# multiply-adds a channel. (Fourier transforms multiply by a tied matrix in about N log N; this
+# model does not use them.) Tying buys *parameters* (and with them the data needed to learn them),
+# not arithmetic. Arithmetic is saved by smaller windows, and by mixing time and space apart (lesson
+# 06).
 #
 # ### Exercise 3: how many tables fit under one matrix? (medium, 5 minutes)
 #
@@ -278,21 +278,24 @@ nb02.most_groups(most_groups)
 # **Your guess:** tied clearly better, dense clearly better, or not to be told apart?
 
 # %%
-runs = stored.rows("gates").query("gate in ('lrpe', 'dense', 'mean', 'none')")
+grid = stored.rows("gates")
+shown = ("lrpe", "dense", "mean", "none")
+runs = grid[grid.gate.isin(shown)]
 print(stored.command("gates"))
 title = "Tied and dense cannot be told apart; both are far above mean and none"
 draw_accuracy(runs, metric="test_top1", by="name", chance=1 / 14, title=title)
 plt.show()
 
 # %%
-against_tied = compare(runs, "gate=lrpe", "test_top1", by="name", margin=0.02).set_index("name")
-for name, row in against_tied.iterrows():
-    interval = f"95% interval {row['low']:+.3f} to {row['high']:+.3f}"
-    print(f"{name:10} minus tied: {row['difference']:+.3f}, {interval}: {row['verdict']}")
+for row in compare(grid, "gate=lrpe", "test_top1", by="name", margin=0.02).itertuples():
+    if row.name.removeprefix("gate=") in shown:
+        interval = f"95% interval {row.low:+.3f} to {row.high:+.3f}"
+        print(f"{row.name:10} minus tied: {row.difference:+.3f}, {interval}: {row.verdict}")
 
 # %% [markdown]
 # **Reading.** The interval of `dense` holds zero, so neither side may be believed; a verdict
-# (better, worse, or equal within two points) would take about as many seeds as the line says. That
+# (better, worse, or equal within two points) would take about as many seeds as the line says. (The
+# words are corrected for all gates that the grid compared, of which four are shown.) That
 # tokens are mixed, and that the model can learn how, matters far more than whether the matrix is
 # tied. The case for tying is another one: it remains possible when windows grow.
 #

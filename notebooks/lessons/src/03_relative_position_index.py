@@ -197,9 +197,17 @@ maps = bias_maps(model).query("stage == 1 and block == 1 and branch == 'S'")
 draw_spatial_bias(maps, title="Two groups' tables, stage 1 (trained)")
 plt.show()
 
+# %%
+for group, rows in maps.groupby("group"):
+    largest = rows.loc[rows.bias.abs().nlargest(3).index].itertuples()
+    places = ", ".join(f"({row.dy}, {row.dx}) {row.bias:+.2f}" for row in largest)
+    own = rows.query("dy == 0 and dx == 0").bias.item()
+    print(f"group {group}: largest at (dy, dx) {places}; the token itself {own:+.2f}")
+
 # %% [markdown]
-# **Reading.** Beside it, in its own row, one or two tokens away; the token itself, at the
-# cross-hair, weighs next to nothing.
+# **Reading.** Beside it, in its own row: the largest weight of both groups reads two tokens to the
+# left (dx = +2). Weights nearly as large stand near the rim, where few pairs read them. The token
+# itself, at the cross-hair, weighs next to nothing.
 #
 # Now **one row of the matrix**, drawn as the picture that one query token sees.
 #

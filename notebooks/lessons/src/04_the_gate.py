@@ -33,15 +33,15 @@ from lessons.checks import nb04
 from posmlp import GATES, PRESETS, TrainConfig, create_model, fit
 from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
-from posmlp.gating import GatingUnit
+from posmlp.gating import GatingUnit, PositionalGatingUnit
 
 plt.style.use(STYLE)
 
 # %% [markdown]
 # ## Three statements
 #
-# The unit receives h with 2C channels for each of N tokens (a linear layer, `fc1`, doubled them),
-# and gives C:
+# The unit receives h with 2C channels for each of N tokens (a linear layer, `fc1`, doubled them,
+# and a GELU followed), and gives C:
 #
 # 1. split h into halves u and v;
 # 2. mix u over positions, and add a *token bias*: one number for each output position;
@@ -49,11 +49,12 @@ plt.style.use(STYLE)
 
 # %%
 print(inspect.getsource(GatingUnit.forward))
+print(inspect.getsource(PositionalGatingUnit.mix))
 
 # %% [markdown]
-# (The lines before `u, v` check shapes and serve `mix`, of which more below; the order of factors
-# is a matter of memory.) Only u ever travels between tokens. v stays where it is, and decides *how
-# much of what arrived is let through*, channel by channel: it is the gate.
+# (`biased` adds, `gated` multiplies. `u`, `v` and `mixed` change nothing: they are there to be
+# watched. `check` refuses wrong shapes.) Only u ever travels between tokens. v stays where it is,
+# and decides *how much of what arrived is let through*, channel by channel: it is the gate.
 #
 # **Your guess, before you run the next cell:** two tokens, one channel; token 0 receives u from
 # token 1 and the other way round. u = (1, 2), v = (10, 100). What comes out?
@@ -69,6 +70,17 @@ print("mix(u) * v ", ((swap @ u) * v).flatten().tolist())
 # and lets it through a hundredfold. The message comes from elsewhere, the gate from the token
 # itself.
 #
+# **Your guess:** v comes out of a GELU. How far below zero can it get?
+
+# %%
+x = torch.linspace(-8, 8, 16_001)
+lowest = F.gelu(x).argmin()
+print(f"the lowest value of a GELU is {F.gelu(x)[lowest]:.2f}, at x = {x[lowest]:.2f}")
+
+# %% [markdown]
+# **Reading.** Hardly: so v is a valve, anywhere from shut to wide open, and it all but never turns
+# a sign round. Whether a token counts as plus or as minus stands in the table.
+#
 # ### Exercise 1: write the forward (medium, 10 minutes)
 #
 # `h` (N, 2C), `relation` (N, N) and `token_bias` (N,) give (N, C). Two traps, which the check
@@ -77,7 +89,8 @@ print("mix(u) * v ", ((swap @ u) * v).flatten().tolist())
 # <details><summary>Hint</summary>
 #
 # `h.chunk(2, dim=-1)` gives u, then v. The bias belongs to an output *position* and is added to the
-# mixed u **before** the product: `token_bias[:, None]`. An answer is in `lessons/solutions/nb04.py`.
+# mixed u **before** the product: `token_bias[:, None]`. An answer is in
+# `lessons/solutions/nb04.py`.
 # </details>
 
 
@@ -102,7 +115,7 @@ nb04.gate_forward(gate_forward)
 
 # %%
 torch.manual_seed(0)
-contents = {"clip A": torch.randn(8, 2), "clip B": torch.randn(8, 2)}
+contents = {"clip A": F.gelu(torch.randn(8, 2)), "clip B": F.gelu(torch.randn(8, 2))}
 table = torch.randn(1, 15)
 responses = {}
 for form in ("multiply", "add", "mix"):
@@ -126,9 +139,10 @@ plt.show()
 
 # %% [markdown]
 # **Reading.** `add` and `mix` react to every clip in the same way: the relation itself. `multiply`
-# scales each row of the relation by that clip's v. The relation stays tied to positions, and yet
-# what a token takes from the others depends on *what the token is*: attention's virtue, without
-# comparing tokens in pairs.
+# scales each row of the relation by that clip's v: *how much* a token takes from the others depends
+# on what the token is. *From where* it takes does not, since a row keeps its pattern. With G
+# channel groups (lesson 05) a token weighs G fixed patterns against each other; attention makes a
+# new pattern for each token.
 
 # %%
 h = contents["clip A"]
@@ -140,7 +154,8 @@ print("under `multiply`, row m of the response is row m of the relation, times v
 # ### Exercise 2: what v costs (medium, 5 minutes)
 #
 # Count all parameters of one temporal branch (norm, fc1, unit, fc2) of `dim` channels over
-# `num_frames` frames, for each form. Norm: a weight and a bias a channel. fc1 and fc2 have biases.
+# `num_frames` frames, for each form. Norm: a weight and a bias a channel. fc1 and fc2 have biases,
+# a GELU has no parameters.
 #
 # <details><summary>Hint</summary>
 #
@@ -167,12 +182,12 @@ nb04.branch_params(branch_params)
 
 # %%
 torch.manual_seed(0)
-x = torch.randn(1, 8, 4, 16)  # (windows, T, n, C)
+x = torch.randn(1, 1, 8, 4, 16)  # (clips, windows, T, n, C)
 for init in ("released", "normal"):
     model = create_model("toy", init=init, windows=(2, 2, 2, 1))
     block = model.stages[0].blocks[0]
     with torch.no_grad():
-        change = (block(x, [None]) - x).abs().max().item()
+        change = (block(x) - x).abs().max().item()
     print(f"{init:9} the block changes its input by at most {change:.1e}")
 
 # %% [markdown]
@@ -199,9 +214,10 @@ for init in ("released", "normal", "unit_bias"):
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# **Reading.** Zero tables are not stuck: the table's gradient needs u and v, which are not zero.
-# But in the first step nothing else in the branch moves except fc2's bias; fc1 and the norm must
-# wait until the tables have left zero. (All the zeros here are exact.)
+# **Reading.** Zero tables are not stuck: the table's gradient needs u and v, which are not zero,
+# and the token bias's needs v. But in the first step nothing else in the branch moves except fc2's
+# bias; fc1 and the norm must wait until tables and token biases have left zero. (All the zeros here
+# are exact.)
 #
 # ### Exercise 3: predict the first step (hard, 10 minutes)
 #
@@ -293,7 +309,8 @@ plt.show()
 #
 # ## What to remember
 #
-# - The unit: split, mix u, add a bias for each position, multiply by v.
+# - The unit: split, mix u, add a bias for each position, multiply by v. As v comes out of a GELU it
+#   is a valve; signs stand in the table.
 # - *Gated* is the mixed half of the channels, by the other half: positions decide who sends to
 #   whom, the receiving token's own content decides how much passes. Adding cannot do that.
 # - With zero tables and a product a block is the identity, and only tables, token biases and fc2's

@@ -33,8 +33,8 @@ plt.style.use(STYLE)
 # %% [markdown]
 # ## A layout is a short string
 #
-# A branch is norm, linear layer, gating unit, linear layer (lessons 04 and 05). Three kinds differ
-# only in the window that their unit mixes over:
+# A branch is norm, linear layer, GELU, gating unit, linear layer (lessons 01, 04 and 05). Three
+# kinds differ only in the window that their unit mixes over:
 #
 # - `T` over the frames, at one place of the picture;
 # - `S` over the places of a window, within one frame;
@@ -90,8 +90,9 @@ plt.show()
 
 # %% [markdown]
 # **Reading.** Only in `T>S`. The line below is the residual: at each circle the step's branches are
-# added to what went in. In code a step's update is the sum of its branches (the first lines of
-# `_update` save memory on a CPU), and a block takes step after step.
+# added to what went in. In code a step adds the sum of its branches to what went in, and a block
+# takes step after step. (`drop_path` may leave an update out while a model is trained; this is
+# stochastic depth, and the toy model does without.)
 
 # %%
 print(inspect.getsource(Step.forward))
@@ -188,7 +189,7 @@ table.assign(
 )
 
 # %% [markdown]
-# **Reading.** Parallel and sequential cost exactly the same: wiring is free. `ST` saves a branch's
+# **Reading.** Parallel and sequential count exactly the same: wiring is free. `ST` saves a branch's
 # two linear layers, and pays for it in the relation: its table has an entry for each offset in
 # *three* axes. On the toy's small windows that is a good bargain.
 #
@@ -295,13 +296,13 @@ wiring.draw_beside_scores(runs, costs, title)
 plt.show()
 
 # %% [markdown]
-# **Reading.** `T` alone, the cheapest of all, comes near the others: the strided convolutions
-# between the stages let it see space as well. Parallel and sequential cost the same and cannot be
-# told apart here; what `T+S` does not see in one block it sees in the next.
+# **Reading.** `T` alone, with the fewest multiply-adds, comes near the others: the strided
+# convolutions between the stages let it see space as well. Parallel and sequential count the same
+# and cannot be told apart here; what `T+S` does not see in one block it sees in the next.
 #
 # ## What to remember
 #
-# - `+` adds branches in one residual step, `>` makes another step; both cost the same.
+# - `+` adds branches in one residual step, `>` makes another step; both count the same.
 # - One block of `S` sees its own frame, one of `T` its own place at all times, one of `T+S` the
 #   cross of both, one of `T>S` or `ST` the whole window. Depth closes the gap of `T+S`; nothing
 #   gives `S` the order of frames, and `T` leaves its place only between stages.

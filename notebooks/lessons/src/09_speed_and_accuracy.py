@@ -163,9 +163,9 @@ alike = [abs(y[i] / y[j] - 1) > 0.1 for i, j in pairs if x[i] == x[j]]
 print(f"{sum(alike)} of {len(alike)} pairs of equal count differ in time by more than a tenth")
 
 # %% [markdown]
-# **Reading.** What the count leaves out: norms, GELU and the product `u * v`, which every variant
-# pays alike; moving numbers through memory; starting a kernel, which a small model does many times;
-# and how well an operation suits the processor.
+# **Reading.** What the count leaves out: norms, GELU and the product `u * v`, which a layout of one
+# branch has half as often as one of two; moving numbers through memory; starting a kernel, which a
+# small model does many times; and how well an operation suits the processor.
 #
 # ## Latency is not throughput
 #
@@ -236,16 +236,18 @@ plt.show()
 #
 # ## The figure to remember
 #
-# **Your guess:** which variant climbs most from its place by the count to its place by the clock?
+# Multiply-adds and latency of each variant, both as a ratio to those of `T+S` with `lrpe`.
+#
+# **Your guess:** for which variant does the count mislead most, and which way?
 
 # %%
-speeds.draw_ranks(costs)
+speeds.draw_ratios(costs)
 plt.show()
 
 # %% [markdown]
-# **Reading.** A depth-wise convolution has few multiply-adds and is slow; a dense matrix product
-# has many and is what processors are built for. Variants of the very same count spread over many
-# places: neighbours among them differ by less than the clock can tell.
+# **Reading.** For `conv`: a depth-wise convolution counts a little less than the table's matrix
+# product and takes far longer, as products are what processors are built for. For `ST` and `S` the
+# count misleads the other way: they save more time than multiply-adds.
 #
 # ## What to remember
 #
