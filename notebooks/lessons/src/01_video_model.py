@@ -145,8 +145,9 @@ print(inspect.getsource(Branch.forward))
 
 # %% [markdown]
 # **Reading.** In this order: a norm, `fc1`, a GELU, the gate, `fc2`. The lines around them only
-# rearrange axes: `to_mixed_axis` puts the axis that the gate mixes, frames or places, last but one.
-# The norm, the GELU and the linear layers treat every token alone.
+# rearrange axes (clips, windows, frames, places, channels): `to_mixed_axis` puts what the gate
+# mixes, frames or places, last but one. The norm, the GELU and the linear layers treat every token
+# alone.
 #
 # **Your guess:** which share of the parameters makes the tokens mix, as opposed to the channels?
 
@@ -191,7 +192,7 @@ for layout in ("S", "T+S"):
 # `T+S`? The same clips, the same steps, the same seed; some twenty seconds for both.
 
 # %% tags=["trained"]
-train_clips = GeneratedClips(MovingDigits("train", num_clips=640, difficulty="easy"))
+train_clips = GeneratedClips(MovingDigits("train", num_clips=800, difficulty="easy"))
 recipe = TrainConfig(epochs=3, batch_size=16, lr=6e-3)
 runs = Path(tempfile.mkdtemp())
 history = {}

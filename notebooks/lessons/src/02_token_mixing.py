@@ -62,9 +62,10 @@ for unit in units.values():
 # %%
 fig, axes = plt.subplots(1, 5, figsize=(8.6, 2.5))
 for ax, (name, unit) in zip(axes, units.items(), strict=True):
-    ax.imshow(unit.relation()[0].detach(), vmin=-2.5, vmax=2.5)
+    image = ax.imshow(unit.relation()[0].detach(), vmin=-2.5, vmax=2.5)
     ax.set(title=name, xlabel="input frame n", xticks=[0, 7], yticks=[0, 7])
 axes[0].set_ylabel("output frame m")
+fig.colorbar(image, ax=axes, label="P[m, n]")
 fig.suptitle("Five gates, five matrices: four follow a rule", x=0.01, ha="left", fontweight="bold")
 plt.show()
 
@@ -163,11 +164,12 @@ torch.nn.init.normal_(dense.weight)
 fig, axes = plt.subplots(1, 2, figsize=(6.6, 3.5))
 for ax, (name, relation) in zip(axes, {"dense": dense, "tied": tied}.items(), strict=True):
     count = sum(p.numel() for p in relation.parameters())
-    ax.imshow(relation()[0].detach(), vmin=-2.5, vmax=2.5)
+    image = ax.imshow(relation()[0].detach(), vmin=-2.5, vmax=2.5)
     ax.set(title=f"{name}: {count} numbers", xlabel="input token n", ylabel="output token m")
     ax.set(xticks=range(0, 16, 4), yticks=range(0, 16, 4))
     ax.hlines([3.5, 7.5, 11.5], -0.5, 15.5, color="k", linewidth=0.6)
     ax.vlines([3.5, 7.5, 11.5], -0.5, 15.5, color="k", linewidth=0.6)
+fig.colorbar(image, ax=axes, label="P[m, n]", shrink=0.8)
 plt.show()
 
 # %% [markdown]

@@ -131,10 +131,11 @@ titles = {"multiply": "multiply: by clip", "add": "add: always alike", "mix": "m
 fig, axes = plt.subplots(2, 3, figsize=(7, 4.8), sharex=True, sharey=True)
 for i, name in enumerate(contents):
     for ax, form in zip(axes[i], titles, strict=True):
-        ax.imshow(responses[form, name], vmin=-2.5, vmax=2.5)
+        image = ax.imshow(responses[form, name], vmin=-2.5, vmax=2.5)
         ax.set_title(titles[form] if i == 0 else "")
     axes[i, 0].set_ylabel(f"{name}\noutput frame m")
 axes[1, 1].set_xlabel("changed frame n of u")
+fig.colorbar(image, ax=axes, label="d out[m] / d u[n]")
 plt.show()
 
 # %% [markdown]
