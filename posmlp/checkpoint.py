@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from posmlp.config import PRESETS, PosMLPConfig, parse_layout
+from posmlp.config import PosMLPConfig
+from posmlp.config_checks import parse_layout
 from posmlp.model import PosMLP, PosMLPVideo, create_model
+from posmlp.presets import PRESETS
 
 StateDict = Mapping[str, Tensor]
 _CONTAINERS = ("model_state", "state_dict", "model")

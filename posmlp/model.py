@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from posmlp.config import PosMLPConfig, parse_layout, resolve
+from posmlp.config import PosMLPConfig
+from posmlp.config_checks import parse_layout
 from posmlp.gates.registry import make_gate
 from posmlp.parts.drop_path import drop_path, drop_rates
 from posmlp.parts.initialise import init_linear
 from posmlp.parts.inputs import TakesImages, check_clips
 from posmlp.parts.stem import Downsample, Stem
+from posmlp.presets import resolve
 
 
 class Branch(nn.Module):

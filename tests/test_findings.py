@@ -16,7 +16,7 @@ from ablations.grid.grid import read_grid
 from analysis import compare
 from analysis.results.statistics import t_interval
 from analysis.speed.bench_gpu import PARTS
-from posmlp.config import resolve
+from posmlp.presets import resolve
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "ablations/results"

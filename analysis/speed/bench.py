@@ -24,7 +24,8 @@ from analysis.cost.costs import clip_shape_of
 from analysis.speed.count_step import count_flops
 from analysis.speed.roofline import MAKERS, make_products, peak_gflops_per_s
 from analysis.speed.speed import measure_speed
-from posmlp.config import PosMLPConfig, resolve
+from posmlp.config import PosMLPConfig
+from posmlp.presets import resolve
 from posmlp.train.distributed import Team
 from posmlp.train.execution import preparation
 from posmlp.train.population import seeded_model

@@ -24,8 +24,10 @@ from analysis.speed.bench_seeds import bench_seeds
 from analysis.speed.roofline import bench_roofline
 from analysis.speed.speed import MODES, measure_speed
 from posmlp.checkpoint import write_atomically
-from posmlp.config import PosMLPConfig, one_of, resolve
+from posmlp.config import PosMLPConfig
+from posmlp.config_checks import one_of
 from posmlp.gating import GATES
+from posmlp.presets import resolve
 from posmlp.train.fitting import usable_device
 from posmlp.train.population import seeded_model
 from posmlp.train.run_folder import commit

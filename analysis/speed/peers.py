@@ -19,7 +19,7 @@ from analysis.figures.pictures import png
 from analysis.speed.draw_peers import draw_peers
 from analysis.speed.speed import measure_speed
 from posmlp.checkpoint import write_atomically
-from posmlp.config import resolve
+from posmlp.presets import resolve
 from posmlp.train.population import seeded_model
 
 CLIP_SHAPE = (3, 16, 224, 224)

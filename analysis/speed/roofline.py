@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from posmlp.linear import project
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,7 +18,6 @@ from analysis.cost.costs import clip_shape_of
 from analysis.speed.count_step import count_bytes, count_flops
 from analysis.speed.speed import PHASES, measure_speed, uncompiled
 from posmlp.config import PosMLPConfig
-from posmlp.linear import project
 from posmlp.train.population import seeded_model
 
 LARGE = 2**26

@@ -25,8 +25,9 @@ from analysis.speed.draw_scaling import draw_joint, draw_scaling
 from analysis.speed.roofline import against_ceilings, measure_ceilings
 from analysis.speed.speed import measure_speed
 from posmlp.checkpoint import write_atomically
-from posmlp.config import PosMLPConfig, resolve
+from posmlp.config import PosMLPConfig
 from posmlp.gating import GATES, PositionalGatingUnit
+from posmlp.presets import resolve
 from posmlp.train.population import Population, seeded_model
 
 LAYOUTS = ("T+S", "T>S", "ST", "S", "T")

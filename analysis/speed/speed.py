@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from analysis.borrow import borrowed
 from analysis.cost.costs import clip_shape_of
 from analysis.speed.speed_limits import Limits, check
-from posmlp.config import PosMLPConfig, one_of
+from posmlp.config import PosMLPConfig
+from posmlp.config_checks import one_of
 from posmlp.model import create_model
 from posmlp.train.fitting import usable_device
 

@@ -13,7 +13,7 @@ from analysis import cost, measure_speed
 from lessons import stored
 from posmlp import PosMLPConfig
 from posmlp.checkpoint import write_atomically
-from posmlp.config import resolve
+from posmlp.presets import resolve
 from posmlp.train.run_folder import environment
 
 PATH = stored.RESULTS / "speed" / "lesson09.csv"

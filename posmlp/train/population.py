@@ -180,6 +180,7 @@ class Population:
         self._keep_rates = torch.stack([keep_rates(c) for c in each])
         modules = self.model.named_modules()
         self._steps = [name for name, module in modules if isinstance(module, Step)]
+        self._prepared = prepare is not None
         if prepare is not None:
             prepare(self.model)
         if vectorised:
@@ -275,6 +276,12 @@ class Population:
             for each in scales
             for step, scale in zip(self._steps, each, strict=True)
         }
+
+    @property
+    def eager_models(self) -> list[PosMLPVideo]:
+        """Models that compute as they are written, on a CPU; none under `prepare` or vmap."""
+        plain = self.device.type == "cpu" and not (self.vectorised or self._prepared)
+        return self._crew.models if plain else []
 
     @torch.no_grad()
     def logits(self, clips: Tensor) -> Tensor:

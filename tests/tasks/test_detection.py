@@ -12,8 +12,9 @@ import torch
 
 pytest.importorskip("torchvision")
 from posmlp.cli import main as posmlp_main
-from posmlp.config import TrainConfig, resolve
+from posmlp.config import TrainConfig
 from posmlp.data.augment import normalise
+from posmlp.presets import resolve
 from posmlp.tasks.__main__ import main
 from posmlp.tasks.ava import read_ava
 from posmlp.tasks.boxes import Labelled, frame_map, overlaps, truth_of

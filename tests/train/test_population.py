@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from posmlp.config import GATE_NAMES, PRESETS
+from posmlp.config_checks import GATE_NAMES
+from posmlp.presets import PRESETS
 from posmlp.train.optimisation import clip_gradients
 from posmlp.train.population import Population, seeded_model
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from lessons.checks.verdict import Case, Verdict, judge
 from lessons.wiring import seen
-from posmlp.config import parse_layout
+from posmlp.config_checks import parse_layout
 from posmlp.gating import PositionalGatingUnit
 
 LAYOUTS = ("S", "T+S", "T>S", "ST+S>T", "T>S>ST")

@@ -25,7 +25,7 @@ from analysis.figures.style import STYLE
 from lessons import stored, wiring
 from lessons.checks import nb06
 from posmlp import create_model
-from posmlp.config import parse_layout
+from posmlp.config_checks import parse_layout
 from posmlp.model import Block, Step
 
 plt.style.use(STYLE)

@@ -31,13 +31,13 @@ from lessons.checks import nb11
 from lessons.filmstrip import filmstrip, write_film
 from posmlp import TrainConfig, fit
 from posmlp.checkpoint import load
-from posmlp.config import resolve
 from posmlp.data.clips import ClipRule, Draw, load_clip
 from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.digits.synthetic import write_dataset
 from posmlp.data.files.packets import VideoError
 from posmlp.data.layouts import list_videos
 from posmlp.predict import TrainedModel, predict_video
+from posmlp.presets import resolve
 from posmlp.train import normalise
 
 plt.style.use(STYLE)

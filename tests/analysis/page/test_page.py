@@ -27,9 +27,10 @@ from analysis.page import sections as page_sections
 from analysis.page.page import SECTIONS
 from analysis.results.curves import highest_in_words
 from posmlp.checkpoint import load
-from posmlp.config import PRESETS, TrainConfig
+from posmlp.config import TrainConfig
 from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
+from posmlp.presets import PRESETS
 from posmlp.train.fitting import fit
 from posmlp.train.population import seeded_model
 

@@ -13,7 +13,7 @@ from analysis.speed.bench_gpu import write_bench_gpu
 from analysis.speed.count_step import count_bytes, count_flops
 from analysis.speed.roofline import PRODUCT_SIZES, Ceilings, against_ceilings, make_products
 from posmlp import create_model
-from posmlp.config import PRESETS
+from posmlp.presets import PRESETS
 from tests.analysis.speed.test_scaling import TINY
 
 IN, OUT, BATCH = 8, 4, 2

@@ -22,7 +22,7 @@ from analysis.speed.scaling import (
     write_scaling,
 )
 from posmlp import GATES, PosMLPConfig, create_model
-from posmlp.config import PRESETS
+from posmlp.presets import PRESETS
 from posmlp.train.population import seeded_model
 
 TINY = PosMLPConfig(
