@@ -161,6 +161,8 @@ torch.manual_seed(0)
 tied, dense = LRPE((4, 4), 1), Dense((4, 4), 1)
 torch.nn.init.normal_(tied.table)
 torch.nn.init.normal_(dense.weight)
+
+# %%
 fig, axes = plt.subplots(1, 2, figsize=(6.6, 3.5))
 for ax, (name, relation) in zip(axes, {"dense": dense, "tied": tied}.items(), strict=True):
     count = sum(p.numel() for p in relation.parameters())

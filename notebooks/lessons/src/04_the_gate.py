@@ -128,7 +128,7 @@ for form in ("multiply", "add", "mix"):
 
 # %%
 titles = {"multiply": "multiply: by clip", "add": "add: always alike", "mix": "mix: always alike"}
-fig, axes = plt.subplots(2, 3, figsize=(7, 4.8), sharex=True, sharey=True)
+fig, axes = plt.subplots(2, 3, figsize=(7.4, 4.4), sharex=True, sharey=True)
 for i, name in enumerate(contents):
     for ax, form in zip(axes[i], titles, strict=True):
         image = ax.imshow(responses[form, name], vmin=-2.5, vmax=2.5)
@@ -295,7 +295,8 @@ fig, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.4), width_ratios=[1.2, 1
 for init, values in losses.items():
     left.plot(range(1, 6), values, "o-", label=init)
 left.axhline(math.log(14), color="0.5", linestyle="--")
-left.set(xlabel="epoch of 240 clips", ylabel="training loss (dashed: guessing)")
+left.set(xlabel="epoch of 240 clips", xticks=range(1, 6))
+left.set_ylabel("training loss (dashed: guessing)")
 left.set_title("Zero tables: no delay to be seen")
 left.legend(title="init, one seed each")
 draw_accuracy(
