@@ -214,9 +214,9 @@ for groups, score in scores.items():
     print(f"G = {groups}: within reversed pairs {score:.3f}")
 
 # %% [markdown]
-# **Reading.** A tempting table; but it is one seed and a short training. A grid trained the toy
-# model for each G with more clips and several seeds (where four numbers stand, they are the groups
-# of the four stages; the first is the toy model's own).
+# **Reading.** Whatever their order, it is that of one seed and a short training. A grid trained the
+# toy model for each G with more clips and several seeds (where four numbers stand, they are the
+# groups of the four stages; the first is the toy model's own).
 #
 # **Your guess:** from which G on is there nothing more to gain?
 
