@@ -154,8 +154,8 @@ class PosMLPVideo(nn.Module):
         frames = clips.transpose(1, 2).flatten(0, 1)  # (B T, 3, H, W)
         x = self.stem(frames).permute(0, 2, 3, 1).unflatten(0, (B, T))
         features = [x]
-        for downsample, stage in zip([nn.Identity(), *self.downsamples], self.stages, strict=True):
-            x = stage(downsample(x))
+        for i, stage in enumerate(self.stages):
+            x = stage(self.downsamples[i - 1](x) if i else x)
             features.append(x)
         return features
 

@@ -223,11 +223,11 @@ def _stale(grid: Grid, store: Store) -> Iterator[str]:
     """Each stored cell that the grid does not have, with what has changed."""
     by_name = {cell.name: cell for cell in grid.cells}
     ids = {cell.id for cell in grid.cells}
-    for path in sorted(store.root.glob("cells/*/cell.json")):
-        if path.parent.name in ids:
+    for cell_id in store.cell_ids():
+        if cell_id in ids:
             continue
-        stored = store.sound_cell(path.parent.name)
-        label = f"{stored.get('name', 'damaged cell.json')} ({path.parent.name})"
+        stored = store.sound_cell(cell_id)
+        label = f"{stored.get('name', 'damaged cell.json')} ({cell_id})"
         now = by_name.get(stored.get("name", ""))
         change = _difference(stored["identity"], now.identity) if now else "not in this grid"
         yield f"{label}: {change}; its files are kept"

@@ -25,7 +25,7 @@ def rows(grid: str) -> pd.DataFrame:
 
 def command(grid: str) -> str:
     """The command by which the stored results of a grid were made."""
-    return json.loads(_found(grid, "plan.json").read_text())["command"]
+    return json.loads(_found(grid, "cells.json").read_text())["plan"]["command"]
 
 
 def _found(grid: str, name: str) -> Path:
@@ -33,6 +33,7 @@ def _found(grid: str, name: str) -> Path:
     if not path.exists():
         raise FileNotFoundError(
             f"no {name} of grid {grid!r} in ablations/results; measure it by `ablations run "
-            f"ablations/grids/{grid}.yaml --out runs/{grid}`, then `ablations report runs/{grid}`"
+            f"ablations/grids/{grid}.yaml --out runs/{grid}`, then `ablations publish runs/{grid} "
+            f"ablations/results/{grid}`"
         )
     return path
