@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from posmlp.config import PosMLPConfig
 from posmlp.config_checks import parse_layout
 from posmlp.gates.registry import make_gate
+from posmlp.gating import GatingUnit
 from posmlp.parts.drop_path import drop_path, drop_rates
 from posmlp.parts.initialise import init_linear
 from posmlp.parts.inputs import TakesImages, check_clips
@@ -39,7 +40,8 @@ class Branch(nn.Module):
         window = {"T": (self.frames,), "S": (side, side), "ST": (self.frames, side, side)}[axes]
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.gate = make_gate(config, mixed, window, config.num_groups[stage])
-        self.fc1 = init_linear(nn.Linear(dim, getattr(self.gate, "in_features", 2 * mixed)))
+        width = self.gate.in_features if isinstance(self.gate, GatingUnit) else 2 * mixed
+        self.fc1 = init_linear(nn.Linear(dim, width))
         self.gelu = nn.GELU()
         self.fc2 = init_linear(nn.Linear(mixed, dim))
 

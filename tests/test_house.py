@@ -59,7 +59,7 @@ HOUSE = {
         "data": "model config config_checks",
         "export": "model config_checks",
         "checkpoint": "model presets config config_checks",
-        "model": "gates parts presets config config_checks",
+        "model": "gates gating parts presets config config_checks",
         "gates": "parts gating positions config",
         "parts": "gating config config_checks",
         "gating": "positions config_checks",

@@ -210,10 +210,10 @@ def test_commands_refuse_what_cannot_be_used_before_they_compute(
     cases = {
         ("bias", folder, "--out", file): "is a file; name a folder",
         ("all", folder, "--out", folder): "is a folder; name a file",
-        ("bench", "--device", "tpu"): "device='tpu' is not here",
-        ("bench", "--device", "meta"): "device='meta' is not here",
-        ("bench", "--device", "cuda:99"): "device='cuda:99' is not here (torch sees",
-        ("bench", "--batch", "2", "0"): "'0' must be a whole number of at least 1",
+        ("peers", "--device", "tpu"): "device='tpu' is not here",
+        ("peers", "--device", "meta"): "device='meta' is not here",
+        ("peers", "--device", "cuda:99"): "device='cuda:99' is not here (torch sees",
+        ("peers", "--batch", "0"): "'0' must be a whole number of at least 1",
         ("peers", "--runs", "-1"): "'-1' must be a whole number of at least 1",
     }
     for words, message in cases.items():
