@@ -233,6 +233,23 @@ def test_a_replaced_part_acts_in_every_mode_alike(change: Callable, layout: str)
         torch.testing.assert_close(model.eval()(clips()), after)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_few_windows_at_once_are_the_same_bits_and_leave_no_trace(
+    layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = make(layout=layout).float(), clips(3).float()
+    monkeypatch.setattr("posmlp.train.execution.WORKING_SET", 200)
+    with torch.no_grad():
+        whole = model(x)
+        with few_windows_at_once(model):
+            seen = calls(model, lambda: torch.testing.assert_close(model(x), whole))
+            assert model(x[:0]).shape == (0, 5)
+        assert seen["stages.0.blocks.0"] == 1
+        assert seen["stages.0.blocks.0.steps.0"] == 4 * 3  # clips of 4 windows, each by itself
+        assert set(calls(model, lambda: model(x)).values()) == {1}
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
 def test_layers_are_plain_and_change_nothing_when_replaced_by_others_of_the_same_weights() -> None:
     model = make()
     before = in_every_mode(model)

@@ -99,8 +99,9 @@ def _times(
     work: Work, config: PosMLPConfig, other: Code | None, limits: Limits
 ) -> Iterator[dict[str, Any]]:
     make = train_steps if work.what == "train" else eval_steps
-    with make(config, work.batch_size, other) as steps:
-        seconds = {name: np.array(each) for name, each in in_turns(steps, limits).items()}
+    steps, installed = make(config, work.batch_size, other)
+    around = dict.fromkeys(steps, nullcontext) | {"as run": installed}
+    seconds = {n: np.array(s) for n, s in in_turns(steps, limits, around=around).items()}
     for name, own in seconds.items():
         ratios = {
             f"vs_{each}": float(np.median(seconds[each] / own))
@@ -116,10 +117,9 @@ def _memory(
     """Of a step after the first, which makes AdamW's moments."""
     peaks = {}
     for checkpointed in (False, True):
-        with train_steps(config, work.batch_size, other, checkpointed) as steps:
-            for name, step in steps.items():
-                step()
-                peaks[f"{name}, checkpointed" if checkpointed else name] = peak_bytes(step) / 1e6
+        for name, step in train_steps(config, work.batch_size, other, checkpointed)[0].items():
+            step()
+            peaks[f"{name}, checkpointed" if checkpointed else name] = peak_bytes(step) / 1e6
     for name, own in peaks.items():
         shares = {f"vs_{each}": own / peaks[each] for each in YARDSTICKS if each in peaks}
         yield {"contender": name, "peak_mb": own, **shares}

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analysis.cost.costs import clip_shape_of
-from analysis.speed.speed import Step
+from analysis.speed.speed import Around, Step
 from posmlp.checkpoint import released_name
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.model import PosMLPVideo
 from posmlp.train.distributed import Team
-from posmlp.train.execution import preparation
+from posmlp.train.execution import few_windows_at_once, kept_memory, preparation
 from posmlp.train.optimisation import Optimiser
 from posmlp.train.population import Population, seeded_model
 
@@ -38,27 +38,26 @@ OURS = Code(**{each.__name__: each for each in _NEEDED})
 
 
 @contextmanager
-def installed(model: PosMLPVideo | Population) -> Iterator[None]:
-    """Within this `model` is computed as `fit` computes a population, and `eval` a model."""
-    yield  # they install nothing
+def installed(*models: PosMLPVideo) -> Iterator[None]:
+    """Within this the process computes as `fit` does, and these models as `eval` does."""
+    with kept_memory(), few_windows_at_once(*models):
+        yield
 
 
-@contextmanager
-def eval_steps(config: PosMLPConfig, batch_size: int, other: Code | None) -> Iterator[Steps]:
-    """Evaluation of one batch by each contender."""
+def eval_steps(config: PosMLPConfig, batch_size: int, other: Code | None) -> tuple[Steps, Around]:
+    """Evaluation of one batch by each contender, and what holds while `as run` does."""
     plain, as_run = seeded_model(config, 0), seeded_model(config, 0)
     models: dict[str, Any] = {"as run": as_run, "plain": plain, "reference": Reference(plain)}
     if other is not None:
         models["against"] = other.seeded_model(_config_of(other, config), 0)
     clips = torch.randn(batch_size, *clip_shape_of(plain))
-    with installed(as_run):
-        yield {name: torch.no_grad()(partial(each.eval(), clips)) for name, each in models.items()}
+    steps: Steps = {n: torch.no_grad()(partial(each.eval(), clips)) for n, each in models.items()}
+    return steps, partial(installed, as_run)
 
 
-@contextmanager
 def train_steps(
     config: PosMLPConfig, batch_size: int, other: Code | None, checkpointed: bool = False
-) -> Iterator[Steps]:
+) -> tuple[Steps, Around]:
     """A training step of one batch by each contender: forward, loss, backward and AdamW.
 
     Through a population of one seed where it is `fit`'s. Without stochastic depth, which the
@@ -75,8 +74,7 @@ def train_steps(
     if other is not None:
         theirs = population(_config_of(other, config), 1, checkpointed=checkpointed, code=other)
         steps["against"] = population_step(theirs, batch_size, code=other)
-    with installed(as_run):
-        yield steps
+    return steps, installed
 
 
 def population(

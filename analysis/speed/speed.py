@@ -29,6 +29,7 @@ UNSTABLE = 0.10  # inter-quartile range over median from which a row is marked
 
 Model = nn.Module | PosMLPConfig | str
 Step = Callable[[], object]
+Around = Callable[[], AbstractContextManager[None]]
 
 
 class Limits(NamedTuple):
@@ -190,9 +191,16 @@ def make_step(model: nn.Module, clips: Tensor, phase: str, mode: str = "eager") 
 
 
 def in_turns(
-    steps: Mapping[str, Step], limits: Limits, device: torch.device | str = "cpu"
+    steps: Mapping[str, Step],
+    limits: Limits,
+    device: torch.device | str = "cpu",
+    around: Mapping[str, Around] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of each counted run; a round runs each step once, in order."""
+    """Seconds of each counted run; a round runs each step once, in order.
+
+    `around`: of a step, what holds while it runs. Each step then runs once more before it counts,
+    as the step before left memory and caches.
+    """
     for _ in range(limits.warm_up):
         for step in steps.values():
             step()
@@ -205,7 +213,10 @@ def in_turns(
 
     while not enough():
         for name, step in steps.items():
-            times[name].append(_timed(step, torch.device(device)))
+            with around[name]() if around else nullcontext():
+                if around:
+                    step()
+                times[name].append(_timed(step, torch.device(device)))
     return times
 
 

@@ -90,12 +90,13 @@ def kept_memory() -> Iterator[None]:
         yield
         return
     libc = ctypes.CDLL(None)
-    trim_threshold, mmap_max = -1, -4  # names of settings, in glibc's malloc.h
+    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # as malloc.h numbers the settings
     libc.mallopt(mmap_max, 0)
     libc.mallopt(trim_threshold, 2**31 - 1)
     try:
         yield
-    finally:
-        libc.mallopt(mmap_max, 65536)
-        libc.mallopt(trim_threshold, 2**17)
+    finally:  # back to the most that glibc's own adjustment reaches
+        libc.mallopt(mmap_max, 2**16)
+        libc.mallopt(mmap_threshold, 2**25)
+        libc.mallopt(trim_threshold, 2**26)
         libc.malloc_trim(0)

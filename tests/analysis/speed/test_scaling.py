@@ -121,8 +121,11 @@ def test_bench_measures_every_work_of_every_contender(capsys, tmp_path, monkeypa
 
 
 def test_contenders_compute_the_same_as_each_other():
-    with code_of("HEAD") as other, eval_steps(TINY, 2, other) as steps:
+    with code_of("HEAD") as other:
+        steps, installed = eval_steps(TINY, 2, other)
         logits = {name: step() for name, step in steps.items()}
+    with installed():
+        torch.testing.assert_close(steps["as run"](), logits["plain"])
     assert set(logits) == CONTENDERS
     for name, found in logits.items():
         torch.testing.assert_close(found, logits["plain"], msg=name)
