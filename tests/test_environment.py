@@ -21,7 +21,6 @@ USER_CHOICE = (
     "matplotlib",
     "seaborn",
     "pandas",
-    "fvcore",
     "captum",
     "decord",
 )

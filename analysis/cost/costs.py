@@ -6,10 +6,8 @@ sums, u * v. One multiply-add is what other tools call two FLOPs.
 
 from __future__ import annotations
 
-import copy
 import math
 import reprlib
-from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -30,10 +28,10 @@ def cost(
 ) -> dict[str, Any]:
     """Parameters, multiply-adds and activation memory of one clip.
 
-    The model's forward pass is traced once in eval mode, on zeros. What no clip enters into is not
-    counted, since it is done once however many clips follow: `gqpe` making its table from centres
-    and spreads, `attention` laying out its bias. What it costs to *use* them is: `gqpe` counts the
-    same multiply-adds as `lrpe`.
+    A copy of the model runs in eval mode on torch's `meta` device, so that even large ones are
+    counted at once. What no clip enters into is not counted, since it is done once however many
+    clips follow: `gqpe` making its table from centres and spreads, `attention` laying out its bias.
+    What it costs to *use* them is: `gqpe` counts the same multiply-adds as `lrpe`.
 
     Parameters
     ----------
@@ -63,10 +61,10 @@ def cost(
         or that maker's model comes without clip_shape; for a clip_shape that does not fit, and for
         what is no model, configuration or preset.
 
-    Source: the trace is fvcore's, the count of each operation `analysis.cost.count`'s; a test holds
-    twice the sum against torch's own counter, exactly.
+    Source: each operation's count is that of torch's own FLOP counter, halved; tests hold the sums
+    against closed formulas.
     """
-    model = _countable(model_or_config)
+    model = _built(model_or_config)
     shape = clip_shape_of(model) if clip_shape is None else clip_shape
     memory = activation_memory(model, shape)  # first, since it tells of a shape that does not fit
     rows = _count_by_module(model, shape)
@@ -168,14 +166,9 @@ def _taps(window: tuple[int, ...], conv_size: int) -> int:
     return math.prod(min(conv_size, 2 * side - 1) for side in window)
 
 
-def _countable(model_or_config: nn.Module | PosMLPConfig | str) -> nn.Module:
-    """A model whose tensors are real: fvcore cannot trace one on `meta`."""
+def _built(model_or_config: nn.Module | PosMLPConfig | str) -> nn.Module:
     if isinstance(model_or_config, nn.Module):
-        if not any(tensor.is_meta for tensor in model_or_config.parameters()):
-            return model_or_config
-        if not isinstance(model_or_config, PosMLPVideo):
-            return copy.deepcopy(model_or_config).to_empty(device="cpu")
-        model_or_config = model_or_config.config
+        return model_or_config
     if not isinstance(model_or_config, PosMLPConfig | str):
         raise ValueError(
             f"cost of {reprlib.repr(model_or_config)}: give a model, a PosMLPConfig (from a "
@@ -187,15 +180,11 @@ def _countable(model_or_config: nn.Module | PosMLPConfig | str) -> nn.Module:
 
 def _count_by_module(model: nn.Module, clip_shape: tuple[int, ...]) -> list[dict[str, Any]]:
     """For each module with parameters or multiply-adds of its own: its name, type and counts."""
-    inclusive = count_macs(model, clip_shape)
-    own = Counter(inclusive)
-    for name, macs in inclusive.items():
-        if name:
-            own[name.rpartition(".")[0]] -= macs
+    macs = count_macs(model, clip_shape)
     rows = []
     for name, module in model.named_modules():
         params = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        if params or own[name]:
+        if params or macs[name]:
             row = {"module": name, "type": type(module).__name__}
-            rows.append({**row, "params": params, "macs": own[name]})
+            rows.append({**row, "params": params, "macs": macs[name]})
     return rows

@@ -1,125 +1,83 @@
-"""Counting the multiply-adds of one forward pass from fvcore's trace, with exact handlers.
+"""Counting the multiply-adds of one forward pass, from shapes alone.
 
-Only products count: convolutions, linear layers, matmul and its kin, einsum, attention. A product
-that the clip does not enter into (a relation made from parameters alone) counts as 0.
+Only products count: convolutions, matrix products and attention. A product that the clip does not
+enter into (a relation made from parameters alone) counts as 0.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
-from analysis.borrow import borrowed
+from analysis.cost.on_meta import Storages, on_meta
 
-Handler = Callable[[list[Any], list[Any]], int]
-# Products that a notebook's own gate might use and that no handler here counts; a `prim::` one is
-# a custom autograd function or a scripted call.
-_UNKNOWN_PRODUCTS = ("aten::tensordot", "aten::bilinear", "aten::addbmm", "aten::cdist", "prim::")
+aten = torch.ops.aten
+VECTOR_PRODUCTS: dict[Any, Callable[..., int]] = {
+    aten.dot: lambda x, _y: x.numel(),
+    aten.mv: lambda matrix, _vector: matrix.numel(),
+    aten.addmv: lambda _added, matrix, _vector, **_scales: matrix.numel(),
+}
+"""Multiply-adds of products that torch's own counter leaves out."""
+UNKNOWN_PRODUCTS = (aten.addbmm, aten.addr, aten._trilinear, aten._cdist_forward)
+"""Products that a notebook's own gate might use and nothing here counts."""
 
 
 def count_macs(model: nn.Module, clip_shape: tuple[int, ...]) -> Counter[str]:
-    """Multiply-adds of one clip by module name, each with those of its submodules.
+    """Multiply-adds of one clip by module name, without those of the module's submodules.
 
-    The model is traced in eval mode on one clip of zeros, (C, T, H, W), and left as it was.
-    Raises ValueError for a product that no handler here counts.
+    The model runs in eval mode on one clip (C, T, H, W), as a copy without numbers. Raises
+    ValueError for a product that cannot be counted.
     """
-    with warnings.catch_warnings():  # fvcore's import warns seven times about torch.jit
-        warnings.simplefilter("ignore")
-        from fvcore.nn import FlopCountAnalysis
-    with borrowed(model), torch.no_grad():
-        clip = next(model.parameters(), torch.empty(0)).new_zeros(1, *clip_shape)
-        analysis = FlopCountAnalysis(model, clip)
-        analysis.unsupported_ops_warnings(False)
-        analysis.uncalled_modules_warnings(False)
-        analysis.tracer_warnings("none")
-        analysis.clear_op_handles()  # fvcore's own count norms by estimate, and round einsum
-        analysis.set_op_handle(**_handlers())
-        by_module = analysis.by_module()
-        unknown = [op for op in analysis.unsupported_ops() if op.startswith(_UNKNOWN_PRODUCTS)]
-        if unknown:
-            raise ValueError(
-                f"cost cannot count {', '.join(sorted(unknown))}; write the gate's products with "
-                "matmul, einsum, a convolution, nn.Linear or scaled_dot_product_attention"
-            )
-        return by_module
+    twin, clip = on_meta(model, clip_shape)
+    # without gradients, torch's attention layers would be a single operation that nothing counts
+    with torch.enable_grad(), _Products(twin, clip) as products:
+        twin.eval()(clip)
+    return products.macs
 
 
-def _handlers() -> dict[str, Handler]:
-    """A count for each operation of the trace that is a product; its operands are graph values."""
-    from fvcore.nn.jit_handles import conv_flop_jit, linear_flop_jit
+class _Products(TorchDispatchMode):
+    """The multiply-adds of each module in the products that `clip` enters into."""
 
-    counts: dict[str, Handler] = {
-        "aten::_convolution": lambda inputs, outputs: conv_flop_jit(inputs, outputs)["conv"],
-        "aten::linear": linear_flop_jit,
-        "aten::einsum": _einsum_macs,
-        "aten::scaled_dot_product_attention": _attention_macs,
-    }
-    counts |= dict.fromkeys([f"aten::{op}" for op in ("matmul", "mm", "bmm", "mv", "dot")], _macs)
-    added = [f"aten::{op}" for op in ("addmm", "baddbmm", "addmv")]
-    counts |= dict.fromkeys(added, lambda inputs, outputs: _macs(inputs[1:], outputs))
-    depends = _dependence_on_clip()
+    def __init__(self, model: nn.Module, clip: Tensor) -> None:
+        super().__init__()
+        self.of_clip = Storages([clip])
+        self.macs: Counter[str] = Counter()
+        self.running: list[str] = []
+        for name, module in model.named_modules():
+            module.register_forward_pre_hook(lambda *_, name=name: self.running.append(name))
+            module.register_forward_hook(lambda *_: self._leave())
 
-    def of_clip(count: Handler) -> Handler:
-        return lambda inputs, outputs: count(inputs, outputs) if depends(outputs[0]) else 0
+    def _leave(self) -> None:
+        self.running.pop()
 
-    return {operation: of_clip(count) for operation, count in counts.items()}
-
-
-def _dependence_on_clip() -> Callable[[Any], bool]:
-    """A function telling of a value in the traced graph whether the clip enters into it."""
-    known: dict[int, bool] = {}
-
-    def depends(value: Any) -> bool:
-        key, node = value.unique(), value.node()
-        if key not in known:
-            if node.kind() == "prim::Param":  # the graph's inputs: the clip, then the parameters
-                known[key] = key == next(node.outputs()).unique()
-            else:
-                known[key] = any([depends(operand) for operand in node.inputs()])
-        return known[key]
-
-    return depends
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if any(tensor.untyped_storage() in self.of_clip for tensor in _tensors((args, kwargs))):
+            for tensor in _tensors(result):
+                self.of_clip.add(tensor)
+            self.macs[self.running[-1]] += _macs(func._overloadpacket, args, kwargs, result)
+        return result
 
 
-def _shape(value: Any) -> list[int]:
-    return value.type().sizes()
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def _macs(inputs: list[Any], outputs: list[Any]) -> int:
-    """A matrix product, batched or not: each output element sums over the inner dimension."""
-    return math.prod(_shape(outputs[0])) * _shape(inputs[0])[-1]
-
-
-def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
-    """Scaled dot products: the scores q k', then the weighted sum of the values."""
-    query, key, value = (_shape(operand) for operand in inputs[:3])
-    return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
-
-
-def _einsum_macs(inputs: list[Any], outputs: list[Any]) -> int:
-    """An einsum of two operands: each output element sums over the indices that both share."""
-    equation = inputs[0].toIValue().replace(" ", "")
-    operands = [_shape(operand) for operand in inputs[1].node().inputs()]
-    if len(operands) == 1:
-        return 0
-    if len(operands) > 2:
+def _macs(operation: Any, args: Any, kwargs: Any, result: Any) -> int:
+    if operation in UNKNOWN_PRODUCTS:
         raise ValueError(
-            f"cost counts einsum of at most two operands, not {equation!r}, whose multiply-adds "
-            "depend on the order chosen; write it as several einsums"
+            f"cost cannot count {operation}; write the product with matmul, einsum, a convolution "
+            "or nn.Linear"
         )
-    terms, _, output = equation.partition("->")
-    left, right = (_index_sizes(*pair) for pair in zip(terms.split(","), operands, strict=True))
-    summed = [size for index, size in left.items() if index in right and index not in output]
-    return math.prod(_shape(outputs[0])) * math.prod(summed)
-
-
-def _index_sizes(term: str, shape: list[int]) -> dict[str, int]:
-    """The size of each named index of an einsum term; what `...` stands for is left out."""
-    head, _, tail = term.partition("...")
-    return dict(zip(head, shape, strict=False)) | dict(zip(tail[::-1], shape[::-1], strict=False))
+    if operation in VECTOR_PRODUCTS:
+        return VECTOR_PRODUCTS[operation](*args, **kwargs)
+    flops = flop_registry.get(operation)
+    return flops(*args, **kwargs, out_val=result) // 2 if flops else 0

@@ -1,14 +1,12 @@
 """Activation memory, from shapes alone: what a forward pass holds, and what it keeps for backward.
 
-A model runs on torch's `meta` device, which makes every tensor's shape and no numbers. Counted are
-the tensors that operations return; the scratch that a kernel uses inside one operation is not.
+Counted are the tensors that operations return; the scratch that a kernel uses inside one operation
+is not.
 """
 
 from __future__ import annotations
 
-import copy
 import weakref
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +14,8 @@ from torch import Tensor, UntypedStorage, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from analysis.cost.on_meta import Storages, on_meta
 
 
 def activation_memory(model: nn.Module, clip_shape: tuple[int, ...]) -> dict[str, int]:
@@ -25,58 +25,31 @@ def activation_memory(model: nn.Module, clip_shape: tuple[int, ...]) -> dict[str
     training step keeps for the backward pass, each block of memory once however many tensors view
     it. `peak_bytes`: the most that is alive at once in inference. Both in the precision of the
     model's parameters; the model itself is not touched. Bytes of k clips are k times these, but for
-    what is made once a pass, such as a relation. They are those of a device where a model computes
-    nothing twice: on a CPU, ours keeps less and computes the rest again (`posmlp.by_hand`). Raises
-    ValueError for what is no model, and for a clip without numbers.
+    what is made once a pass, such as a relation. Raises ValueError for what is no model, and for a
+    clip without numbers.
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{model!r} is no model; build it with posmlp.create_model")
-    is_shape = isinstance(clip_shape, Sequence) and len(clip_shape) > 0
-    if not is_shape or not all(isinstance(side, int) and side > 0 for side in clip_shape):
-        raise ValueError(
-            f"clip_shape={clip_shape!r} must be (C, T, H, W), or (C, H, W) of an image, in whole "
-            "numbers of at least 1"
-        )
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        twin = copy.deepcopy(model).to("meta")
-        weight = next(twin.parameters(), torch.empty(0))
-        clip = torch.zeros(1, *clip_shape, dtype=weight.dtype)
-        given = _Storages([*twin.parameters(), *twin.buffers(), clip])
+    twin, clip = on_meta(model, clip_shape)
+    given = Storages([*twin.parameters(), *twin.buffers(), clip])
+    with torch.random.fork_rng(devices=[]):
         return {
             "saved_bytes": _saved_bytes(twin.train(), clip, given),
             "peak_bytes": _peak_bytes(twin.eval(), clip, given),
         }
 
 
-class _Storages:
-    """Blocks of memory told apart by identity: tensors on `meta` have no address."""
-
-    def __init__(self, tensors: list[Tensor]) -> None:
-        self.held: dict[int, UntypedStorage] = {}
-        for tensor in tensors:
-            self.add(tensor)
-
-    def add(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        self.held[storage._cdata] = storage  # held, so that no other takes its identity
-
-    def __contains__(self, storage: UntypedStorage) -> bool:
-        return storage._cdata in self.held
-
-
-def _saved_bytes(model: nn.Module, clip: Tensor, given: _Storages) -> int:
-    kept = _Storages([])
+def _saved_bytes(model: nn.Module, clip: Tensor, given: Storages) -> int:
+    kept = Storages()
 
     def pack(tensor: Tensor) -> Tensor:
         kept.add(tensor)
         return tensor
 
     with torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
-        model.requires_grad_()(clip)
+        model(clip)
     return sum(storage.nbytes() for storage in kept.held.values() if storage not in given)
 
 
-def _peak_bytes(model: nn.Module, clip: Tensor, given: _Storages) -> int:
+def _peak_bytes(model: nn.Module, clip: Tensor, given: Storages) -> int:
     with torch.inference_mode(), _Alive(given) as alive:
         model(clip)
     return alive.peak
@@ -85,7 +58,7 @@ def _peak_bytes(model: nn.Module, clip: Tensor, given: _Storages) -> int:
 class _Alive(TorchDispatchMode):
     """Bytes of the blocks that operations have made and nothing has dropped, and their peak."""
 
-    def __init__(self, given: _Storages) -> None:
+    def __init__(self, given: Storages) -> None:
         super().__init__()
         self.given = given
         self.alive: set[int] = set()

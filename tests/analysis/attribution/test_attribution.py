@@ -161,8 +161,7 @@ def test_grad_cam_equals_a_hand_computation(toy: PosMLPVideo, toy_clips: Tensor)
     tokens = toy.forward_features(toy_clips)[2].detach().requires_grad_()  # stage 2
     deeper = tokens
     for i in (2, 3):
-        scales = [[None] * len(block.steps) for block in toy.stages[i].blocks]
-        deeper = toy.stages[i](toy.downsamples[i - 1](deeper), scales)
+        deeper = toy.stages[i](toy.downsamples[i - 1](deeper))
     logits = toy.head(toy.norm(deeper).mean((1, 2, 3)))
     (gradient,) = torch.autograd.grad(logits[:, 3].sum(), tokens)
     cam = torch.einsum("bthwc,bc->bthw", tokens, gradient.mean((1, 2, 3))).relu()
@@ -336,5 +335,6 @@ def test_grad_cam_refuses_stages_and_layers_that_are_not_tokens(
 ) -> None:
     with pytest.raises(ValueError, match="layer=5 is not a stage of this model; use 1 to 4"):
         attribute(toy, toy_clips, 0, "grad_cam", layer=5)
-    with pytest.raises(ValueError, match=r"not \(B, T, H, W, C\); name a stage"):
-        attribute(toy, toy_clips, 0, "grad_cam", layer=toy.stages[0].blocks[0])
+    for layer in (toy.stages[0].blocks[0], toy.stem):
+        with pytest.raises(ValueError, match=r"not \(B, T, H, W, C\); name a stage"):
+            attribute(toy, toy_clips, 0, "grad_cam", layer=layer)
