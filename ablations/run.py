@@ -20,7 +20,8 @@ from ablations.plan.prediction import PROBE_S, Hindsight, fitted, predict
 from ablations.progress import reporter, say
 from ablations.store import reuse as other_runs
 from ablations.store.files import read_json, write_json
-from ablations.store.store import Result, Store, StoreError, load
+from ablations.store.store import Result, Store, StoreError
+from ablations.store.table import load
 from posmlp.data.user_cache import CACHE_GIB
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from posmlp.config import PRESET_SOURCES, PRESETS, TrainConfig, resolve
+from posmlp.config import TrainConfig
 from posmlp.data.cli import DATA_HELP, add_data_commands
 from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP
+from posmlp.presets import PRESET_SOURCES, PRESETS, resolve
 from posmlp.settings import configs
 
 

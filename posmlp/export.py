@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from posmlp.config import one_of
+from posmlp.config_checks import one_of
 from posmlp.model import PosMLPVideo
 
 FORMATS = (".pt2", ".onnx")

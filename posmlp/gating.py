@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from posmlp.config import GATE_FORMS, one_of
+from posmlp.config_checks import GATE_FORMS, one_of
 from posmlp.positions import LRPE
 
 

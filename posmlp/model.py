@@ -14,12 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from posmlp.config import PosMLPConfig, parse_layout, resolve
+from posmlp.config import PosMLPConfig
+from posmlp.config_checks import parse_layout
 from posmlp.gates.registry import make_gate
+from posmlp.gating import GatingUnit
 from posmlp.parts.drop_path import drop_path, drop_rates
 from posmlp.parts.initialise import init_linear
 from posmlp.parts.inputs import TakesImages, check_clips
 from posmlp.parts.stem import Downsample, Stem
+from posmlp.presets import resolve
 
 
 class Branch(nn.Module):
@@ -37,7 +40,8 @@ class Branch(nn.Module):
         window = {"T": (self.frames,), "S": (side, side), "ST": (self.frames, side, side)}[axes]
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.gate = make_gate(config, mixed, window, config.num_groups[stage])
-        self.fc1 = init_linear(nn.Linear(dim, getattr(self.gate, "in_features", 2 * mixed)))
+        width = self.gate.in_features if isinstance(self.gate, GatingUnit) else 2 * mixed
+        self.fc1 = init_linear(nn.Linear(dim, width))
         self.gelu = nn.GELU()
         self.fc2 = init_linear(nn.Linear(mixed, dim))
 
@@ -152,8 +156,8 @@ class PosMLPVideo(nn.Module):
         frames = clips.transpose(1, 2).flatten(0, 1)  # (B T, 3, H, W)
         x = self.stem(frames).permute(0, 2, 3, 1).unflatten(0, (B, T))
         features = [x]
-        for downsample, stage in zip([nn.Identity(), *self.downsamples], self.stages, strict=True):
-            x = stage(downsample(x))
+        for i, stage in enumerate(self.stages):
+            x = stage(self.downsamples[i - 1](x) if i else x)
             features.append(x)
         return features
 

@@ -7,9 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from posmlp.config import PRESETS, PosMLPConfig, TrainConfig, one_of, resolve
+from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.config_checks import one_of
 from posmlp.data.digits.catalogue import MOVING_DIGITS
 from posmlp.data.layouts.layouts import list_videos
+from posmlp.presets import PRESETS, resolve
 
 RECIPES = Path(__file__).with_name("recipes")
 

@@ -27,7 +27,7 @@ from posmlp import (
     save,
 )
 from posmlp.checkpoint import write_atomically
-from posmlp.config import GATE_NAMES
+from posmlp.config_checks import GATE_NAMES
 from tests import reference
 from tests.test_model import SMALL, listed_shapes, make, randn, randomise
 

@@ -12,15 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posmlp import PRESET_SOURCES, PRESETS, PosMLPConfig
-from posmlp.config import (
-    BRANCHES,
-    GATE_FORMS,
-    GATE_NAMES,
-    GQPE_SPREADS,
-    INITS,
-    parse_layout,
-    resolve,
-)
+from posmlp.config_checks import BRANCHES, GATE_FORMS, GATE_NAMES, GQPE_SPREADS, INITS, parse_layout
+from posmlp.presets import resolve
 
 steps = st.lists(st.sampled_from(BRANCHES), min_size=1, max_size=3, unique=True)
 layouts = st.lists(steps, min_size=1, max_size=4)

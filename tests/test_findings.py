@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,14 +13,20 @@ import pytest
 
 import ablations.cli
 import analysis.cli
-from ablations.grid.grid import read_grid
+from ablations.grid.expand import combinations
+from ablations.grid.gridfile import GridFile
+from ablations.grid.matching import costs
+from ablations.report.data import Study
+from ablations.report.page import MARGIN
+from ablations.store.store import Store
 from analysis import compare
 from analysis.results.statistics import t_interval
 from analysis.speed.bench_gpu import PARTS
-from posmlp.config import resolve
+from posmlp.presets import resolve
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "ablations/results"
+GRIDS = sorted(path.parent.name for path in RESULTS.glob("*/grid.yaml"))
 FINDINGS = (ROOT / "ablations/FINDINGS.md").read_text()
 README = (ROOT / "README.md").read_text()
 FIRST_SCREENS = README.split("\n## Learn\n")[0]
@@ -31,14 +38,21 @@ PARSERS = {"ablations": ablations.cli, "analysis": analysis.cli}
 Triple = tuple[float, float, float]
 
 
+def classes_of(name: str) -> pd.DataFrame:
+    """The scores by class that are stored with a grid; empty where it has none."""
+    store = Store(RESULTS / name)
+    return pd.read_csv(io.StringIO(store.table(store.classes_path) or "variant\n"))
+
+
 def stored() -> Iterator[Triple]:
     """(mean, low, high) of every metric and difference that a results folder holds."""
-    for path in RESULTS.glob("*/table.csv"):
-        table = pd.read_csv(path)
-        for column in table.columns:
-            if f"{column}_low" in table:
-                ends = table[[column, f"{column}_low", f"{column}_high"]].dropna()
-                yield from ends.itertuples(index=False, name=None)
+    for name in GRIDS:
+        study = Study.open(RESULTS / name, MARGIN)
+        for metric in study.metrics:
+            for label in study.labels.values():
+                yield study.interval(label, metric)[1:]
+            differences = study.comparison(metric)[["difference", "low", "high"]].dropna()
+            yield from differences.itertuples(index=False, name=None)
     for path in (RESULTS / "learned").glob("*.csv"):
         table = pd.read_csv(path)
         yield from table[["mean", "low", "high"]].dropna().itertuples(index=False, name=None)
@@ -63,7 +77,7 @@ def over_films() -> Iterator[Triple]:
         yield t_interval(own["test_within_pair"].to_numpy())
     found = compare(rows, "T+S lrpe", "test_within_pair", by="kind", seed="data")
     yield from found[["difference", "low", "high"]].itertuples(index=False, name=None)
-    classes = pd.read_csv(RESULTS / "playback/classes.csv")
+    classes = classes_of("playback")
     kinds = classes["variant"].str.replace(r" ?data=\S+", "", regex=True)
     by_film = classes.groupby([kinds, "pair", "variant"])["within_pair"].mean()
     for _, own in by_film.groupby(level=[0, 1]):
@@ -111,45 +125,48 @@ def test_row_of_the_first_screen_is_the_stored_one(name: str) -> None:
     params, gmacs, top1, difference, clips_per_s, config = first_table()[name]
     folder = re.findall(r"gates|layouts", config)[0]
     assert f"[{folder}](ablations/grids/{folder}.yaml)" in FIRST_SCREENS
-    table = pd.read_csv(RESULTS / folder / "table.csv").set_index("label")
-    row = table.loc[name]
-    assert params == f"{row.params:,.0f}"
-    assert gmacs == f"{row.gmacs:.4f} x 1"
-    assert top1 == f"{row.test_top1:.1f} [{row.test_top1_low:.1f}, {row.test_top1_high:.1f}]"
+    study = Study.open(RESULTS / folder, MARGIN)
+    (cell_id,) = (key for key, label in study.labels.items() if label == name)
+    cost, metric = costs(study.store.configs(cell_id)[0]), study.metrics[0]
+    assert metric.column == "test_top1"
+    assert params == f"{cost['params']:,.0f}"
+    assert gmacs == f"{cost['gmacs']:.4f} x 1"
+    _, mean, low, high = study.interval(name, metric)
+    assert top1 == f"{mean:.1f} [{low:.1f}, {high:.1f}]"
     if difference:
-        found = [row[f"test_top1_difference{end}"] for end in ("", "_low", "_high")]
-        mean, low, high = (f"{value:+.1f}" for value in found)
-        verdict = row.test_top1_difference_verdict.partition(":")[0]
-        assert difference == f"{mean} [{low}, {high}] {verdict}"
+        row = study.comparison(metric).set_index("label").loc[name]
+        verdict = row.verdict.partition(":")[0]
+        assert difference == f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}] {verdict}"
     speeds = pd.read_csv(RESULTS / "speed/lesson09.csv").set_index("variant").clips_per_s
     speed = speeds["T+S" if name == "lrpe" else name]
     assert float(clips_per_s.replace(",", "")) == float(f"{speed:.1e}"), "two digits"
 
 
 BENCHED = {
-    ("forward", "posmlp"): "forward",
-    ("training", "posmlp"): "training step",
-    ("training", "checkpointed"): "with `--checkpoint-activations`",
+    "toy-train": "toy training step",
+    "toy-eval": "toy inference",
+    "s16-eval": "S16 inference",
+    "s16-train": "S16 training step",
+    "memory": "S16 training, memory",
+    "checkpointed": "with `--checkpoint-activations`",
 }
 
 
-@pytest.mark.parametrize(("phase", "model"), BENCHED)
-@pytest.mark.parametrize("num_clips", [1, 2])
-def test_readme_quotes_the_bench(phase: str, model: str, num_clips: int) -> None:
-    table = pd.read_csv(RESULTS / "speed/bench-2-threads.csv")
-    rows = table[(table.phase == phase) & (table.batch_size == num_clips)].set_index("model")
-    row, plain = rows.loc[model], rows.loc["plain"]
-    cells = [
-        f" {BENCHED[phase, model]}" if num_clips == 1 else "",  # the second row has no name
-        f" {num_clips} | {plain.median_ms / 1e3:.2f} | {row.median_ms / 1e3:.2f}",
-        f" {row.ratio:.2f}x | {row.ceiling:.2f}x",
-        f" {row.memory_share:.2f}x ({row.resident_share:.2f}x) |",
-    ]
-    assert "|" + " |".join(cells) in README
+def test_readme_quotes_the_bench() -> None:
+    table = pd.read_csv(RESULTS / "speed/bench.csv")
+    table.loc[table.contender == "as run, checkpointed", "work"] = "checkpointed"
+    lines = []
+    for work, name in BENCHED.items():
+        row = table[(table.work == work) & table.contender.str.startswith("as run")].iloc[0]
+        own = f"{row.peak_mb:,.0f} MB" if pd.isna(row.median_ms) else f"{row.median_ms:,.0f} ms"
+        ratios = (f"{row[f'vs_{each}']:.2f}x" for each in ("plain", "reference", "against"))
+        lines.append(f"| {name} | {own} | {' | '.join(ratios)} |")
+    quoted = "\n".join(lines)
+    assert quoted in README, f"not in README.md:\n{quoted}"
 
 
 def test_readme_quotes_the_seeds() -> None:
-    table = pd.read_csv(RESULTS / "speed/x86-64-seeds.csv")
+    table = pd.read_csv(RESULTS / "speed/seeds-and-processes.csv")
     rows = table[table.num_seeds == 8].set_index("way")
     rate = rows.seed_steps_per_s
     alone = "one process a seed, one after the other"
@@ -183,8 +200,8 @@ def test_wanted_run_can_be_started(words: list[str], monkeypatch: pytest.MonkeyP
         words = [word.replace("NAME", "gates") for word in words]
     options = PARSERS[words[0]]._parser().parse_args(words[1:])
     if words[1] == "run":
-        grid = read_grid(ROOT / options.grid)
-        assert len(grid.seeds) == 5
+        grid = GridFile.read(ROOT / options.grid)  # that it can be run, its own test shows
+        assert len(combinations(grid).seeds) == 5
         assert options.out.name == options.grid.stem
     elif words[1] == "bench_gpu":
         assert options.part in PARTS
@@ -205,22 +222,25 @@ def test_results_folder_is_named_in_a_text(folder: str) -> None:
     assert re.search(rf"results/{folder}\b|grid `{folder}`|`{folder}/?`", texts)
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/classes.csv")), ids=str)
-def test_every_training_is_scored_on_a_class_once(path: Path) -> None:
-    table = pd.read_csv(path)
+@pytest.mark.parametrize("name", ["layouts", "playback"])
+def test_every_training_is_scored_on_a_class_once(name: str) -> None:
+    table = classes_of(name)
+    assert set(table["variant"]) == set(ablations.load(RESULTS / name)["name"])
     assert not table.duplicated(["variant", "seed", "class"]).any()
 
 
-@pytest.mark.parametrize("grid", sorted(RESULTS.glob("*/grid.yaml")), ids=lambda p: p.parent.name)
-def test_published_grid_holds_every_training(grid: Path) -> None:
-    folder = grid.parent
-    for name in ("plan.json", "report.html", "table.csv", "table.md"):
-        assert (folder / name).stat().st_size > 0
-    rows = pd.read_csv(folder / "rows.csv")
-    assert (rows["status"] == "done").all()
-    assert rows["commit"].str.fullmatch("[0-9a-f]{40}").all()
-    for row in rows.itertuples():
-        run = folder / f"cells/{row.id}/seed{row.seed}"
-        for name in ("config.json", "metrics.csv", "result.json"):
-            assert (run / name).is_file(), run / name
-    assert max(path.stat().st_size for path in folder.rglob("*")) < 2**21
+@pytest.mark.parametrize("name", GRIDS)
+def test_published_grid_holds_every_training(name: str) -> None:
+    folder, store = RESULTS / name, Store(RESULTS / name)
+    files = {"grid.yaml", "cells.json", "curves.csv", "rows.csv", "table.md", "report.html"}
+    assert {path.name for path in folder.iterdir()} == files
+    assert max((folder / file).stat().st_size for file in files) < 2**21
+    table, plan = ablations.load(folder), store.plan()
+    assert len(table) == len(plan["cells"]) * len(plan["seeds"])
+    assert (table["status"] == "done").all()
+    assert table["commit"].str.fullmatch("[0-9a-f]{40}").all()
+    assert (folder / "rows.csv").read_text() == table.to_csv(index=False)
+    for row in table.itertuples():
+        config = store.json(store.run_folder(row.id, row.seed) / "config.json")
+        curve = store.table(store.metrics_path(row.id, row.seed))
+        assert config["train"]["epochs"] == len(pd.read_csv(io.StringIO(curve)))

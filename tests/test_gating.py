@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from posmlp import GATES, PositionalGatingUnit, relative_position_index
-from posmlp.config import GATE_FORMS, GATE_NAMES, INITS
+from posmlp.config_checks import GATE_FORMS, GATE_NAMES, INITS
 from posmlp.gating import GatingUnit
 from posmlp.parts.initialise import initialise
 

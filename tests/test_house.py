@@ -50,21 +50,24 @@ HOUSE = {
     },
     "posmlp": {
         "__main__": "cli",
-        "cli": "annotate predict settings train data export checkpoint model config",
+        "cli": "annotate predict settings train data export checkpoint model presets config",
         "annotate": "predict data",
         "predict": "train data checkpoint model",
-        "tasks": "settings train data checkpoint config",
-        "settings": "data config",
-        "train": "data checkpoint model parts config shapes",
-        "data": "model config",
-        "export": "model config",
-        "checkpoint": "model config",
-        "model": "gates parts config",
+        "tasks": "settings train data checkpoint config config_checks",
+        "settings": "data presets config config_checks",
+        "train": "data checkpoint model parts presets config config_checks shapes",
+        "data": "model config config_checks",
+        "export": "model config_checks",
+        "checkpoint": "model released config config_checks",
+        "model": "gates gating parts presets config config_checks",
         "gates": "parts gating positions config",
-        "parts": "config",
-        "gating": "positions config",
+        "parts": "gating config config_checks",
+        "gating": "positions config_checks",
         "positions": "",
-        "config": "",
+        "released": "presets config",
+        "presets": "config config_checks",
+        "config": "config_checks",
+        "config_checks": "",
         "shapes": "",
     },
     "posmlp.data": {
@@ -312,7 +315,7 @@ def test_room_is_of_a_size_to_live_in_and_says_what_to_read_first(room: str) -> 
 HEAVY = ("torch", "pandas", "matplotlib", "scipy")
 
 
-@pytest.mark.parametrize("name", ["posmlp.config", *(f"{each}.cli" for each in PACKAGES), "rooms"])
+@pytest.mark.parametrize("name", ["posmlp.presets", *(f"{each}.cli" for each in PACKAGES), "rooms"])
 def test_import_needs_nothing_heavy(name: str) -> None:
     names = ROOMS if name == "rooms" else [name]
     code = f"""

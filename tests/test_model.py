@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from posmlp import PRESETS, PosMLP, PosMLPConfig, PosMLPVideo, create_model, load_released
-from posmlp.config import GATE_FORMS, GATE_NAMES
+from posmlp.config_checks import GATE_FORMS, GATE_NAMES
 from posmlp.model import Stage, Step
 from posmlp.parts.drop_path import drop_path, keep_rates
 from tests import reference

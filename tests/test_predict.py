@@ -10,9 +10,10 @@ from PIL import Image
 
 from posmlp.annotate import annotate_video
 from posmlp.cli import main
-from posmlp.config import TrainConfig, resolve
+from posmlp.config import TrainConfig
 from posmlp.data.files.video import VideoError, read_video
 from posmlp.predict import open_run, predict_video
+from posmlp.presets import resolve
 from posmlp.train.fitting import fit
 from posmlp.train.scoring import evaluate
 

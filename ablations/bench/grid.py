@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ablations.grid.grid import read_grid
 from ablations.progress import duration
-from ablations.store.store import load
+from ablations.store.table import load
 
 
 def bench_grid(path: Path, device: str, workers: int, num_runs: int = 1) -> Iterator[str]:

@@ -21,7 +21,7 @@ from ablations.engines.worker import Place
 from ablations.grid.grid import Job
 from ablations.store.files import write_durably
 from ablations.store.store import Result, Store
-from posmlp.config import one_of
+from posmlp.config_checks import one_of
 from posmlp.data.user_cache import CACHE_GIB
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ablations.grid.gridfile import GridFile, Where
 from ablations.grid.settings import SETTINGS, TRAIN, meant
-from posmlp.config import one_of
+from posmlp.config_checks import one_of
 
 KEYS = (
     *("question", "prediction", "expect", "base", "axes", "zip", "exclude", "include", "seeds"),

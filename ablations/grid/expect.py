@@ -14,7 +14,7 @@ from typing import Any
 
 from ablations.grid.gridfile import GridFile
 from ablations.grid.settings import meant, shown_value
-from posmlp.config import one_of
+from posmlp.config_checks import one_of
 
 VERDICTS = ("better", "worse", "equal")
 METRICS = ("test_top1", "test_within_pair")

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import Field, fields, replace
 from typing import Any
 
-from posmlp.config import MODEL_VERSION, PosMLPConfig, TrainConfig, resolve
+from posmlp.config import MODEL_VERSION, PosMLPConfig, TrainConfig
+from posmlp.presets import resolve
 
 TRAIN = "train."
 _MODEL, _TRAINING = PosMLPConfig(), TrainConfig()

@@ -18,6 +18,7 @@ from ablations.store.store import Store
 from analysis.results.statistics import detectable_effect
 
 POWER = 0.8
+UNKNOWN = "unknown, as nothing of this grid was trained here yet, and no probe measured it"
 
 
 @dataclass
@@ -135,13 +136,13 @@ class Plan:
         if not self.num_todo:
             return "nothing is to do"
         if self.seconds is None:
-            return "unknown, as nothing of this grid was trained here yet, and no probe succeeded"
+            return UNKNOWN
         share = max(self.seconds / self.workers, self.seconds / self.num_todo)
         return f"about {duration(share)} on {self.workers} worker(s), by {self._sources()}"
 
     def _memory(self) -> str:
         if self.memory_mb is None:
-            return "unknown, as nothing of this grid was trained here yet, and no probe succeeded"
+            return UNKNOWN
         return f"up to about {self.memory_mb:,.0f} MB a training, {self.workers} at once"
 
     def _sources(self) -> str:
@@ -222,11 +223,11 @@ def _stale(grid: Grid, store: Store) -> Iterator[str]:
     """Each stored cell that the grid does not have, with what has changed."""
     by_name = {cell.name: cell for cell in grid.cells}
     ids = {cell.id for cell in grid.cells}
-    for path in sorted(store.root.glob("cells/*/cell.json")):
-        if path.parent.name in ids:
+    for cell_id in store.cell_ids():
+        if cell_id in ids:
             continue
-        stored = store.sound_cell(path.parent.name)
-        label = f"{stored.get('name', 'damaged cell.json')} ({path.parent.name})"
+        stored = store.sound_cell(cell_id)
+        label = f"{stored.get('name', 'damaged cell.json')} ({cell_id})"
         now = by_name.get(stored.get("name", ""))
         change = _difference(stored["identity"], now.identity) if now else "not in this grid"
         yield f"{label}: {change}; its files are kept"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ import pandas as pd
 from ablations.grid.expect import Expectation, expectations
 from ablations.grid.gridfile import GridError, GridFile
 from ablations.report.labels import short_labels, short_values, varying_axes
-from ablations.store.store import Result, Store, StoreError, load
+from ablations.store.store import Result, Store, StoreError
+from ablations.store.table import load
 from analysis.cost.costs import cost
 from analysis.results.effects import crossed, effects
 from analysis.results.statistics import compare, t_interval
@@ -203,9 +205,9 @@ class Study:
 
         From classes.csv, which `analysis.results.class_accuracy` writes; empty without it.
         """
-        path, score = self.store.root / "classes.csv", metric.column.removeprefix("test_")
+        text, score = self.store.table(self.store.classes_path), metric.column.removeprefix("test_")
         by = "pair" if score == "within_pair" else "class"
-        table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+        table = pd.read_csv(io.StringIO(text)) if text else pd.DataFrame()
         if not {score, by} <= set(table):
             return pd.DataFrame()
         labels = {cell["name"]: self.labels[cell["id"]] for cell in self.plan["cells"]}
@@ -223,9 +225,10 @@ class Study:
         """The metrics by epoch of every finished run whose metrics.csv can be read, in percent."""
         parts = []
         for label, seed, result in self.results():
-            path = self.store.root / (result.get("history") or "none")
-            if result["status"] == "done" and path.is_file():
-                rows = _read_history(path)
+            path = self.store.metrics_path(result["cell"], seed)
+            text = self.store.table(path) if result["status"] == "done" else None
+            if text is not None:
+                rows = _read_history(text, path)
                 rows = rows[rows["seed"] == seed] if "seed" in rows else rows.assign(seed=seed)
                 parts.append(rows.assign(label=label))
         if not parts:
@@ -244,10 +247,10 @@ class Study:
         return None
 
 
-def _read_history(path: Path) -> pd.DataFrame:
+def _read_history(text: str, path: Path) -> pd.DataFrame:
     """The rows of a metrics.csv; none where it is damaged."""
     try:
-        rows = pd.read_csv(path)
+        rows = pd.read_csv(io.StringIO(text))
         rows["epoch"].astype(float)
     except (ValueError, KeyError) as error:
         warnings.warn(f"{path} has no curve, as it is damaged ({error})", stacklevel=2)

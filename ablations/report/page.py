@@ -58,9 +58,10 @@ class Effects:
 def write_report(root: str | Path, out: str | Path | None = None, margin: float = MARGIN) -> Path:
     """Write the report of the grid stored in `root` and return its path: root/report.html or `out`.
 
-    Beside it table.csv, .parquet, .md and .tex, rows.csv (a row a run), and the figures as PNG
-    files in figures/. `margin`: points of accuracy, either way, that count as no difference.
-    Raises ValueError if nothing has ended there, or the margin is not above 0.
+    Beside it table.md and rows.csv (a row a run). Unless that is a published folder, also
+    table.csv, .parquet and .tex, and the figures as PNG files in figures/. `margin`: points of
+    accuracy, either way, that count as no difference. Raises ValueError if nothing has ended
+    there, or the margin is not above 0.
     """
     if not margin > 0:
         raise ValueError(f"margin={margin} must be above 0 points, for example {MARGIN:g}")
@@ -73,6 +74,9 @@ def write_report(root: str | Path, out: str | Path | None = None, margin: float 
     table = tables.variants(study)
     page = _page(study, table, compared, effects, maps)
     write_atomically(out, page.encode())
+    tables.write_readable(study, table, out.parent)
+    if study.store.published and out.parent.resolve() == study.store.root.resolve():
+        return out  # which is kept small
     tables.write_tables(study, table, out.parent)
     drawn = [figure for each in compared for figure in each.figures]
     for figure in [*drawn, *effects.figures, *maps]:

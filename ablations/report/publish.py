@@ -1,33 +1,33 @@
 """What of an ablation is worth keeping under version control, taken into a folder of its own.
 
-The folder is an ablation's folder like any other: `ablations.load`, `status`, `why` and `report`
-read it. Left out are logs, environments that every result repeats, and weights that are too large
-or not asked for.
+The folder holds six files (see `published`) and is read as an ablation's folder is: by
+`ablations.load`, `status`, `why`, `repeat`, `report` and `--reuse`. Left out are logs, and weights
+that are too large or not asked for.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-from itertools import product
 from pathlib import Path
+from typing import Any
 
 from ablations.commands import for_folder
 from ablations.store.files import in_checkout
-from ablations.store.store import Store, StoreError, read_json, write_durably, write_json
+from ablations.store.published import CELLS, CURVES, GRID, csv_rows, pack
+from ablations.store.store import Result, Store, StoreError, write_durably, write_json
 
 LARGEST_MODEL = 2 * 2**20
 """Bytes; a larger file of weights is not taken along."""
-_OF_A_CELL = ("result.json", "metrics.csv", "config.json")
-_OF_A_GRID = ("grid.yaml", "plan.json", "classes.csv", "classes.png")
+Which = tuple[str, int, int]
+"""A cell's id, a seed, and 1 where that is trained a second time."""
 
 
 def publish(out: str | Path, to: str | Path, *, models: str = "none") -> Path:
     """Take an ablation's results from `out` to `to`, and write its report there.
 
-    `models`: the weights that come along, `none` or `first` (each cell's at its first seed).
-    Raises StoreError if the ablation has unfinished trainings or damaged files, or `to` holds a
-    run, or another ablation's grid; ValueError for another value of `models`.
+    `models`: the weights that come along, `none` or `first` (each cell's at its first seed, in its
+    run folder). Raises StoreError if the ablation has unfinished trainings or damaged files, or
+    `to` holds anything else than an earlier version; ValueError for another value of `models`.
     """
     from ablations.report.page import write_report
 
@@ -35,75 +35,115 @@ def publish(out: str | Path, to: str | Path, *, models: str = "none") -> Path:
         raise ValueError(f"models={models!r} must be none, or first (each cell's first seed)")
     source, target = Store(out), Store(to)
     plan = source.plan()
-    unfinished = [
-        f"{cell['name']} seed {seed} ({state})"
-        for cell, seed, state in source.results(plan)
-        if isinstance(state, str)
+    _check_target(source, target)
+    results = _finished(source, plan)
+    cells = {cell["id"]: source.cell(cell["id"]) for cell in plan["cells"]}
+    trainings = [
+        (
+            _repeatable(result, target.root),
+            _config(source, which),
+            _table(source, source.metrics_path(*which)),
+        )
+        for which, result in results.items()
     ]
-    unfinished += [
-        f"{cell['name']} seed {seed} repeated ({state})"
-        for cell, seed, state in source.repeats(plan)
-        if isinstance(state, str) and state != "to do"  # which leaves nothing out but itself
-    ]
+    packed = pack(plan, cells, trainings, _table(source, source.classes_path))
+    packed[GRID] = _grid(source)
+    for name in (CURVES, GRID, CELLS):  # the last says which curves are its own
+        write_durably(target.root / name, packed[name])
+    shutil.rmtree(target.root / "cells", ignore_errors=True)  # models of an earlier version
+    if models == "first":
+        for cell_id in cells:
+            _keep_model(source, target, (cell_id, plan["seeds"][0], 0))
+    write_report(target.root)
+    return target.root
+
+
+def _finished(source: Store, plan: dict[str, Any]) -> dict[Which, Result]:
+    """Every training's result. Raises StoreError if one has none, or a damaged one."""
+    found: dict[Which, Result] = {}
+    unfinished = []
+    for repeat, each in enumerate((source.results(plan), source.repeats(plan))):
+        for cell, seed, result in each:
+            if not isinstance(result, str):
+                found[cell["id"], seed, repeat] = result
+            elif not (repeat and result == "to do"):  # which leaves nothing out but itself
+                again = " repeated" * repeat
+                unfinished.append(f"{cell['name']} seed {seed}{again} ({result})")
     if unfinished:
         raise StoreError(
             f"{len(unfinished)} trainings of {source.root} are not finished, the first is "
             f"{unfinished[0]}; run them, or take their seeds or cells out of the grid"
         )
-    cells = {cell["id"]: source.cell(cell["id"]) for cell in plan["cells"]}
-    _same_grid(source, target)
-    for name in _OF_A_GRID:
-        if (source.root / name).is_file():
-            write_durably(target.root / name, (source.root / name).read_bytes())
-    repeats = [(cell_id, seed, 1) for cell_id, seed in plan.get("repeats", [])]
-    for cell_id, cell in cells.items():
-        write_json(target.cell_path(cell_id), cell)
-    for which in [*product(cells, plan["seeds"], [0]), *repeats]:
-        run, kept = source.run_folder(*which), target.run_folder(*which)
-        files = [run / name for name in _OF_A_CELL]
-        if models == "first" and which[1:] == (plan["seeds"][0], 0):
-            files += _small_models(run)
-        for file in filter(Path.is_file, files):
-            write_durably(kept / file.name, _repeatable(file, target.root))
-    _remove_others(target, set(cells))
-    write_report(target.root)
-    return target.root
+    return found
 
 
-def _repeatable(file: Path, root: Path) -> bytes:
-    """A file's content; the command in a result repeats the run from the published folder.
+def _repeatable(result: Result, root: Path) -> Result:
+    """A result whose command repeats the training from the published folder.
 
     Called from the root of the checkout, if the folder lies in one.
     """
-    if file.name != "result.json":
-        return file.read_bytes()
-    result = read_json(file)
-    result["command"] = for_folder(result["command"], in_checkout(root))
-    return (json.dumps(result, indent=2) + "\n").encode()
+    return result | {"command": for_folder(result["command"], in_checkout(root))}
 
 
-def _same_grid(source: Store, target: Store) -> None:
-    """Raise StoreError if the target is in use for something else."""
-    if target.root.exists() and target.root.resolve() == source.root.resolve():
+def _config(source: Store, which: Which) -> dict[str, Any] | None:
+    """A training's config.json; None for one that failed before it wrote any."""
+    try:
+        return source.json(source.run_folder(*which) / "config.json")
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise StoreError(f"{error}; put a sound one back, or train that cell again") from error
+
+
+def _table(source: Store, path: Path) -> str | None:
+    """The text of a table; None if there is none. Raises StoreError if a line is cut off."""
+    text = source.table(path)
+    try:
+        csv_rows(text or "")
+    except ValueError as error:
+        raise StoreError(
+            f"{path} is damaged ({error}); put a sound one back, or make it again"
+        ) from error
+    return text
+
+
+def _grid(source: Store) -> bytes:
+    path = source.root / GRID
+    if not path.is_file():
+        raise StoreError(f"{path} is missing; put it back, or give the command of this run again")
+    return path.read_bytes()
+
+
+def _check_target(source: Store, target: Store) -> None:
+    """Raise StoreError if the target is in use for something else than this grid, published."""
+    if not target.root.exists() or not any(target.root.iterdir()):
+        return
+    if target.root.resolve() == source.root.resolve():
         raise StoreError(f"{target.root} is the run itself; give another folder to publish to")
-    if target.root.exists() and any(target.root.iterdir()):
-        if target.lock_path.exists() or any(target.root.glob("cells/*/*.log")):
-            raise StoreError(f"{target.root} holds a run of its own, not what was published of one")
-        there, ours = target.plan(), source.plan()
-        if there["question"] != ours["question"]:
-            raise StoreError(
-                f"{target.root} holds the results of another question ({there['question']!r}); "
-                "give a new folder"
-            )
+    if not target.published:
+        raise StoreError(
+            f"{target.root} holds something else than a published grid; give a new folder"
+        )
+    try:
+        there = target.plan()["question"]
+    except StoreError:  # half of an earlier one, which this one mends
+        return
+    if there != source.plan()["question"]:
+        raise StoreError(
+            f"{target.root} holds the results of another question ({there!r}); give a new folder"
+        )
 
 
-def _small_models(run: Path) -> list[Path]:
-    models = sorted(run.glob("model-seed*.safetensors"))
-    return [path for path in models if path.stat().st_size <= LARGEST_MODEL]
-
-
-def _remove_others(target: Store, kept: set[str]) -> None:
-    """Cells that an earlier version of the grid had."""
-    for folder in (target.root / "cells").iterdir():
-        if folder.name not in kept:
-            shutil.rmtree(folder)
+def _keep_model(source: Store, target: Store, which: Which) -> None:
+    """The run folder of a training with its model, where that is small."""
+    run, kept = source.run_folder(*which), target.run_folder(*which)
+    models = [
+        path
+        for path in sorted(run.glob("model-seed*.safetensors"))
+        if path.stat().st_size <= LARGEST_MODEL
+    ]
+    if models:
+        write_json(target.cell_path(which[0]), source.cell(which[0]))
+    for path in (*models, *(run / name for name in ("config.json", "metrics.csv"))):
+        if models and path.is_file():
+            write_durably(kept / path.name, path.read_bytes())

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ablations.report.data import Metric, Study
 from ablations.report.words import MINUS, points
-from ablations.store.store import load
+from ablations.store.table import load
 from analysis.results.draw_comparison import verdict_kind
 from posmlp.checkpoint import write_atomically
 
@@ -139,24 +139,24 @@ def _number(value: float | None, form: str) -> str:
     return NOTHING if value is None or value != value else f"{value:{form}}"
 
 
-def write_tables(study: Study, table: pd.DataFrame, folder: Path) -> None:
-    """table.csv and table.parquet with the numbers, table.md and table.tex with the text.
+def write_readable(study: Study, table: pd.DataFrame, folder: Path) -> None:
+    """table.md with the text, and rows.csv with what `ablations.load` gives, a row a run."""
+    write_atomically(folder / "table.md", _markdown(study, shown(study, table)).encode())
+    rows = load(study.store.root)
+    write_atomically(folder / "rows.csv", rows.to_csv(index=False).encode())
 
-    And rows.csv with what `ablations.load` gives, a row a run.
-    """
-    text = shown(study, table)
+
+def write_tables(study: Study, table: pd.DataFrame, folder: Path) -> None:
+    """table.csv and table.parquet with the numbers, and table.tex with the text."""
     parquet = io.BytesIO()
     table.to_parquet(parquet, index=False)
     contents = {
         "csv": table.to_csv(index=False).encode(),
         "parquet": parquet.getvalue(),
-        "md": _markdown(study, text).encode(),
-        "tex": _latex(study, text).encode(),
+        "tex": _latex(study, shown(study, table)).encode(),
     }
     for suffix, content in contents.items():
         write_atomically(folder / f"table.{suffix}", content)
-    rows = load(study.store.root)
-    write_atomically(folder / "rows.csv", rows.to_csv(index=False).encode())
 
 
 def _markdown(study: Study, text: pd.DataFrame) -> str:

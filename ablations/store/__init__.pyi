@@ -1,1 +1,2 @@
-from .store import Store as Store, StoreError as StoreError, load as load
+from .store import Store as Store, StoreError as StoreError
+from .table import load as load

@@ -21,7 +21,7 @@ def opened(folders: Sequence[str | Path], grid: Grid) -> list[Store]:
     stores = [Store(folder) for folder in folders]
     for store in stores:
         store.plan()
-        store.check(grid)
+        store.check_cells(grid)
     return stores
 
 
@@ -45,7 +45,7 @@ def _copied(cell: Cell, result: Result, source: Store, store: Store) -> Result:
     home = store.run_folder(*which)
     new = home.with_name(f".{home.name}.{os.getpid()}.tmp")
     shutil.rmtree(new, ignore_errors=True)
-    shutil.copytree(source.run_folder(*which), new)
+    source.copy_run(*which, new)
     where = result["worker"]["device"], result["worker"]["num_threads"]
     result = result | {
         "name": cell.name,
@@ -53,9 +53,9 @@ def _copied(cell: Cell, result: Result, source: Store, store: Store) -> Result:
         "command": repeat_command(store.root, *which[:2], *where),
     }
     write_json(new / "result.json", result)
-    log = source.root / result["log"]
-    if log.is_file():
-        shutil.copyfile(log, store.root / result["log"])
+    log = result.get("log")
+    if log and (source.root / log).is_file():
+        shutil.copyfile(source.root / log, store.root / log)
     shutil.rmtree(home, ignore_errors=True)
     new.replace(home)
     return result

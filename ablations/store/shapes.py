@@ -30,7 +30,7 @@ _RESULT = {
     "repeat?": int,
     "timings": {"started": str, "finished": str, "seconds": _NUMBER},
     "worker": {"device": str, "num_threads": int, "host": str},
-    "log": str,
+    "log?": str,
     "command": str,
     "traceback?": str | None,
     "history?": str | None,
@@ -44,6 +44,15 @@ RESULTS = {
     "failed": _RESULT | {"metrics": {"*": _NUMBER | None}, "failure": str, "reason": str | None},
 }
 """By status."""
+PUBLISHED = {
+    "plan": dict,
+    "cells": {"*": dict},
+    "configs": [dict],
+    "environments": [dict],
+    "trainings": [{"cell": str, "seed": int, "repeat?": int, "config?": int, "environment?": int}],
+    "classes": [dict],
+    "curves_sha256": str,
+}
 POPULATION = {"variants": dict, "seeds": [int]}
 """What tells which trainings a folder below together/ holds."""
 PROBE = {"seconds": _NUMBER, "memory_mb": _NUMBER | None}

@@ -35,10 +35,13 @@ def status(out: str | Path) -> str:
     states = ("done", "failed", "damaged", "to do")
     shown = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
     lines = [f"{out}: {len(rows)} trainings: {shown}", *troubles]
+    folder = shlex.quote(str(out))
     command = for_folder(plan["command"], store.root)
+    again = f"{command} --retry-failed"
+    if store.published:  # to which no run writes
+        command = again = f"{plan['command']} --reuse {folder}"
     if counts["failed"]:
-        folder = shlex.quote(str(out))
-        lines.append(f"see why: ablations why {folder} CELL; again: {command} --retry-failed")
+        lines.append(f"see why: ablations why {folder} CELL; again: {again}")
     if counts["to do"] or counts["damaged"]:
         lines.append(f"go on with: {command}")
     return "\n".join(lines)
@@ -81,7 +84,7 @@ def _account(store: Store, label: str, result: Result | str) -> str:
         shown = [f"{label}: failed ({result['failure']}): {result['reason']}"]
     if result.get("traceback"):
         shown.append(result["traceback"].rstrip())
-    log = store.root / result["log"]
+    log = store.root / result.get("log", "")  # a published folder has none
     if log.is_file():
         lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
         shown += [f"end of {log}:", *(f"  {line}" for line in lines)]

@@ -1,5 +1,7 @@
 """The files of an ablation, which are the truth; every table is derived from them. No torch here.
 
+A published folder has the same content in three files (see `published`), and is never written to.
+
 DIR/grid.yaml                        the grid as it was last run
 DIR/plan.json                        its cells in order, seeds, baseline, axes, and the command
 DIR/cells/ID/cell.json               one cell: configs, data, name, axes
@@ -11,22 +13,22 @@ DIR/together/HASH/, .log             several trainings while they are one popula
 
 from __future__ import annotations
 
-import warnings
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.grid.description import described, described_cell
-from ablations.grid.settings import content_hash, shown_value
+from ablations.grid.settings import content_hash
 from ablations.store.files import read_json, write_all_json, write_durably, write_json
+from ablations.store.published import Published
 from ablations.store.shapes import CELL, PLAN, RESULTS
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.shapes import fault
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from ablations.grid.grid import Cell, Grid, Job
 
 Result = dict[str, Any]
@@ -35,6 +37,7 @@ DEVICE_ERROR = "device error"
 """The `failure` of a job whose device, not whose mathematics, gave up."""
 OUT_OF_MEMORY = "out of memory"
 _ANEW = "give the `ablations run` command of this folder again, which writes it anew"
+_AS_PUBLISHED = "put back what was published there, or publish the run again"
 
 
 class StoreError(ValueError):
@@ -46,6 +49,32 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+
+    @cached_property
+    def published(self) -> Published | None:
+        """The content of a published folder; None for the folder of a run."""
+        return Published(self.root) if Published.is_at(self.root) else None
+
+    @property
+    def _mend(self) -> str:
+        return _AS_PUBLISHED if self.published else _ANEW
+
+    def named(self, path: Path) -> str:
+        """Where the content of one of the files above stands."""
+        return self.published.named(path) if self.published else str(path)
+
+    def json(self, path: Path) -> dict[str, Any]:
+        """What a JSON file holds. Raises FileNotFoundError, or ValueError if it is damaged."""
+        return self.published.json(path) if self.published else read_json(path)
+
+    def table(self, path: Path) -> str | None:
+        """The text of a CSV file; None if there is none. Raises StoreError if it is damaged."""
+        if self.published is None:
+            return path.read_text("utf-8", errors="replace") if path.is_file() else None
+        try:
+            return self.published.table(path)
+        except ValueError as error:
+            raise StoreError(f"{error}; {self._mend}") from error
 
     @property
     def plan_path(self) -> Path:
@@ -79,6 +108,13 @@ class Store:
     def result_path(self, cell_id: str, seed: int, repeat: int = 0) -> Path:
         return self.run_folder(cell_id, seed, repeat) / "result.json"
 
+    def metrics_path(self, cell_id: str, seed: int, repeat: int = 0) -> Path:
+        return self.run_folder(cell_id, seed, repeat) / "metrics.csv"
+
+    @property
+    def classes_path(self) -> Path:
+        return self.root / "classes.csv"
+
     def log_path(self, job: Job) -> Path:
         folder = self.work_folder(job)
         return folder.with_name(f"{folder.name}.log")
@@ -87,8 +123,17 @@ class Store:
         """Raise StoreError if the folder holds something else, or other results."""
         if self.root.exists() and not self.root.is_dir():
             raise StoreError(f"{self.root} is a file; give a new folder with --out")
+        if self.published:
+            raise StoreError(
+                f"{self.root} is a published grid, to which no run writes; give a new folder, and "
+                f"take its trainings over with --reuse {self.root}"
+            )
         if self.root.is_dir() and not self._is_ours():
             raise StoreError(f"{self.root} is not empty and holds no ablation; give a new folder")
+        self.check_cells(grid)
+
+    def check_cells(self, grid: Grid) -> None:
+        """Raise StoreError if results of one of the grid's cells come from other defaults."""
         for cell in grid.cells:
             self._check_cell(cell)
 
@@ -122,12 +167,19 @@ class Store:
         """What cell.json holds. Raises StoreError if it is missing or damaged."""
         path = self.cell_path(cell_id)
         try:
-            cell = read_json(path)
+            cell = self.json(path)
         except (FileNotFoundError, ValueError) as error:
-            raise StoreError(f"{path} is missing or damaged; {_ANEW}") from error
+            named = self.named(path)
+            raise StoreError(f"{named} is missing or damaged; {self._mend}") from error
         if wrong := fault(cell, CELL):
-            raise StoreError(f"{path} is damaged ({wrong}); {_ANEW}")
+            raise StoreError(f"{self.named(path)} is damaged ({wrong}); {self._mend}")
         return cell
+
+    def cell_ids(self) -> list[str]:
+        """Those of all cells that are stored, in the plan or not."""
+        if self.published:
+            return self.published.cell_ids()
+        return [path.parent.name for path in sorted(self.root.glob("cells/*/cell.json"))]
 
     def sound_cell(self, cell_id: str) -> dict[str, Any]:
         """The same, and {} where it is missing or damaged, as a run writes it again."""
@@ -142,8 +194,10 @@ class Store:
         try:
             return PosMLPConfig.from_dict(cell["model"]), TrainConfig.from_dict(cell["train"])
         except (TypeError, ValueError) as error:
-            path = self.cell_path(cell_id)
-            raise StoreError(f"{path} makes no model or training ({error}); {_ANEW}") from error
+            named = self.named(self.cell_path(cell_id))
+            raise StoreError(
+                f"{named} makes no model or training ({error}); {self._mend}"
+            ) from error
 
     def trained_from(self, cell_id: str, seed: int) -> str:
         """The hash of the model file that a run began with, as its folder tells; else empty.
@@ -151,7 +205,7 @@ class Store:
         Cells did not always hold it.
         """
         try:
-            return str(read_json(self.run_folder(cell_id, seed) / "config.json")["init_sha256"])
+            return str(self.json(self.run_folder(cell_id, seed) / "config.json")["init_sha256"])
         except (OSError, ValueError, LookupError, TypeError):
             return ""
 
@@ -160,52 +214,54 @@ class Store:
 
         Ids leave out what is at its default, so a default that was changed would do that.
         """
-        path, old, new = self.cell_path(cell.id), self.sound_cell(cell.id), described_cell(cell)
+        old, new = self.sound_cell(cell.id), described_cell(cell)
         for part in ("model", "train"):
             for key, value in old.get(part, {}).items():
                 if key == "init_from":  # its content is in the id, and it may have moved
                     continue
                 if key in new[part] and new[part][key] != value:
+                    named = self.named(self.cell_path(cell.id))
                     raise StoreError(
-                        f"{path} was made with {part}.{key}={value!r}, which is now "
+                        f"{named} was made with {part}.{key}={value!r}, which is now "
                         f"{new[part][key]!r} by a changed default; set {key} in the grid to keep "
                         "those results, or give a new folder"
                     )
 
     def plan(self) -> dict[str, Any]:
         """What the last run declared. Raises StoreError if there is none, or it is damaged."""
-        if not self.plan_path.is_file():
+        try:
+            plan = self.json(self.plan_path)
+        except FileNotFoundError as error:
             raise StoreError(
                 f"{self.root} holds no ablation; start one with: ablations run GRID "
                 f"--out {self.root}"
-            )
-        try:
-            plan = read_json(self.plan_path)
+            ) from error
         except ValueError as error:
-            raise StoreError(f"{error}; {_ANEW}") from error
+            raise StoreError(f"{error}; {self._mend}") from error
         wrong = fault(plan, PLAN)
         if not wrong and plan["baseline"] not in {cell["id"] for cell in plan["cells"]}:
             wrong = f"baseline is {plan['baseline']!r}, no cell"
         if not wrong and any(len(pair) != 2 for pair in plan.get("repeats", [])):
             wrong = f"repeats is {plan['repeats']!r}, no pairs of cell and seed"
         if wrong:
-            raise StoreError(f"{self.plan_path} is damaged ({wrong}); {_ANEW}")
+            raise StoreError(f"{self.named(self.plan_path)} is damaged ({wrong}); {self._mend}")
         return plan
 
     def result(self, cell_id: str, seed: int, repeat: int = 0) -> Result | None:
         """The stored result, or None if there is none. Raises ValueError if it is damaged."""
         path = self.result_path(cell_id, seed, repeat)
         try:
-            result = read_json(path)
+            result = self.json(path)
         except FileNotFoundError:
             return None
+        named = self.named(path)
         stands_for = (result.get("cell"), result.get("seed"), result.get("repeat", 0))
         if stands_for != (cell_id, seed, repeat):
-            raise ValueError(f"{path} is the result of another cell or seed")
+            raise ValueError(f"{named} is the result of another cell or seed")
         status = str(result.get("status"))
         wrong = fault(result, RESULTS[status]) if status in RESULTS else f"status is {status!r}"
         if wrong:
-            raise ValueError(f"{path} is no whole result ({wrong})")
+            raise ValueError(f"{named} is no whole result ({wrong})")
         return result
 
     def sound_result(self, cell_id: str, seed: int, repeat: int = 0) -> Result | None:
@@ -214,6 +270,18 @@ class Store:
             return self.result(cell_id, seed, repeat)
         except ValueError:
             return None
+
+    def copy_run(self, cell_id: str, seed: int, repeat: int, to: Path) -> None:
+        """Copy a training's run folder, as far as it is kept, to a new folder."""
+        home = self.run_folder(cell_id, seed, repeat)
+        if home.is_dir():
+            shutil.copytree(home, to)
+            return
+        to.mkdir(parents=True)
+        with suppress(FileNotFoundError):
+            write_json(to / "config.json", self.json(home / "config.json"))
+        if (metrics := self.table(home / "metrics.csv")) is not None:
+            write_durably(to / "metrics.csv", metrics.encode())
 
     def write_results(self, results: Sequence[Result]) -> None:
         """Store results durably; many together cost hardly more than one."""
@@ -239,57 +307,3 @@ class Store:
             return self.result(cell_id, seed, repeat) or "to do"
         except ValueError as error:
             return f"damaged: {error}"
-
-
-def load(out: str | Path, *, repeats: bool = False) -> pd.DataFrame:
-    """The tidy table of an ablation: a row for each cell and seed that is finished, or failed.
-
-    repeats: also the rows of what was trained a second time under its seed, for the noise floor.
-    Columns: the axes; id, name, baseline, seed, repeat, status, failure, reason; the last epoch's
-    metrics (test_top1, ...); params; seconds, train_seconds; peak_memory_mb; together (trainings
-    of one population, whose time is shared out), micro_batches, memory_steps (what was done when
-    memory ran out), reused_from; init_from, init_sha256 (where a model file was the start); device,
-    num_threads, host, commit, dirty, versions. Damaged result files are named in a warning and have
-    no row.
-    """
-    import pandas as pd
-
-    store = Store(out)
-    plan = store.plan()
-    rows = []
-    for cell, seed, result in (*store.results(plan), *(store.repeats(plan) if repeats else ())):
-        if isinstance(result, dict):
-            rows.append(_row(cell, seed, result, plan))
-        elif result != "to do":
-            warnings.warn(f"{cell['name']} seed {seed} is {result}; it is not done", stacklevel=2)
-    table = pd.DataFrame(rows)
-    for axis in set(plan["axes"]) & set(table.columns):
-        if table[axis].map(lambda value: isinstance(value, list)).any():
-            table[axis] = table[axis].map(shown_value)
-    return table
-
-
-def _row(cell: dict[str, Any], seed: int, result: Result, plan: dict[str, Any]) -> dict[str, Any]:
-    environment = result.get("environment") or {}
-    worker = result.get("worker") or {}
-    return {
-        **cell["axes"],
-        "id": cell["id"],
-        "name": cell["name"],
-        "baseline": cell["id"] == plan["baseline"],
-        "seed": seed,
-        "repeat": result.get("repeat", 0),
-        **{key: result.get(key) for key in ("status", "failure", "reason")},
-        **result["metrics"],
-        "params": result.get("params"),
-        **(result.get("timings") or {}),
-        "peak_memory_mb": result.get("peak_memory_mb"),
-        "together": result.get("together", 1),
-        "micro_batches": result.get("micro_batches", 1),
-        "memory_steps": "; ".join(result.get("memory_steps", [])),
-        "reused_from": result.get("reused_from", ""),
-        **{key: result[key] for key in ("init_from", "init_sha256") if key in result},
-        **{key: worker.get(key) for key in ("device", "num_threads", "host")},
-        **{key: environment.get(key) for key in ("commit", "dirty", "python", "gpu")},
-        **(environment.get("packages") or {}),
-    }

@@ -19,7 +19,7 @@ from analysis.attribution.baselines import Baseline, baseline_clips, warn_of_no_
 from analysis.attribution.method_options import checked_options
 from analysis.attribution.methods import METHODS, REFUSED, Chunk, Method, target_scores
 from analysis.borrow import borrowed
-from posmlp.config import one_of
+from posmlp.config_checks import one_of
 
 
 @dataclass(frozen=True)

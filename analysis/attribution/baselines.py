@@ -13,7 +13,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from posmlp.config import one_of
+from posmlp.config_checks import one_of
 
 Baseline: TypeAlias = str | Tensor
 """One of BASELINES, or clips of the same shape as those to be explained."""

@@ -18,7 +18,7 @@ from analysis.attribution.draw_attribution import draw_attribution
 from analysis.attribution.method_options import check_names
 from analysis.figures.pictures import png
 from posmlp.checkpoint import write_atomically
-from posmlp.config import one_of
+from posmlp.config_checks import one_of
 from posmlp.data.augment import normalise
 from posmlp.data.clips import Draw, load_clip
 from posmlp.predict import open_run

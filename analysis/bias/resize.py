@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from analysis.bias.maps import Place, check_ours, units, window_of
-from posmlp.config import PosMLPConfig, one_of, resolve
+from posmlp.config import PosMLPConfig
+from posmlp.config_checks import one_of
 from posmlp.data.sources import ClipSource
 from posmlp.gates.attention import AttentionGate
 from posmlp.model import PosMLPVideo, create_model
+from posmlp.presets import resolve
 from posmlp.train.scoring import evaluate
 
 KEEPS = ("values", "sums")

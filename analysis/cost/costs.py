@@ -17,7 +17,8 @@ from torch import nn
 from analysis.bias.maps import units
 from analysis.cost.count import count_macs
 from analysis.cost.memory import activation_memory
-from posmlp.config import GATE_NAMES, PosMLPConfig, one_of
+from posmlp.config import PosMLPConfig
+from posmlp.config_checks import GATE_NAMES, one_of
 from posmlp.model import PosMLPVideo, create_model
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from analysis.cost.memory import tensors_in
 from analysis.cost.on_meta import Storages, on_meta
 
 aten = torch.ops.aten
@@ -60,15 +60,11 @@ class _Products(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if any(tensor.untyped_storage() in self.of_clip for tensor in _tensors((args, kwargs))):
-            for tensor in _tensors(result):
+        if any(tensor.untyped_storage() in self.of_clip for tensor in tensors_in((args, kwargs))):
+            for tensor in tensors_in(result):
                 self.of_clip.add(tensor)
             self.macs[self.running[-1]] += _macs(func._overloadpacket, args, kwargs, result)
         return result
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _macs(operation: Any, args: Any, kwargs: Any, result: Any) -> int:

@@ -7,6 +7,7 @@ is not.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def activation_memory(model: nn.Module, clip_shape: tuple[int, ...]) -> dict[str
     with torch.random.fork_rng(devices=[]):
         return {
             "saved_bytes": _saved_bytes(twin.train(), clip, given),
-            "peak_bytes": _peak_bytes(twin.eval(), clip, given),
+            "peak_bytes": _peak_bytes(twin.eval(), clip),
         }
 
 
@@ -49,31 +50,39 @@ def _saved_bytes(model: nn.Module, clip: Tensor, given: Storages) -> int:
     return sum(storage.nbytes() for storage in kept.held.values() if storage not in given)
 
 
-def _peak_bytes(model: nn.Module, clip: Tensor, given: Storages) -> int:
-    with torch.inference_mode(), _Alive(given) as alive:
-        model(clip)
+def _peak_bytes(model: nn.Module, clip: Tensor) -> int:
+    with torch.inference_mode():
+        return peak_bytes(lambda: model(clip))
+
+
+def peak_bytes(step: Callable[[], object]) -> int:
+    """The most bytes of tensors made within a step that are alive at once; it is run once.
+
+    In this thread and on whatever device the tensors are: `meta` serves as well as another.
+    """
+    with _Alive() as alive:
+        step()
     return alive.peak
 
 
 class _Alive(TorchDispatchMode):
     """Bytes of the blocks that operations have made and nothing has dropped, and their peak."""
 
-    def __init__(self, given: Storages) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.given = given
         self.alive: set[int] = set()
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._count(tensor.untyped_storage())
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        given = {each.untyped_storage()._cdata for each in tensors_in((args, kwargs))}
+        for storage in map(Tensor.untyped_storage, tensors_in(result)):
+            if storage._cdata not in given | self.alive:
+                self._add(storage)
         return result
 
-    def _count(self, storage: UntypedStorage) -> None:
-        if storage in self.given or storage._cdata in self.alive:
-            return
+    def _add(self, storage: UntypedStorage) -> None:
         self.alive.add(storage._cdata)
         self.now += storage.nbytes()
         self.peak = max(self.peak, self.now)
@@ -82,3 +91,8 @@ class _Alive(TorchDispatchMode):
     def _drop(self, identity: int, num_bytes: int) -> None:
         self.alive.discard(identity)
         self.now -= num_bytes
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """The tensors in nested lists, tuples and dictionaries."""
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]

@@ -10,7 +10,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
 from analysis.figures.style import colour, styled
-from posmlp.config import BRANCHES, parse_layout
+from posmlp.config_checks import BRANCHES, parse_layout
 
 STEP = 2.6  # from one sum to the next, in the diagram's units
 ROW = 0.95  # from the residual line to a branch, and from branch to branch

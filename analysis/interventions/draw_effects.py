@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from analysis.figures.style import check_rows, colour, styled, wrapped
-from posmlp.config import BRANCHES
+from posmlp.config_checks import BRANCHES
 
 METRICS = {"top1": "top-1 accuracy", "within_pair": "within-pair accuracy"}
 ALL_BRANCHES = "several"

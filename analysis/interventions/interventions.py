@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from analysis.bias.maps import Place, units
-from posmlp.config import BRANCHES, one_of
+from posmlp.config_checks import BRANCHES, one_of
 from posmlp.gates.convolution import ConvGate
 from posmlp.model import PosMLPVideo
 

@@ -24,7 +24,7 @@ from analysis.figures.style import colour, styled
 from analysis.interventions.intervene import intervene
 from analysis.interventions.interventions import Intervention, free_tables, knock_outs
 from analysis.interventions.run_clips import independent_clips, run_clips
-from analysis.results.curves import runs_under
+from analysis.results.curves import no_model_under, runs_under
 from analysis.results.statistics import t_interval
 from posmlp.checkpoint import write_atomically
 from posmlp.predict import TrainedModel, open_run
@@ -61,7 +61,7 @@ def trained_models(
         if model_path(run, member).is_file()
     ]
     if not found:
-        raise ValueError(f"no finished run with its model under {folder}; let one finish")
+        raise no_model_under(folder)
     if any(opened.model.config != found[0][1].model.config for _, opened in found):
         raise ValueError(
             f"the runs under {folder} are of different configs; give the folder of one variant, "

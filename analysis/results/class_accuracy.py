@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from analysis.figures.pictures import png
 from analysis.figures.style import styled, wrapped
-from analysis.results.curves import runs_under, variant_of
+from analysis.results.curves import no_model_under, runs_under, variant_of
 from posmlp.checkpoint import write_atomically
 from posmlp.config import TrainConfig
 from posmlp.data.sources import open_clips
@@ -73,7 +73,7 @@ def gather_classes(folder: str | Path) -> pd.DataFrame:
                 table.insert(1, "seed", member.seed)
                 tables.append(table)
     if not tables:
-        raise ValueError(f"no finished run with its model under {folder}; let one finish")
+        raise no_model_under(folder)
     return pd.concat(tables).sort_values(["variant", "seed"], kind="stable", ignore_index=True)
 
 

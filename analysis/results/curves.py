@@ -13,6 +13,7 @@ from analysis.figures.pictures import png
 from analysis.results.draw_learning import draw_learning_curves
 from analysis.results.draw_speed import PANELS, draw_speed_accuracy
 from posmlp.checkpoint import write_atomically
+from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.train.run_folder import is_training, read_metrics
 from posmlp.train.run_members import run_members
 
@@ -20,13 +21,16 @@ from posmlp.train.run_members import run_members
 def gather_curves(folder: str | Path) -> pd.DataFrame:
     """Every run's metrics under `folder`, a row a variant, seed and epoch.
 
-    Any folder below that holds metrics.csv and config.json is a run. A run of `ablations` is named
-    by its cell.json, which also lists its axes, and another by its folder, and its variant where it
+    A published grid (`ablations publish`) has them in curves.csv and cells.json. Elsewhere any
+    folder below that holds metrics.csv and config.json is a run. A run of `ablations` is named by
+    its cell.json, which also lists its axes, and another by its folder, and its variant where it
     has some. Columns: variant, seed, epoch, those of metrics.csv, epochs (that were asked for),
     params, gmacs, axis columns. Raises ValueError if there is no run, one that is damaged, or two
     runs of one variant and seed.
     """
     root = Path(folder)
+    if is_published(root):
+        return _published_curves(root)
     frames = []
     counted: dict[str, dict[str, Any]] = {}
     for run in runs_under(root):
@@ -50,6 +54,52 @@ def gather_curves(folder: str | Path) -> pd.DataFrame:
         first = double.iloc[0].to_dict()
         raise ValueError(f"two runs under {root} are of {first}; give a folder with one of them")
     return table
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a folder is a grid that was published, in which no run folders are."""
+    return (folder / "curves.csv").is_file() and (folder / "cells.json").is_file()
+
+
+def _published_curves(grid: Path) -> pd.DataFrame:
+    """The same of a published grid, without what was trained a second time under its seed."""
+    path, rows = grid / "cells.json", read_metrics(grid / "curves.csv")
+    try:
+        known = {key: _known(cell) for key, cell in json.loads(path.read_bytes())["cells"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}); put back what was published, or publish the run again"
+        ) from error
+    try:
+        found = [{**row, **known[row["id"]]} for row in rows if row["repeat"] == 0]
+    except KeyError as error:
+        raise ValueError(
+            f"{grid / 'curves.csv'} is damaged (it lacks {error}, or {path} does); put back what "
+            "was published, or publish the run again"
+        ) from error
+    if not found:
+        raise ValueError(f"no training that is published in {grid} has any epoch")
+    return pd.DataFrame(found).drop(columns=["id", "repeat"])
+
+
+def _known(cell: dict[str, Any]) -> dict[str, Any]:
+    """What the curves of a stored cell are drawn against: epochs asked for, costs and axes."""
+    found = cost(PosMLPConfig.from_dict(cell["model"]))
+    costs = {key: found[key] for key in ("params", "gmacs")}
+    return {"epochs": TrainConfig.from_dict(cell["train"]).epochs, **costs, **_axes(cell)}
+
+
+def _axes(cell: dict[str, Any]) -> dict[str, Any]:
+    """A cell's axes; where one has a value a stage, that is one value of it."""
+    axes = dict(cell.get("axes", {})).items()
+    return {name: str(value) if isinstance(value, list) else value for name, value in axes}
+
+
+def no_model_under(folder: str | Path) -> ValueError:
+    """The error where trained models are needed and none is there."""
+    if is_published(Path(folder)):
+        return ValueError(f"{folder} is a published grid without models; give its run's folder")
+    return ValueError(f"no finished run with its model under {folder}; let one finish")
 
 
 def last_epochs(curves: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -127,11 +177,7 @@ def variant_of(run: Path, root: Path, variant: str = "") -> tuple[str, dict[str,
 def _read_cell(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         stored = json.loads(path.read_bytes())
-        axes = dict(stored.get("axes", {}))
-        # A value a stage is one value of its axis.
-        return str(stored["name"]), {
-            k: str(v) if isinstance(v, list) else v for k, v in axes.items()
-        }
+        return str(stored["name"]), _axes(stored)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is damaged ({error!r}); put a sound one back, or move its folder away"

@@ -98,10 +98,10 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     The k-th smallest of n becomes the largest of (n - i + 1) p_i over i <= k, at most 1. Source:
     Holm, A simple sequentially rejective multiple test procedure, 1979.
     """
-    rising = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # NaN sorts last
-    corrected = np.full(p.shape, np.nan)
-    steps = p[rising] * np.arange(len(rising), 0, -1)
-    corrected[rising] = np.minimum(np.maximum.accumulate(steps), 1)
+    corrected, tested = np.full(p.shape, np.nan), np.flatnonzero(~np.isnan(p))
+    rising = tested[p[tested].argsort()]
+    steps = np.arange(len(rising), 0, -1) * p[rising]
+    corrected[rising] = np.maximum.accumulate(steps).clip(max=1)
     return corrected
 
 

@@ -1,7 +1,8 @@
-"""How long a model takes, measured side by side on the machine at hand.
+"""How long a model takes and how much it holds, measured side by side on the machine at hand.
 
-In go models or modules; out come rows of times with their spread, and what limits them.
-Read `speed.py` first, then `roofline.py`; the `bench*` files are what the command line runs.
+In go models, or the work of a command; out come rows of times with their spread.
+Read `speed.py` first (the timing loop), then `bench.py` and `contenders.py` (what people run,
+beside its yardsticks), `scaling.py` and `count_step.py` (how time grows), `peers.py`.
 """
 
 from __future__ import annotations

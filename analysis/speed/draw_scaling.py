@@ -1,4 +1,4 @@
-"""Figures of time against size: joint windows, and the training step under its roofline."""
+"""The training step against its sizes and under its roofline: rows of `time_scaling`."""
 
 from __future__ import annotations
 
@@ -15,30 +15,6 @@ from analysis.figures.style import styled
 
 FILLS: dict[str, Literal["full", "none"]] = {"compute": "full", "memory": "none"}
 """How a point is filled by what binds its step."""
-
-
-@styled
-def draw_joint(df: pd.DataFrame, *, ax: Axes | None = None) -> NDArray[Any]:
-    """Time and memory of `time_joint` against frames, a line a path and window; the Axes.
-
-    `ax`: in whose place to draw.
-    """
-    figure = place_of(ax, (8.4, 3.4))
-    axes = figure.subplots(1, 2)
-    columns = {"median_ms": "forward pass, ms", "peak_mb": "activations at once, MB"}
-    for panel, (column, label) in zip(axes, columns.items(), strict=True):
-        for i, (side, window) in enumerate(df.groupby("side")):
-            for path, style in (("plain", "--o"), ("structured", "-s")):
-                line = window[window["path"] == path]
-                name = f"{path}, {side} x {side}"
-                panel.plot(line["frames"], line[column], style, color=f"C{i}", label=name, ms=4)
-        panel.set(xscale="log", yscale="log", xlabel="frames", ylabel=label)
-        panel.set_xticks(sorted(df["frames"].unique()), sorted(df["frames"].unique()))
-        panel.minorticks_off()
-    axes[0].legend(fontsize=7, frameon=False)
-    figure.suptitle("A joint unit: the whole matrix, and a block of rows at a time", fontsize=10)
-    lay_out(figure)
-    return axes
 
 
 @styled

@@ -17,14 +17,14 @@ from torch import nn
 from analysis.cost.costs import cost
 from analysis.figures.pictures import png
 from analysis.speed.draw_peers import draw_peers
-from analysis.speed.speed import measure_speed
+from analysis.speed.speed import measure_speed, write_table
 from posmlp.checkpoint import write_atomically
-from posmlp.config import resolve
+from posmlp.config_checks import one_of
+from posmlp.presets import resolve
 from posmlp.train.population import seeded_model
 
 CLIP_SHAPE = (3, 16, 224, 224)
 DATA = "Kinetics-400"
-MEGABYTE = 1e6
 QUARTILES = {"median_ms": "latency_ms", "q1_ms": "latency_q1_ms", "q3_ms": "latency_q3_ms"}
 CIRCUMSTANCES = ["device", "num_threads", "load", "torch"]
 SHOWN = ["model", "mode", "params", "gmacs", "saved_mb", "peak_mb", "latency_ms", "clips_per_s"]
@@ -51,9 +51,9 @@ Xie et al., 2018."""
 VARIANTS = {"PosMLP S16": "lrpe", "dense S16": "dense", "attention S16": "attention"}
 """Our own: the released video configuration with its own gate, gMLP's, and attention's."""
 
-PAPER = {"Something-Something V1": 59.0, "Something-Something V2": 70.3, "Kinetics-400": 82.1}
-"""Top-1 (%) of PosMLP-Video in its paper's abstract, which does not say of which size; so these
-belong to no row of costs."""
+PAPER_TOP1 = 82.1
+"""Of PosMLP-Video on Kinetics-400 (%) in its paper's abstract, which does not say of which size; so
+it belongs to no row of costs."""
 
 
 def peer(name: str) -> nn.Module:
@@ -61,8 +61,7 @@ def peer(name: str) -> nn.Module:
 
     Raises ValueError for an unknown name, or where torchvision is not installed.
     """
-    if name not in PEERS:
-        raise ValueError(f"unknown peer {name!r}; use one of {', '.join(PEERS)}")
+    one_of(name, PEERS, "peer")
     builder: Any = getattr(_torchvision(), PEERS[name].builder)
     return builder(weights=None).eval()
 
@@ -132,8 +131,8 @@ def published() -> dict[str, float]:
 def write_peers(table: pd.DataFrame, out: str | Path) -> Path:
     """Write rows of `compare_peers` as peers.csv and its first mode as peers.png; the folder."""
     folder = Path(out)
-    axes = draw_peers(table[table["mode"] == table["mode"].iloc[0]], paper_top1=PAPER[DATA])
-    write_atomically(folder / "peers.csv", table.to_csv(index=False).encode())
+    axes = draw_peers(table[table["mode"] == table["mode"].iloc[0]], paper_top1=PAPER_TOP1)
+    write_table(table, folder / "peers.csv")
     write_atomically(folder / "peers.png", png(axes[0].figure))
     return folder
 
@@ -156,20 +155,17 @@ def _cost_row(name: str, model: nn.Module, clip_shape: tuple[int, ...]) -> dict[
         "family": PEERS[name].family if name in PEERS else "this project",
         "params": found["params"],
         "gmacs": found["gmacs"],
-        "saved_mb": found["saved_bytes"] / MEGABYTE,
-        "peak_mb": found["peak_bytes"] / MEGABYTE,
+        "saved_mb": found["saved_bytes"] / 1e6,
+        "peak_mb": found["peak_bytes"] / 1e6,
     }
 
 
 def _one_row_a_mode(speeds: pd.DataFrame, batch_size: int) -> pd.DataFrame:
     """Latency from the rows of one clip, throughput from those of a batch."""
-    latency = speeds[speeds["batch_size"] == 1].rename(columns=QUARTILES)
-    batch = speeds[speeds["batch_size"] == batch_size]
-    kept = ["model", "mode", *QUARTILES.values(), "unstable", *CIRCUMSTANCES]
-    both = latency[kept].merge(
-        batch[["model", "mode", "clips_per_s", "batch_size", "unstable"]],
-        on=["model", "mode"],
-        suffixes=("", "_batch"),
-    )
+    kept = ["model", "mode", *QUARTILES, "unstable", *CIRCUMSTANCES]
+    alone = speeds.loc[speeds["batch_size"] == 1, kept].rename(columns=QUARTILES)
+    kept = ["model", "mode", "clips_per_s", "batch_size", "unstable"]
+    batch = speeds.loc[speeds["batch_size"] == batch_size, kept]
+    both = alone.merge(batch, on=["model", "mode"], suffixes=("", "_batch"))
     both["unstable"] |= both.pop("unstable_batch")
     return both

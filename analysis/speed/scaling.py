@@ -1,37 +1,58 @@
-"""How time grows: gates beside their multiply-adds, joint windows, and the training step's laws.
+"""How time grows: gates beside their multiply-adds, and the training step with each of its sizes.
 
-Every figure is measured on the machine at hand, in turns (`analysis.speed`); the tables name the
-threads and the version of torch.
+All is measured on the CPU at hand, in turns and in float32, the ceilings of arithmetic and memory
+bandwidth too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib import pyplot as plt
-from torch import Tensor, nn
+from torch.nn import functional as F
 
-from analysis.cost.costs import clip_shape_of, cost
-from analysis.cost.memory import activation_memory
-from analysis.speed.count_step import count_bytes, count_flops
-from analysis.speed.draw_scaling import draw_joint, draw_scaling
-from analysis.speed.roofline import against_ceilings, measure_ceilings
-from analysis.speed.speed import measure_speed
+from analysis.cost.costs import cost
+from analysis.figures.pictures import png
+from analysis.speed.contenders import population, population_step
+from analysis.speed.count_step import Counts, count_step
+from analysis.speed.draw_scaling import draw_scaling
+from analysis.speed.speed import (
+    Limits,
+    Step,
+    in_turns,
+    machine,
+    measure_speed,
+    threads,
+    write_table,
+)
 from posmlp.checkpoint import write_atomically
-from posmlp.config import PosMLPConfig, resolve
-from posmlp.gating import GATES, PositionalGatingUnit
-from posmlp.train.population import Population, seeded_model
+from posmlp.config import PosMLPConfig
+from posmlp.config_checks import one_of
+from posmlp.gates.registry import GATES
+from posmlp.presets import resolve
+from posmlp.train.population import seeded_model
+
+LARGE = 2**26
+"""Floats of each array that is copied: 256 MB, well over the caches."""
+
+PRODUCT = (4096, 512, 512)
+"""Rows, channels in and channels out of the product that sets the ceiling of arithmetic."""
 
 LAYOUTS = ("T+S", "T>S", "ST", "S", "T")
-LARGEST_MATRIX = 2**28
-"""Elements of a relation above which the plain matrix is not made."""
+
+AXES: Mapping[str, Mapping[int, dict[str, Any]]] = {
+    "tokens a frame": {k * k: {"image_size": 32 * k} for k in (1, 2, 4)},
+    "frames": {k: {"num_frames": 4 * k} for k in (1, 2, 4, 8)},
+    "channels": {k: {"dims": tuple(k * dim for dim in (32, 64, 128, 256))} for k in (1, 2, 4)},
+    "groups": {k: {"num_groups": k} for k in (1, 2, 4, 8)},
+    "seeds": {k: {"num_seeds": k} for k in (1, 2, 4, 8)},
+}
+"""What is made larger, one at a time: changes of the configuration by their relative size."""
 
 
 def time_gates(
@@ -63,75 +84,12 @@ def time_gates(
             min_seconds=0.0,
         )
         gmacs = [cost(model)["gmacs"] for model in models.values()]
-        tables.append(speeds.assign(layout=layout, gate=list(models), gmacs=gmacs))
-    table = pd.concat(tables, ignore_index=True)
-    by_layout = table.groupby("layout")
-    table["time_share"] = table["median_ms"] / by_layout["median_ms"].transform("sum")
-    table["mac_share"] = table["gmacs"] / by_layout["gmacs"].transform("sum")
-    table["ratio"] = table["time_share"] / table["mac_share"]
+        table = speeds.assign(layout=layout, gate=list(models), gmacs=gmacs)
+        table["time_share"] = table["median_ms"] / table["median_ms"].sum()
+        table["mac_share"] = table["gmacs"] / table["gmacs"].sum()
+        tables.append(table.assign(ratio=table["time_share"] / table["mac_share"]))
     shown = ["layout", "gate", "gmacs", "median_ms", "time_share", "mac_share", "ratio"]
-    return table[[*shown, "num_threads", "torch"]]
-
-
-def time_joint(
-    frames: Sequence[int] = (4, 8, 16, 32, 64),
-    sides: Sequence[int] = (4, 7),
-    *,
-    dim: int = 32,
-    num_groups: int = 8,
-    num_threads: int | None = 1,
-    num_runs: int = 15,
-) -> pd.DataFrame:
-    """A unit over frames x side x side tokens: the whole matrix, and one block of rows at a time.
-
-    Columns: path (`plain` or `structured`), frames, side, num_tokens, gmacs, median_ms of a forward
-    pass, peak_mb (activations alive at once, from shapes). A plain matrix of more than
-    LARGEST_MATRIX elements is left out.
-    """
-    rows = []
-    for side in sides:
-        for num_frames in frames:
-            window = (num_frames, side, side)
-            num_tokens = num_frames * side**2
-            units = {
-                name: PositionalGatingUnit(dim, window, num_groups, in_blocks=in_blocks)
-                for name, in_blocks in (("plain", False), ("structured", True))
-                if in_blocks or num_groups * num_tokens**2 <= LARGEST_MATRIX
-            }
-            shape = (num_tokens, 2 * dim)
-            speeds = measure_speed(
-                units,
-                clip_shape=shape,
-                num_threads=num_threads,
-                warm_up=1,
-                min_runs=num_runs,
-                min_seconds=0.0,
-            )
-            for (name, unit), row in zip(units.items(), speeds.itertuples(), strict=True):
-                peak = activation_memory(unit, shape)["peak_bytes"]
-                rows.append(
-                    {
-                        "path": name,
-                        "frames": num_frames,
-                        "side": side,
-                        "num_tokens": num_tokens,
-                        "gmacs": num_tokens**2 * dim / 1e9,
-                        "median_ms": row.median_ms,
-                        "peak_mb": peak / 1e6,
-                        "num_threads": row.num_threads,
-                        "torch": row.torch,
-                    }
-                )
-    return pd.DataFrame(rows)
-
-
-AXES: Mapping[str, Sequence[dict[str, Any]]] = {
-    "tokens a frame": [{"image_size": side} for side in (32, 64, 128)],
-    "frames": [{"num_frames": frames} for frames in (4, 8, 16, 32)],
-    "channels": [{"dims": tuple(k * dim for dim in (32, 64, 128, 256))} for k in (1, 2, 4)],
-    "groups": [{"num_groups": groups} for groups in (1, 2, 4, 8)],
-    "seeds": [{"num_seeds": seeds} for seeds in (1, 2, 4, 8)],
-}
+    return pd.concat(tables, ignore_index=True)[[*shown, "num_threads", "torch"]]
 
 
 def time_scaling(
@@ -141,103 +99,104 @@ def time_scaling(
     num_threads: int | None = 1,
     num_runs: int = 5,
 ) -> pd.DataFrame:
-    """Training step (forward and backward of a batch) against one size at a time.
+    """Training step (forward and backward of a batch a seed) against one size at a time.
 
-    Seeds are those of a `Population`, with a batch each. Columns: axis, size (relative to the
-    axis' first), gmacs (a clip's forward pass), median_ms; the step's place under the roofline, as
-    `against_ceilings` in `roofline.py` tells; exponent (of the power law fitted to the axis).
-    FLOPs are those of products, forward and both gradients; bytes every operator's inputs and
-    outputs once each (`count_step.py`). The ceilings are measured once, before the steps, on
-    the same threads.
+    Columns: axis, size (relative to the axis' first), gmacs (a clip's forward pass), median_ms; the
+    step's place under the roofline, as `against_ceilings` tells, of counts by
+    `count_step`; exponent (of the power law fitted to the axis). The ceilings are measured once,
+    before the steps, on the same threads.
     """
     config = resolve(config)
-    ceilings = measure_ceilings(num_threads=num_threads)
     rows = []
-    for axis, overrides in AXES.items():
-        for values in overrides:
-            changed = {name: value for name, value in values.items() if name != "num_seeds"}
-            model = seeded_model(resolve(config, **changed), 0)
-            num_seeds = values.get("num_seeds", 1)
-            speed = measure_speed(
-                PopulationStep(config, num_seeds) if axis == "seeds" else model,
-                clip_shape=clip_shape_of(model),
-                batch_sizes=[batch_size],
-                phases=["training"],
-                num_threads=num_threads,
-                warm_up=1,
-                min_runs=num_runs,
-                min_seconds=0.0,
-            ).iloc[0]
-            shape = clip_shape_of(model)
-            flops = num_seeds * count_flops(model, shape, batch_size)
-            num_bytes = num_seeds * count_bytes(model, torch.zeros(batch_size, *shape)).all_bytes
-            size = np.prod(next(iter(values.values())), dtype=float) ** (
-                2 if "image_size" in values else 0.25 if "dims" in values else 1
-            )
-            rows.append(
-                {
-                    "axis": axis,
-                    "size": size,
-                    "gmacs": cost(model)["gmacs"],
-                    "median_ms": speed["median_ms"],
-                    **against_ceilings(flops, num_bytes, speed["median_ms"], ceilings),
-                    "num_threads": speed["num_threads"],
-                    "torch": speed["torch"],
-                }
-            )
-    table = pd.DataFrame(rows)
-    table["size"] /= table.groupby("axis")["size"].transform("first")
-    for axis, part in table.groupby("axis"):
-        slope = np.polyfit(np.log(part["size"]), np.log(part["median_ms"]), 1)[0]
-        table.loc[table["axis"] == axis, "exponent"] = slope
-    return table
+    with threads(num_threads):
+        about = {name: machine()[name] for name in ("num_threads", "torch")}
+        ceilings = measure_ceilings()
+        for axis, changes in AXES.items():
+            each = [_sized(config, batch_size, **change) for change in changes.values()]
+            steps = {str(i): step for i, (step, _, _) in enumerate(each)}
+            times = in_turns(steps, Limits(1, num_runs, 0.0)).values()
+            medians = [1e3 * float(np.median(seconds)) for seconds in times]
+            exponent = np.polyfit(np.log(list(changes)), np.log(medians), 1)[0]
+            for size, (_, counts, gmacs), ms in zip(changes, each, medians, strict=True):
+                row = {"axis": axis, "size": size, "gmacs": gmacs, "median_ms": ms}
+                place = against_ceilings(counts, ms, ceilings)
+                rows.append(row | place | about | {"exponent": exponent})
+    return pd.DataFrame(rows)
 
 
-class PopulationStep(nn.Module):
-    """Clips (B, C, T, H, W), the same for each seed: all gradients of a population, as a module.
+def _sized(
+    config: PosMLPConfig, batch_size: int, num_seeds: int = 1, **change: Any
+) -> tuple[Step, Counts, float]:
+    """A step of a changed configuration, what it computes and moves, and a clip's GMACs."""
+    config = resolve(config, **change)
+    step, alone = (
+        population_step(population(config, seeds), batch_size, update=False)
+        for seeds in (num_seeds, 1)
+    )
+    counts = Counts(*(num_seeds * count for count in count_step(alone)))
+    return step, counts, cost(config)["gmacs"]
 
-    The output is a number that has a gradient, so that it is timed like a model's training step.
+
+class Ceilings(NamedTuple):
+    """GFLOP/s of a large product and GB/s (1e9 bytes) of the faster pass over memory."""
+
+    gflops_per_s: float
+    gb_per_s: float
+
+
+def measure_ceilings() -> Ceilings:
+    """Both ceilings, by medians, measured now.
+
+    Arithmetic: a product of PRODUCT. Memory: a copy (one array read, one written) and a triad (two
+    read, one written) of LARGE floats.
     """
-
-    def __init__(self, config: PosMLPConfig, num_seeds: int) -> None:
-        super().__init__()
-        self._config, self._seeds = config, range(num_seeds)
-        self._population: Population | None = None
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, clips: Tensor) -> Tensor:
-        if self._population is None:  # now, as its threads are as many as PyTorch has
-            self._population = Population(self._config, self._seeds, clips.device)
-        shape = len(self._seeds), len(clips)
-        labels = torch.zeros(shape, dtype=torch.int64, device=clips.device)
-        steps = self._population.model.num_residual_steps
-        scales = torch.ones(shape[0], steps, shape[1], device=clips.device)
-        each = clips.expand(shape[0], *clips.shape)
-        _, losses, _ = self._population.gradients(each, labels, scales)
-        return self.scale * losses.sum()
+    rows, c_in, c_out = PRODUCT
+    x, weight = torch.randn(rows, c_in), torch.randn(c_out, c_in)
+    a, b, c = (torch.ones(LARGE) for _ in range(3))
+    steps = {
+        "product": lambda: F.linear(x, weight),
+        "copy": lambda: c.copy_(a),
+        "triad": lambda: torch.add(a, b, alpha=3, out=c),
+    }
+    times = in_turns(steps, Limits(warm_up=2, min_runs=9, min_seconds=0.0))
+    seconds = {name: float(np.median(each)) for name, each in times.items()}
+    gb_per_s = 4e-9 * LARGE * max(2 / seconds["copy"], 3 / seconds["triad"])
+    return Ceilings(2e-9 * rows * c_in * c_out / seconds["product"], gb_per_s)
 
 
-WHATS: dict[str, tuple[Callable[..., pd.DataFrame], Callable[..., Any] | None]] = {
-    "gates": (time_gates, None),
-    "joint": (time_joint, draw_joint),
-    "law": (time_scaling, draw_scaling),
-}
+def against_ceilings(counts: Counts, median_ms: float, ceilings: Ceilings) -> dict[str, Any]:
+    """Columns that place a step of known counts under the roofline.
+
+    gflops, gb : of the step, in units of 1e9; gflops_per_s, gb_per_s : over its median time;
+    peak_gflops_per_s, peak_gb_per_s : the ceilings; flops_per_byte : arithmetic intensity; bound :
+    `compute` or `memory`, whichever ceiling is the lower at that intensity; roofline_share :
+    gflops_per_s over that lower one, min(peak, intensity x bandwidth). A share above 1 under the
+    `memory` bound says that caches served what was counted as moved.
+    """
+    gflops, gb = counts.flops / 1e9, counts.num_bytes / 1e9
+    roof = gflops / gb * ceilings.gb_per_s
+    rate = 1e3 * gflops / median_ms
+    return {
+        "gflops": gflops,
+        "gb": gb,
+        "gflops_per_s": rate,
+        "gb_per_s": 1e3 * gb / median_ms,
+        "peak_gflops_per_s": ceilings.gflops_per_s,
+        "peak_gb_per_s": ceilings.gb_per_s,
+        "flops_per_byte": gflops / gb,
+        "bound": "memory" if roof < ceilings.gflops_per_s else "compute",
+        "roofline_share": rate / min(roof, ceilings.gflops_per_s),
+    }
+
+
+WHATS: dict[str, Callable[..., pd.DataFrame]] = {"gates": time_gates, "law": time_scaling}
 
 
 def write_scaling(what: str, out: str | Path, num_threads: int | None = 1) -> pd.DataFrame:
-    """Measure one of WHATS; write OUT/{what}.csv and, where there is one, its figure."""
-    if what not in WHATS:
-        raise ValueError(f"unknown {what!r}; one of {', '.join(WHATS)}")
-    measure, draw = WHATS[what]
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    table = measure(num_threads=num_threads)
-    text = table.to_csv(index=False, float_format="%.5g")
-    write_atomically(folder / f"{what}.csv", text.encode())
-    if draw is not None:
-        axes = draw(table)
-        picture = BytesIO()
-        axes[0].figure.savefig(picture, dpi=150)
-        write_atomically(folder / f"{what}.png", picture.getvalue())
-        plt.close(axes[0].figure)
+    """Measure one of WHATS; write OUT/{what}.csv and, of the law, its figure."""
+    one_of(what, WHATS, "what")
+    table = WHATS[what](num_threads=num_threads)
+    write_table(table, Path(out) / f"{what}.csv")
+    if what == "law":
+        write_atomically(Path(out) / "law.png", png(draw_scaling(table)[0].figure))
     return table

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,8 +17,9 @@ from torch import Tensor, nn
 
 from analysis.borrow import borrowed
 from analysis.cost.costs import clip_shape_of
-from analysis.speed.speed_limits import Limits, check
-from posmlp.config import PosMLPConfig, one_of
+from posmlp.checkpoint import write_atomically
+from posmlp.config import PosMLPConfig
+from posmlp.config_checks import one_of
 from posmlp.model import create_model
 from posmlp.train.fitting import usable_device
 
@@ -25,6 +28,17 @@ PHASES = ("forward", "training")
 UNSTABLE = 0.10  # inter-quartile range over median from which a row is marked
 
 Model = nn.Module | PosMLPConfig | str
+Step = Callable[[], object]
+Around = Callable[[], AbstractContextManager[None]]
+
+
+class Limits(NamedTuple):
+    """How many rounds are run: see `measure_speed`."""
+
+    warm_up: int = 10
+    min_runs: int = 50
+    min_seconds: float = 2.0
+    max_seconds: float = 60.0
 
 
 def measure_speed(
@@ -40,7 +54,6 @@ def measure_speed(
     min_runs: int = 50,
     min_seconds: float = 2.0,
     max_seconds: float = 60.0,
-    beside: Collection[str] = (),
 ) -> pd.DataFrame:
     """Latency of each model, measured in turns within this process, one row a setting.
 
@@ -61,17 +74,14 @@ def measure_speed(
         CPU threads during the measurement; as they are by default.
     warm_up, min_runs, min_seconds, max_seconds
         Rounds before counting; then rounds until both minima are met, or `max_seconds` a model.
-    beside
-        Names of models that are timed on the way, never compiled: no round is waited for, and
-        those are left out in which one would have taken more seconds than each of the others.
 
     Returns
     -------
     DataFrame
-        model, phase, mode, batch_size, median_ms, q1_ms, q3_ms, num_runs, clips_per_s, ratio
-        (the first model's median over this one's: above 1 is faster than the first), unstable
-        (IQR over 10% of the median), peak_memory_mb (CUDA only), device, num_threads, load (the
-        machine's 1-minute load average at the start), torch.
+        model, phase, mode, batch_size, median_ms, q1_ms, q3_ms, num_runs, unstable (IQR over 10%
+        of the median), clips_per_s, ratio (the first model's median over this one's: above 1 is
+        faster than the first), device, num_threads, load (the machine's 1-minute load average at
+        the start), torch.
 
     Raises
     ------
@@ -82,38 +92,53 @@ def measure_speed(
         one_of(phase, PHASES, "phase")
     for mode in modes:
         one_of(mode, MODES, "mode")
-    named = _named(models)
-    if not named:
-        raise ValueError("models is empty; give at least one")
-    limits = Limits(warm_up, min_runs, min_seconds, max_seconds, beside)
-    check(limits, named, batch_sizes, phases, modes, num_threads)
+    limits = Limits(warm_up, min_runs, min_seconds, max_seconds)
+    _check(limits, batch_sizes, phases, modes, num_threads)
     device = usable_device(device)
-    built = {name: _built(model).to(device) for name, model in named.items()}
+    built = {name: model.to(device) for name, model in _built(models).items()}
+    if not built:
+        raise ValueError("models is empty; give at least one")
     shape = clip_shape or clip_shape_of(next(iter(built.values())))
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads or before)
-    try:
-        parts = [
-            _measure(built, shape, batch_size, phase, mode, device, limits)
-            for batch_size in batch_sizes
-            for phase in phases
-            for mode in modes
+    with threads(num_threads):
+        rows = [
+            row
+            for setting in product(batch_sizes, phases, modes)
+            for row in _measure(built, shape, *setting, device, limits)
         ]
-    finally:
-        torch.set_num_threads(before)
-    return pd.concat(parts, ignore_index=True)
+    return pd.DataFrame(rows)
 
 
-def _named(models: Model | Mapping[str, Model] | Sequence[str]) -> Mapping[str, Model]:
-    if isinstance(models, Mapping):
-        return models
+def _built(models: Model | Mapping[str, Model] | Sequence[str]) -> dict[str, nn.Module]:
     if isinstance(models, nn.Module | PosMLPConfig):
-        return {type(models).__name__: models}
-    return {name: name for name in ([models] if isinstance(models, str) else models)}
+        models = {type(models).__name__: models}
+    elif not isinstance(models, Mapping):
+        models = {name: name for name in ([models] if isinstance(models, str) else models)}
+    return {
+        name: model if isinstance(model, nn.Module) else create_model(model)
+        for name, model in models.items()
+    }
 
 
-def _built(model: Model) -> nn.Module:
-    return model if isinstance(model, nn.Module) else create_model(model)
+def _check(
+    limits: Limits,
+    batch_sizes: Sequence[int],
+    phases: Sequence[str],
+    modes: Sequence[str],
+    num_threads: int | None,
+) -> None:
+    """Raise ValueError for what would measure nothing, or without an end."""
+    for name, rows in (("batch_sizes", batch_sizes), ("phases", phases), ("modes", modes)):
+        if not len(rows):
+            raise ValueError(f"{name} is empty; give at least one")
+    counts = [("warm_up", limits.warm_up, 0), ("min_runs", limits.min_runs, 1)]
+    counts += [("num_threads", 1 if num_threads is None else num_threads, 1)]
+    for name, count, least in (*counts, *(("batch_sizes", size, 1) for size in batch_sizes)):
+        if not hasattr(count, "__index__") or count < least:
+            raise ValueError(f"{name}={count!r} must be a whole number of at least {least}")
+    if not limits.min_seconds >= 0:
+        raise ValueError(f"min_seconds={limits.min_seconds} must be at least 0")
+    if not limits.max_seconds > 0:
+        raise ValueError(f"max_seconds={limits.max_seconds} must be more than 0")
 
 
 def _measure(
@@ -124,53 +149,29 @@ def _measure(
     mode: str,
     device: torch.device,
     limits: Limits,
-) -> pd.DataFrame:
+) -> Iterator[dict[str, Any]]:
     clips = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0)).to(device)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else np.nan
+    about = machine(device)
     with ExitStack() as lent:
         for model in models.values():
             lent.enter_context(borrowed(model, steps=True))
-        runs = {
-            name: make_step(
-                model, clips, phase, uncompiled(mode) if name in limits.beside else mode
-            )
-            for name, model in models.items()
-        }
-        times = _in_turns(runs, device, limits)
-        peaks = {name: _peak_memory_mb(run, device) for name, run in runs.items()}
-    first = float(np.median(times[next(iter(times))]))
-    rows = []
+        steps = {name: make_step(model, clips, phase, mode) for name, model in models.items()}
+        times = in_turns(steps, limits, device)
+    first = np.median(times[next(iter(times))])
     for name, seconds in times.items():
-        q1, median, q3 = np.percentile(seconds, [25, 50, 75])
-        rows.append(
-            {
-                "model": name,
-                "phase": phase,
-                "mode": mode,
-                "batch_size": batch_size,
-                "median_ms": 1e3 * median,
-                "q1_ms": 1e3 * q1,
-                "q3_ms": 1e3 * q3,
-                "num_runs": len(seconds),
-                "clips_per_s": batch_size / median,
-                "ratio": first / median,
-                "unstable": bool(q3 - q1 > UNSTABLE * median),
-                "peak_memory_mb": peaks[name],
-                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-                "num_threads": torch.get_num_threads(),
-                "load": load,
-                "torch": torch.__version__,
-            }
-        )
-    return pd.DataFrame(rows)
+        yield {
+            "model": name,
+            "phase": phase,
+            "mode": mode,
+            "batch_size": batch_size,
+            **quartiles(seconds),
+            "clips_per_s": batch_size / np.median(seconds),
+            "ratio": first / np.median(seconds),
+            **about,
+        }
 
 
-def uncompiled(mode: str) -> str:
-    """The mode of the same precision that does not compile."""
-    return "bfloat16" if "bfloat16" in mode else "eager"
-
-
-def make_step(model: nn.Module, clips: Tensor, phase: str, mode: str) -> Callable[[], None]:
+def make_step(model: nn.Module, clips: Tensor, phase: str, mode: str = "eager") -> Step:
     """A call that runs the model once in the given phase and mode; sets train or eval mode."""
     model.train(phase == "training")
     forward: Any = torch.compile(model) if "compiled" in mode else model
@@ -189,48 +190,79 @@ def make_step(model: nn.Module, clips: Tensor, phase: str, mode: str) -> Callabl
     return run
 
 
-def _in_turns(
-    runs: Mapping[str, Callable[[], None]],
-    device: torch.device,
+def in_turns(
+    steps: Mapping[str, Step],
     limits: Limits,
+    device: torch.device | str = "cpu",
+    around: Mapping[str, Around] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of each counted run; a round runs each model once."""
-    for _ in range(limits.warm_up):
-        for run in runs.values():
-            run()
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    """Seconds of each counted run; a round runs each step once, in order.
 
-    def least(measure: Callable[[list[float]], float]) -> float:
-        return min(measure(times[name]) for name in times if name not in limits.beside)
+    `around`: of a step, what holds while it runs. Each step then runs once more before it counts,
+    as the step before left memory and caches.
+    """
+    for _ in range(limits.warm_up):
+        for step in steps.values():
+            step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
 
     def enough() -> bool:
-        met = least(len) >= limits.min_runs and least(sum) >= limits.min_seconds
-        return met or least(sum) >= limits.max_seconds
+        runs, seconds = (min(map(each, times.values())) for each in (len, sum))
+        met = runs >= limits.min_runs and seconds >= limits.min_seconds
+        return met or seconds >= limits.max_seconds
 
     while not enough():
-        for name, run in runs.items():
-            if name not in limits.beside or sum(times[name]) <= least(sum):
-                times[name].append(_timed(run, device))
+        for name, step in steps.items():
+            with around[name]() if around else nullcontext():
+                if around:
+                    step()
+                times[name].append(_timed(step, torch.device(device)))
     return times
 
 
-def _timed(run: Callable[[], None], device: torch.device) -> float:
+def _timed(step: Step, device: torch.device) -> float:
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        run()
+        step()
         end.record()
         end.synchronize()
         return start.elapsed_time(end) / 1e3
     began = time.perf_counter()
-    run()
+    step()
     return time.perf_counter() - began
 
 
-def _peak_memory_mb(run: Callable[[], None], device: torch.device) -> float:
-    """The most memory that one run holds on a GPU, in MB; NaN on the CPU, where none is counted."""
-    if device.type != "cuda":
-        return float("nan")
-    torch.cuda.reset_peak_memory_stats(device)
-    run()
-    return torch.cuda.max_memory_allocated(device) / 1e6
+def quartiles(seconds: Sequence[float]) -> dict[str, Any]:
+    """What a row tells of its runs: median_ms, q1_ms, q3_ms, num_runs, unstable."""
+    q1, median, q3 = (1e3 * float(each) for each in np.percentile(seconds, [25, 50, 75]))
+    spread = {"median_ms": median, "q1_ms": q1, "q3_ms": q3}
+    return spread | {"num_runs": len(seconds), "unstable": q3 - q1 > UNSTABLE * median}
+
+
+def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What a row tells of its machine, as it is now: device, num_threads, load, torch."""
+    on_gpu = torch.device(device).type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "num_threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan"),
+        "torch": torch.__version__,
+    }
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Within this PyTorch computes on that many CPU threads; None: on as many as it does now."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write rows as CSV, to six digits, in a folder that is made if there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, table.to_csv(index=False, float_format="%.6g").encode())

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posmlp.config import PosMLPConfig, TrainConfig, one_of
+from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.config_checks import one_of
 from posmlp.data.clips import Sampling
 from posmlp.data.datasets import VideoClips
 from posmlp.data.digits.catalogue import DIFFICULTIES

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from posmlp.config import PosMLPConfig, parse_layout
+from posmlp.config import PosMLPConfig
+from posmlp.config_checks import parse_layout
 
 
 def drop_rates(drop_path: float, num_blocks: int) -> list[float]:

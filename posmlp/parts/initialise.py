@@ -8,7 +8,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from posmlp.config import INITS, PosMLPConfig, one_of
+from posmlp.config import PosMLPConfig
+from posmlp.config_checks import INITS, one_of
+from posmlp.gating import GatingUnit
 
 
 def init_linear(linear: nn.Linear) -> nn.Linear:
@@ -26,8 +28,8 @@ def init_conv(conv: nn.Conv2d, config: PosMLPConfig) -> nn.Conv2d:
     return conv
 
 
-def initialise(unit: nn.Module, init: str) -> None:
-    """Set a gating unit's parameters in place by one of `posmlp.config.INITS`.
+def initialise(unit: GatingUnit, init: str) -> None:
+    """Set a gating unit's parameters in place by one of `posmlp.config_checks.INITS`.
 
     - `released`: tables, dense matrices, kernels and token biases 0. mix(u) is 0, so with a
       multiplying gate each block starts as the identity, and on the first step only tables, token

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from posmlp.config import one_of
+from posmlp.config_checks import one_of
 from posmlp.data.digits.moving_digits import SPLITS
 from posmlp.data.digits.sprites import digit_bank, draw_sprites, texture_bank
 from posmlp.tasks.boxes import KeyFrames

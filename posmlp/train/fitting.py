@@ -13,12 +13,13 @@ from typing import Any, SupportsIndex
 
 import torch
 
-from posmlp.config import PosMLPConfig, TrainConfig, resolve
+from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.datasets import VideoClips
 from posmlp.data.sources import ClipSource, GeneratedClips, open_clips
 from posmlp.data.user_cache import CACHE_GIB
+from posmlp.presets import resolve
 from posmlp.train.distributed import Team, join
-from posmlp.train.execution import preparation
+from posmlp.train.execution import kept_memory, preparation
 from posmlp.train.loop import Training
 from posmlp.train.run_folder import RunFolder
 from posmlp.train.variants import Variants, checked_seeds, members
@@ -99,7 +100,8 @@ def fit(
                 folder = RunFolder(out, training.describe(), device, computed)
             if training.resume(folder):
                 return folder.rows()
-        training.run(folder, progress)
+        with kept_memory():
+            training.run(folder, progress)
         return training.history
     finally:
         for clips in opened:

@@ -241,6 +241,10 @@ def damaged(path: Path, reason: Exception) -> ValueError:
     )
 
 
+_TEXTS = ("id", "variant")
+"""Columns of names; `ablations publish` writes the first, the cell's, which may look a number."""
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Rows of a metrics file, with numbers as numbers. Raises ValueError if it is damaged."""
     try:
@@ -256,7 +260,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _numbers(row: dict[str, str], line: str) -> dict[str, Any]:
     if None in row or None in row.values():
         raise ValueError(f"{line} has not as many values as the first")
-    found = {k: v if k == "variant" else _number(v) for k, v in row.items()}
+    found = {k: v if k in _TEXTS else _number(v) for k, v in row.items()}
     if not all(isinstance(found.get(key), int) for key in ("epoch", "seed")):
         raise ValueError(f"{line} has no epoch or no seed")
     return found

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from posmlp.config import PosMLPConfig, TrainConfig, one_of
+from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.config_checks import one_of
 from posmlp.train.run_folder import damaged, read_config
 from posmlp.train.variants import Member, members
 

@@ -21,6 +21,7 @@ from posmlp.data.sources import ClipSource, open_clips
 from posmlp.data.user_cache import CACHE_GIB
 from posmlp.model import PosMLPVideo
 from posmlp.train.distributed import ALONE, Team
+from posmlp.train.execution import few_windows_at_once, kept_memory
 from posmlp.train.population import Population
 
 EVALUATION_BATCH = 64
@@ -45,8 +46,9 @@ def predict(
     check_views(num_views, num_crops)
     device = model.device if isinstance(model, Population) else next(model.parameters()).device
     forward = model.logits if isinstance(model, Population) else model
+    eager = model.eager_models if isinstance(model, Population) else []
     if isinstance(model, PosMLPVideo):
-        model.eval()
+        eager = [model.eval()] if device.type == "cpu" else []
     indices = torch.arange(len(clips))[team.part(len(clips))].split(batch_size)
     total: Any = 0.0
     for view in range(num_views):
@@ -54,7 +56,7 @@ def predict(
             stream = clips.batches(
                 indices, view=view, num_views=num_views, crop=crop, num_crops=num_crops
             )
-            with torch.no_grad():
+            with torch.no_grad(), few_windows_at_once(*eager):
                 parts = [forward(normalise(batch.to(device))).float().cpu() for batch in stream]
             total = total + torch.cat(parts, dim=-2)
     return team.gather(total / (num_views * num_crops), dim=-2)
@@ -91,6 +93,7 @@ def score(
     return [metrics(each, clips.labels, clips.reverse_of) for each in logits]
 
 
+@kept_memory()
 def evaluate(
     model: PosMLPVideo | str | Path,
     data: str | Path | ClipSource = "moving-digits",

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from operator import index
 from typing import Any, SupportsIndex
 
-from posmlp.config import PosMLPConfig, TrainConfig, one_of
+from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.config_checks import one_of
 
 MODEL_VALUES = ("drop_path", "init")
 TRAIN_VALUES = ("lr", "min_lr", "warmup_epochs", "weight_decay", "grad_clip")

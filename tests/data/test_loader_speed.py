@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from posmlp.cli import main
-from posmlp.config import TrainConfig, resolve
+from posmlp.config import TrainConfig
 from posmlp.data.speed import measure_loading
+from posmlp.presets import resolve
 
 SMALL = {
     "depths": (1, 1), "dims": (8, 16), "num_groups": 2, "windows": (4, 2), "temporal_windows": 4,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-import speeds
 from analysis import cost
+from lessons import speeds
 
 
 def test_every_variant_with_an_accuracy_has_its_time_and_cost():
@@ -28,5 +28,5 @@ def test_stored_costs_are_what_the_package_counts(variant):
 
 def test_missing_times_name_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(speeds, "PATH", tmp_path / "lesson09.csv")
-    with pytest.raises(FileNotFoundError, match=r"python notebooks/speeds\.py"):
+    with pytest.raises(FileNotFoundError, match=r"python -m lessons\.speeds"):
         speeds.read()

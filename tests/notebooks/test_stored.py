@@ -7,7 +7,7 @@ import json
 import pytest
 
 import ablations
-import stored
+from lessons import stored
 
 GRIDS = sorted(path.parent.name for path in stored.RESULTS.glob("*/rows.csv"))
 
@@ -15,7 +15,7 @@ GRIDS = sorted(path.parent.name for path in stored.RESULTS.glob("*/rows.csv"))
 @pytest.mark.parametrize("grid", GRIDS)
 def test_stored_rows_are_finished_runs_of_the_grid_with_their_provenance(grid):
     rows = stored.rows(grid)
-    plan = json.loads((stored.RESULTS / grid / "plan.json").read_text())
+    plan = json.loads((stored.RESULTS / grid / "cells.json").read_text())["plan"]
     assert set(rows.name) <= {cell["name"] for cell in plan["cells"]}
     assert not rows.duplicated(["name", "seed"]).any()
     assert rows[["test_top1", "device", "num_threads", "commit", "torch"]].notna().all(axis=None)

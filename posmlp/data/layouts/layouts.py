@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from posmlp.config import one_of
+from posmlp.config_checks import one_of
 from posmlp.data.layouts.class_lists import (
     NUM_FOLDS,
     is_hmdb51,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from itertools import product
 from math import prod
@@ -12,6 +11,7 @@ import pytest
 
 import ablations
 from ablations import read_grid
+from ablations.store.store import Store
 
 FILES = sorted(Path(ablations.__file__).with_name("grids").glob("*.yaml"))
 QUESTIONS = (
@@ -57,6 +57,6 @@ def test_grid_can_be_run_and_its_head_tells_its_cost(path):
 def test_ids_of_stored_results_are_those_of_their_grid(name):
     """What changes them would have every stored result trained again."""
     package = Path(ablations.__file__).parent
-    plan = json.loads((package / "results" / name / "plan.json").read_text())
+    plan = Store(package / "results" / name).plan()
     cells = read_grid(package / "grids" / f"{name}.yaml").cells
     assert {cell["id"] for cell in plan["cells"]} == {cell.id for cell in cells}

@@ -11,7 +11,7 @@ from ablations import GridError, plan, read_grid
 from ablations.grid.matching import costs, matched
 from analysis.cost.costs import cost
 from posmlp import PRESETS, PosMLPConfig
-from posmlp.config import GATE_NAMES
+from posmlp.config_checks import GATE_NAMES
 
 TOY = PRESETS["toy"]
 SMALL = PosMLPConfig(depths=(1, 1), dims=(16, 32), num_groups=2, windows=4)

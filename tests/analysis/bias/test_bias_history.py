@@ -20,9 +20,10 @@ from analysis import bias_history, bias_maps, draw_bias_history, save_bias_anima
 from analysis.bias.draw_bias import growth
 from analysis.figures.pictures import RATES, raster, to_apng, to_mp4
 from posmlp.checkpoint import load
-from posmlp.config import PRESETS, TrainConfig
+from posmlp.config import TrainConfig
 from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
+from posmlp.presets import PRESETS
 from posmlp.train.fitting import fit
 from posmlp.train.population import seeded_model
 

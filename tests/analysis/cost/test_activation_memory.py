@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis import activation_memory, cost
+from analysis.cost.memory import peak_bytes
 from posmlp import PosMLPConfig, create_model
 
 FLOAT = 4
@@ -75,9 +76,10 @@ def test_memory_leaves_the_model_alone() -> None:
 
 def test_cost_tells_memory_which_grows_with_the_clip() -> None:
     small = PosMLPConfig(
-        num_classes=3, num_frames=4, image_size=32, depths=(1,), dims=(8,), num_groups=2, windows=4
+        num_classes=3, num_frames=4, image_size=16, depths=(1,), dims=(8,), num_groups=2, windows=4
     )
-    one, four = cost(small), cost(create_model(small), clip_shape=(3, 4, 64, 64))
+    sizes = ((3, 4, 32, 32), (3, 4, 64, 64))  # of several windows: a single one takes no copies
+    one, four = (cost(create_model(small), clip_shape=size) for size in sizes)
     for name in ("saved_bytes", "peak_bytes"):
         assert 3.5 * one[name] < four[name] < 4.1 * one[name], name
     assert four["macs"] > 3.9 * one["macs"]
@@ -95,3 +97,24 @@ def test_a_clip_without_numbers_is_refused(clip_shape: Any) -> None:
 def test_memory_of_what_is_no_model_is_refused() -> None:
     with pytest.raises(ValueError, match="'toy' is no model; build it with posmlp"):
         activation_memory("toy", (3, 8, 32, 32))
+
+
+def test_peak_is_of_what_a_step_makes_and_holds_at_once() -> None:
+    given = torch.zeros(1000)
+
+    def step() -> None:
+        for _ in range(3):
+            torch.empty(1000)  # dropped before the next
+        given.add_(1)
+        held = [torch.empty(1000), given[:500], given.clone()]
+        del held
+
+    assert peak_bytes(step) == 2 * 4000
+
+
+def test_peak_of_a_training_step_holds_what_is_saved_for_its_gradients() -> None:
+    model, x = Perceptron(), torch.randn(1, N, 4)
+    saved = activation_memory(model, (N, 4))["saved_bytes"]
+    peak = peak_bytes(lambda: model(x).sum().backward())
+    gradients = sum(4 * parameter.numel() for parameter in model.parameters())
+    assert saved < peak < 2 * saved + gradients + 4 * x.numel()

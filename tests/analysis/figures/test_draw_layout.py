@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle, FancyBboxPatch, PathPatch
 
 from analysis import draw_layout
-from posmlp.config import parse_layout
+from posmlp.config_checks import parse_layout
 
 LAYOUTS = ("T+S", "T>S", "S>T", "ST", "ST+S", "T", "S", "T+S>ST", "T>S>T")
 

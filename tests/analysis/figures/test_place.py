@@ -55,12 +55,6 @@ def _scorecard() -> pd.DataFrame:
     return pd.DataFrame([row | {"metric": m, "model": of, "method": "occlusion"} for m, of in each])
 
 
-def _joint_times() -> pd.DataFrame:
-    each = [(side, path, n) for side in (3, 7) for path in ("plain", "structured") for n in (4, 8)]
-    rows = pd.DataFrame(each, columns=["side", "path", "frames"])
-    return rows.assign(median_ms=rows["frames"] * 2.0, peak_mb=rows["frames"] * 3.0)
-
-
 def _step_times() -> pd.DataFrame:
     row = {"exponent": 1.0, "flops_per_byte": 4.0, "gflops_per_s": 10.0, "roofline_share": 0.5}
     row |= {"peak_gflops_per_s": 40.0, "peak_gb_per_s": 5.0, "axis": "frames"}
@@ -106,7 +100,6 @@ DRAWN: dict[str, Callable[[Draw, dict[str, Any]], Any]] = {
     # not in analysis' list
     "results.class_accuracy.draw_classes": lambda draw, to: draw(_classes(), **to),
     "explorer.draw.draw_explorer": lambda draw, to: draw(*_explorer(), **to),
-    "speed.draw_scaling.draw_joint": lambda draw, to: draw(_joint_times(), **to),
     "speed.draw_scaling.draw_scaling": lambda draw, to: draw(_step_times(), **to),
 }
 

@@ -27,9 +27,10 @@ from analysis.page import sections as page_sections
 from analysis.page.page import SECTIONS
 from analysis.results.curves import highest_in_words
 from posmlp.checkpoint import load
-from posmlp.config import PRESETS, TrainConfig
+from posmlp.config import TrainConfig
 from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
+from posmlp.presets import PRESETS
 from posmlp.train.fitting import fit
 from posmlp.train.population import seeded_model
 
@@ -209,10 +210,10 @@ def test_commands_refuse_what_cannot_be_used_before_they_compute(
     cases = {
         ("bias", folder, "--out", file): "is a file; name a folder",
         ("all", folder, "--out", folder): "is a folder; name a file",
-        ("bench", "--device", "tpu"): "device='tpu' is not here",
-        ("bench", "--device", "meta"): "device='meta' is not here",
-        ("bench", "--device", "cuda:99"): "device='cuda:99' is not here (torch sees",
-        ("bench", "--batch", "2", "0"): "'0' must be a whole number of at least 1",
+        ("peers", "--device", "tpu"): "device='tpu' is not here",
+        ("peers", "--device", "meta"): "device='meta' is not here",
+        ("peers", "--device", "cuda:99"): "device='cuda:99' is not here (torch sees",
+        ("peers", "--batch", "0"): "'0' must be a whole number of at least 1",
         ("peers", "--runs", "-1"): "'-1' must be a whole number of at least 1",
     }
     for words, message in cases.items():

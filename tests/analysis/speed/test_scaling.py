@@ -1,29 +1,23 @@
-"""Tables of time against size: what they hold, and figures drawn of them."""
+"""Tables of time: what they hold, what they compare, and a figure drawn of them."""
 
 from __future__ import annotations
 
-import os
+import sys
 
 import pandas as pd
 import pytest
 import torch
-from torch.nn import functional as F
 
-from analysis.speed.bench import bench, peak_allocated_mb, step_memory
-from analysis.speed.bench_gpu import write_bench_gpu
-from analysis.speed.bench_seeds import bench_seeds
-from analysis.speed.count_step import count_flops
-from analysis.speed.draw_scaling import draw_joint, draw_scaling
-from analysis.speed.scaling import (
-    PopulationStep,
-    time_gates,
-    time_joint,
-    time_scaling,
-    write_scaling,
-)
+import posmlp
+from analysis.cli import main
+from analysis.speed.bench import WORKS, bench
+from analysis.speed.bench_gpu import bench_seeds, write_bench_gpu
+from analysis.speed.contenders import Reference, code_of, eval_steps
+from analysis.speed.draw_scaling import draw_scaling
+from analysis.speed.scaling import time_gates, time_scaling, write_scaling
 from posmlp import GATES, PosMLPConfig, create_model
-from posmlp.config import PRESETS
-from posmlp.train.population import seeded_model
+from posmlp.presets import PRESETS
+from posmlp.train.population import Population
 
 TINY = PosMLPConfig(
     depths=(1, 1),
@@ -47,119 +41,105 @@ def test_time_gates_has_every_gate_and_shares_that_sum_to_one():
     assert by_gate.loc["attention", "gmacs"] > by_gate.loc["lrpe", "gmacs"]
 
 
-def test_joint_memory_is_linear_in_frames_only_when_structured():
-    table = time_joint((4, 16), (3,), dim=4, num_groups=2, num_runs=1)
-    peak = table.pivot(index="path", columns="frames", values="peak_mb")
-    growth = peak[16] / peak[4]
-    assert growth["structured"] < 6
-    assert growth["plain"] > 10
-    assert len(draw_joint(table)) == 2
+@pytest.fixture(scope="module")
+def law() -> pd.DataFrame:
+    axes = {"frames": {k: {"num_frames": 4 * k} for k in (1, 2)}}
+    axes["seeds"] = {k: {"num_seeds": k} for k in (1, 3)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("analysis.speed.scaling.LARGE", 2**16)
+        patch.setattr("analysis.speed.scaling.AXES", axes)
+        return time_scaling(TINY, batch_size=1, num_runs=1)
 
 
-def test_scaling_draws_exponents_and_what_binds(monkeypatch):
-    monkeypatch.setattr("analysis.speed.roofline.LARGE", 2**16)
-    axes = {"frames": [{"num_frames": frames} for frames in (4, 8)]}
-    monkeypatch.setattr("analysis.speed.scaling.AXES", axes)
-    table = time_scaling(TINY, batch_size=1, num_runs=1)
-    assert table["size"].tolist() == [1, 2]
-    assert table["gflops"].iloc[1] == pytest.approx(2 * table["gflops"].iloc[0], rel=0.1)
-    assert (table["gb"] > 0).all()
-    table = table.assign(exponent=1.0, bound=["memory", "compute"])
-    time, roof, share = draw_scaling(table)
+def test_law_counts_what_a_step_of_each_size_computes(law):
+    assert law["size"].tolist() == [1, 2, 1, 3]
+    frames, seeds = (part["gflops"].tolist() for _, part in law.groupby("axis"))
+    assert 2 * frames[0] < frames[1] < 2.5 * frames[0]  # mixing over time grows by the square
+    assert seeds[1] == pytest.approx(3 * seeds[0])
+    assert (law["gb"] > 0).all()
+
+
+def test_law_draws_exponents_and_what_binds(law):
+    rows = law[:2].assign(exponent=1.0, bound=["memory", "compute"])
+    time, *under_the_roof = draw_scaling(rows)
     assert time.get_lines()[0].get_label() == "frames: exponent 1.00"
-    for ax in (roof, share):
+    for ax in under_the_roof:
         fills = {line.get_fillstyle(): len(line.get_xdata()) for line in ax.get_lines()[-2:]}
         assert fills == {"full": 1, "none": 1}
     assert "1 of 2 steps are bound by memory" in time.figure.get_suptitle()
 
 
-def test_scaling_counts_what_all_seeds_of_a_population_compute(monkeypatch):
-    monkeypatch.setattr("analysis.speed.roofline.LARGE", 2**16)
-    axes = {"seeds": [{"num_seeds": seeds} for seeds in (1, 3)]}
-    monkeypatch.setattr("analysis.speed.scaling.AXES", axes)
-    table = time_scaling(TINY, batch_size=1, num_runs=1)
-    assert table["size"].tolist() == [1, 3]
-    assert table["gflops"].iloc[1] == pytest.approx(3 * table["gflops"].iloc[0])
-
-
-def test_population_step_computes_the_loss_of_every_seed():
-    clips = torch.randn(2, TINY.in_channels, TINY.num_frames, *TINY.size)
-    ones = torch.ones(seeded_model(TINY, 0).num_residual_steps, len(clips))
-    labels = torch.zeros(len(clips), dtype=torch.int64)
-    alone = [
-        F.cross_entropy(seeded_model(TINY, seed).train()(clips, ones), labels) for seed in (0, 1)
-    ]
-    together = PopulationStep(TINY, 2)(clips)
-    assert together.item() == pytest.approx(sum(alone).item(), rel=1e-5)
-    assert together.requires_grad
-
-
 def test_unknown_measurements_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="one of gates, joint, law"):
+    with pytest.raises(ValueError, match="Use one of: gates, law"):
         write_scaling("speed", tmp_path)
     with pytest.raises(ValueError, match="unknown part"):
         write_bench_gpu("sped", tmp_path, device="cpu")
+    with pytest.raises(ValueError, match=r"unknown work 's32-train'\. Did you mean 's16-train'"):
+        bench(["s32-train"])
 
 
-def test_bench_gpu_writes_where_it_was_measured(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("part", "num_rows"), [("model", 8), ("gates", 2 * len(GATES))])
+def test_bench_gpu_writes_where_it_was_measured(part, num_rows, tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "tiny", TINY)
-    table = write_bench_gpu("gates", tmp_path, preset="tiny", device="cpu", num_runs=1)
-    assert {"device", "torch", "cuda", "commit"} <= set(table)
+    table = write_bench_gpu(part, tmp_path, preset="tiny", device="cpu", num_runs=1)
+    assert {"preset", "device", "torch", "cuda", "commit"} <= set(table)
     (path,) = tmp_path.iterdir()
-    assert path.name.endswith("-gates.csv")
-    assert len(pd.read_csv(path)) == 2 * len(GATES)
+    assert path.name.endswith(f"-{part}.csv")
+    assert len(pd.read_csv(path)) == num_rows
 
 
-def test_bench_seeds_compares_a_population_with_processes_of_a_seed():
-    table = bench_seeds(TINY, "cpu", 1, num_seeds=(2,), batch_size=2).set_index("way")
-    assert table.index[0] == "one process a seed, one after the other"
-    assert table.index[-2:].tolist() == [
-        "population, vectorised",
-        "population, seeds by themselves",
-    ]
+def test_bench_seeds_compares_a_population_with_a_seed_alone():
+    table = bench_seeds(TINY, "cpu", 1)
+    assert table["num_seeds"].unique().tolist() == [1, 2, 4, 8]
     assert (table["seed_steps_per_s"] > 0).all()
-    assert table["ratio"].iloc[0] == 1
-    (at_once,) = [way for way in table.index if "at once" in way]
-    assert table.loc[at_once, "processes"] == min(2, os.cpu_count() or 1)
+    assert (table.loc[table["way"] == "one after the other", "ratio"] == 1).all()
 
 
-def test_peak_memory_grows_with_the_batch():
-    few, many = (step_memory("plain", PRESETS["toy"], "training", n, 1) for n in (1, 32))
-    assert many[0] > 2 * few[0]
-    assert many[1] > 2 * few[1]
+CONTENDERS = {"as run", "plain", "reference", "against"}
 
 
-def test_peak_allocated_counts_what_is_alive_at_once():
-    def step() -> None:
-        for _ in range(3):
-            torch.empty(1000, 250)  # 1 MB, dropped before the next
-        held = [torch.empty(1000, 250) for _ in range(2)]
-        del held
-
-    assert peak_allocated_mb(step) == pytest.approx(2.0, abs=0.01)
-
-
-@pytest.fixture(scope="module")
-def bench_table() -> pd.DataFrame:
-    return bench(TINY, batch_sizes=(1,), num_threads=1, num_runs=1, memory=False)
-
-
-def test_bench_has_a_row_for_each_model_and_phase(bench_table):
-    rows = list(zip(bench_table["phase"], bench_table["model"], strict=True))
-    assert rows == [
-        ("forward", "plain"),
-        ("forward", "posmlp"),
-        ("training", "plain"),
-        ("training", "posmlp"),
-        ("training", "checkpointed"),
-    ]
+def test_bench_measures_every_work_of_every_contender(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "toy", TINY)
+    monkeypatch.setitem(PRESETS, "s16", TINY)
+    monkeypatch.setattr("analysis.speed.bench.SECONDS", 0.0)
+    path = tmp_path / "bench.csv"
+    words = ["--against", "HEAD", "--runs", "2", "--threads", "1", "--out", str(path)]
+    assert main(["bench", *words]) == 0
+    assert "as run, checkpointed" in capsys.readouterr().out
+    table = pd.read_csv(path)
+    assert table["work"].unique().tolist() == list(WORKS)
+    for _, rows in table[table["work"] != "memory"].groupby("work"):
+        assert set(rows["contender"]) == CONTENDERS
+        assert rows.set_index("contender").loc["plain", "vs_plain"] == 1
+        assert (rows["num_runs"] == 2).all()
+        assert (rows[["median_ms", "vs_plain", "vs_reference", "vs_against"]] > 0).all(axis=None)
+    memory = table[table["work"] == "memory"].set_index("contender")["peak_mb"]
+    assert set(memory.index) == CONTENDERS | {
+        f"{name}, checkpointed" for name in CONTENDERS - {"reference"}
+    }
+    assert (memory > 0).all()
 
 
-def test_bench_ceiling_is_the_plain_time_over_that_of_the_products(bench_table):
-    assert (bench_table["ceiling"] > 0).all()
-    for phase, rows in bench_table.groupby("phase"):
-        flops = count_flops(create_model(TINY), (3, 4, 16, 16), 1, phase)
-        assert (rows["gflops"] == flops / 1e9).all()
-        products_ms = 1e3 * rows["gflops"] / rows["peak_gflops_per_s"]
-        plain_ms = rows["median_ms"].iloc[0]
-        assert (rows["ceiling"] * products_ms).tolist() == pytest.approx([plain_ms] * len(rows))
+def test_contenders_compute_the_same_as_each_other():
+    with code_of("HEAD") as other:
+        steps, installed = eval_steps(TINY, 2, other)
+        logits = {name: step() for name, step in steps.items()}
+    with installed():
+        torch.testing.assert_close(steps["as run"](), logits["plain"])
+    assert set(logits) == CONTENDERS
+    for name, found in logits.items():
+        torch.testing.assert_close(found, logits["plain"], msg=name)
+
+
+def test_code_of_a_commit_is_its_own_and_leaves_ours_imported():
+    with code_of("HEAD") as other:
+        assert posmlp is sys.modules["posmlp"]
+        assert other.Population is not Population
+        assert sys.modules["posmlp.train.population"].Population is Population
+    with pytest.raises(ValueError, match=r"against='no-such': .*; give a commit of this checkout"):
+        code_of("no-such").__enter__()
+
+
+def test_reference_refuses_what_it_does_not_cover():
+    with pytest.raises(ValueError, match="gate='dense': the reference covers layout 'T"):
+        Reference(create_model(TINY, gate="dense"))

@@ -55,15 +55,6 @@ def test_measure_speed_ranks_known_times_in_turns(clock):
     assert log == [2.0, 0.5] * 6, "not one run of each a round"
 
 
-def test_measure_speed_waits_for_no_model_beside(clock):
-    log: list[float] = []
-    models = {"quick": Timed(0.25, log, clock), "beside": Timed(4.0, log, clock)}
-    table = measure_speed(models, **QUICK, beside=["beside"]).set_index("model")
-    assert table.loc["quick", "num_runs"] == 5
-    assert table.loc["beside", "num_runs"] < 5
-    assert log[:4] == [0.25, 4.0] * 2
-
-
 def test_measure_speed_has_a_row_for_each_setting():
     table = measure_speed(
         {"tiny": create_model("toy", depths=(1, 1), dims=(8, 8), num_groups=1, windows=1,
@@ -109,7 +100,6 @@ def test_measure_speed_hands_models_back():
         ({"num_threads": 0}, "num_threads=0 must be a whole number of at least 1"),
         ({"min_seconds": float("nan")}, "min_seconds=nan must be at least 0"),
         ({"max_seconds": 0}, "max_seconds=0 must be more than 0"),
-        ({"beside": ["a"]}, r"beside=\['a'\] leaves no model of \['a'\] to wait for"),
         ({"device": "tpu"}, "device='tpu' is not here"),
     ],
 )

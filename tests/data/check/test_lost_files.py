@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from posmlp.cli import main
-from posmlp.config import PosMLPConfig, TrainConfig, resolve
+from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.files.video import VideoError
+from posmlp.presets import resolve
 from posmlp.train.fitting import fit
 from posmlp.train.run_folder import read_metrics
 

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from posmlp.config import TrainConfig, resolve
+from posmlp.config import TrainConfig
 from posmlp.data.check import survey
 from posmlp.data.datasets import VideoClips
 from posmlp.data.files import frame_cache, frame_file
 from posmlp.data.user_cache import cache_folder
+from posmlp.presets import resolve
 from posmlp.train.fitting import fit
 from tests.ablations.ablation_tasks import wait_until
 
