@@ -125,7 +125,7 @@ def relation_params(
     product of min(conv_size, 2w - 1); `mean` and `none` 0.
 
     `window`: (T,), (H, W) or (T, H, W) tokens; `dim`: C. Returns a count. Raises ValueError for an
-    unknown gate. Source: the shapes in `posmlp.positions` and `posmlp.gating`; a test holds this
+    unknown gate. Source: the shapes in `posmlp.positions` and `posmlp.gates`; a test holds this
     against the models' parameters.
     """
     one_of(gate, GATE_NAMES, "gate")
@@ -150,8 +150,8 @@ def relation_macs(gate: str, window: tuple[int, ...], dim: int, *, conv_size: in
     N tokens, C = `dim` channels. `attention` pays 2 N C^2 for queries and keys, N^2 C for their
     products and N^2 C for the weighted sum; `conv` N C k with k taps; `mean` and `none` have no
     products. Groups do not appear: they cost parameters, never multiply-adds. Returns a count.
-    Raises ValueError for an unknown gate. Source: as `relation_params`; a test holds it against the
-    trace.
+    Raises ValueError for an unknown gate. Source: as `relation_params`; a test holds it against
+    `cost`.
     """
     one_of(gate, GATE_NAMES, "gate")
     num_tokens = math.prod(window)
