@@ -105,6 +105,15 @@ class PosMLPConfig:
         """(height, width) of a frame in pixels."""
         return (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
 
+    @property
+    def side(self) -> int:
+        """Side of a square frame in pixels. Raises ValueError if frames are not square."""
+        if not isinstance(self.image_size, int):
+            raise ValueError(
+                f"image_size={self.image_size} is not square, but clips are; use one side length"
+            )
+        return self.image_size
+
     def stage_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
         """(rows, columns) of tokens in each stage for frames of `height` x `width` pixels."""
         rows, columns = (math.ceil(math.ceil(side / 2) / 2) for side in (height, width))

@@ -14,7 +14,7 @@ from lessons import stored
 from posmlp import PosMLPConfig
 from posmlp.checkpoint import write_atomically
 from posmlp.presets import resolve
-from posmlp.train.run_folder import environment
+from posmlp.train.environment import environment
 
 PATH = stored.RESULTS / "speed" / "lesson09.csv"
 COMMAND = "cd notebooks && python -m lessons.speeds"

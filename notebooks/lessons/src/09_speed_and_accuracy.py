@@ -123,7 +123,7 @@ found[columns].round(2)
 
 # %%
 costs = speeds.read()
-print(speeds.COMMAND)
+print(f"{speeds.COMMAND}\nat commit {costs.commit[0]}")
 print(f"torch {costs.torch[0]}, {costs.cpu[0]}, {costs.num_threads[0]} thread, batch 1 and 16,")
 print(f"at least {costs.num_runs.min()} runs each, load {costs.load.min():.1f}")
 print(f"{len(costs)} variants, of which unstable: {costs.unstable.sum()}")
@@ -246,8 +246,9 @@ plt.show()
 
 # %% [markdown]
 # **Reading.** For `conv`: a depth-wise convolution counts a little less than the table's matrix
-# product and takes far longer, as products are what processors are built for. For `ST` and `S` the
-# count misleads the other way: they save more time than multiply-adds.
+# product and takes far longer, as products are what processors are built for. For `ST` and `ST+S`
+# the count misleads the other way: a joint branch counts dear and is computed in few large
+# products.
 #
 # ## What to remember
 #
