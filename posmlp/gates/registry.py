@@ -43,7 +43,7 @@ GATES: dict[str, Callable[..., GatingUnit]] = {
 def make_gate(
     config: PosMLPConfig, dim: int, window: tuple[int, ...], num_groups: int
 ) -> nn.Module:
-    """The gating unit that `config` names, initialised; a notebook's own initialises itself."""
+    """The gating unit that `config` names, initialised; a caller's own does so itself."""
     if callable(config.gate):
         return config.gate(dim, window, num_groups)
     options: dict[str, Any] = {"form": config.gate_form, "token_bias": config.token_bias}

@@ -5,12 +5,13 @@ The order of draws is part of what a seed means: a model's hash is tested for ev
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from posmlp.config import PosMLPConfig
 from posmlp.config_checks import INITS, one_of
-from posmlp.gating import GatingUnit
 
 
 def init_linear(linear: nn.Linear) -> nn.Linear:
@@ -28,7 +29,7 @@ def init_conv(conv: nn.Conv2d, config: PosMLPConfig) -> nn.Conv2d:
     return conv
 
 
-def initialise(unit: GatingUnit, init: str) -> None:
+def initialise(unit: Any, init: str) -> None:
     """Set a gating unit's parameters in place by one of `posmlp.config_checks.INITS`.
 
     - `released`: tables, dense matrices, kernels and token biases 0. mix(u) is 0, so with a
