@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
+from pathlib import Path, PosixPath, WindowsPath
+from typing import Any
 from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from posmlp.config import PosMLPConfig
 from posmlp.config_checks import parse_layout
@@ -21,7 +23,12 @@ from posmlp.model import PosMLP, PosMLPVideo, create_model
 from posmlp.released.configs import StateDict, infer_config
 from posmlp.released.names import DERIVED, as_ours, released_name, released_shape
 
-_CONTAINERS = ("model_state", "state_dict", "model")
+_CONTAINERS = ("model_state", "state_dict", "model", "state_dict_ema", "model_ema", "ema")
+"""Keys under which savers put the tensors; of two, the first counts."""
+_SETTINGS = (argparse.Namespace, PosixPath, WindowsPath)
+"""Objects that savers put beside the tensors, and that run no code when they are loaded."""
+_WRAPPED = re.compile(r"(^|\.)(module|_orig_mod)(?=\.)")
+"""What DataParallel and torch.compile put into key names."""
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -38,16 +45,67 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 
 def save(model: PosMLPVideo, path: str | Path, **metadata: str) -> None:
-    """Write a model's state and its config to one safetensors file."""
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    """Write a model's state and its config to one safetensors file.
+
+    A compiled or data-parallel model is saved as the one that it wraps, and a tensor that two parts
+    share is written twice. Raises ValueError for a model that `load` could not read.
+    """
     if "config" in metadata:
         raise ValueError("the metadata key 'config' is the model's own; choose another name")
-    header = {"config": json.dumps(model.config.to_dict()), **metadata}
+    inner: Any = model
+    while not isinstance(inner, PosMLPVideo) and isinstance(inner, nn.Module):
+        inner = getattr(inner, "_orig_mod", getattr(inner, "module", None))
+    if inner is None:
+        raise ValueError(
+            f"{path} was not written: {type(model).__name__} is no model of this package; save its "
+            "state_dict with torch.save"
+        )
+    config = inner.config
+    header = {"config": json.dumps(config.to_dict()), **metadata}
+    state = {_unwrapped(name): tensor for name, tensor in inner.state_dict().items()}
+    _check_saved(state, config, path)
+    owners: dict[int, str] = {}
+    for name, tensor in state.items():
+        shared = owners.setdefault(tensor.untyped_storage().data_ptr(), name) != name
+        state[name] = tensor.detach().clone() if shared else tensor.contiguous()
     write_atomically(path, to_bytes(state, header))
 
 
+def _unwrapped(name: str) -> str:
+    return _WRAPPED.sub("", name).removeprefix(".")
+
+
+def _check_saved(state: StateDict, config: PosMLPConfig, path: str | Path) -> None:
+    """Raise ValueError unless a model of `config` has the same keys and shapes."""
+    with torch.device("meta"):
+        expected = {k: tuple(v.shape) for k, v in create_model(config).state_dict().items()}
+    found = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in state.items()}
+    differ = [name for name in (*found, *expected) if found.get(name) != expected.get(name)]
+    if differ:
+        name = differ[0]
+        has, wants = (f"shape {list(d[name])}" if name in d else "none" for d in (found, expected))
+        raise ValueError(
+            f"{path} was not written, as load could not read it: the model's {name!r} has {has}, "
+            f"that of its config {wants}; {_end_of(name)}"
+        )
+    empty = [name for name, tensor in state.items() if tensor.is_meta]
+    if empty:
+        raise ValueError(
+            f"{path} was not written: {empty[0]!r} is on meta and has no numbers; load them first"
+        )
+
+
+def _end_of(name: str) -> str:
+    """What makes a model with such a key one that can be saved."""
+    if name.endswith(("_orig", "_mask")):
+        return "end the pruning first with torch.nn.utils.prune.remove"
+    if ".parametrizations." in name:
+        return "end it first with torch.nn.utils.parametrize.remove_parametrizations"
+    return "create the model with the config that it has now, or save its state_dict by torch.save"
+
+
 def load(path: str | Path) -> PosMLPVideo:
-    """A model from a file that `save` wrote, in eval mode.
+    """A model from a file that `save` wrote, in eval mode; halves are widened to float32.
 
     Raises ValueError if the file is missing, is no safetensors file, or holds another model.
     """
@@ -70,8 +128,12 @@ def load(path: str | Path) -> PosMLPVideo:
 
 
 def _precision(state: StateDict) -> torch.dtype:
-    """The floating-point type of a state's parameters."""
-    return next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+    """The type that holds all of a state's numbers, float32 or float64.
+
+    Halves are widened, which loses nothing: clips are float32.
+    """
+    types = {tensor.dtype for tensor in state.values()}
+    return torch.float64 if torch.float64 in types else torch.float32
 
 
 def _read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -116,6 +178,7 @@ def load_released(
     """A model in eval mode from a checkpoint of either released repository.
 
     `source`: a dict of tensors, a safetensors file, or a .pth file (read with weights_only).
+    Halves are widened to float32.
     Without a config, depths, widths, windows, groups and the rest come from the shapes; what shapes
     do not tell takes the released defaults (GQPE symmetric, with softmax; no stochastic depth).
     Keys that the released code stores but does not use are left out: index buffers, and
@@ -125,7 +188,7 @@ def load_released(
     """
     state = source if isinstance(source, Mapping) else _read_released(Path(source))
     where = "state dict" if isinstance(source, Mapping) else str(source)
-    state = {k.removeprefix("module."): v for k, v in state.items() if not DERIVED.search(k)}
+    state = {_unwrapped(k): v for k, v in state.items() if not DERIVED.search(k)}
     config = config or infer_config(state)
     if config.gate == "gqpe":
         state = {k: v for k, v in state.items() if not k.endswith("token_proj_n_weight")}
@@ -147,9 +210,18 @@ def _read_released(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"no checkpoint at {path}; give a .safetensors or .pth file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([*_SETTINGS]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint of tensors: {error}") from error
+        if match := re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error)):
+            raise ValueError(
+                f"{path} holds a Python object, {match[1]}, which is not loaded as it may run any "
+                "code; save its dict of tensors alone with torch.save"
+            ) from error
+        first = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint of tensors ({first}); put a sound one back"
+        ) from error
     for container in _CONTAINERS:
         content = content.get(container, content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):

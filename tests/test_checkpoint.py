@@ -6,6 +6,8 @@ import dataclasses
 import json
 import pickle
 import re
+from argparse import Namespace
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from posmlp import (
     PosMLP,
@@ -72,6 +75,83 @@ def test_saved_dtype_is_kept(tmp_path: Path) -> None:
     assert next(again.parameters()).dtype == F64
     clips = randn(2, 3, 4, 16, 16)
     assert torch.equal(again(clips), model(clips))
+
+
+def with_shared_tables() -> PosMLPVideo:
+    model = create_model("toy", num_classes=5)
+    first, second = (block.steps[0]["T"].gate.positions for block in model.stages[2].blocks)
+    second.table = first.table
+    return model
+
+
+def with_a_shared_linear() -> PosMLPVideo:
+    model = create_model("toy", num_classes=5)
+    first, second = (block.steps[0]["S"] for block in model.stages[2].blocks)
+    second.fc1 = first.fc1
+    return model
+
+
+def compiled_in_part() -> PosMLPVideo:
+    model = create_model("toy", num_classes=5)
+    model.stages[1] = torch.compile(model.stages[1], backend="eager")
+    return model
+
+
+WRAPPED = {
+    "tied tables": with_shared_tables,
+    "a shared linear layer": with_a_shared_linear,
+    "compiled": lambda: torch.compile(create_model("toy"), backend="eager"),
+    "compiled in part": compiled_in_part,
+    "data-parallel": lambda: torch.nn.DataParallel(create_model("toy")),
+    "both": lambda: torch.compile(torch.nn.DataParallel(create_model("toy")), backend="eager"),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_a_model_that_shares_or_wraps_comes_back(name: str, tmp_path: Path) -> None:
+    model = WRAPPED[name]().eval()
+    save(model, tmp_path / "model.safetensors")
+    clips = randn(2, 3, 8, 32, 32, dtype=torch.float32)
+    assert torch.allclose(load(tmp_path / "model.safetensors")(clips), model(clips), atol=1e-6)
+
+
+def _prune(model: PosMLPVideo) -> object:
+    return prune.l1_unstructured(model.head, "weight", amount=0.5)
+
+
+CHANGED: dict[str, tuple[Callable[[PosMLPVideo], object], str]] = {
+    "another head": (
+        lambda model: setattr(model, "head", nn.Linear(128, 10)),
+        r"the model's 'head\.weight' has shape \[10, 128\], that of its config shape \[5, 128\]; "
+        "create the model with the config that it has now",
+    ),
+    "no head": (
+        lambda model: setattr(model, "head", nn.Identity()),
+        r"'head\.weight' has none, that of its config shape",
+    ),
+    "pruned": (_prune, r"'head\.weight_orig' has .*prune\.remove"),
+    "parametrised": (
+        lambda model: nn.utils.parametrizations.weight_norm(model.head),
+        r"parametrizations\.weight\.original0' has .*remove_parametrizations",
+    ),
+    "a part more": (
+        lambda model: model.add_module("projection", nn.Linear(2, 2)),
+        r"'projection\.weight' has shape \[2, 2\], that of its config none",
+    ),
+    "without numbers": (lambda model: model.to("meta"), "is on meta and has no numbers"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_what_load_could_not_read_is_refused_at_saving(name: str, tmp_path: Path) -> None:
+    change, message = CHANGED[name]
+    model = create_model("toy", num_classes=5)
+    change(model)
+    with pytest.raises(ValueError, match=r"model\.safetensors was not written.*" + message):
+        save(model, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="Linear is no model of this package"):
+        save(nn.Linear(2, 2), tmp_path / "model.safetensors")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
 
 
 def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
@@ -167,12 +247,22 @@ def released_file(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
         "slowfast": {"epoch": 3, "model_state": state, "cfg": "NUM_GPUS: 8"},
         "timm": {"state_dict": state, "arch": "posmlp"},
         "parallel": {"model": {f"module.{k}": v for k, v in state.items()}},
+        "settings": {"state_dict": state, "args": Namespace(lr=0.1, out=Path("runs")), "epoch": 3},
+        "average": {"model_ema": {f"module.{k}": v for k, v in state.items()}},
+        "timm average": {"state_dict_ema": state, "args": Namespace(opt="adamw")},
+        "compiled": {f"_orig_mod.module.{k}": v for k, v in state.items()},
     }[kind]
     torch.save(content, path)
     return path
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "pth", "slowfast", "timm", "parallel"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("safetensors", "pth", "slowfast", "timm", "parallel"),
+        *("settings", "average", "timm average", "compiled"),
+    ],
+)
 def test_released_file_of_every_container_loads_as_its_state(kind: str, tmp_path: Path) -> None:
     state = released_state()
     path = released_file(kind, tmp_path, state)
@@ -234,6 +324,22 @@ def test_released_dtype_is_kept_exactly() -> None:
     model = load_released(state)
     assert model.norm.weight.dtype == F64
     assert torch.equal(model.norm.weight, state["norm.weight"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("whole", [True, False])
+def test_halves_of_a_checkpoint_are_widened(
+    dtype: torch.dtype, whole: bool, tmp_path: Path
+) -> None:
+    state = released_state()
+    halves = {k: v.to(dtype) if whole or k.startswith("patch") else v for k, v in state.items()}
+    torch.save(halves, tmp_path / "model.pth")
+    model = load_released(tmp_path / "model.pth")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert torch.equal(model.norm.weight, halves["norm.weight"].float())
+    assert model(randn(1, 3, 4, 32, 32, dtype=torch.float32)).isfinite().all()
+    save(model.to(dtype), tmp_path / "ours.safetensors")
+    assert load(tmp_path / "ours.safetensors").norm.weight.dtype == torch.float32
 
 
 def test_load_released_does_not_share_memory_with_its_source() -> None:
@@ -298,7 +404,7 @@ class Payload:
 def test_pickle_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
     witness, path = tmp_path / "witness", tmp_path / "model.pth"
     torch.save({"model_state": released_state(), "cfg": Payload(witness)}, path)
-    with pytest.raises(ValueError, match=r"model\.pth"):
+    with pytest.raises(ValueError, match=r"model\.pth holds a Python object, .*may run any code"):
         load_released(path)
     path.write_bytes(pickle.dumps(Payload(witness)))
     with pytest.raises(ValueError, match=r"model\.pth"):

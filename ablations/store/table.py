@@ -16,25 +16,29 @@ def load(out: str | Path, *, repeats: bool = False) -> pd.DataFrame:
     """The tidy table of an ablation: a row for each cell and seed that is finished, or failed.
 
     repeats: also the rows of what was trained a second time under its seed, for the noise floor.
-    Columns: the axes; id, name, baseline, seed, repeat, status, failure, reason; the last epoch's
-    metrics (test_top1, ...); params; seconds, train_seconds; peak_memory_mb; together (trainings
-    of one population, whose time is shared out), micro_batches, memory_steps (what was done when
-    memory ran out), reused_from; init_from, init_sha256 (where a model file was the start); device,
-    num_threads, host, commit, dirty, versions. Damaged result files are named in a warning and have
-    no row.
+    Columns: the axes, a null as the word "null"; id, name, baseline, seed, repeat, status, failure,
+    reason; the last epoch's metrics (test_top1, ...), also of what failed; params; seconds,
+    train_seconds; peak_memory_mb; together (trainings of one population, whose time is shared out),
+    micro_batches, memory_steps (what was done when memory ran out), reused_from; init_from,
+    init_sha256 (where a model file was the start); device, num_threads, host, commit, dirty,
+    versions. Damaged result files are named in a warning and have no row.
     """
     store = Store(out)
     plan = store.plan()
-    rows = []
+    told = []
     for cell, seed, result in (*store.results(plan), *(store.repeats(plan) if repeats else ())):
         if isinstance(result, dict):
-            rows.append(_row(cell, seed, result, plan))
+            told.append((cell, seed, result))
         elif result != "to do":
             warnings.warn(f"{cell['name']} seed {seed} is {result}; it is not done", stacklevel=2)
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(_row(*each, plan) for each in told)
     for axis in set(plan["axes"]) & set(table.columns):
-        if table[axis].map(lambda value: isinstance(value, list)).any():
-            table[axis] = table[axis].map(shown_value)
+        values = [cell["axes"].get(axis, float("nan")) for cell, *_ in told]
+        if any(isinstance(value, list) for value in values):
+            values = [value if value is None else shown_value(value) for value in values]
+            table[axis] = values
+        if None in values:  # which pandas would take for a missing value
+            table[axis] = pd.Series(["null" if v is None else v for v in values], dtype=object)
     return table
 
 

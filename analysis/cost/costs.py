@@ -1,7 +1,7 @@
 """What a model costs: parameters, multiply-adds and activation memory of one clip.
 
-Counted exactly: convolutions, linear layers and the mixing of tokens. Not counted: norms, GELU,
-sums, u * v. One multiply-add is what other tools call two FLOPs.
+Counted exactly: convolutions, linear and recurrent layers, and the mixing of tokens. Not counted:
+norms, GELU, sums, u * v. One multiply-add is what other tools call two FLOPs.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def cost(
     Raises
     ------
     ValueError
-        If a notebook's own gate, or another maker's model, uses a product that cannot be counted,
-        or that maker's model comes without clip_shape; for a clip_shape that does not fit, and for
-        what is no model, configuration or preset.
+        If a notebook's own gate, or another maker's model, uses an operation that may have products
+        and cannot be counted, or that model comes without clip_shape; for a clip_shape that does
+        not fit, and for what is no model, configuration or preset.
 
     Source: the trace is fvcore's, the count of each operation `analysis.cost.count`'s; a test holds
     twice the sum against torch's own counter, exactly.

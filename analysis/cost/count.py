@@ -1,7 +1,8 @@
 """Counting the multiply-adds of one forward pass from fvcore's trace, with exact handlers.
 
-Only products count: convolutions, linear layers, matmul and its kin, einsum, attention. A product
-that the clip does not enter into (a relation made from parameters alone) counts as 0.
+Only products count: convolutions, linear and recurrent layers, matmul and its kin, einsum,
+attention. What the clip does not enter into (a relation made from parameters alone) counts as 0.
+An operation that is neither counted here nor known to have no products is an error.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -18,21 +21,31 @@ from torch import nn
 from analysis.borrow import borrowed
 
 Handler = Callable[[list[Any], list[Any]], int]
-# Products that a notebook's own gate might use and that no handler here counts; a `prim::` one is
-# a custom autograd function or a scripted call.
-_UNKNOWN_PRODUCTS = ("aten::tensordot", "aten::bilinear", "aten::addbmm", "aten::cdist", "prim::")
+_MATRIX_PRODUCTS = ("matmul", "linalg_matmul", "mm", "bmm", "mv", "dot", "vdot", "inner")
+# What has no products, beside torch's pointwise operations, its reductions and its views. With a
+# star: whatever begins so.
+_NO_PRODUCTS = """
+    ScalarImplicit _pa* adaptive_* alpha_dropout arange argsort avg_pool* batch_norm bernoulli
+    broadcast_tensors cat channel_shuffle clone col2im concat constant_pad_nd copy cum* diag*
+    diff dim dropout embedding empty* eye feature_dropout fill* flip full* gather glu group_norm
+    hstack im2col index* instance_norm item layer_norm linspace log_sigmoid log_softmax
+    logcumsumexp masked_* max max_pool* median meshgrid min new_* nonzero normal numel one_hot
+    ones* pad pixel_* prelu rand* reflection_pad* repeat* replication_pad* rms_norm roll rot90
+    scalar_tensor scatter* size slice softmax sort split* stack stride sub take_along_dim tensor
+    tile topk tril triu type_as uniform unsafe_chunk unsafe_split upsample_* vstack zero*
+"""
 
 
 def count_macs(model: nn.Module, clip_shape: tuple[int, ...]) -> Counter[str]:
     """Multiply-adds of one clip by module name, each with those of its submodules.
 
     The model is traced in eval mode on one clip of zeros, (C, T, H, W), and left as it was.
-    Raises ValueError for a product that no handler here counts.
+    Raises ValueError for an operation that may have products and that no handler here counts.
     """
     with warnings.catch_warnings():  # fvcore's import warns seven times about torch.jit
         warnings.simplefilter("ignore")
         from fvcore.nn import FlopCountAnalysis
-    with borrowed(model), torch.no_grad():
+    with borrowed(model), torch.no_grad(), _attention_in_parts():
         clip = next(model.parameters(), torch.empty(0)).new_zeros(1, *clip_shape)
         analysis = FlopCountAnalysis(model, clip)
         analysis.unsupported_ops_warnings(False)
@@ -41,13 +54,61 @@ def count_macs(model: nn.Module, clip_shape: tuple[int, ...]) -> Counter[str]:
         analysis.clear_op_handles()  # fvcore's own count norms by estimate, and round einsum
         analysis.set_op_handle(**_handlers())
         by_module = analysis.by_module()
-        unknown = [op for op in analysis.unsupported_ops() if op.startswith(_UNKNOWN_PRODUCTS)]
-        if unknown:
-            raise ValueError(
-                f"cost cannot count {', '.join(sorted(unknown))}; write the gate's products with "
-                "matmul, einsum, a convolution, nn.Linear or scaled_dot_product_attention"
-            )
+        if unknown := [op for op in analysis.unsupported_ops() if not _has_no_product(op)]:
+            by_module = _count_or_refuse(analysis, unknown)
         return by_module
+
+
+def _count_or_refuse(analysis: Any, unknown: list[str]) -> Counter[str]:
+    """The counts by module, if the clip enters into none of these operations."""
+    found: set[str] = set()
+    depends = _dependence_on_clip()
+
+    def noting(operation: str) -> Handler:
+        def note(inputs: list[Any], outputs: list[Any]) -> int:
+            if any(depends(value) for value in inputs):
+                found.add(operation)
+            return 0
+
+        return note
+
+    analysis.set_op_handle(**_handlers(), **{operation: noting(operation) for operation in unknown})
+    by_module: Counter[str] = analysis.by_module()
+    if found:
+        raise ValueError(
+            f"cost cannot count {', '.join(sorted(found))}; write its products with matmul, "
+            "einsum, a convolution, nn.Linear or scaled_dot_product_attention"
+        )
+    return by_module
+
+
+@contextmanager
+def _attention_in_parts() -> Iterator[None]:
+    """Attention modules compute by the operations that they name, not in one fused kernel."""
+    was = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was)
+
+
+def _has_no_product(operation: str) -> bool:
+    """Whether an operation of the trace is known to multiply at most element by element."""
+    kind, _, name = operation.rstrip("_").partition("::")
+    if kind != "aten" or any(fnmatchcase(name, known) for known in _NO_PRODUCTS.split()):
+        return kind == "aten"
+    packet = getattr(torch.ops.aten, name, None)
+    overloads = [getattr(packet, each) for each in packet.overloads()] if packet else []
+    return any(
+        {torch.Tag.pointwise, torch.Tag.reduction} & set(each.tags) or _is_view(each)
+        for each in overloads
+    )
+
+
+def _is_view(overload: Any) -> bool:
+    aliases = [result.alias_info for result in overload._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases)
 
 
 def _handlers() -> dict[str, Handler]:
@@ -55,12 +116,14 @@ def _handlers() -> dict[str, Handler]:
     from fvcore.nn.jit_handles import conv_flop_jit, linear_flop_jit
 
     counts: dict[str, Handler] = {
+        "aten::_convolution_mode": _convolution_macs,  # padding="same" or "valid"
         "aten::_convolution": lambda inputs, outputs: conv_flop_jit(inputs, outputs)["conv"],
         "aten::linear": linear_flop_jit,
         "aten::einsum": _einsum_macs,
         "aten::scaled_dot_product_attention": _attention_macs,
     }
-    counts |= dict.fromkeys([f"aten::{op}" for op in ("matmul", "mm", "bmm", "mv", "dot")], _macs)
+    counts |= dict.fromkeys([f"aten::{op}" for op in _MATRIX_PRODUCTS], _macs)
+    counts |= {f"aten::{op}": _recurrent_macs for op in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
     added = [f"aten::{op}" for op in ("addmm", "baddbmm", "addmv")]
     counts |= dict.fromkeys(added, lambda inputs, outputs: _macs(inputs[1:], outputs))
     depends = _dependence_on_clip()
@@ -94,6 +157,22 @@ def _shape(value: Any) -> list[int]:
 def _macs(inputs: list[Any], outputs: list[Any]) -> int:
     """A matrix product, batched or not: each output element sums over the inner dimension."""
     return math.prod(_shape(outputs[0])) * _shape(inputs[0])[-1]
+
+
+def _convolution_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """Each output element sums over the input channels of its group, and over the taps."""
+    return math.prod(_shape(outputs[0])) * math.prod(_shape(inputs[1])[1:])
+
+
+def _recurrent_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """Each token passes each weight matrix once, whatever the layers and directions."""
+    lists = [list(value.node().inputs()) for value in inputs if _is_list(value)]
+    shapes = [_shape(weight) for weights in lists for weight in weights]
+    return math.prod(_shape(inputs[0])[:-1]) * sum(math.prod(s) for s in shapes if len(s) == 2)
+
+
+def _is_list(value: Any) -> bool:
+    return bool(value.node().kind() == "prim::ListConstruct")
 
 
 def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:

@@ -51,7 +51,7 @@ def tally(verdicts: pd.Series) -> str:
 def draw_differences(
     table: pd.DataFrame,
     *,
-    label: str = "variant",
+    label: str | None = None,
     value: str = "difference",
     margin: float | None = None,
     unit: str = "",
@@ -60,12 +60,13 @@ def draw_differences(
 ) -> Axes:
     """Each row's difference with its interval, coloured by its verdict, in order of appearance.
 
-    `table`: rows of `compare` with `label` the name of its column `by`, or rows of `effects` with
-    `value="effect"` and a column of names. A row without a difference (no seed in common) is named
-    but has no point. `margin`: the band in which differences count as none, shaded. Raises
-    ValueError for no rows, a missing column, a margin not above 0, and a verdict in other words
-    than theirs.
+    `table`: rows of `compare`, or of `effects` with `value="effect"`. `label`: the column of names;
+    by default `variant`, else the first, which is the `by` of `compare`; of effects their levels.
+    A row without a difference (no seed in common) is named but has no point. `margin`: the band in
+    which differences count as none, shaded. Raises ValueError for no rows, a missing column, a
+    margin not above 0, and a verdict in other words than theirs.
     """
+    label = label or _label(table)
     columns = (label, value, "low", "high", "verdict")
     check_margin(margin)
     check_rows(table, columns, "analysis.compare or analysis.effects")
@@ -89,6 +90,12 @@ def draw_differences(
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     ax.set_title(wrapped(title or f"{value} by {label}", 4.2))
     return ax
+
+
+def _label(table: pd.DataFrame) -> str:
+    """The column that names rows."""
+    first = next((str(column) for column in table.columns), "variant")
+    return "variant" if "variant" in table.columns else "levels" if first == "kind" else first
 
 
 def _name(kind: str, rows: pd.DataFrame) -> str:

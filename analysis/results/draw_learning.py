@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from analysis.figures.style import colours, styled, wrapped
 from analysis.results.draw_results import check_numbers, seeds_in_words
+from analysis.results.runs import variant_column
 
 
 @styled
@@ -18,7 +19,7 @@ def draw_learning_curves(
     df: pd.DataFrame,
     *,
     metric: str,
-    by: str = "variant",
+    by: str | None = None,
     highlight: Sequence[str] | None = None,
     ax: Axes | None = None,
     title: str | None = None,
@@ -30,6 +31,7 @@ def draw_learning_curves(
     that get a name, a colour and a band, all by default; the others are thin grey lines. Raises
     ValueError for a missing column, a metric that is no number, and no rows.
     """
+    by = variant_column(df, by)
     check_numbers(df, metric, by, "seed", "epoch")
     if not len(df):
         raise ValueError(f"no row has a value of {metric!r}; there is nothing to draw")

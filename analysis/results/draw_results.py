@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.figures.style import colour, colours, styled, wrapped
 from analysis.results.pareto import pareto
+from analysis.results.runs import refuse_unnamed, variant_column, without_failed
 from analysis.results.statistics import t_interval
 
 LABELS = {
@@ -49,7 +50,7 @@ def draw_accuracy(
     df: pd.DataFrame,
     *,
     metric: str,
-    by: str = "variant",
+    by: str | None = None,
     chance: float | None = None,
     bounds: tuple[float, float] | None = None,
     ax: Axes | None = None,
@@ -62,6 +63,7 @@ def draw_accuracy(
     value that there can be; an interval over few seeds may reach beyond, and is cut there. Raises
     ValueError for a missing column or no value at all.
     """
+    by, df = variant_column(df, by), without_failed(df, metric)
     summaries = summarise(df, metric, by)
     names = [
         str(name) if len(values) == num_runs else f"{name} ({len(values)}/{num_runs} runs)"
@@ -112,7 +114,7 @@ def draw_cost_accuracy(
     *,
     x: str = "gmacs",
     y: str = "accuracy",
-    by: str = "variant",
+    by: str | None = None,
     highlight: Sequence[str] | None = None,
     front: bool = False,
     bounds: tuple[float, float] | None = None,
@@ -127,6 +129,7 @@ def draw_cost_accuracy(
     points as a step line. `bounds`: of `y`, as for `draw_accuracy`. Raises ValueError for a missing
     column, an `x` that is not positive, or no value of `y` at all.
     """
+    by, df = variant_column(df, by), without_failed(df, y)
     summaries = summarise(df, y, by)
     finished = df[df[y].notna()]
     ax = ax or plt.subplots(figsize=(5.2, 3.6))[1]
@@ -260,6 +263,7 @@ def summarise(df: pd.DataFrame, metric: str, by: str) -> list[Summary]:
     if not df[metric].notna().any():
         raise ValueError(f"no row has a value of {metric!r}; there is nothing to draw")
     summaries = []
+    refuse_unnamed(df, by)
     for name, rows in df.groupby(by, sort=False):
         values = rows[metric].dropna().to_numpy(float)
         interval = t_interval(values) if len(values) else (np.nan, np.nan, np.nan)

@@ -24,6 +24,7 @@ from analysis.results.draw_results import (
     set_log_ticks,
     summarise,
 )
+from analysis.results.runs import variant_column, without_failed
 
 PANELS = {
     **{name: LABELS[name] for name in ("params", "gmacs", "latency_ms")},
@@ -55,7 +56,7 @@ def draw_speed_accuracy(
     df: pd.DataFrame,
     *,
     metric: str = "test_top1",
-    by: str = "variant",
+    by: str | None = None,
     family: str | None = None,
     marker: str | None = None,
     ax: Axes | None = None,
@@ -75,6 +76,7 @@ def draw_speed_accuracy(
     `ax`: in whose place to draw. Returns the array of Axes. Raises ValueError if no cost is there,
     one is not positive, or a column is missing.
     """
+    by, df = variant_column(df, by), without_failed(df, metric)
     summaries = summarise(df, metric, by)
     finished = _with_views(df[df[metric].notna()])
     present = [name for name in PANELS if name in df and finished[name].notna().any()]

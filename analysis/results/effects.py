@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.results.paired import check_margin, equivalence_p, holm, t_interval, t_test, verdict
+from analysis.results.runs import refuse_unnamed, without_failed
 
 VERDICTS = {
     "main effect": ("lower", "higher"),
@@ -60,7 +61,8 @@ def effects(
     Parameters
     ----------
     df : DataFrame
-        One row a combination of `axes` and a seed. A NaN metric counts as a run that is missing.
+        One row a combination of `axes` and a seed. A run that is missing has a NaN metric, or
+        "failed" in a column `status`.
     axes : sequence of str
         Columns that span the grid, each with two levels or more.
     metric, seed : str
@@ -83,11 +85,11 @@ def effects(
     Raises
     ------
     ValueError
-        If a column is missing, an axis has one level, a run is there twice, no seed has every
-        combination, or the margin is not above 0.
+        If a column or a value of an axis is missing, an axis has one level, a run is there twice,
+        no seed has every combination, or the margin is not above 0.
     """
     check_margin(margin)
-    wide, levels = _grid_by_seed(df, list(axes), metric, seed)
+    wide, levels = _grid_by_seed(without_failed(df, metric), list(axes), metric, seed)
     complete = wide.dropna()
     counts = {"n": len(complete), "incomplete": len(wide) - len(complete)}
     contrasts = list(_contrasts(levels))
@@ -155,6 +157,7 @@ def _grid_by_seed(
     if missing or not axes:
         problem = f"no column {missing[0]!r}" if missing else "no axes"
         raise ValueError(f"{problem}; the columns are {list(df.columns)}")
+    refuse_unnamed(df, *axes)
     levels = {axis: df[axis].unique().tolist() for axis in axes}
     alone = [axis for axis, values in levels.items() if len(values) < 2]
     if alone:
@@ -166,7 +169,8 @@ def _grid_by_seed(
             "them, or name every column that varies as an axis"
         )
     cells = list(product(*levels.values()))
-    runs = [df[(df[axes] == list(cell)).all(axis=1)] for cell in cells]
+    found = list(zip(*(df[axis].tolist() for axis in axes), strict=True))
+    runs = [df[[each == cell for each in found]] for cell in cells]
     columns = [rows.set_index(seed)[metric].astype(float) for rows in runs]
     wide = pd.concat(columns, axis=1, keys=range(len(cells)))
     wide.columns = pd.MultiIndex.from_tuples(cells, names=axes)
@@ -195,7 +199,8 @@ def _contrast_by_seed(wide: pd.DataFrame, contrast: _Contrast) -> NDArray[np.flo
         chosen = np.ones(wide.shape[1], dtype=bool)
         options = zip(contrast.axes, contrast.levels, contrast.references, changed, strict=True)
         for axis, level, first, is_changed in options:
-            chosen &= wide.columns.get_level_values(axis) == (level if is_changed else first)
+            kept = level if is_changed else first
+            chosen &= [each == kept for each in wide.columns.get_level_values(axis)]
         sign = -1 if (len(changed) - sum(changed)) % 2 else 1
         total += sign * wide.to_numpy()[:, chosen].mean(axis=1)
     return total

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -18,13 +20,14 @@ from analysis.results.paired import (
     t_test,
     verdict,
 )
+from analysis.results.runs import refuse_unnamed, same_value, variant_column, without_failed
 
 __all__ = ["compare", "detectable_effect", "effects", "seeds_needed", "t_interval"]
 
 
 def compare(
     df: pd.DataFrame,
-    baseline: str | None = None,
+    baseline: Any = None,
     metric: str = "test_top1",
     by: str | None = None,
     seed: str = "seed",
@@ -39,11 +42,11 @@ def compare(
     Parameters
     ----------
     df : DataFrame
-        One row a variant and seed, such as `ablations.load` gives. A NaN metric counts as a run
-        that is missing.
-    baseline : str, optional
-        The value of column `by` that the others are compared with; by default that of the rows
-        which a column `baseline` marks as true.
+        One row a variant and seed, such as `ablations.load` gives. A run that is missing has a NaN
+        metric, or "failed" in a column `status`.
+    baseline : optional
+        The value of column `by` that the others are compared with, or its text; by default that of
+        the rows which a column `baseline` marks as true.
     metric, seed : str
         Column names.
     by : str, optional
@@ -86,13 +89,13 @@ def compare(
     Raises
     ------
     ValueError
-        If a column or the baseline is missing, a variant has two rows of one seed, or the margin
-        is not above 0.
+        If a column, a value of `by` or the baseline is missing, a variant has two rows of one
+        seed, or the margin is not above 0.
     """
     check_margin(margin)
-    by = by or ("variant" if "variant" in df.columns else "name")
-    baseline = _marked(df, by) if baseline is None else baseline
-    wide = _runs_by_seed(df, baseline, metric, by, seed)
+    by = variant_column(df, by)
+    wide = _runs_by_seed(without_failed(df, metric), metric, by, seed)
+    baseline = _marked(df, by) if baseline is None else same_value(df[by], baseline)
     sign = 1 if higher_is_better else -1
     rows = [
         {by: variant, **_paired(wide[variant], wide[baseline], sign, confidence, margin)}
@@ -119,24 +122,23 @@ def compare(
     return table.drop(columns="spread").assign(verdict=verdicts)
 
 
-def _marked(df: pd.DataFrame, by: str) -> str:
+def _marked(df: pd.DataFrame, by: str) -> Any:
     """The variant whose rows are marked as the baseline's."""
     marked = df["baseline"].astype(bool) if "baseline" in df.columns else pd.Series(False, df.index)
-    names = df.loc[marked, by].unique() if by in df.columns else []
+    names = df.loc[marked, by].unique().tolist()
     if len(names) != 1:
         raise ValueError(
             f"{len(names)} variants are marked in a column 'baseline'; name one: baseline=..."
         )
-    return str(names[0])
+    return names[0]
 
 
-def _runs_by_seed(df: pd.DataFrame, baseline: str, metric: str, by: str, seed: str) -> pd.DataFrame:
+def _runs_by_seed(df: pd.DataFrame, metric: str, by: str, seed: str) -> pd.DataFrame:
     """The metric with a row a seed and a column a variant, or ValueError."""
     missing = [column for column in (metric, by, seed) if column not in df.columns]
     if missing:
         raise ValueError(f"no column {missing[0]!r}; the columns are {list(df.columns)}")
-    if baseline not in df[by].unique():
-        raise ValueError(f"no baseline {baseline!r} in {by!r}; it has {list(df[by].unique())}")
+    refuse_unnamed(df, by)
     double = df.loc[df.duplicated([by, seed]), [by, seed]].to_dict("records")
     if double:
         raise ValueError(

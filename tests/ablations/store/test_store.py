@@ -15,6 +15,7 @@ from ablations.cli import main
 from ablations.grid.grid import Grid
 from ablations.store.files import read_json, write_durably, write_json
 from ablations.store.store import Store, StoreError
+from analysis import compare, draw_accuracy, draw_differences, effects
 
 
 @pytest.fixture
@@ -104,6 +105,43 @@ def test_folder_that_another_shard_just_begins_is_no_conflict(tmp_path: Path) ->
     (store.root / "thesis.tex").write_text("years of work")
     with pytest.raises(StoreError, match="holds no ablation"):
         store.check(grid)
+
+
+@pytest.mark.parametrize(
+    ("axis", "values", "told"),
+    [
+        ("temporal_windows", [None, 4], ["null", 4]),
+        ("temporal_windows", [[4], None], ["4", "null"]),
+        ("temporal_windows", [2, None, 4], [2, "null", 4]),
+    ],
+)
+def test_from_python_the_table_is_compared_and_drawn_as_on_the_page(
+    axis: str, values: list[object], told: list[object], tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "run")
+    grid = read_grid(TINY | {"axes": {axis: values, "gate": ["lrpe", "mean"]}, "seeds": 3})
+    store.declare(grid, "")
+    for place, cell in enumerate(grid.cells):
+        for seed in grid.seeds:
+            status = "failed" if (place, seed) == (1, 2) else "done"
+            metrics = {"test_top1": 0.5 + 0.1 * place + 0.01 * seed * (1 + place)}
+            result = {"cell": cell.id, "seed": seed, "status": status, "metrics": metrics}
+            failed = {"failure": "diverged", "reason": None} if status == "failed" else {}
+            store.write_results([result | failed | how_made("none")])
+    table = load(store.root)
+    assert list(dict.fromkeys(table[axis])) == told
+    assert table.groupby(axis).size().sum() == len(table)
+    rows = compare(table)
+    assert rows["n"].tolist() == [2, *[3] * (len(grid.cells) - 2)]
+    labels = draw_differences(rows).get_yticklabels()
+    assert [label.get_text() for label in labels] == rows["name"].tolist()
+    assert set(effects(table, [axis, "gate"], "test_top1")["n"]) == {2}
+    assert (
+        draw_accuracy(table, metric="test_top1")
+        .get_yticklabels()[1]
+        .get_text()
+        .endswith("(2/3 runs)")
+    )
 
 
 def test_lists_of_values_become_text_in_the_table(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -211,6 +212,75 @@ def test_cost_refuses_products_that_it_cannot_count() -> None:
         cost("s17")
     with pytest.raises(ValueError, match="unknown gate"):
         relation_macs("lrp", (4,), 8)
+
+
+class Tokens(nn.Module):
+    """A module of tokens, called on a clip of 6 tokens of 8 numbers."""
+
+    def __init__(self, inner: nn.Module, call: Callable[[nn.Module, torch.Tensor], torch.Tensor]):
+        super().__init__()
+        self.inner, self.call = inner, call
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return self.call(self.inner, clips.reshape(len(clips), 6, 8))
+
+
+def _first(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return module(x)[0]
+
+
+COUNTED = {
+    "attention": Tokens(nn.MultiheadAttention(8, 2, batch_first=True), lambda m, x: m(x, x, x)[0]),
+    "scores kept back": Tokens(
+        nn.MultiheadAttention(8, 2, batch_first=True),
+        lambda m, x: m(x, x, x, need_weights=False)[0],
+    ),
+    "encoder layer": Tokens(
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), lambda m, x: m(x)
+    ),
+    "lstm": Tokens(nn.LSTM(8, 5, 2, bidirectional=True, proj_size=3, batch_first=True), _first),
+    "gru": Tokens(nn.GRU(8, 5, bias=False), _first),
+    "rnn": Tokens(nn.RNN(8, 5), _first),
+    "rnn of relu": Tokens(nn.RNN(8, 5, nonlinearity="relu"), _first),
+    "lstm cell": Tokens(nn.LSTMCell(8, 5), lambda m, x: m(x[:, 0])[0]),
+    "inner": Tokens(nn.Linear(8, 4), lambda m, x: torch.inner(x, m.weight)),
+    "same padding": Tokens(nn.Conv1d(6, 4, 3, padding="same", groups=2), lambda m, x: m(x)),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_cost_of_fused_products_is_half_of_torch_flops(name: str) -> None:
+    model = COUNTED[name].eval()
+    on_meta = copy.deepcopy(model).to("meta")
+    with FlopCounterMode(display=False) as counter:  # with gradients: no fused attention
+        on_meta(torch.zeros(1, 3, 1, 4, 4, device="meta"))
+    fused = torch.backends.mha.get_fastpath_enabled()
+    assert 2 * cost(model, clip_shape=(3, 1, 4, 4))["macs"] == counter.get_total_flops() > 0
+    assert torch.backends.mha.get_fastpath_enabled() == fused
+
+
+REFUSED = {
+    "outer": lambda m, x: torch.outer(x[0, 0], m.weight[0]),
+    "addr": lambda m, x: torch.addr(m.weight, m.weight[:, 0], x[0, 0]),
+    "cdist": lambda m, x: torch.cdist(x, m.weight[None]),
+    "fft_rfft": lambda m, x: torch.fft.rfft(x).real,
+    "linalg_multi_dot": lambda m, x: torch.linalg.multi_dot([x[0], m.weight, m.weight]),
+    "linalg_vecdot": lambda m, x: torch.linalg.vecdot(x, m.weight[0]),
+    "linalg_matrix_power": lambda m, x: torch.linalg.matrix_power(x[0] @ x[0].mT, 3),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_cost_refuses_an_operation_that_it_does_not_know(name: str) -> None:
+    model = Tokens(nn.Linear(8, 8), REFUSED[name])
+    with pytest.raises(ValueError, match=rf"cost cannot count aten::{name}; write its products"):
+        cost(model, clip_shape=(3, 1, 4, 4))
+
+
+def test_cost_counts_what_no_clip_enters_as_nothing() -> None:
+    mixing = nn.utils.parametrizations.orthogonal(nn.Linear(8, 8))  # made by a matrix exponential
+    model = Tokens(mixing, lambda m, x: m(x))
+    assert cost(model, clip_shape=(3, 1, 4, 4))["macs"] == 6 * 8 * 8
 
 
 def test_cost_refuses_what_is_no_model() -> None:

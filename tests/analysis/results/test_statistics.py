@@ -12,7 +12,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
-from analysis import compare, detectable_effect, seeds_needed, t_interval
+from analysis import compare, detectable_effect, effects, seeds_needed, t_interval
 from analysis.results.paired import equivalence_p, holm, seeds_needed_to_equal
 
 
@@ -64,6 +64,50 @@ def test_compare_takes_an_ablations_table_as_it_is() -> None:
         compare(table)
     with pytest.raises(ValueError, match="2 variants are marked"):
         compare(marked.assign(baseline=True))
+
+
+@pytest.mark.parametrize(
+    ("values", "asked"),
+    [((1e-3, 2e-3), "0.001"), ((True, False), "true"), ((8, 16), "8"), (("a", "b"), "a")],
+)
+def test_compare_finds_a_baseline_by_value_by_text_and_by_mark(
+    values: tuple[object, object], asked: str
+) -> None:
+    rows = [
+        {"level": level, "baseline": level == values[0], "seed": seed, "test_top1": top1}
+        for level, scores in zip(values, ((0.5, 0.7), (0.6, 0.9)), strict=True)
+        for seed, top1 in enumerate(scores)
+    ]
+    table = pd.DataFrame(rows)
+    for baseline in (values[0], asked, None):
+        found = compare(table, baseline, by="level")
+        assert found["level"].tolist() == [values[1]]
+        assert found["difference"].tolist() == pytest.approx([0.15])
+    with pytest.raises(ValueError, match=r"no baseline 'elsewhere' in 'level'; it has \["):
+        compare(table, "elsewhere", by="level")
+
+
+def test_a_diverged_run_is_no_result() -> None:
+    table = runs(base=[0.5, 0.6, 0.4], other=[0.7, 0.9, 0.1]).assign(
+        status=["done"] * 5 + ["failed"]
+    )
+    missing = runs(base=[0.5, 0.6, 0.4], other=[0.7, 0.9, np.nan])
+    pd.testing.assert_frame_equal(
+        compare(table, "base", "accuracy"), compare(missing, "base", "accuracy")
+    )
+    pd.testing.assert_frame_equal(
+        effects(table, ["variant"], "accuracy"), effects(missing, ["variant"], "accuracy")
+    )
+
+
+@pytest.mark.parametrize("none", [None, np.nan, pd.NA])
+def test_rows_without_a_name_are_refused(none: object) -> None:
+    table = runs(base=[0.5, 0.6], other=[0.7, 0.9])
+    table["variant"] = table["variant"].astype(object).replace("base", none)
+    with pytest.raises(ValueError, match=r"2 of 4 rows have no value in 'variant'.*fillna"):
+        compare(table, "other", "accuracy")
+    with pytest.raises(ValueError, match="2 of 4 rows have no value in 'variant'"):
+        effects(table, ["variant"], "accuracy")
 
 
 def test_bootstrap_stands_beside_t_from_ten_seeds_on() -> None:

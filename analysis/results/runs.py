@@ -1,0 +1,53 @@
+"""What a table of runs says of itself: which column names variants, and which runs failed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+
+def variant_column(df: pd.DataFrame, by: str | None = None) -> str:
+    """The column that tells variants apart: `by`, else `variant`, else `name`."""
+    return by or ("variant" if "variant" in df.columns else "name")
+
+
+def without_failed(df: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The table with NaN for the metric of runs whose column `status` says that they failed.
+
+    A training that diverged has the numbers of its last epoch, which are no result.
+    """
+    if "status" not in df.columns or metric not in df.columns:
+        return df
+    return df.assign(**{metric: df[metric].mask(df["status"] == "failed")})
+
+
+def refuse_unnamed(df: pd.DataFrame, *columns: str) -> None:
+    """Raise ValueError for a row without a value in a column that tells variants apart."""
+    for column in columns:
+        if count := int(df[column].isna().sum()):
+            raise ValueError(
+                f"{count} of {len(df)} rows have no value in {column!r}, by which they are told "
+                f"apart; name it: df[{column!r}] = df[{column!r}].astype(object).fillna('none')"
+            )
+
+
+def same_value(values: pd.Series, asked: Any) -> Any:
+    """The value of a column that is `asked`, or that is written or counted as it is.
+
+    Raises ValueError where there is none.
+    """
+    present = values.unique().tolist()
+    for alike in (lambda value: value == asked, lambda value: _plain(value) == _plain(asked)):
+        if found := [value for value in present if alike(value)]:
+            return found[0]
+    raise ValueError(f"no baseline {asked!r} in {values.name!r}; it has {present}")
+
+
+def _plain(value: Any) -> Any:
+    """A number where a value is one, else its text: 0.001, '1e-3' and True, 'true' are the same."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        text = str(value)
+        return {"true": 1.0, "false": 0.0}.get(text.lower(), text)
