@@ -159,6 +159,8 @@ class TrainConfig:
     """Times that all training clips are seen."""
     batch_size: int = 32
     """Clips a step and seed."""
+    balanced: bool = False
+    """Whether numbers of clips a class differ by at most one in a batch: `train/balance.py`."""
     lr: float = 2e-3
     """Peak learning rate; not scaled by the batch."""
     min_lr: float = 1e-6

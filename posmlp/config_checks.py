@@ -78,6 +78,7 @@ _VALID_IN_TRAINING: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ("epochs", "batch_size", "sampling_rate", "num_clips", "repeats"),
         ("a whole number of at least 1", _whole),
     ),
+    "balanced": _SWITCH,
     **dict.fromkeys(("checkpoint_every", "rand_ops"), _COUNT),
     "test_short_side": ("a number of pixels, 0 for image_size", _COUNT[1]),
     **dict.fromkeys(("lr", "min_lr", "warmup_epochs", "weight_decay", "grad_clip"), _RATE),
@@ -114,6 +115,11 @@ def check_training(config: Any) -> None:
         value = getattr(config, name)
         if not valid(value):
             raise ValueError(f"{name}={value!r} must be {what}")
+    if config.balanced and config.batch_size % config.repeats:
+        raise ValueError(
+            f"batch_size={config.batch_size} must be a multiple of repeats={config.repeats} for "
+            "balanced=True, so that all copies of a clip are in one batch"
+        )
 
 
 def in_one_form(config: Any) -> dict[str, Any]:
