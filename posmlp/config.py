@@ -163,6 +163,8 @@ class TrainConfig:
     """Whether numbers of clips a class differ by at most one in a batch: `train/balance.py`."""
     lr: float = 2e-3
     """Peak learning rate; not scaled by the batch."""
+    relation_lr_scale: float = 1.0
+    """Learning rate of relations (tables, kernels, matrices, centres, spreads) over `lr`."""
     min_lr: float = 1e-6
     """Learning rate at the end of the cosine."""
     warmup_epochs: float = 1.0

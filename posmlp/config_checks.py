@@ -82,7 +82,7 @@ _VALID_IN_TRAINING: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("checkpoint_every", "rand_ops"), _COUNT),
     "test_short_side": ("a number of pixels, 0 for image_size", _COUNT[1]),
     **dict.fromkeys(("lr", "min_lr", "warmup_epochs", "weight_decay", "grad_clip"), _RATE),
-    **dict.fromkeys(("mixup", "cutmix", "rand_magnitude_std"), _RATE),
+    **dict.fromkeys(("relation_lr_scale", "mixup", "cutmix", "rand_magnitude_std"), _RATE),
     "rand_magnitude": ("a number from 0 to 10", lambda value: _real(value) and 0 <= value <= 10),
     **dict.fromkeys(("label_smoothing", "max_bad_share", "ema_decay"), _SHARE),
     "min_crop_area": ("a share above 0, at most 1", lambda value: _real(value) and 0 < value <= 1),
