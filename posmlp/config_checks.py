@@ -7,7 +7,10 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-GATE_NAMES = ("lrpe", "gqpe", "dense", "lrpe+dense", "attention", "conv", "mean", "none")
+GATE_NAMES = (
+    *("lrpe", "gqpe", "dense", "lrpe+dense", "attention", "conv", "mean", "none"),
+    *("centred-attention", "centred-gqpe", "centred-mean"),
+)
 GATE_FORMS = ("multiply", "add", "mix")
 INITS = ("normal", "fan_in", "unit_bias", "released")
 BRANCHES = ("T", "S", "ST")
@@ -191,6 +194,11 @@ def check_model(config: Any) -> None:
         raise ValueError(f"stem_convs={config.stem_convs} must be 2 (video) or 3 (image)")
     if config.conv_size % 2 == 0:
         raise ValueError(f"conv_size={config.conv_size} must be odd, for example 3")
+    if config.gate == "centred-gqpe" and not config.gqpe_softmax:
+        raise ValueError(
+            "gqpe_softmax=False leaves rows that do not sum to 1, which gate='centred-gqpe' needs; "
+            "leave gqpe_softmax at True, or use gate='gqpe'"
+        )
     if config.kind == "image" and (config.num_frames != 1 or set(config.layouts) != {"S"}):
         raise ValueError(
             f"kind='image' needs num_frames=1 and layout='S', not num_frames={config.num_frames} "
