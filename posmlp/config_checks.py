@@ -12,7 +12,7 @@ GATE_NAMES = (
     *("centred-attention", "centred-gqpe", "centred-mean"),
 )
 GATE_FORMS = ("multiply", "add", "mix")
-INITS = ("normal", "fan_in", "unit_bias", "released")
+INITS = ("normal", "fan_in", "unit_bias", "released", "steady")
 BRANCHES = ("T", "S", "ST")
 GQPE_SPREADS = ("full", "diagonal", "scalar")
 

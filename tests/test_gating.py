@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from posmlp import GATES, PositionalGatingUnit, relative_position_index
+from posmlp import GATES, PositionalGatingUnit, create_model, relative_position_index
 from posmlp.config_checks import GATE_FORMS, GATE_NAMES, INITS
 from posmlp.gates.centred import CentredGQPE
 from posmlp.gates.row_bank import RowBankUnit
@@ -295,18 +295,33 @@ def test_even_convolution_size_is_refused() -> None:
 
 @pytest.mark.parametrize("gate", GATE_NAMES)
 @pytest.mark.parametrize("init", INITS)
-def test_initialise_sets_tables_and_token_biases_as_named(gate: str, init: str) -> None:
+@pytest.mark.parametrize("window", [(6, 6), (36,)])
+def test_initialise_sets_tables_and_token_biases_as_named(
+    gate: str, init: str, window: tuple[int, ...]
+) -> None:
     torch.manual_seed(0)
-    unit = GATES[gate](4, (6, 6), 2)
+    unit = GATES[gate](4, window, 2)
     initialise(unit, init)
     assert unit.token_bias is not None
     level = 1.0 if init == "unit_bias" else 0.0
     assert torch.equal(unit.token_bias, torch.full((36, 1), level))
-    std = {"released": 0.0, "normal": 0.02, "fan_in": 1 / 6, "unit_bias": 1e-3}[init]
+    stds = {"released": 0.0, "normal": 0.02, "fan_in": 1 / 6, "unit_bias": 1e-3}
+    std = stds.get(init, 0.1 if window == (36,) else 0.02)  # `steady`
     for name, value in unit.named_parameters():
         if name.endswith(("table", "weight", "kernel")) and "query_key" not in name:
             few = value.numel() < 100
             assert value.std().item() == pytest.approx(std, rel=0.5 if few else 0.15)
+
+
+def test_steady_differs_from_normal_in_tables_over_time_alone() -> None:
+    states = []
+    for init in ("normal", "steady"):
+        torch.manual_seed(0)
+        states.append(create_model("toy", layout="T+S>ST", init=init).state_dict())
+    normal, steady = states
+    for name, value in normal.items():
+        over_time = name.endswith(".T.gate.positions.table")
+        torch.testing.assert_close(steady[name], 5 * value if over_time else value, msg=name)
 
 
 @pytest.mark.parametrize("spread", ["full", "diagonal", "scalar"])
