@@ -55,7 +55,7 @@ HOUSE = {
         "predict": "train data checkpoint model",
         "tasks": "settings train data checkpoint config config_checks",
         "settings": "data presets config config_checks",
-        "train": "data checkpoint model parts presets config config_checks shapes",
+        "train": "data checkpoint model gating parts presets config config_checks shapes",
         "data": "model config config_checks",
         "export": "model config_checks",
         "checkpoint": "model released config config_checks",

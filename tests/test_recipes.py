@@ -11,8 +11,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from posmlp.checkpoint import inflate
-from posmlp.config import PosMLPConfig
+from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.model import PosMLPVideo, create_model
+from posmlp.presets import PRESETS
 from posmlp.settings import RECIPES, configs
 
 NAMES = sorted(path.name for path in RECIPES.glob("*.yaml"))
@@ -66,7 +67,11 @@ def test_every_recipe_builds_and_says_where_it_comes_from(name):
     assert on_meta(config).head.out_features == config.num_classes
     head = [line for line in (RECIPES / name).read_text().splitlines() if line.startswith("#")]
     wanted = ["# Source: ", "# Hardware: "]
-    if name not in ("moving-boxes.yaml", "tiny-deformations.yaml"):  # ours: the paper has none
+    if name not in (
+        "moving-boxes.yaml",
+        "steady.yaml",
+        "tiny-deformations.yaml",
+    ):  # ours: the paper has none
         wanted += ["# Paper: ", "# Data: "]
     if name in VIDEO:
         wanted += ["# Work: ", "# Expected: ", "# Test: posmlp eval "]
@@ -107,6 +112,14 @@ def test_recipe_states_the_work_of_its_model(name):
     assert found(r"Work: (\S+) operations") == pytest.approx(work, rel=0.05)
     hours = work / found(r"Hardware: (\d+) GPUs") / 50e12 / 3600
     assert found(r"Expected: (\d+) h .* 50 TFLOP") == pytest.approx(hours, abs=1)
+
+
+def test_steady_recipe_is_the_toy_preset_but_for_what_its_head_names():
+    config, train = configs("recipes/steady.yaml", [])
+    assert config == replace(PRESETS["toy"], init="steady")
+    assert (train.balanced, train.batch_size) == (True, 2 * config.num_classes)
+    changed = {"epochs": 6, "balanced": True, "batch_size": 28, "relation_lr_scale": 5}
+    assert train == TrainConfig(**changed)
 
 
 def test_recipes_are_found_from_any_folder(tmp_path, monkeypatch):
