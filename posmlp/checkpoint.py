@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PosixPath, WindowsPath
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -54,7 +55,7 @@ def save(model: PosMLPVideo, path: str | Path, **metadata: str) -> None:
     """
     if "config" in metadata:
         raise ValueError("the metadata key 'config' is the model's own; choose another name")
-    inner: object = model
+    inner: Any = model
     while not isinstance(inner, PosMLPVideo) and isinstance(inner, nn.Module):
         inner = getattr(inner, "_orig_mod", getattr(inner, "module", None))
     if inner is None:

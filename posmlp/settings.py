@@ -13,17 +13,18 @@ from posmlp.data.digits.catalogue import MOVING_DIGITS
 from posmlp.data.layouts.layouts import list_videos
 from posmlp.presets import PRESETS, resolve
 
+_TEXTS = {f.name for f in (*fields(PosMLPConfig), *fields(TrainConfig)) if "str" in str(f.type)}
+"""Settings that are text even where it looks like a number: a file may be called 5."""
 RECIPES = Path(__file__).with_name("recipes")
 
 
 def parse_value(text: str) -> Any:
-    """A setting's value: a YAML scalar or list, with 1e-3 read as a number."""
-    import yaml
+    """A setting's value: a YAML scalar or list, or the text itself where it is neither."""
+    from posmlp.strict_yaml import NotYamlError, read_yaml
 
     try:
-        value = yaml.safe_load(text)
-        return float(value) if isinstance(value, str) else value
-    except (ValueError, yaml.YAMLError):
+        return read_yaml(text)[0]
+    except NotYamlError:
         return text
 
 
@@ -44,7 +45,8 @@ def configs(
         key, equals, text = setting.partition("=")
         if not equals:
             raise ValueError(f"{setting!r} is not key=value; write for example gate=dense")
-        values[key] = parse_value(text)
+        value = parse_value(text)
+        values[key] = text if key in _TEXTS and not isinstance(value, list) else value
     model_keys = [field.name for field in fields(PosMLPConfig)]
     train_keys = [field.name for field in fields(TrainConfig)]
     for key in values:
@@ -60,7 +62,7 @@ def _is_generated(data: str) -> bool:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
+    from posmlp.strict_yaml import NotYamlError, read_yaml
 
     if not path.is_file() and path.parent.name == RECIPES.name:
         path = RECIPES / path.name
@@ -68,9 +70,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"no file at {path}; give a preset ({', '.join(PRESETS)}) or a YAML file")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+        values = read_yaml(path.read_text(encoding="utf-8"))[0] or {}
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is no text in UTF-8 (byte {error.start}); save it as that"
+        ) from error
+    except NotYamlError as error:
+        place = f"{path}:{error.mark.line + 1}:{error.mark.column + 1}" if error.mark else path
+        raise ValueError(f"{place}: {str(error).rstrip('.')}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold 'key: value' lines, not {type(values).__name__}")
-    return {k: parse_value(v) if isinstance(v, str) else v for k, v in values.items()}
+    return values
