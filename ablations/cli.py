@@ -156,7 +156,9 @@ def _run(options: argparse.Namespace) -> int:
     )
     num_failed = 0 if table.empty else int((table["status"] == "failed").sum())
     with contextlib.suppress(BrokenPipeError):  # whoever does not read it, all has been run
-        print(f"next: ablations report {out}")
+        from ablations.commands import command
+
+        print(f"next: {command('report', out)}")
     return 1 if num_failed else 0
 
 

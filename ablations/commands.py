@@ -6,6 +6,11 @@ import shlex
 from pathlib import Path
 
 
+def command(*words: str | Path) -> str:
+    """A command of ours that can be pasted into a shell, whatever its folders are called."""
+    return shlex.join(["ablations", *(str(word) for word in words)])
+
+
 def repeat_command(root: Path, cell_id: str, seed: int, device: str, num_threads: int) -> str:
     """What trains this cell and seed again in another folder, and compares."""
     words = ["ablations", "repeat", str(root), cell_id, "--seed", str(seed)]

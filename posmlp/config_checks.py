@@ -17,11 +17,29 @@ BRANCHES = ("T", "S", "ST")
 GQPE_SPREADS = ("full", "diagonal", "scalar")
 
 
+_ALSO_CALLED = {
+    **dict.fromkeys(("learning_rate", "base_lr", "max_lr", "peak_lr", "rate"), "lr"),
+    **dict.fromkeys(("dropout", "drop_rate", "stochastic_depth"), "drop_path"),
+    **dict.fromkeys(("resolution", "img_size", "input_size", "size"), "image_size"),
+    **dict.fromkeys(("pretrained", "weights", "checkpoint", "finetune"), "init_from"),
+    **dict.fromkeys(("wd", "decay"), "weight_decay"),
+    **dict.fromkeys(("clip_grad", "max_norm"), "grad_clip"),
+    **dict.fromkeys(("bs", "batch"), "batch_size"),
+    **{"ema": "ema_decay", "smoothing": "label_smoothing", "frames": "num_frames"},
+    **{"warmup": "warmup_epochs", "classes": "num_classes", "groups": "num_groups"},
+}
+"""What other tools call a setting, and its name here."""
+
+
 def one_of(value: object, valid: Iterable[str], what: str) -> None:
     """Raise a ValueError that names the valid values, nearest first, unless `value` is one."""
     valid = list(valid)
     if value not in valid:
-        near = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.5)
+        bare = str(value).removeprefix("train.").removeprefix("model.").replace("-", "_")
+        bare = _ALSO_CALLED.get(bare, bare)
+        near = [name for name in (bare, f"train.{bare}") if name in valid]
+        for name in (str(value), bare):
+            near = near or difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown {what} {value!r}.{hint} Use one of: {', '.join(valid)}")
 
@@ -86,6 +104,7 @@ _VALID_IN_TRAINING: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "test_short_side": ("a number of pixels, 0 for image_size", _COUNT[1]),
     **dict.fromkeys(("lr", "min_lr", "warmup_epochs", "weight_decay", "grad_clip"), _RATE),
     **dict.fromkeys(("relation_lr_scale", "mixup", "cutmix", "rand_magnitude_std"), _RATE),
+    "init_from": ("text, the path of a model file", lambda value: isinstance(value, str)),
     "rand_magnitude": ("a number from 0 to 10", lambda value: _real(value) and 0 <= value <= 10),
     **dict.fromkeys(("label_smoothing", "max_bad_share", "ema_decay"), _SHARE),
     "min_crop_area": ("a share above 0, at most 1", lambda value: _real(value) and 0 < value <= 1),

@@ -110,7 +110,7 @@ def resolve(config: PosMLPConfig | str, **overrides: Any) -> PosMLPConfig:
     stage keep those of its first stages; where they name more, those that are alike everywhere
     stay so. Raises ValueError for an unknown preset or field.
     """
-    if isinstance(config, str):
+    if not isinstance(config, PosMLPConfig):
         one_of(config, PRESETS, "preset")
         config = PRESETS[config]
     names = [field.name for field in fields(PosMLPConfig)]

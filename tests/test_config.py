@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posmlp import PRESET_SOURCES, PRESETS, PosMLPConfig
+from posmlp import PRESET_SOURCES, PRESETS, PosMLPConfig, settings
 from posmlp.config_checks import BRANCHES, GATE_FORMS, GATE_NAMES, GQPE_SPREADS, INITS, parse_layout
 from posmlp.presets import resolve
 
@@ -285,3 +286,72 @@ def test_clip_that_windows_do_not_divide_is_refused(
     with pytest.raises(ValueError, match=r".") as error:
         config.check_clip(*clip)
     assert all(part in str(error.value) for part in parts), str(error.value)
+
+
+# What users write
+
+
+@pytest.mark.parametrize("text", ["010", "1:30", "0x10", "1_0:5", "0b11", "0o7", "2024-01-01"])
+@pytest.mark.parametrize("key", ["epochs", "warmup_epochs", "batch_size"])
+def test_a_setting_is_not_read_as_another_number(key: str, text: str) -> None:
+    with pytest.raises(ValueError, match=rf"{key}='{text}' must be a"):
+        settings.configs("toy", [f"{key}={text}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("8", 8), ("-.5", -0.5), ("true", True), ("[1, 2]", [1, 2]), ("on", "on")],
+)
+def test_a_setting_is_read_as_it_is_written(text: str, value: object) -> None:
+    found = settings.parse_value(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize("text", ["5", "yes", "010", "1e3", "null", "2024-01-01"])
+def test_a_file_may_be_called_anything(text: str) -> None:
+    assert settings.configs("toy", [f"init_from={text}"])[1].init_from == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr: 1e-3\nepochs: 3\nlr: 5e-2\n", r"c\.yaml:3:1: 'lr' stands twice; keep one"),
+        ("epochs: 010\n", "epochs='010' must be a whole number"),
+        ("preset: [toy]\n", r"unknown preset \['toy'\]"),
+        ("preset: 5\n", "unknown preset 5"),
+        ("init_from: 5\n", "init_from=5 must be text, the path of a model file"),
+        ("dims: &a [8, *a]\n", r"c\.yaml:1:7: an anchor stands within itself; write the values"),
+        ("lr: 1e-3\x1b\n", r"c\.yaml:1:9: this is not YAML: it has the control character '\\x1b'"),
+        ("lr: !!int x\n", r"c\.yaml:1:5: 'x' is not what its tag .* leave the tag out"),
+        ("? [a]\n: 1\n", r"c\.yaml:1:3: a key must be a single word"),
+        ("- lr\n", "must hold 'key: value' lines, not list"),
+    ],
+)
+def test_a_config_file_is_read_strictly(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as raised:
+        settings.configs(str(path), [])
+    assert "\n" not in str(raised.value)
+
+
+def test_a_config_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("lr: 1e-3  # Größe\n", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"c\.yaml is no text in UTF-8 \(byte 0\); save it"):
+        settings.configs(str(path), [])
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        *(("learning_rate", "lr"), ("train.lr", "lr"), ("train.learning-rate", "lr")),
+        *(("train.epoch", "epochs"), ("dropout", "drop_path"), ("batch-size", "batch_size")),
+        *(("momentum", None), ("seed", None), ("optimizer", None), ("workers", None)),
+    ],
+)
+def test_a_hint_names_what_is_meant_or_nothing(written: str, meant: str | None) -> None:
+    with pytest.raises(ValueError, match=f"unknown config key '{written}'") as raised:
+        settings.configs("toy", [f"{written}=1"])
+    hint = f" Did you mean {meant!r}?" if meant else ""
+    assert f"'{written}'.{hint} Use one of" in str(raised.value)

@@ -69,12 +69,15 @@ def combinations(file: GridFile, data: str | None = None) -> Expanded:
     factors = _axes(file) + _zips(file)
     declared = tuple(name for factor in factors for name in factor[0])
     _each_once(file, declared)
+    included = _list_of_settings(file, "include")
+    if data is not None and "data" in (*declared, *(name for cell in included for name in cell)):
+        file.fail((), f"data={data!r} is asked for, but the grid varies data itself; leave it out.")
     stated = _settings(file, ("baseline",), file.values.get("baseline") or {})
     centre = [_nearest(factor, stated) for factor in factors]
     options = _whole_grid_options(file)
     varied = _excluded(file, _design(options.design, factors, centre))
     reference = _joined(centre)
-    included = [reference | extra for extra in _list_of_settings(file, "include")]
+    included = [reference | extra for extra in included]
     extra_axes = [name for cell in included for name in cell if name not in declared]
     cells = tuple(base | cell for cell in varied + included)
     if not cells:
@@ -233,9 +236,10 @@ def _seeds(file: GridFile) -> tuple[int, ...]:
     seeds = file.values.get("seeds", [0])
     if type(seeds) is int and seeds >= 1:
         return tuple(range(seeds))
-    good = isinstance(seeds, list) and all(type(s) is int and s >= 0 for s in seeds)
+    good = isinstance(seeds, list) and all(type(s) is int and 0 <= s < 2**63 for s in seeds)
     if not good or not seeds or len(set(seeds)) < len(seeds):
-        problem = f"seeds={seeds!r} must be a count or a list of different whole numbers from 0."
+        problem = f"seeds={seeds!r} must be a count or a list of different whole numbers from 0, "
+        problem += "each below 2**63."
         file.fail(("seeds",), problem)
     return tuple(seeds)
 

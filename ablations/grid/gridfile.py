@@ -1,41 +1,18 @@
-"""YAML with positions: plain values, and where in the file each of them stands.
-
-Scalars are read as YAML 1.2 reads them: `1e-3` is a number, `off` and `no` are words, `010` is no
-octal number. A key that stands twice is an error rather than a silent replacement.
-"""
+"""A grid's file: its text, its plain values, and messages that say where in the file they stand."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
-Where = tuple[str | int, ...]
-"""The keys and list indices that lead to a value from the top of the file."""
+from posmlp.settings import NotYamlError, Where, read_yaml
 
 
 class GridError(ValueError):
     """A grid file that cannot be run; the message names file, line, column and the mend."""
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader without YAML 1.1's surprises."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?(0|[1-9][0-9_]*)", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|(0|[1-9][0-9_]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
-):
-    _whole = re.compile(f"^(?:{_pattern})$")
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _whole, list(_first))
 
 
 class GridFile:
@@ -46,15 +23,10 @@ class GridFile:
     def __init__(self, text: str, path: Path | None = None) -> None:
         self.text, self.path = text, path
         self.name = str(path or "grid")
-        self._positions: dict[Where, yaml.Mark] = {}
-        self._loader = _Loader(text)
         try:
-            root = self._loader.get_single_node()
-            values = None if root is None else self._plain(root, ())
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            problem = f"this is not YAML: {error.problem or error.context}."
-            raise GridError(_message(self.name, mark, problem)) from error
+            values, self._positions = read_yaml(text)
+        except NotYamlError as error:
+            raise GridError(_message(self.name, error.mark, str(error))) from error
         if not isinstance(values, dict):
             self.fail((), "a grid is a mapping of keys such as base, axes and seeds.")
         self.values = values
@@ -87,22 +59,6 @@ class GridFile:
         while place not in self._positions and place:
             place = place[:-1]
         raise GridError(_message(self.name, self._positions.get(place), problem))
-
-    def _plain(self, node: yaml.Node, where: Where) -> Any:
-        self._positions[where] = node.start_mark
-        if isinstance(node, yaml.SequenceNode):
-            return [self._plain(item, (*where, i)) for i, item in enumerate(node.value)]
-        if not isinstance(node, yaml.MappingNode):
-            return self._loader.construct_object(node)
-        values: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
-            if key in values:
-                mark = key_node.start_mark
-                raise GridError(_message(self.name, mark, f"{key!r} stands twice; keep one."))
-            self._positions[(*where, key, "key of")] = key_node.start_mark
-            values[key] = self._plain(value_node, (*where, key))
-        return values
 
 
 def _message(name: str, mark: yaml.Mark | None, problem: str) -> str:

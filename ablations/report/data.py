@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from ablations.commands import command
 from ablations.grid.expect import Expectation, expectations
 from ablations.grid.gridfile import GridError, GridFile
 from ablations.report.labels import short_labels, short_values, varying_axes
@@ -61,7 +62,7 @@ class Study:
         store = Store(root)
         plan, table = store.plan(), load(root, repeats=True)
         if table.empty:
-            raise ValueError(f"no run in {root} has ended yet; see: ablations status {root}")
+            raise ValueError(f"no run in {root} has ended yet; see: {command('status', root)}")
         labels, columns = short_labels(plan), [m.column for m in METRICS if m.column in table]
         table = table.assign(label=table["id"].map(labels))
         table[columns] = 100 * table[columns].where(table["status"] == "done").astype(float)

@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ablations.commands import command
 from ablations.grid.description import described, described_cell
 from ablations.grid.settings import content_hash
 from ablations.store.files import read_json, write_all_json, write_durably, write_json
@@ -233,8 +234,8 @@ class Store:
             plan = self.json(self.plan_path)
         except FileNotFoundError as error:
             raise StoreError(
-                f"{self.root} holds no ablation; start one with: ablations run GRID "
-                f"--out {self.root}"
+                f"{self.root} holds no ablation; start one with: "
+                + command("run", "GRID", "--out", self.root)
             ) from error
         except ValueError as error:
             raise StoreError(f"{error}; {self._mend}") from error

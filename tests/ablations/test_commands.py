@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from ablation_tasks import ONE, TINY, stored
 
@@ -158,3 +159,16 @@ def test_repeat_refuses_what_cannot_be(tmp_path: Path) -> None:
         repeat(store.root, "gate=lrpe", 0, num_threads=100_000)
     with pytest.raises(ValueError, match="device='cuda:99' is not here"):
         repeat(store.root, "gate=lrpe", 0, device="cuda:99")
+
+
+@pytest.mark.parametrize("name", ["my results", "it's", "a;b", "plain"])
+def test_the_next_command_can_be_pasted(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        sys.modules["ablations.run"], "run", lambda *args, **options: pd.DataFrame()
+    )
+    out = tmp_path / name
+    assert main(["run", "grid.yaml", "--out", str(out)]) == 0
+    said = capsys.readouterr().out.strip()
+    assert shlex.split(said) == ["next:", "ablations", "report", str(out)]

@@ -109,7 +109,7 @@ def check_seeds_on_several_threads():
 
 def test_seeds_on_several_threads_have_the_bits_of_one_thread():
     # In a process of its own: this one keeps to one thread, from its first operation on.
-    code = f"from {__name__} import check_seeds_on_several_threads as check; check()"
+    code = "from tests.train.test_population import check_seeds_on_several_threads as c; c()"
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=300)
 

@@ -23,6 +23,7 @@ from posmlp.data.layouts.listing import (
     lines_of,
     make_listing,
     media_folder,
+    slashed,
     split_missing,
 )
 
@@ -30,7 +31,7 @@ _PATH_COLUMNS = ("path", "video", "video_path", "filename", "file", "name")
 _LABEL_COLUMNS = ("label", "labels", "class", "class_id")
 _OFFICIAL = {"youtube_id", "time_start", "time_end"}
 _VIDEO_ROW = re.compile(
-    rf"\S.*({'|'.join(map(re.escape, VIDEO_SUFFIXES))})\"?[, \t]\s*\S.*", re.IGNORECASE
+    rf"\S.*({'|'.join(map(re.escape, VIDEO_SUFFIXES))})\"?[, \t;|]\s*\S.*", re.IGNORECASE
 )
 
 
@@ -60,12 +61,36 @@ def read_kinetics(root: Path, split: str) -> Listing:
     source = "val" if split == "test" and "test" not in tables else split
     if source not in tables:
         raise split_missing(root, split, tables)
-    classes = class_names(root) or _classes_of(list(tables.values()))
+    for each in tables.values():
+        each.rows = [(place, slashed(root, path), label) for place, path, label in each.rows]
+    names = class_names(root)
+    from_1 = _count_from_1(list(tables.values()), names)
+    classes = names or _classes_of(list(tables.values()))
+    if from_1 and classes[0] == "0":
+        classes = tuple(str(label + 1) for label in range(len(classes)))
     table = tables[source]
     items, problems = _items(root, table, classes)
-    rule = f"as listed in {table.path.name} ({table.form})"
+    form = f"{table.form}, labels from 1" if from_1 else table.form
+    rule = f"as listed in {table.path.name} ({form})"
     problems = table.problems + problems
     return make_listing(root, "kinetics", split, rule, classes, items, problems)
+
+
+def _count_from_1(tables: list[_Table], names: tuple[str, ...] | None) -> bool:
+    """Whether labels are numbers from 1 on; they then count from 0 in the tables.
+
+    They do where no list has a 0, and the largest is the number of classes.
+    """
+    labels = {label for table in tables for _, _, label in table.rows}
+    if not labels or not all(label.isdecimal() for label in labels):
+        return False
+    numbers = {int(label) for label in labels}
+    from_1 = len(names) == max(numbers) if names else numbers == set(range(1, max(numbers) + 1))
+    if min(numbers) == 0 or not from_1:
+        return False
+    for table in tables:
+        table.rows = [(place, path, str(int(label) - 1)) for place, path, label in table.rows]
+    return True
 
 
 def _items(root: Path, table: _Table, classes: tuple[str, ...]) -> tuple[list[Item], list[Problem]]:
@@ -105,7 +130,7 @@ def _list_of(root: Path, split: str) -> Path | None:
 def _lists(path: Path) -> bool:
     """Whether a file lists videos with their labels."""
     first = next((line for _, line in lines_of(path)), "")
-    columns = set(re.split("[, \t]", first.lower()))
+    columns = set(re.split(r"[, \t;|]", first.lower()))
     has_header = columns & set(_PATH_COLUMNS) and columns & set(_LABEL_COLUMNS)
     return bool(has_header or columns >= _OFFICIAL or _VIDEO_ROW.fullmatch(first))
 
@@ -116,7 +141,7 @@ def _read_table(path: Path) -> _Table | None:
     if not lines:
         raise ValueError(f"{path} is empty; it needs a line `path,label` for each video")
     first = lines[0][1]
-    separator = "," if "," in first else "\t" if "\t" in first else " "
+    separator = next((each for each in ",\t;|" if each in first), " ")
     columns = [name.strip().lower() for name in next(csv.reader([first], delimiter=separator))]
     if set(columns) >= _OFFICIAL:
         if "label" not in columns:
@@ -126,7 +151,7 @@ def _read_table(path: Path) -> _Table | None:
         return table
     path_column = next((name for name in _PATH_COLUMNS if name in columns), None)
     label_column = next((name for name in _LABEL_COLUMNS if name in columns), None)
-    word = {",": "comma", "\t": "tab", " ": "space"}
+    word = {",": "comma", "\t": "tab", " ": "space", ";": "semicolon", "|": "bar"}
     if path_column and label_column:
         table = _Table(path, f"{word[separator]}-separated, with header")
         if separator == " " and columns == [path_column, label_column]:
@@ -178,7 +203,7 @@ def _separator(lines: list[tuple[str, str]]) -> str:
     def count(separator: str) -> int:
         return sum(line.rpartition(separator)[2].strip(' "').isdecimal() for _, line in lines)
 
-    best = max((",", "\t", " "), key=count)
+    best = max((",", "\t", ";", "|", " "), key=count)
     return best if count(best) else "," if "," in lines[0][1] else " "
 
 

@@ -5,6 +5,7 @@ No torch here: whoever only wants to know what a data set holds starts quickly.
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -143,6 +144,11 @@ def _outside(place: str, label: str, num_classes: int) -> Problem:
     return Problem(place, "mislabelled", reason)
 
 
+def slashed(root: Path, name: str) -> str:
+    """A listed path with slashes, if it has backslashes (as Windows writes) and names no file."""
+    return name if "\\" not in name or (root / name).exists() else name.replace("\\", "/")
+
+
 def place_of(path: Path, root: Path) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
@@ -172,7 +178,9 @@ def visible(folder: Path) -> list[Path]:
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
     """Yield FILE:LINE and text of each line that is not blank."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open("rb") as file:
+            wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        with path.open(encoding="utf-16" if wide else "utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield f"{path.name}:{number}", line.strip("\r\n")

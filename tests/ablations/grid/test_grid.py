@@ -275,3 +275,53 @@ def test_reading_a_grid_imports_no_torch() -> None:
     code = "import sys, ablations; ablations.read_grid({'axes': {'gate': ['mean', 'conv']}}); "
     code += "sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message"),
+    [
+        ('question: "\x1b[31mred"\naxes: {gate: [lrpe, dense]}\n', "1:12", "control character"),
+        ("axes: {gate: [lrpe, dense]}\n\x00", "2:1", r"the control character '\\x00'; delete"),
+        ("axes: {gate: [lrpe, dense\x07]}\n", "1:26", r"the control character '\\x07'; delete"),
+        ("question: &a [x, *a]\n", "1:11", "an anchor stands within itself; write the values"),
+        ("axes: &a {gate: *a}\n", "1:7", "an anchor stands within itself"),
+        ("axes: {gate: &a [[b, *a]]}\n", "1:14", "an anchor stands within itself"),
+        ("axes: {? [gate] : [lrpe]}\n", "1:10", "a key must be a single word"),
+        ("axes: {<<: {gate: [lrpe]}}\n", "1:8", "'<<'"),
+    ],
+)
+def test_a_grid_that_is_not_plain_yaml_is_refused_with_its_place(
+    text: str, place: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text(text)
+    with pytest.raises(GridError, match=rf"g\.yaml:{place}: .*{message}"):
+        read_grid(path)
+
+
+def test_a_grid_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "g.yaml").write_text("axes: " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(GridError, match=r"g\.yaml: this is nested too deeply to be read"):
+        read_grid(tmp_path / "g.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'axes: {data: ["moving-digits:easy", "moving-digits:hard"]}\n',
+        "zip: [{data: [moving-digits, 'moving-digits:hard'], gate: [lrpe, mean]}]\n",
+        "axes: {gate: [lrpe, mean]}\ninclude: [{data: 'moving-digits:hard'}]\n",
+    ],
+)
+def test_data_in_place_of_the_grids_is_refused_where_the_grid_varies_data(
+    text: str, tmp_path: Path
+) -> None:
+    (tmp_path / "g.yaml").write_text(text)
+    with pytest.raises(GridError, match="data='moving-digits:medium' is asked for, but the grid"):
+        read_grid(tmp_path / "g.yaml", "moving-digits:medium")
+
+
+@pytest.mark.parametrize("seed", [2**63, 2**64, -1])
+def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
+    with pytest.raises(GridError, match=r"different whole numbers from 0, each below 2\*\*63"):
+        read_grid(GRID | {"seeds": [0, seed]})

@@ -462,6 +462,41 @@ def test_class_files_are_read_by_number_or_by_line(text, tmp_path):
     assert class_names(tmp_path) == ("a", "b")
 
 
+LISTED = {
+    "backslashes": ("a\\0.mp4,0\nb\\1.mp4,1\n", "utf-8", ""),
+    "backslashes below a folder": (".\\a\\0.mp4 0\r\nb\\1.mp4 1\r\n", "utf-8", ""),
+    "semicolons": ("path;label\na/0.mp4;0\nb/1.mp4;1\n", "utf-8", ""),
+    "bars": ("a/0.mp4|0\nb/1.mp4|1\n", "utf-8", ""),
+    "byte-order mark": ("path,label\na/0.mp4,0\nb/1.mp4,1\n", "utf-8-sig", ""),
+    "utf-16": ("path\tlabel\r\na\\0.mp4\t0\r\nb\\1.mp4\t1\r\n", "utf-16", ""),
+    "from 1": ("a/0.mp4 1\nb/1.mp4 2\n", "utf-8", ""),
+    "from 1, classes numbered from 1": ("a/0.mp4,1\nb/1.mp4,2\n", "utf-8", "1 a\n2 b\n"),
+    "from 1, classes in lines": ("path,label\na/0.mp4,1\nb/1.mp4,2\n", "utf-8", "a\nb\n"),
+}
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_lists_as_other_systems_write_them_are_read(name: str, tmp_path: Path) -> None:
+    text, encoding, classes = LISTED[name]
+    for path in ("a/0.mp4", "b/1.mp4"):
+        texts(tmp_path, {path: "a video"})
+    (tmp_path / "train.csv").write_bytes(text.encode(encoding))
+    if classes:
+        texts(tmp_path, {"classes.txt": classes})
+    listing = list_videos(f"kinetics:{tmp_path}", "train")
+    assert listing.classes == ("a", "b")
+    assert listing.places() == ["a/0.mp4", "b/1.mp4"]
+    assert listing.labels == (0, 1)
+    assert ("labels from 1" in listing.split_rule) == name.startswith("from 1")
+
+
+def test_labels_from_1_without_names_keep_their_numbers(tmp_path: Path) -> None:
+    texts(tmp_path, {"train.csv": "0.mp4 1\n1.mp4 3\n", "val.csv": "2.mp4 2\n"})
+    texts(tmp_path, {f"{i}.mp4": "a video" for i in range(3)})
+    listing = list_videos(f"kinetics:{tmp_path}", "train")
+    assert (listing.classes, listing.labels) == (("1", "2", "3"), (0, 2))
+
+
 def test_mirrored_labels_swap_only_directions():
     assert mirror_of(["Opening something", *NAMES]) == (0, 2, 1)
     assert mirror_of(["clockwise", "counterclockwise", "upright"]) == (1, 0, 2)
