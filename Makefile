@@ -44,7 +44,7 @@ lab: .venv/stamp
 	$(BIN)/jupyter lab notebooks
 
 notebooks: .venv/stamp
-	$(BIN)/python notebooks/make_notebooks.py --jobs $(WORKERS) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python notebooks/lessons/make_notebooks.py --jobs $(WORKERS) $(if $(ONLY),--only $(ONLY))
 
 clean:
 	rm -rf .venv runs

@@ -1,13 +1,12 @@
-"""Saving and loading models, the released key names, and image-to-video initialisation."""
+"""Saving and loading models, ours and released ones, and starting a model from another's file."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path, PosixPath, WindowsPath
 from typing import Any
 from uuid import uuid4
@@ -21,17 +20,15 @@ from torch import Tensor, nn
 from posmlp.config import PosMLPConfig
 from posmlp.config_checks import parse_layout
 from posmlp.model import PosMLP, PosMLPVideo, create_model
-from posmlp.presets import PRESETS
+from posmlp.released.configs import StateDict, infer_config
+from posmlp.released.names import DERIVED, as_ours, released_name, released_shape
 
-StateDict = Mapping[str, Tensor]
 _CONTAINERS = ("model_state", "state_dict", "model", "state_dict_ema", "model_ema", "ema")
 """Keys under which savers put the tensors; of two, the first counts."""
 _SETTINGS = (argparse.Namespace, PosixPath, WindowsPath)
 """Objects that savers put beside the tensors, and that run no code when they are loaded."""
 _WRAPPED = re.compile(r"(^|\.)(module|_orig_mod)(?=\.)")
 """What DataParallel and torch.compile put into key names."""
-# Buffers that the released files hold and that positions alone determine.
-_DERIVED = re.compile(r"(window_relative_position_index|rel_indices)$")
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -198,7 +195,7 @@ def load_released(
     """
     state = source if isinstance(source, Mapping) else _read_released(Path(source))
     where = "state dict" if isinstance(source, Mapping) else str(source)
-    state = {_unwrapped(k): v for k, v in state.items() if not _DERIVED.search(k)}
+    state = {_unwrapped(k): v for k, v in state.items() if not DERIVED.search(k)}
     config = config or infer_config(state)
     if config.gate == "gqpe":
         state = {k: v for k, v in state.items() if not k.endswith("token_proj_n_weight")}
@@ -207,9 +204,9 @@ def load_released(
     model = create_model(config)
     ours = model.state_dict()
     names = {key: released_name(key, config.kind) for key in ours}
-    shapes = {names[key]: _released_shape(names[key], tensor) for key, tensor in ours.items()}
+    shapes = {names[key]: released_shape(names[key], tensor) for key, tensor in ours.items()}
     _check_keys(state, shapes, where)
-    converted = {key: _ours(names[key], state[names[key]], ours[key]) for key in ours}
+    converted = {key: as_ours(names[key], state[names[key]], ours[key]) for key in ours}
     model.to(_precision(converted)).load_state_dict(converted)
     return model.eval()
 
@@ -239,183 +236,14 @@ def _read_released(path: Path) -> dict[str, Tensor]:
     return content
 
 
-_PARTS = {
-    "gate.token_bias": "gate_unit.pos.token_proj_n_bias",
-    "gate.positions.table": "gate_unit.pos.window_relative_position_bias_table",
-    "gate.positions.centers": "gate_unit.pos.attention_centers",
-    "gate.positions.spreads": "gate_unit.pos.attention_spreads",
-    "gate.positions.weight": "gate_unit.token_proj_n_weight",
-}
-_IMAGE_LINEARS = {"fc1": "proj_c_e", "fc2": "proj_c_s"}
-_BRANCH = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.steps\.0\.(T|S)\.(.+)")
+_FREE = {"num_classes", "drop_path", "init", "image_size"}
+"""Fields in which a model may differ from the one whose weights it starts from."""
+_OF_CLIPS = {"kind", "num_frames", "temporal_windows", "layout"}
 
 
-def released_name(key: str, kind: str) -> str:
-    """The released repositories' name of one of our state-dict keys; `kind` is video or image."""
-    if match := re.fullmatch(r"stem\.(conv|norm)s\.(\d)\.(\w+)", key):
-        part, i, leaf = match.groups()
-        part = {"conv": "proj"}.get(part, part)
-        i = int(i)
-        return (
-            f"patch_embed1.{part}{i + 1}.{leaf}"
-            if kind == "video"
-            else f"patch_embed.{part}s.{i}.{leaf}"
-        )
-    if match := re.fullmatch(r"downsamples\.(\d+)\.(conv|norm)\.(\w+)", key):
-        i, part, leaf = int(match[1]), match[2], match[3]
-        if kind == "image":
-            return f"levels.{i + 1}.pool.{part}.{leaf}"
-        return f"patch_embed{i + 2}.{'proj' if part == 'conv' else part}.{leaf}"
-    if match := _BRANCH.fullmatch(key):
-        stage, block, axes, part = int(match[1]), match[2], match[3], match[4]
-        part = _PARTS.get(part, part)
-        if kind == "image":
-            module, _, leaf = part.partition(".")
-            return f"levels.{stage}.encoder.{block}.{_IMAGE_LINEARS.get(module, module)}.{leaf}"
-        branch = {"T": "t_fc", "S": "fc"}[axes]
-        return f"blocks{stage + 1}.{block}.{branch}.encoder.{part}"
-    if key.startswith(("norm.", "head.")):
-        return key
-    raise ValueError(
-        f"{key!r} has no counterpart in the released models: they have layout 'T+S' (video) or 'S' "
-        "(image) and gates lrpe, gqpe or lrpe+dense; give load_released such a config"
-    )
-
-
-def _released_shape(name: str, ours: Tensor) -> tuple[int, ...]:
-    """The shape in the released file of the tensor that is `ours` here."""
-    if name.endswith("bias_table"):
-        return (math.prod(ours.shape[1:]), ours.shape[0])
-    if name.endswith("token_proj_n_bias"):
-        return (1, *ours.shape)
-    if ours.dim() == 4 and ".proj" in name and "projs" not in name:
-        return (*ours.shape[:2], 1, *ours.shape[2:])
-    return tuple(ours.shape)
-
-
-def _ours(name: str, released: Tensor, ours: Tensor) -> Tensor:
-    return (released.T if name.endswith("bias_table") else released).reshape(ours.shape)
-
-
-def infer_config(state: StateDict) -> PosMLPConfig:
-    """The configuration that a released state dict's shapes tell, or ValueError."""
-    if "patch_embed1.proj1.weight" in state:
-        return _infer_video(state)
-    if "patch_embed.projs.0.weight" in state:
-        return _infer_image(state)
-    raise ValueError(
-        "the keys are of neither released model: a PosMLP-Video checkpoint has "
-        "'patch_embed1.proj1.weight', a PosMLP checkpoint 'patch_embed.projs.0.weight'"
-    )
-
-
-def _count(state: StateDict, pattern: str) -> int:
-    """1 + the largest number that stands in the group of `pattern` at a key's start."""
-    found = [int(match[1]) for key in state if (match := re.match(pattern, key))]
-    return max(found, default=-1) + 1
-
-
-def _infer_video(state: StateDict) -> PosMLPConfig:
-    num_stages = _count(state, r"blocks(\d+)\.") - 1
-    depths = tuple(_count(state, rf"blocks{s}\.(\d+)\.") for s in range(1, num_stages + 1))
-    first = [f"blocks{s}.0." for s in range(1, num_stages + 1)]
-    bias, table = "encoder.gate_unit.pos.token_proj_n_bias", "encoder.gate_unit.pos.window_"
-    table += "relative_position_bias_table"
-    frames = tuple(_shape(state, f"{b}t_fc.{bias}")[1] for b in first)
-    windows = tuple(math.isqrt(_shape(state, f"{b}fc.{bias}")[1]) for b in first)
-    return PosMLPConfig(
-        num_classes=_num_classes(state),
-        in_channels=_shape(state, "patch_embed1.proj1.weight")[1],
-        num_frames=math.lcm(*frames),
-        image_size=_smallest_image(windows),
-        depths=depths,
-        dims=tuple(_shape(state, f"{b}fc.encoder.fc2.weight")[0] for b in first),
-        num_groups=tuple(_shape(state, f"{b}fc.{table}")[1] for b in first),
-        windows=windows,
-        temporal_windows=frames,
-        downsample=tuple(f"patch_embed{s}.proj.weight" in state for s in range(2, num_stages + 1)),
-        init="released",
-    )
-
-
-def _infer_image(state: StateDict) -> PosMLPConfig:
-    num_stages = _count(state, r"levels\.(\d+)\.")
-    first = [f"levels.{s}.encoder.0." for s in range(num_stages)]
-    unit = f"{first[0]}gate_unit."
-    gqpe = f"{unit}pos.attention_centers" in state
-    dense = f"{unit}token_proj_n_weight" in state
-    groups = "pos.attention_centers" if gqpe else "pos.window_relative_position_bias_table"
-    group_axis = 0 if gqpe else 1
-    windows = tuple(
-        math.isqrt(_shape(state, f"{b}gate_unit.pos.token_proj_n_bias")[1]) for b in first
-    )
-    dims = tuple(_shape(state, f"{b}proj_c_s.weight")[0] for b in first)
-    full = gqpe and state[f"{unit}pos.attention_spreads"].dim() == 3
-    depthwise = num_stages > 1 and _shape(state, "levels.1.pool.conv.weight")[1] == 1 < dims[0]
-    return replace(
-        PRESETS["image-t"],
-        num_classes=_num_classes(state),
-        in_channels=_shape(state, "patch_embed.projs.0.weight")[1],
-        image_size=_smallest_image(windows),
-        depths=tuple(_count(state, rf"levels\.{s}\.encoder\.(\d+)\.") for s in range(num_stages)),
-        dims=dims,
-        num_groups=tuple(_shape(state, f"{b}gate_unit.{groups}")[group_axis] for b in first),
-        windows=windows,
-        temporal_windows=None,
-        gate="gqpe" if gqpe else "lrpe+dense" if dense else "lrpe",
-        gqpe_spread="full" if full or not gqpe else "scalar",
-        mlp_ratio=tuple(
-            _shape(state, f"{b}proj_c_e.weight")[0] / dim
-            for b, dim in zip(first, dims, strict=True)
-        ),
-        stem_norm="batch" if "patch_embed.norms.0.running_mean" in state else "layer",
-        downsample=True,
-        downsample_norm="batch" if "levels.1.pool.norm.running_mean" in state else "layer",
-        downsample_depthwise=depthwise,
-        drop_path=0.0,
-    )
-
-
-def _shape(state: StateDict, key: str) -> torch.Size:
-    if key not in state:
-        raise ValueError(
-            f"missing key {key!r}, from whose shape the configuration would be read; this is a "
-            "checkpoint of another model, or give its config"
-        )
-    return state[key].shape
-
-
-def _num_classes(state: StateDict) -> int:
-    return _shape(state, "head.weight")[0] if "head.weight" in state else 0
-
-
-def _smallest_image(windows: tuple[int, ...]) -> int:
-    """The smallest square image whose stages all windows divide."""
-    return math.lcm(*(4 * 2**stage * window for stage, window in enumerate(windows)))
-
-
-# What stem, downsampling, norms and spatial branches depend on.
-_COPIED = (
-    "in_channels",
-    "depths",
-    "dims",
-    "num_groups",
-    "windows",
-    "gate",
-    "gate_form",
-    "token_bias",
-    "mlp_ratio",
-    "gqpe_spread",
-    "gqpe_symmetric",
-    "gqpe_softmax",
-    "conv_size",
-    "stem_convs",
-    "stem_norm",
-    "downsample",
-    "downsample_norm",
-    "downsample_depthwise",
-    "norm_eps",
-)
+def _first_difference(config: PosMLPConfig, other: PosMLPConfig, free: set[str]) -> str | None:
+    names = (field.name for field in fields(config) if field.name not in free)
+    return next((name for name in names if getattr(config, name) != getattr(other, name)), None)
 
 
 def inflate(image_model: PosMLP, video_config: PosMLPConfig) -> PosMLPVideo:
@@ -425,13 +253,12 @@ def inflate(image_model: PosMLP, video_config: PosMLPConfig) -> PosMLPVideo:
     and joint branches start with fc2 = 0, so that their residual step is the identity. Raises
     ValueError where the two configurations differ in a part that is copied.
     """
-    for name in _COPIED:
+    if name := _first_difference(video_config, image_model.config, _FREE | _OF_CLIPS):
         ours, theirs = getattr(video_config, name), getattr(image_model.config, name)
-        if ours != theirs:
-            raise ValueError(
-                f"{name}={ours!r} but the image model has {theirs!r}; derive the video config from "
-                "image_model.config with dataclasses.replace"
-            )
+        raise ValueError(
+            f"{name}={ours!r} but the image model has {theirs!r}; derive the video config from "
+            "image_model.config with dataclasses.replace"
+        )
     for stage, layout in enumerate(video_config.layouts):
         if sum(step.count("S") for step in parse_layout(layout)) != 1:
             raise ValueError(
@@ -462,14 +289,12 @@ def start_from(path: str | Path, config: PosMLPConfig) -> PosMLPVideo:
     source = _load_any(Path(path))
     if source.config.kind == "image" and config.kind == "video":
         return inflate(source, config)  # type: ignore[arg-type]
-    free = {"num_classes", "drop_path", "init", "image_size"}
-    for name, ours in config.to_dict().items():
-        theirs = source.config.to_dict()[name]
-        if name not in free and ours != theirs:
-            raise ValueError(
-                f"init_from {path} holds a model with {name}={theirs!r}, not {ours!r}; set "
-                f"{name}={theirs!r}, or start from another file"
-            )
+    if name := _first_difference(config, source.config, _FREE):
+        ours, theirs = config.to_dict()[name], source.config.to_dict()[name]
+        raise ValueError(
+            f"init_from {path} holds a model with {name}={theirs!r}, not {ours!r}; set "
+            f"{name}={theirs!r}, or start from another file"
+        )
     model, state = create_model(config), source.state_dict()
     if config.num_classes != source.config.num_classes:
         state |= {k: v for k, v in model.state_dict().items() if k.startswith("head.")}

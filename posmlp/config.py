@@ -63,7 +63,7 @@ class PosMLPConfig:
     conv_size: int = 3
     """Side of the `conv` gate's kernel along each axis; odd."""
     init: str = "normal"
-    """`normal`, `fan_in`, `unit_bias` or `released`: see `posmlp.parts.initialise`."""
+    """`normal`, `fan_in`, `unit_bias`, `released` or `steady`: see `posmlp.parts.initialise`."""
     drop_path: float = 0.0
     """Stochastic depth rate of the last block; rates rise linearly from 0 at the first."""
     kind: str = "video"
@@ -104,6 +104,15 @@ class PosMLPConfig:
     def size(self) -> tuple[int, int]:
         """(height, width) of a frame in pixels."""
         return (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
+
+    @property
+    def side(self) -> int:
+        """Side of a square frame in pixels. Raises ValueError if frames are not square."""
+        if not isinstance(self.image_size, int):
+            raise ValueError(
+                f"image_size={self.image_size} is not square, but clips are; use one side length"
+            )
+        return self.image_size
 
     def stage_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
         """(rows, columns) of tokens in each stage for frames of `height` x `width` pixels."""
@@ -159,8 +168,12 @@ class TrainConfig:
     """Times that all training clips are seen."""
     batch_size: int = 32
     """Clips a step and seed."""
+    balanced: bool = False
+    """Whether numbers of clips a class differ by at most one in a batch: `train/balance.py`."""
     lr: float = 2e-3
     """Peak learning rate; not scaled by the batch."""
+    relation_lr_scale: float = 1.0
+    """Learning rate of relations (tables, kernels, matrices, centres, spreads) over `lr`."""
     min_lr: float = 1e-6
     """Learning rate at the end of the cosine."""
     warmup_epochs: float = 1.0

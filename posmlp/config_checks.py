@@ -7,9 +7,12 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-GATE_NAMES = ("lrpe", "gqpe", "dense", "lrpe+dense", "attention", "conv", "mean", "none")
+GATE_NAMES = (
+    *("lrpe", "gqpe", "dense", "lrpe+dense", "attention", "conv", "mean", "none"),
+    *("centred-attention", "centred-gqpe", "centred-mean"),
+)
 GATE_FORMS = ("multiply", "add", "mix")
-INITS = ("normal", "fan_in", "unit_bias", "released")
+INITS = ("normal", "fan_in", "unit_bias", "released", "steady")
 BRANCHES = ("T", "S", "ST")
 GQPE_SPREADS = ("full", "diagonal", "scalar")
 
@@ -96,10 +99,11 @@ _VALID_IN_TRAINING: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ("epochs", "batch_size", "sampling_rate", "num_clips", "repeats"),
         ("a whole number of at least 1", _whole),
     ),
+    "balanced": _SWITCH,
     **dict.fromkeys(("checkpoint_every", "rand_ops"), _COUNT),
     "test_short_side": ("a number of pixels, 0 for image_size", _COUNT[1]),
     **dict.fromkeys(("lr", "min_lr", "warmup_epochs", "weight_decay", "grad_clip"), _RATE),
-    **dict.fromkeys(("mixup", "cutmix", "rand_magnitude_std"), _RATE),
+    **dict.fromkeys(("relation_lr_scale", "mixup", "cutmix", "rand_magnitude_std"), _RATE),
     "init_from": ("text, the path of a model file", lambda value: isinstance(value, str)),
     "rand_magnitude": ("a number from 0 to 10", lambda value: _real(value) and 0 <= value <= 10),
     **dict.fromkeys(("label_smoothing", "max_bad_share", "ema_decay"), _SHARE),
@@ -133,6 +137,11 @@ def check_training(config: Any) -> None:
         value = getattr(config, name)
         if not valid(value):
             raise ValueError(f"{name}={value!r} must be {what}")
+    if config.balanced and config.batch_size % config.repeats:
+        raise ValueError(
+            f"batch_size={config.batch_size} must be a multiple of repeats={config.repeats} for "
+            "balanced=True, so that all copies of a clip are in one batch"
+        )
 
 
 def in_one_form(config: Any) -> dict[str, Any]:
@@ -204,6 +213,11 @@ def check_model(config: Any) -> None:
         raise ValueError(f"stem_convs={config.stem_convs} must be 2 (video) or 3 (image)")
     if config.conv_size % 2 == 0:
         raise ValueError(f"conv_size={config.conv_size} must be odd, for example 3")
+    if config.gate == "centred-gqpe" and not config.gqpe_softmax:
+        raise ValueError(
+            "gqpe_softmax=False leaves rows that do not sum to 1, which gate='centred-gqpe' needs; "
+            "leave gqpe_softmax at True, or use gate='gqpe'"
+        )
     if config.kind == "image" and (config.num_frames != 1 or set(config.layouts) != {"S"}):
         raise ValueError(
             f"kind='image' needs num_frames=1 and layout='S', not num_frames={config.num_frames} "

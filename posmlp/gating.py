@@ -17,29 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from posmlp.config_checks import GATE_FORMS, one_of
+from posmlp.parts.hook_points import Add, Multiply
 from posmlp.positions import LRPE
 
 
-class Multiply(nn.Module):
-    """x * y, as a module that hooks see."""
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return x * y
-
-
-class Add(nn.Module):
-    """x + y, or x where there is no y, as a module that hooks see."""
-
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return x if y is None else x + y
-
-
 class GatingUnit(nn.Module):
-    """h (B, N, 2C) -> (B, N, C): the halves of h are u and v, and the output mix(u) gated by v.
+    """h (B, N, 2C) -> (B, N, C): h splits into u and v, and v gates mix(u).
 
-    `form`: `multiply` gives mix(u) * v, `add` mix(u) + v, `mix` takes h (B, N, C) and gives mix(h).
+    Forms: `multiply` is mix(u) * v, `add` is mix(u) + v, and `mix` is mix(h) for h (B, N, C).
     A token bias (N, 1), shared by all channels, is added to mix(u) before the gate.
-    Hooks on `u`, `v`, `mixed`, `biased` and `gated` see what their names say, each (B, N, C).
+    Hooks on `u`, `v`, `mixed`, `biased` and `gated` see those values, each (B, N, C).
     Raises ValueError if `num_groups` does not divide `dim` or h is of the wrong shape.
 
     Source: section 3 of the paper; the released PoSGU and PoSGUT.
@@ -102,7 +89,7 @@ class GatingUnit(nn.Module):
 class PositionalGatingUnit(GatingUnit):
     """The paper's unit: its relation comes from positions alone, by default from an LRPE table.
 
-    `relation` makes it from (window, num_groups) and the further keyword arguments.
+    `relation(window, num_groups, **relation_options)` makes it.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 Read after `positions.py` and `gating.py`. Stem, image input and stochastic depth are in `parts/`.
 
 Shapes: B clips, T frames, H x W tokens, C channels. Inside a stage a clip's tokens lie in W windows
-of n = window * window places: (B, W, T, n, C).
+of n = window * window places, (B, W, T, n, C); temporal windows have t of the T frames.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from posmlp.presets import resolve
 class Branch(nn.Module):
     """norm, fc1, GELU, gating unit, fc2 over one kind of window: (B, W, T, n, C) -> the same.
 
-    `T` mixes over frames at each place, `S` over the n places of each frame, `ST` over both.
+    `T` mixes over t frames at each place, `S` over the n places of each frame, `ST` over both.
     Source: section 3 of the paper; the released PosMLP layer, whose expansion is 2C.
     """
 
@@ -40,6 +40,7 @@ class Branch(nn.Module):
         window = {"T": (self.frames,), "S": (side, side), "ST": (self.frames, side, side)}[axes]
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.gate = make_gate(config, mixed, window, config.num_groups[stage])
+        # a caller's own gate takes u and v
         width = self.gate.in_features if isinstance(self.gate, GatingUnit) else 2 * mixed
         self.fc1 = init_linear(nn.Linear(dim, width))
         self.gelu = nn.GELU()
@@ -52,7 +53,7 @@ class Branch(nn.Module):
         return self.from_mixed_axis(self.fc2(z))
 
     def to_mixed_axis(self, x_BWTnC: Tensor) -> Tensor:
-        """Tokens (..., N, C) whose last axis but one is what the gate mixes."""
+        """Bring together the tokens that the gate mixes: (..., N, C)."""
         if self.axes == "S":
             return x_BWTnC
         x = x_BWTnC.unflatten(-3, (-1, self.frames))  # (B, W, T/t, t, n, C)
@@ -67,9 +68,9 @@ class Branch(nn.Module):
 
 
 class Step(nn.ModuleDict):
-    """A residual step of parallel branches by their axes: tokens (B, W, T, n, C) -> the same.
+    """A residual step adds the sum of its parallel branches: (B, W, T, n, C) -> the same.
 
-    `scale` (B,), where a caller lends it, replaces the factors that stochastic depth draws.
+    If a caller lends `scale` (B,), it replaces the draws of stochastic depth, in eval too.
     """
 
     scale: Tensor | None
@@ -85,7 +86,7 @@ class Step(nn.ModuleDict):
 
 
 class Block(nn.Module):
-    """Residual steps one after the other, as the layout says.
+    """Steps in the layout's order: `+` joins branches of a step, `>` joins steps.
 
     Source: the released block is `T+S`; the paper's other orders are the other layouts.
     """
@@ -170,7 +171,7 @@ class PosMLP(TakesImages, PosMLPVideo):
 
 
 def create_model(config: PosMLPConfig | str, **overrides: Any) -> PosMLPVideo:
-    """A model from a config or a preset's name, with fields replaced: a PosMLP if kind is `image`.
+    """A model from a config or a preset's name, with fields replaced; kind `image`: a PosMLP.
 
     Raises ValueError that names the field, the value and the valid ones.
     """

@@ -4,12 +4,13 @@ Read first; then `gating.py` and `model.py`.
 
 Shapes: G channel groups, N tokens of a window (row-major over its axes), A axes.
 The sign convention of the whole project is made here, in `relative_position_index`:
-`offset = query - key` along each axis. A positive dt means that the key lies in the past.
+`offset = query - key` along each axis. A positive offset in time means a key in the past.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ def token_coordinates(window: tuple[int, ...], device: torch.device | str | None
 def relative_position_index(
     window: tuple[int, ...], device: torch.device | str | None = None
 ) -> Tensor:
-    """Where in a flattened (2w-1, ...) table the offset query - key of each pair stands: (N, N).
+    """Entry [m, n] is the place of the offset m - n in a flattened (2w-1, ...) table: (N, N).
 
     For one axis it is `m - n + w - 1`; further axes nest row-major.
     Source: the released models' index (the same values for 1 and 2 axes); 3 axes are ours.
@@ -52,8 +53,8 @@ class Relation(nn.Module):
         super().__init__()
         self.window, self.num_groups = tuple(window), num_groups
         self.num_tokens = math.prod(window)
-        # no buffer: a buffer that no file holds is garbage after `to_empty`
-        self._index = relative_position_index(self.window)
+        # no buffer: `to_empty` leaves an unsaved one unfilled
+        self.index: Tensor | None = relative_position_index(self.window, "cpu")
 
     def forward(self) -> Tensor:
         table = self.bias_table().flatten(1)  # (G, offsets)
@@ -65,14 +66,22 @@ class Relation(nn.Module):
         raise NotImplementedError
 
     def finish(self, rows: Tensor, first: int = 0) -> Tensor:
-        """Rows (G, rows, N) from number `first` on, as they are used: here as they are."""
+        """A subclass may change these rows (G, rows, N); `first` numbers the first."""
         return rows
 
     def index_on(self, device: torch.device) -> Tensor:
-        """The relative position index (N, N); made again where the relation has moved to."""
-        if self._index.device != device:
-            self._index = relative_position_index(self.window, device)
-        return self._index
+        """The relative position index (N, N)."""
+        if self.index is None:
+            return relative_position_index(self.window, device)
+        return self.index.to(device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Relation:
+        """Take the index along, where a model moves to another device."""
+        super()._apply(fn, recurse)
+        device = next(self.parameters()).device
+        if self.index is not None and device.type != "meta":
+            self.index = self.index.to(device)
+        return self
 
 
 class LRPE(Relation):

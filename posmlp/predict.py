@@ -54,12 +54,9 @@ def open_run(run: str | Path, seed: int | None = None, variant: str | None = Non
             f"{path} tells {model.config.num_classes} classes apart, but config.json beside it "
             f"names {len(classes)}; put the files of one run together"
         )
-    side = model.config.image_size
-    if not isinstance(side, int):
-        raise ValueError(f"image_size={side} is not square, but clips cut from videos are")
     rule = ClipRule(
         model.config.num_frames,
-        side,
+        model.config.side,
         cast(Sampling, train.sampling),
         train.sampling_rate,
         test_short_side=train.test_short_side,

@@ -1,11 +1,19 @@
-"""From what a user writes, a preset, a YAML file or `key=value`, to the two configs."""
+"""From what a user writes, a preset, a YAML file or `key=value`, to the two configs.
+
+YAML is read as it is written, with positions. Scalars are those of YAML 1.2: `1e-3` is a number;
+`off`, `010` and `1:30` are words. A key that stands twice, and a value that holds itself, are
+errors.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.config_checks import one_of
@@ -20,8 +28,6 @@ RECIPES = Path(__file__).with_name("recipes")
 
 def parse_value(text: str) -> Any:
     """A setting's value: a YAML scalar or list, or the text itself where it is neither."""
-    from posmlp.strict_yaml import NotYamlError, read_yaml
-
     try:
         return read_yaml(text)[0]
     except NotYamlError:
@@ -62,8 +68,6 @@ def _is_generated(data: str) -> bool:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    from posmlp.strict_yaml import NotYamlError, read_yaml
-
     if not path.is_file() and path.parent.name == RECIPES.name:
         path = RECIPES / path.name
         one_of(path.name, sorted(each.name for each in RECIPES.glob("*.yaml")), "recipe")
@@ -80,4 +84,93 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{place}: {str(error).rstrip('.')}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold 'key: value' lines, not {type(values).__name__}")
+    return values
+
+
+Where = tuple[str | int, ...]
+"""The keys and list indices that lead to a value from the top of the text."""
+
+
+class NotYamlError(ValueError):
+    """A text that is not YAML, or that says something twice; `mark` is where."""
+
+    def __init__(self, problem: str, mark: yaml.Mark | None = None) -> None:
+        super().__init__(problem)
+        self.mark = mark
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader without YAML 1.1's surprises."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_NUMBER = r"[-+]?(\.[0-9]+|(0|[1-9][0-9_]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9][0-9_]*)", "-+0123456789"),
+    ("float", rf"{_NUMBER}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+):
+    _whole = re.compile(f"^(?:{_pattern})$")
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _whole, list(_first))
+
+
+def read_yaml(text: str) -> tuple[Any, dict[Where, yaml.Mark]]:
+    """The plain values of a text, and where each stands; a key stands at (*where, "key of").
+
+    Raises NotYamlError.
+    """
+    positions: dict[Where, yaml.Mark] = {}
+    try:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        return None if root is None else _plain(loader, root, (), positions, []), positions
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise NotYamlError(f"this is not YAML: {error.problem or error.context}.", mark) from error
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        line, column = before.count("\n"), len(before) - before.rfind("\n") - 1
+        mark = yaml.Mark("", error.position, line, column, None, 0)
+        problem = f"this is not YAML: it has the control character {chr(error.character)!a}"
+        raise NotYamlError(f"{problem}; delete that.", mark) from error
+    except RecursionError as error:
+        raise NotYamlError("this is nested too deeply to be read; write it flatter.") from error
+
+
+def _plain(
+    loader: _Loader,
+    node: yaml.Node,
+    where: Where,
+    positions: dict[Where, yaml.Mark],
+    within: list[yaml.Node],
+) -> Any:
+    """A node's value; `within` are the nodes that it stands in."""
+    if any(node is outer for outer in within):
+        mark = node.start_mark
+        raise NotYamlError("an anchor stands within itself; write the values out.", mark)
+    positions[where] = node.start_mark
+    deeper = [*within, node]
+    if isinstance(node, yaml.SequenceNode):
+        return [
+            _plain(loader, item, (*where, i), positions, deeper)
+            for i, item in enumerate(node.value)
+        ]
+    if not isinstance(node, yaml.MappingNode):
+        try:
+            return loader.construct_object(node)
+        except ValueError as error:
+            problem = f"{node.value!r} is not what its tag {node.tag!r} says; leave the tag out."
+            raise NotYamlError(problem, node.start_mark) from error
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise NotYamlError("a key must be a single word.", key_node.start_mark)
+        key = str(key_node.value)
+        if key in values:
+            raise NotYamlError(f"{key!r} stands twice; keep one.", key_node.start_mark)
+        positions[(*where, key, "key of")] = key_node.start_mark
+        values[key] = _plain(loader, value_node, (*where, key), positions, deeper)
     return values

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from posmlp import create_model, load, save
-from posmlp.checkpoint import released_name
 from posmlp.cli import main
+from posmlp.released.names import released_name
 from posmlp.settings import configs, parse_value
 
 SMALL = [
@@ -20,11 +20,6 @@ SMALL = [
     "mlp_ratio=2.0", "image_size=16", "num_frames=4", "temporal_windows=4",
     "epochs=1", "batch_size=8", "num_clips=28",
 ]  # fmt: skip
-
-
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "posmlp.cli", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +34,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         (["image_size=40"], "use a window that divides"),
         (["gates=lrpe"], "unknown config key 'gates'"),
         (["lr=fast"], "lr='fast' must be a number"),
-        (["in_channels=1"], "in_channels=1, but clips have 3 colours"),
+        (["in_channels=1", "num_clips=28"], "in_channels=1, but clips have 3 colours"),
         (["--device", "gpu"], "device='gpu' is not here"),
         (["lr=.nan"], "lr=nan must be a number of at least 0"),
         (["lr=[1,2]"], "lr=[1, 2] must be a number of at least 0"),
@@ -81,18 +76,12 @@ def test_settings_may_stand_on_both_sides_of_an_option(tmp_path, capsys):
         assert f"unrecognized arguments: {words[-1]}" in capsys.readouterr().err
 
 
-def test_package_runs_as_its_command():
-    command = [sys.executable, "-m", "posmlp", "train", "--out", "nowhere", "gate=lrp"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+def test_package_runs_as_its_command_and_leaves_no_traceback(tmp_path):
+    words = ["-m", "posmlp", "train", "--out", str(tmp_path / "run"), "gate=lrp"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("posmlp train: unknown gate 'lrp'")
-
-
-def test_bad_input_leaves_no_traceback(tmp_path):
-    done = run("train", "--out", str(tmp_path / "run"), "gate=lrp")
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("posmlp train: unknown gate 'lrp'")
+    assert done.stderr.count("\n") == 1
 
 
 def test_train_refuses_bad_folders(tmp_path, capsys):

@@ -96,6 +96,7 @@ def configs(draw: st.DrawFn) -> PosMLPConfig:
     groups = draw(each)
     windows = draw(each)
     last = 4 * 2 ** (num_stages - 1) * 2
+    gate = draw(st.sampled_from(GATE_NAMES))
     return PosMLPConfig(
         num_classes=draw(st.integers(0, 20)),
         in_channels=draw(st.integers(1, 4)),
@@ -109,13 +110,13 @@ def configs(draw: st.DrawFn) -> PosMLPConfig:
         layout=draw(
             st.one_of(layouts.map(write_layout), st.tuples(*[st.just("T+S")] * num_stages))
         ),
-        gate=draw(st.sampled_from(GATE_NAMES)),
+        gate=gate,
         gate_form=draw(st.sampled_from(GATE_FORMS)),
         token_bias=draw(st.booleans()),
         mlp_ratio=draw(st.sampled_from((2.0, 4.0, (2.0,) * num_stages))),
         gqpe_spread=draw(st.sampled_from(GQPE_SPREADS)),
         gqpe_symmetric=draw(st.booleans()),
-        gqpe_softmax=draw(st.booleans()),
+        gqpe_softmax=gate == "centred-gqpe" or draw(st.booleans()),
         conv_size=draw(st.sampled_from((1, 3, 5))),
         init=draw(st.sampled_from(INITS)),
         drop_path=draw(st.floats(0, 0.9)),
@@ -187,6 +188,7 @@ def test_stage_sizes_round_up(side: int, expected: list[int]) -> None:
 BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"gate": "lrp"}, ["'lrp'", *GATE_NAMES]),
     ({"gate": 3}, ["3", "lrpe"]),
+    ({"gate": "centred-gqpe", "gqpe_softmax": False}, ["gqpe_softmax=False", "sum to 1", "'gqpe'"]),
     ({"gate_form": "times"}, ["'times'", *GATE_FORMS]),
     ({"init": "xavier"}, ["'xavier'", *INITS]),
     ({"gqpe_spread": "matrix"}, ["'matrix'", *GQPE_SPREADS]),

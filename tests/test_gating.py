@@ -11,13 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from posmlp import GATES, PositionalGatingUnit, relative_position_index
+from posmlp import GATES, PositionalGatingUnit, create_model, relative_position_index
 from posmlp.config_checks import GATE_FORMS, GATE_NAMES, INITS
+from posmlp.gates.centred import CentredGQPE
+from posmlp.gates.row_bank import RowBankUnit
 from posmlp.gating import GatingUnit
 from posmlp.parts.initialise import initialise
 
 F64 = torch.float64
-TIED = [name for name in GATE_NAMES if name != "attention"]
+TIED = [name for name in GATE_NAMES if not name.endswith("attention")]
+CENTRED = [name for name in GATE_NAMES if name.startswith("centred-")]
 windows = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
 widths = st.tuples(st.integers(1, 3), st.integers(1, 4))  # groups, channels a group
 
@@ -40,7 +43,8 @@ def make(
 def test_gates_are_the_named_ones() -> None:
     assert set(GATES) == set(GATE_NAMES)
     assert set(GATE_NAMES) == {
-        "lrpe", "gqpe", "dense", "lrpe+dense", "attention", "conv", "mean", "none"
+        "lrpe", "gqpe", "dense", "lrpe+dense", "attention", "conv", "mean", "none",
+        "centred-attention", "centred-gqpe", "centred-mean",
     }  # fmt: skip
 
 
@@ -63,7 +67,7 @@ def test_mix_is_the_relation_times_u_channel_by_channel(
     torch.testing.assert_close(out, torch.stack(expected), rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("gate", ["mean", "none"])
+@pytest.mark.parametrize("gate", ["mean", "none", "centred-mean"])
 def test_relation_has_the_units_dtype_and_device(gate: str) -> None:
     unit = make(gate, 4, (3,), 2)
     assert unit.relation().dtype == F64
@@ -145,11 +149,12 @@ def test_token_bias_is_one_number_an_output_position() -> None:
     assert "token_bias" not in without.state_dict()
 
 
-def test_attention_equals_its_formula() -> None:
+@pytest.mark.parametrize("gate", ["attention", "centred-attention"])
+def test_attention_equals_its_formula(gate: str) -> None:
     """A head a group: softmax(q k / sqrt(V) + relative position bias) over keys, values are u."""
     groups, per_group, window = 2, 3, (2, 2)
     dim, num_tokens = groups * per_group, 4
-    unit = make("attention", dim, window, groups)
+    unit = make(gate, dim, window, groups)
     u = randn(num_tokens, dim, seed=5)
     assert unit.token_bias is not None
     query, key = unit.query_key(u).chunk(2, dim=-1)
@@ -158,22 +163,26 @@ def test_attention_equals_its_formula() -> None:
         c = torch.arange(g, dim, groups)
         scores = query[:, c] @ key[:, c].T / math.sqrt(per_group) + unit.relation()[g]
         expected = scores.softmax(-1) @ u[:, c] + unit.token_bias
+        if gate == "centred-attention":
+            expected = expected - u[:, c].mean(0)
         torch.testing.assert_close(out[:, c], expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("gate", ["lrpe", "lrpe+dense", "attention", "conv", "gqpe"])
+@pytest.mark.parametrize(
+    "gate", ["lrpe", "lrpe+dense", "attention", "conv", "gqpe", "centred-attention", "centred-gqpe"]
+)
 def test_bias_table_has_an_entry_for_each_offset(gate: str) -> None:
     table = make(gate, 4, (2, 3, 4), 2).bias_table()
     assert table is not None
     assert table.shape == (2, 3, 5, 7)
 
 
-@pytest.mark.parametrize("gate", ["dense", "mean", "none"])
+@pytest.mark.parametrize("gate", ["dense", "mean", "none", "centred-mean"])
 def test_bias_table_is_none_where_there_are_no_offsets(gate: str) -> None:
     assert make(gate, 4, (2, 3), 2).bias_table() is None
 
 
-@pytest.mark.parametrize("gate", ["lrpe", "attention", "conv"])
+@pytest.mark.parametrize("gate", ["lrpe", "attention", "centred-attention", "conv"])
 @given(windows)
 @settings(max_examples=10)
 def test_relation_reads_the_bias_table_at_query_minus_key(
@@ -202,6 +211,40 @@ def test_mean_and_none_are_the_uniform_and_the_unit_matrix() -> None:
     same = make("none", 4, (2, 3), 2, token_bias=False)
     torch.testing.assert_close(flat(u), u.mean(1, keepdim=True).expand(2, 6, 4))
     assert torch.equal(same(u), u)
+
+
+@pytest.mark.parametrize("gate", CENTRED)
+@given(windows, widths, st.floats(-3, 3))
+@settings(max_examples=15)
+def test_a_centred_gate_is_the_other_minus_the_windows_mean_and_mixes_a_static_background_to_0(
+    gate: str, window: tuple[int, ...], width: tuple[int, int], level: float
+) -> None:
+    groups, dim = width[0], width[0] * width[1]
+    num_tokens = math.prod(window)
+    unit, other = make(gate, dim, window, groups), make(gate[8:], dim, window, groups)
+    other.load_state_dict(unit.state_dict())  # of the same names
+    u, background = randn(2, num_tokens, dim, seed=4), level * randn(2, 1, dim, seed=5)
+    close = {"rtol": 0, "atol": 1e-12}
+    torch.testing.assert_close(unit.mix(u), other.mix(u) - u.mean(1, keepdim=True), **close)
+    static = background.expand(-1, num_tokens, -1)
+    torch.testing.assert_close(unit.mix(static), torch.zeros_like(static), **close)
+    torch.testing.assert_close(other.mix(static), static, **close)  # its rows sum to 1
+    if gate != "centred-attention":
+        torch.testing.assert_close(unit.relation(), other.relation() - 1 / num_tokens, **close)
+    table, plain = unit.bias_table(), other.bias_table()
+    assert (table is None) == (plain is None)
+    if table is not None and plain is not None:
+        assert torch.equal(table, plain)
+
+
+def test_centred_gqpe_by_frames_is_the_whole_one() -> None:
+    whole = PositionalGatingUnit(4, (3, 2, 2), 2, relation=CentredGQPE, form="mix").double()
+    by_frames = RowBankUnit(4, (3, 2, 2), 2, relation=CentredGQPE, form="mix").double()
+    initialise(whole, "normal")
+    by_frames.load_state_dict(whole.state_dict())
+    u = randn(2, 12, 4)
+    torch.testing.assert_close(by_frames.mix(u), whole.mix(u))
+    torch.testing.assert_close(by_frames.relation(), whole.relation())
 
 
 def test_positional_unit_over_any_number_of_axes_is_one_class() -> None:
@@ -252,18 +295,33 @@ def test_even_convolution_size_is_refused() -> None:
 
 @pytest.mark.parametrize("gate", GATE_NAMES)
 @pytest.mark.parametrize("init", INITS)
-def test_initialise_sets_tables_and_token_biases_as_named(gate: str, init: str) -> None:
+@pytest.mark.parametrize("window", [(6, 6), (36,)])
+def test_initialise_sets_tables_and_token_biases_as_named(
+    gate: str, init: str, window: tuple[int, ...]
+) -> None:
     torch.manual_seed(0)
-    unit = GATES[gate](4, (6, 6), 2)
+    unit = GATES[gate](4, window, 2)
     initialise(unit, init)
     assert unit.token_bias is not None
     level = 1.0 if init == "unit_bias" else 0.0
     assert torch.equal(unit.token_bias, torch.full((36, 1), level))
-    std = {"released": 0.0, "normal": 0.02, "fan_in": 1 / 6, "unit_bias": 1e-3}[init]
+    stds = {"released": 0.0, "normal": 0.02, "fan_in": 1 / 6, "unit_bias": 1e-3}
+    std = stds.get(init, 0.1 if window == (36,) else 0.02)  # `steady`
     for name, value in unit.named_parameters():
         if name.endswith(("table", "weight", "kernel")) and "query_key" not in name:
             few = value.numel() < 100
             assert value.std().item() == pytest.approx(std, rel=0.5 if few else 0.15)
+
+
+def test_steady_differs_from_normal_in_tables_over_time_alone() -> None:
+    states = []
+    for init in ("normal", "steady"):
+        torch.manual_seed(0)
+        states.append(create_model("toy", layout="T+S>ST", init=init).state_dict())
+    normal, steady = states
+    for name, value in normal.items():
+        over_time = name.endswith(".T.gate.positions.table")
+        torch.testing.assert_close(steady[name], 5 * value if over_time else value, msg=name)
 
 
 @pytest.mark.parametrize("spread", ["full", "diagonal", "scalar"])

@@ -320,6 +320,19 @@ def test_a_model_of_meta_that_loads_a_state_is_the_model(gate: str, how: str) ->
         torch.testing.assert_close(ours.gate.relation(), theirs.gate.relation())
 
 
+def test_an_index_stays_of_use_after_a_first_call_under_a_transform_or_in_inference() -> None:
+    """What is made there and kept would be of that transform, or of inference, for good."""
+    model, x = make(layout="T+S>ST"), clips()
+    moved = create_model(model.config).to("meta").to_empty(device="cpu").double()
+    moved.load_state_dict(model.state_dict())
+    parameters = dict(moved.named_parameters())
+    torch.func.grad(lambda p: functional_call(moved.eval(), p, (x,)).sum())(parameters)
+    with torch.inference_mode():
+        moved(x)
+    torch.testing.assert_close(in_every_mode(moved), in_every_mode(model))
+    moved(x).sum().backward()
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_traced_model_takes_other_batch_sizes(layout: str) -> None:
     model = make(layout=layout)
@@ -431,7 +444,7 @@ STARTS = Path(__file__).parent / "golden" / "seeded_models.json"
 VARIANTS: dict[str, dict[str, Any]] = {
     "T+S": {}, "ST": {"layout": "ST"}, "T>S add": {"layout": "T>S", "gate_form": "add"},
     "mix": {"gate_form": "mix", "token_bias": False}, "released": {"init": "released"},
-    "fan_in": {"init": "fan_in"}, "unit_bias": {"init": "unit_bias"},
+    "fan_in": {"init": "fan_in"}, "unit_bias": {"init": "unit_bias"}, "steady": {"init": "steady"},
     "image": {"layout": "S", "kind": "image", "num_frames": 1, "stem_convs": 3,
               "mlp_ratio": (4.0, 4.0, 4.0, 2.0), "downsample_depthwise": True},
 }  # fmt: skip

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from posmlp.checkpoint import inflate
-from posmlp.config import PosMLPConfig
-from posmlp.model import create_model
+from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.model import PosMLPVideo, create_model
+from posmlp.presets import PRESETS
 from posmlp.settings import RECIPES, configs
 
 NAMES = sorted(path.name for path in RECIPES.glob("*.yaml"))
 VIDEO = [name for name in NAMES if re.match(r"(ssv1|ssv2|k400)-", name)]
+
+
+@cache
+def on_meta(config: PosMLPConfig) -> PosMLPVideo:
+    with torch.device("meta"):
+        return create_model(config)
+
+
+def of_one_size(config: PosMLPConfig) -> PosMLPConfig:
+    """Recipes of one size differ by what costs next to nothing: see `multiply_adds`."""
+    return replace(config, num_classes=174, drop_path=0.0)
 
 
 def test_there_is_a_recipe_for_every_released_configuration():
@@ -45,20 +59,19 @@ def test_recipe_is_the_released_one(name):
     assert (train.rand_ops, train.rand_magnitude, train.erase) == (4, 7.0, 0.25)
     assert (train.mixup, train.cutmix, train.label_smoothing) == (0.8, 1.0, 0.1)
     assert train.batch_size == 2 * (32 if name == "ssv1-s16.yaml" else 64)
-    with torch.device("meta"):
-        model = create_model(config)
-    assert model.head.out_features == config.num_classes
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_builds_and_says_where_it_comes_from(name):
     config, _ = configs(f"recipes/{name}", [])
-    with torch.device("meta"):
-        model = create_model(config)
-    assert next(model.parameters()).is_meta
+    assert on_meta(config).head.out_features == config.num_classes
     head = [line for line in (RECIPES / name).read_text().splitlines() if line.startswith("#")]
     wanted = ["# Source: ", "# Hardware: "]
-    if name not in ("moving-boxes.yaml", "tiny-deformations.yaml"):  # ours: the paper has none
+    if name not in (
+        "moving-boxes.yaml",
+        "steady.yaml",
+        "tiny-deformations.yaml",
+    ):  # ours: the paper has none
         wanted += ["# Paper: ", "# Data: "]
     if name in VIDEO:
         wanted += ["# Work: ", "# Expected: ", "# Test: posmlp eval "]
@@ -76,13 +89,12 @@ def test_recipe_says_where_the_released_file_does_not_run_this_model(name):
     assert says == (name != "ssv1-s16.yaml")
 
 
+@cache
 def multiply_adds(config: PosMLPConfig) -> float:
     """Of one clip, as PyTorch counts them, on tensors without content."""
-    with torch.device("meta"):
-        model = create_model(config).eval()
-        clip = torch.zeros(1, 3, config.num_frames, *config.size)
+    clip = torch.zeros(1, 3, config.num_frames, *config.size, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(clip)
+        on_meta(config).eval()(clip)
     return counter.get_total_flops() / 2
 
 
@@ -96,10 +108,18 @@ def test_recipe_states_the_work_of_its_model(name):
         return float(number.replace(",", ""))
 
     clips = found(r"Data: (?:about )?([\d,]+) training") * train.epochs * train.repeats
-    work = 6 * multiply_adds(config) * clips
+    work = 6 * multiply_adds(of_one_size(config)) * clips
     assert found(r"Work: (\S+) operations") == pytest.approx(work, rel=0.05)
     hours = work / found(r"Hardware: (\d+) GPUs") / 50e12 / 3600
     assert found(r"Expected: (\d+) h .* 50 TFLOP") == pytest.approx(hours, abs=1)
+
+
+def test_steady_recipe_is_the_toy_preset_but_for_what_its_head_names():
+    config, train = configs("recipes/steady.yaml", [])
+    assert config == replace(PRESETS["toy"], init="steady")
+    assert (train.balanced, train.batch_size) == (True, 2 * config.num_classes)
+    changed = {"epochs": 6, "balanced": True, "batch_size": 28, "relation_lr_scale": 5}
+    assert train == TrainConfig(**changed)
 
 
 def test_recipes_are_found_from_any_folder(tmp_path, monkeypatch):
@@ -117,6 +137,10 @@ def test_recipe_names_an_image_model_that_it_can_start_from(name):
     image, _ = configs(f"recipes/{named}", [])
     video, _ = configs(f"recipes/{name}", [])
     assert image.kind == "image"
+    inflated(image, of_one_size(video))
+
+
+@cache
+def inflated(image: PosMLPConfig, video: PosMLPConfig) -> PosMLPVideo:
     with torch.device("meta"):
-        started = inflate(create_model(image), video)
-    assert started.config == video
+        return inflate(on_meta(image), video)

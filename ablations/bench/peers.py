@@ -7,7 +7,6 @@ as its own documentation shows it. `python -m ablations.bench.peers NAME JOBS SE
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ablations.engines.processes import Outcome, WorkerDied
+from ablations.engines.processes import Outcome, WorkerDied, same_imports
 from ablations.engines.worker import Place
 from ablations.grid.grid import Job
 from ablations.store.files import write_all_json
@@ -130,8 +129,7 @@ def hydra(count: int, seconds: float, folder: Path) -> None:
     )
     sweep = f"+number=range(0,{count})"
     command = [sys.executable, str(script), "--multirun", sweep, f"hydra.sweep.dir={folder}/sweep"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=same_imports())
 
 
 def ray_tune(count: int, seconds: float, folder: Path) -> None:

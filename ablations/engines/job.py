@@ -30,8 +30,10 @@ from ablations.store.files import read_json
 from ablations.store.store import DEVICE_ERROR, OUT_OF_MEMORY, Result, Store
 from posmlp.data.user_cache import CACHE_GIB
 from posmlp.model import create_model
+from posmlp.train.environment import environment
 from posmlp.train.fitting import fit
-from posmlp.train.run_folder import environment, read_config, wherever_it_starts
+from posmlp.train.run_folder import read_config
+from posmlp.train.same_run import wherever_it_starts
 
 NOT_METRICS = ("epoch", "variant", "seed", "lr", "seconds", "data_wait_share")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

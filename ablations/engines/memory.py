@@ -9,8 +9,6 @@ import math
 import sys
 from pathlib import Path
 
-_PROC = Path("/proc/self")
-
 
 def reset(device: str) -> None:
     """Forget earlier peaks, where the system can (Linux, CUDA)."""
@@ -19,7 +17,7 @@ def reset(device: str) -> None:
 
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
-        (_PROC / "clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_mb(device: str) -> float | None:
@@ -28,11 +26,8 @@ def peak_mb(device: str) -> float | None:
         import torch
 
         return torch.cuda.max_memory_allocated(device) / 1e6
-    with contextlib.suppress(OSError):
-        lines = (_PROC / "status").read_text().splitlines()
-        kib = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
-        if kib:
-            return kib[0] * 1024 / 1e6
+    if (told := _told_mb("/proc/self/status", "VmHWM:")) is not None:
+        return told
     if sys.platform == "darwin":
         import resource
 
@@ -46,12 +41,17 @@ def free_mb(device: str) -> float:
         import torch
 
         return torch.cuda.mem_get_info(device)[0] / 1e6
+    told = _told_mb("/proc/meminfo", "MemAvailable:")
+    return math.inf if told is None else told
+
+
+def _told_mb(path: str, key: str) -> float | None:
+    """What Linux says of memory, in KiB, under a key of one of its files; None elsewhere."""
     with contextlib.suppress(OSError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        kib = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-        if kib:
-            return kib[0] * 1024 / 1e6
-    return math.inf
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(key):
+                return int(line.split()[1]) * 1024 / 1e6
+    return None
 
 
 def release(device: str) -> None:

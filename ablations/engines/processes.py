@@ -22,6 +22,11 @@ from ablations.store.store import DEVICE_ERROR, Result
 MAX_STARTS = 3
 
 
+def same_imports() -> dict[str, str]:
+    """The environment in which a new Python finds the modules that this one does."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+
+
 class Task(Protocol):
     """Runs one job; must be importable where workers run."""
 
@@ -68,7 +73,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # a terminal's Ctrl-C and hang-up reach the driver alone
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
+            env=same_imports(),
         )
         self._send(pickle.dumps((task, place)))
 

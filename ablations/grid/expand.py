@@ -209,11 +209,11 @@ def _each_once(file: GridFile, declared: tuple[str, ...]) -> None:
 
 def _excluded(file: GridFile, cells: list[Combination]) -> list[Combination]:
     """The cells that no `exclude` matches; one that matches nothing is a mistake."""
-    for rule in _list_of_settings(file, "exclude"):
+    rules = _list_of_settings(file, "exclude")
+    for rule in rules:
         if not any(matches(cell, rule) for cell in cells):
             where = next(iter(rule.values())).where
             file.fail(where[:2], "this excludes no cell; check its values against the axes.")
-    rules = _list_of_settings(file, "exclude")
     return [cell for cell in cells if not any(matches(cell, rule) for rule in rules)]
 
 

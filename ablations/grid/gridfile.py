@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from posmlp.strict_yaml import NotYamlError, Where, read_yaml
+from posmlp.settings import NotYamlError, Where, read_yaml
 
 
 class GridError(ValueError):
@@ -38,8 +38,8 @@ class GridFile:
             try:
                 return cls(yaml.safe_dump(_listed(grid), sort_keys=False, allow_unicode=True))
             except yaml.representer.RepresenterError as error:
-                problem = f"grid: {error.args[-1]!r} cannot be written down; use plain values."
-                raise GridError(f"{problem} Nothing was run.") from error
+                problem = f"{error.args[-1]!r} cannot be written down; use plain values."
+                raise GridError(_message("grid", None, problem)) from error
         path = Path(grid)
         if not path.is_file():
             raise GridError(f"there is no grid file at {path}; give a YAML file. Nothing was run.")

@@ -102,8 +102,8 @@ def matched(
     asked, best = _cost(baseline, by), config
     if _cost(config, by) != asked:
         candidates = _candidates(config, by, asked, within)
-        near = [c for c in candidates if abs(_cost(c, by) / asked - 1) <= within]
-        best = near[0] if near else min(candidates, key=lambda c: abs(_cost(c, by) - asked))
+        near = (c for c in candidates if abs(_cost(c, by) / asked - 1) <= within)
+        best = next(near, None) or min(candidates, key=lambda c: abs(_cost(c, by) - asked))
     match = Match(by, asked, _cost(best, by), config.dims, best.dims)
     if abs(match.difference) > within:
         raise ValueError(

@@ -18,6 +18,7 @@ from ablations.store.store import Store
 from analysis.results.statistics import detectable_effect
 
 POWER = 0.8
+UNKNOWN = "unknown, as nothing of this grid was trained here yet, and no probe measured it"
 
 
 @dataclass
@@ -135,13 +136,13 @@ class Plan:
         if not self.num_todo:
             return "nothing is to do"
         if self.seconds is None:
-            return "unknown, as nothing of this grid was trained here yet, and no probe succeeded"
+            return UNKNOWN
         share = max(self.seconds / self.workers, self.seconds / self.num_todo)
         return f"about {duration(share)} on {self.workers} worker(s), by {self._sources()}"
 
     def _memory(self) -> str:
         if self.memory_mb is None:
-            return "unknown, as nothing of this grid was trained here yet, and no probe succeeded"
+            return UNKNOWN
         return f"up to about {self.memory_mb:,.0f} MB a training, {self.workers} at once"
 
     def _sources(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ablations.grid.grid import Cell, Grid
 from ablations.grid.matching import costs
@@ -140,10 +140,8 @@ class Hindsight:
     """Compares what was predicted with what came, training by training."""
 
     predictions: Mapping[str, Prediction]
-
-    def __post_init__(self) -> None:
-        self.seconds: list[tuple[float, float]] = []
-        self.memory_mb: list[tuple[float, float]] = []
+    seconds: list[tuple[float, float]] = field(default_factory=list)
+    memory_mb: list[tuple[float, float]] = field(default_factory=list)
 
     def add(self, result: Result) -> None:
         """Note a training that has come to its end."""
@@ -160,20 +158,13 @@ class Hindsight:
         """One line; empty if nothing was predicted or nothing finished."""
         parts = []
         if self.seconds:
-            (asked, came), error = self._sums(self.seconds), self._error(self.seconds)
+            asked, came = (sum(each) for each in zip(*self.seconds, strict=True))
+            error = came / asked - 1
             parts.append(f"{duration(asked)} of training, took {duration(came)} ({error:+.0%})")
         if self.memory_mb:
             asked, came = (max(each) for each in zip(*self.memory_mb, strict=True))
             parts.append(f"{asked:,.0f} MB at most, took {came:,.0f} MB ({came / asked - 1:+.0%})")
         return "predicted " + "; ".join(parts) if parts else ""
-
-    @staticmethod
-    def _sums(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
-        return sum(asked for asked, _ in pairs), sum(came for _, came in pairs)
-
-    def _error(self, pairs: Sequence[tuple[float, float]]) -> float:
-        asked, came = self._sums(pairs)
-        return came / asked - 1
 
     def store(self, store: Store, label: str) -> None:
         """Write down what was predicted and what came, where anything was."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.engines import memory
+from ablations.engines.processes import same_imports
 from ablations.grid.grid import Cell
 from ablations.grid.settings import content_hash
 from ablations.store.files import read_json, write_json
@@ -92,7 +93,6 @@ def _measured(
     """Probes as a process of its own makes them, which may run out of time or memory."""
     if not cells or not limit_s:
         return
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
     question = pickle.dumps((list(cells), device, num_threads, cache_gib))
     command = [sys.executable, "-m", __name__]
     process = subprocess.Popen(
@@ -100,7 +100,7 @@ def _measured(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=environment,
+        env=same_imports(),
     )
     try:
         answer, _ = process.communicate(question, timeout=limit_s)

@@ -28,8 +28,8 @@ def checked_options(
         baseline_clips(options["baseline"], clips)
     if "tube" in options:
         options |= _tubes(options["tube"], options["stride"], tuple(clips.shape[2:]))
-    if "layer" in options and not isinstance(options["layer"], nn.Module):
-        options["layer"] = _stage_number(options["layer"], model, clips)
+    if "layer" in options:
+        options["layer"] = _checked_layer(options["layer"], model, clips)
     return options
 
 
@@ -81,8 +81,16 @@ def _are_three_numbers(value: Any) -> bool:
     return is_list and all(isinstance(side, int) for side in value)
 
 
-def _stage_number(layer: Any, model: nn.Module, clips: Tensor) -> int:
-    stages = getattr(model, "stages", None)
+def _checked_layer(layer: Any, model: nn.Module, clips: Tensor) -> int | nn.Module:
+    """A module as it is, if it can give (B, T, H, W, C), and else a stage's number from 1."""
+    stages: Any = getattr(model, "stages", None)
+    if isinstance(layer, nn.Module):
+        if any(layer is part for stage in stages or () for part in list(stage.modules())[1:]):
+            raise ValueError(
+                f"layer, a {type(layer).__name__}, gives tokens by windows, not (B, T, H, W, C); "
+                "name a stage by its number"
+            )
+        return layer
     if stages is None:
         raise ValueError(
             f"{type(model).__name__} has no stages; give grad_cam layer=, a module of it that "

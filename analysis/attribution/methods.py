@@ -24,13 +24,13 @@ from torch.nn import functional as F
 from analysis.attribution.baselines import Baseline, baseline_clips
 
 _BACKPROPAGATION = (
-    "captum's version changes only ReLU layers and these models have none (GELU as a function), so "
-    "it silently returns the plain gradient; use 'saliency'"
+    "captum's version changes only ReLU layers, and these models have GELU; it silently returns "
+    "the plain gradient; use 'saliency'"
 )
 REFUSED = {
-    "deeplift": "its rules attach to modules such as nn.ReLU; the models apply GELU as a function, "
-    "so it silently equals (input - baseline) x gradient, and its sum is not the change in score; "
-    "use 'integrated_gradients', or 'gradient_x_input' for what it would return",
+    "deeplift": "captum has no rule for GELU or for products of gating units, so it silently "
+    "equals (input - baseline) x gradient, and its sum is not the change in score; use "
+    "'integrated_gradients', or 'gradient_x_input' for what it would return",
     "guidedbackprop": _BACKPROPAGATION,
     "deconvolution": _BACKPROPAGATION,
     "guidedgradcam": _BACKPROPAGATION + " and 'grad_cam'",

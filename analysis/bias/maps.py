@@ -76,8 +76,8 @@ def bias_maps(model: PosMLPVideo) -> pd.DataFrame:
         bias_std is 0. One that is not (`dense`, `lrpe+dense`, and `gqpe` with softmax, whose rows
         are normalised over the keys that the window holds, hence differ near its borders) gives
         the mean over the pairs of equal offset, and bias_std is the standard deviation over those
-        pairs: what the map hides. For `attention` the bias is the part that is added to the
-        content scores before the softmax.
+        pairs: what the map hides. For `attention`, centred or not, the bias is the part that is
+        added to the content scores before the softmax.
 
     Raises
     ------
@@ -129,7 +129,8 @@ def window_of(config: PosMLPConfig, place: Place) -> tuple[int, int, int]:
 def _is_tied(config: PosMLPConfig) -> bool:
     """Whether `bias_table()` is the relation itself: then no (G, N, N) array need be made."""
     softmaxed = config.gate == "gqpe" and config.gqpe_softmax
-    return config.gate in ("lrpe", "attention", "conv", "gqpe") and not softmaxed
+    tied = ("lrpe", "attention", "centred-attention", "conv", "gqpe")
+    return config.gate in tied and not softmaxed
 
 
 def _mean_by_offset(place: Place, window: tuple[int, ...]) -> tuple[Array, Array]:

@@ -47,8 +47,6 @@ def resize_bias(
     `keep`: a table interpolated from N tokens to N' sums over more or fewer terms. `sums`
     multiplies it by N / N', so that the same content, sampled more finely, mixes to the same;
     `values` does not. Attention's tables, which its softmax normalises, always keep their values.
-    (A toy model trained on 8 frames of easy moving digits, top-1 0.98, had 0.98 at 4 and at 16
-    frames with `sums`, 0.93 and 0.93 with `values`; one seed.)
 
     Returns a new model in eval mode, on the same device. Source: position embeddings carried to
     other sizes by interpolation, Dosovitskiy et al., An image is worth 16x16 words, 2021, section

@@ -124,7 +124,7 @@ def relation_params(
     the window's a axes: `lrpe` G D; `gqpe` G (a + s), with a centre and a spread of s = a^2 (full),
     a (diagonal) or 1 (scalar) numbers a group; `dense` G N^2; `lrpe+dense` G D + N^2; `attention` G
     D + 2 C^2 + 2 C, its table and its projection to queries and keys; `conv` G k, with k taps, the
-    product of min(conv_size, 2w - 1); `mean` and `none` 0.
+    product of min(conv_size, 2w - 1); `mean` and `none` 0; a centred gate what the other has.
 
     `window`: (T,), (H, W) or (T, H, W) tokens; `dim`: C. Returns a count. Raises ValueError for an
     unknown gate. Source: the shapes in `posmlp.positions` and `posmlp.gating`; a test holds this
@@ -143,7 +143,7 @@ def relation_params(
         "conv": num_groups * _taps(window, conv_size),
         "mean": 0,
         "none": 0,
-    }[gate]
+    }[gate.removeprefix("centred-")]
 
 
 def relation_macs(gate: str, window: tuple[int, ...], dim: int, *, conv_size: int = 3) -> int:
@@ -151,9 +151,9 @@ def relation_macs(gate: str, window: tuple[int, ...], dim: int, *, conv_size: in
 
     N tokens, C = `dim` channels. `attention` pays 2 N C^2 for queries and keys, N^2 C for their
     products and N^2 C for the weighted sum; `conv` N C k with k taps; `mean` and `none` have no
-    products. Groups do not appear: they cost parameters, never multiply-adds. Returns a count.
-    Raises ValueError for an unknown gate. Source: as `relation_params`; a test holds it against the
-    trace.
+    products, nor has centring. Groups do not appear: they cost parameters, never multiply-adds.
+    Returns a count. Raises ValueError for an unknown gate. Source: as `relation_params`; a test
+    holds it against the trace.
     """
     one_of(gate, GATE_NAMES, "gate")
     num_tokens = math.prod(window)
@@ -162,7 +162,7 @@ def relation_macs(gate: str, window: tuple[int, ...], dim: int, *, conv_size: in
         "conv": num_tokens * _taps(window, conv_size),
         "mean": 0,
         "none": 0,
-    }.get(gate, num_tokens**2)
+    }.get(gate.removeprefix("centred-"), num_tokens**2)
 
 
 def _taps(window: tuple[int, ...], conv_size: int) -> int:

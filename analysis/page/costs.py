@@ -35,7 +35,7 @@ def costs(run: Path, variant: str | None = None) -> Section:
     ]
     words = (
         f"{counted['params']:,} parameters, {counted['relation_params']:,} of them in the "
-        f"relations; {counted['gmacs']:.4g} GMACs for one clip, counted from a trace. Of a clip's "
+        f"relations; {counted['gmacs']:.4g} GMACs for one clip, counted by shapes. Of a clip's "
         f"activations, training keeps {counted['saved_bytes'] / 1e6:.3g} MB for the backward pass, "
         f"and inference holds at most {counted['peak_bytes'] / 1e6:.3g} MB at once, by shapes."
     )

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
-from statsmodels.stats.multitest import multipletests
 
 SIGNIFICANCE = 0.05
 MOST_SEEDS = 1000
@@ -97,12 +96,12 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     """Holm's step-down correction of the p-values that are not NaN.
 
     The k-th smallest of n becomes the largest of (n - i + 1) p_i over i <= k, at most 1. Source:
-    Holm, A simple sequentially rejective multiple test procedure, 1979; the arithmetic is
-    statsmodels'.
+    Holm, A simple sequentially rejective multiple test procedure, 1979.
     """
-    corrected, tested = np.full(p.shape, np.nan), ~np.isnan(p)
-    if tested.any():
-        corrected[tested] = multipletests(p[tested], method="holm")[1]
+    corrected, tested = np.full(p.shape, np.nan), np.flatnonzero(~np.isnan(p))
+    rising = tested[p[tested].argsort()]
+    steps = np.arange(len(rising), 0, -1) * p[rising]
+    corrected[rising] = np.maximum.accumulate(steps).clip(max=1)
     return corrected
 
 

@@ -22,7 +22,7 @@ from analysis.speed.speed import Limits, in_turns, machine, quartiles, threads
 from posmlp.config import PosMLPConfig
 from posmlp.config_checks import one_of
 from posmlp.presets import resolve
-from posmlp.train.run_folder import commit
+from posmlp.train.environment import commit
 
 SECONDS = 5.0
 """How long each contender is timed at least, so that a short step is timed often."""

@@ -35,9 +35,9 @@ from posmlp.config import PosMLPConfig
 from posmlp.config_checks import one_of
 from posmlp.gates.registry import GATES
 from posmlp.presets import resolve
+from posmlp.train.environment import commit
 from posmlp.train.fitting import usable_device
 from posmlp.train.population import seeded_model
-from posmlp.train.run_folder import commit
 
 LIMITS: dict[str, Any] = {"phases": PHASES, "warm_up": 2, "min_seconds": 0.0}
 

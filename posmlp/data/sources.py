@@ -146,10 +146,7 @@ def open_clips(
     Close what is returned when done: it may hold decoding processes.
     Raises ValueError or VideoError, naming the value and the mend.
     """
-    if not isinstance(config.image_size, int):
-        raise ValueError(
-            f"image_size={config.image_size} is not square, but clips are; use one side length"
-        )
+    side = config.side  # or ValueError, before anything is looked for
     if data.split(":")[0] == MovingDigits.name:
         difficulty = data.partition(":")[2] or "medium"
         one_of(difficulty, DIFFICULTIES, "difficulty")
@@ -159,7 +156,7 @@ def open_clips(
             NUM_GENERATED_TEST_CLIPS if test else train.num_clips,
             difficulty=difficulty,
             num_frames=config.num_frames,
-            image_size=config.image_size,
+            image_size=side,
             paired=test,
         )
         return GeneratedClips(digits)
@@ -186,15 +183,11 @@ def open_videos(
 
     Raises ValueError or VideoError, naming the value and the mend.
     """
-    if not isinstance(config.image_size, int):
-        raise ValueError(
-            f"image_size={config.image_size} is not square, but clips are; use one side length"
-        )
     return VideoClips.open(
         spec,
         split,
         num_frames=config.num_frames,
-        image_size=config.image_size,
+        image_size=config.side,
         sampling=cast(Sampling, train.sampling),
         sampling_rate=train.sampling_rate,
         min_crop_area=train.min_crop_area,

@@ -119,8 +119,8 @@ def _step_rate(
     torch.manual_seed(0)
     model = PosMLPVideo(config).to(device).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=train.lr)
-    side = config.image_size if isinstance(config.image_size, tuple) else (config.image_size,) * 2
-    clips = torch.randn(train.batch_size, config.in_channels, config.num_frames, *side).to(device)
+    shape = (train.batch_size, config.in_channels, config.num_frames, *config.size)
+    clips = torch.randn(shape).to(device)
     labels = torch.randint(config.num_classes, (train.batch_size,)).to(device)
     num_steps = max(2, num_clips // train.batch_size)
     started = 0.0

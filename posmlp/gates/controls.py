@@ -31,5 +31,5 @@ class NoMixing(GatingUnit):
 
 
 def _like(token_bias: Tensor | None) -> Tensor:
-    """What gives a relation its type and device; torch's defaults where there is no token bias."""
+    """A tensor of the relation's type and device; torch's defaults without a token bias."""
     return torch.empty(0) if token_bias is None else token_bias

@@ -10,6 +10,7 @@ from torch import nn
 
 from posmlp.config import PosMLPConfig
 from posmlp.gates.attention import AttentionGate
+from posmlp.gates.centred import CentredAttention, CentredGQPE, CentredMean
 from posmlp.gates.controls import MeanGate, NoMixing
 from posmlp.gates.convolution import ConvGate
 from posmlp.gates.dense import Dense, LRPEPlusDense
@@ -37,17 +38,20 @@ GATES: dict[str, Callable[..., GatingUnit]] = {
     "conv": ConvGate,
     "mean": MeanGate,
     "none": NoMixing,
+    "centred-attention": CentredAttention,
+    "centred-gqpe": partial(tied, relation=CentredGQPE),
+    "centred-mean": CentredMean,
 }
 
 
 def make_gate(
     config: PosMLPConfig, dim: int, window: tuple[int, ...], num_groups: int
 ) -> nn.Module:
-    """The gating unit that `config` names, initialised; a notebook's own initialises itself."""
+    """The gating unit that `config` names, initialised; a caller's own does so itself."""
     if callable(config.gate):
         return config.gate(dim, window, num_groups)
     options: dict[str, Any] = {"form": config.gate_form, "token_bias": config.token_bias}
-    if config.gate == "gqpe":
+    if config.gate in ("gqpe", "centred-gqpe"):
         options |= {
             "spread": config.gqpe_spread,
             "symmetric": config.gqpe_symmetric,

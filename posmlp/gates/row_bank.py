@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,17 +27,23 @@ def is_large(window: tuple[int, ...], num_groups: int) -> bool:
 class RowBankUnit(PositionalGatingUnit):
     """The paper's unit over frames and places, in less memory and with the same numbers.
 
-    It keeps a bank of the 2T-1 matrices (G, n, n), one for each dt. The rows of frame t are a slice
-    of it, so that memory is G n^2 (2T-1) instead of G n^2 T^2, at the same multiply-adds.
-    To change what it mixes by, change `frames_of_rows`: `relation` puts those rows together.
+    It keeps a bank of the 2T-1 matrices (G, n, n), one for each offset along the first axis. The
+    rows of frame t are a slice of it: for LRPE G n^2 (2T-1) numbers instead of G n^2 T^2.
+    To change what it mixes by, change `frames_of_rows`: `relation` puts those rows together, and
+    `positions` is asked for its table, not called.
     """
 
     positions: Relation
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.positions.index = None  # of all pairs of tokens, which nothing here reads
+
     def mix(self, u: Tensor) -> Tensor:
-        grouped = self.in_groups(u)
-        frames = [torch.einsum("gmn,...nvg->...mvg", r, grouped) for r in self.frames_of_rows()]
-        return torch.cat(frames, dim=-3).flatten(-2)
+        columns = self.in_groups(u).movedim((-1, -3), (0, 1))  # (G, N, B, V)
+        flat = columns.flatten(2)  # one copy, that all frames share
+        mixed = torch.cat([rows @ flat for rows in self.frames_of_rows()], dim=1)
+        return mixed.unflatten(2, columns.shape[2:]).movedim((0, 1), (-1, -3)).flatten(-2)
 
     def relation(self) -> Tensor:
         return torch.cat(list(self.frames_of_rows()), dim=1)

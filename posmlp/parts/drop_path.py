@@ -13,13 +13,13 @@ from posmlp.config_checks import parse_layout
 
 
 def drop_rates(drop_path: float, num_blocks: int) -> list[float]:
-    """The probability of each block that its steps drop a clip: from 0 linearly to `drop_path`."""
+    """The probability that a block's steps drop a clip: from 0 linearly to `drop_path`."""
     rates: list[float] = torch.linspace(0, drop_path, num_blocks, device="cpu").tolist()
     return rates
 
 
 def keep_rates(config: PosMLPConfig) -> Tensor:
-    """(steps,): the probability that a residual step of a clip is not dropped.
+    """(steps,): the probability that a residual step keeps a clip's update.
 
     All steps of a block share its rate.
     """

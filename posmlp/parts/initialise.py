@@ -5,12 +5,13 @@ The order of draws is part of what a seed means: a model's hash is tested for ev
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from posmlp.config import PosMLPConfig
 from posmlp.config_checks import INITS, one_of
-from posmlp.gating import GatingUnit
 
 
 def init_linear(linear: nn.Linear) -> nn.Linear:
@@ -28,7 +29,7 @@ def init_conv(conv: nn.Conv2d, config: PosMLPConfig) -> nn.Conv2d:
     return conv
 
 
-def initialise(unit: GatingUnit, init: str) -> None:
+def initialise(unit: Any, init: str) -> None:
     """Set a gating unit's parameters in place by one of `posmlp.config_checks.INITS`.
 
     - `released`: tables, dense matrices, kernels and token biases 0. mix(u) is 0, so with a
@@ -38,12 +39,15 @@ def initialise(unit: GatingUnit, init: str) -> None:
     - `normal`: tables and the like truncated normal of std 0.02, as the released code intended.
     - `fan_in`: truncated normal of std N^-1/2, which keeps the variance of u through the mixing.
     - `unit_bias`: std 1e-3 and token biases 1, gMLP's start: the unit first passes v on.
+    - `steady`: std 0.1 in units over time alone, else as `normal`.
 
     GQPE starts at centres N(0, 0.01^2) and spreads identity + N(0, 0.01^2) under every name.
     """
     one_of(init, INITS, "init")
     fan_in = unit.num_tokens**-0.5
-    std = {"released": 0.0, "normal": 0.02, "fan_in": fan_in, "unit_bias": 1e-3}[init]
+    steady = 0.1 if len(unit.window) == 1 else 0.02
+    stds = {"released": 0.0, "normal": 0.02, "fan_in": fan_in, "unit_bias": 1e-3, "steady": steady}
+    std = stds[init]
     for name, parameter in unit.named_parameters():
         last = name.rsplit(".", 1)[-1]
         if last == "centers":

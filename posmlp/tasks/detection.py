@@ -8,16 +8,21 @@ Shapes: B clips, T frames, H x W tokens, C channels, p boxes a clip, K actions.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, roi_align
 from tqdm import tqdm
 
+from posmlp.checkpoint import write_atomically
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.augment import normalise
 from posmlp.tasks.boxes import KeyFrames, Labelled, frame_map, overlaps, truth_of
@@ -167,27 +172,19 @@ def _kept(frame: int, boxes: Tensor, scores: Tensor) -> Labelled:
 
 def save_detector(detector: Detector, path: Path, classes: tuple[str, ...]) -> None:
     """Write a detector's state, its backbone's config and its actions to one file."""
-    from json import dumps
-
-    from safetensors.torch import save as to_bytes
-
-    from posmlp.checkpoint import write_atomically
-
-    header = {"config": dumps(detector.backbone.config.to_dict()), "actions": dumps(classes)}
+    header = {
+        "config": json.dumps(detector.backbone.config.to_dict()),
+        "actions": json.dumps(classes),
+    }
     state = {name: tensor.contiguous().cpu() for name, tensor in detector.state_dict().items()}
     write_atomically(path, to_bytes(state, header))
 
 
 def load_detector(path: str | Path) -> tuple[Detector, tuple[str, ...]]:
     """A detector in eval mode, and the names of its actions."""
-    from json import loads
-
-    from safetensors import safe_open
-    from safetensors.torch import load_file
-
     with safe_open(str(path), "pt") as file:
         header = file.metadata()
-    actions = tuple(loads(header["actions"]))
-    detector = Detector(PosMLPConfig.from_dict(loads(header["config"])), len(actions))
+    actions = tuple(json.loads(header["actions"]))
+    detector = Detector(PosMLPConfig.from_dict(json.loads(header["config"])), len(actions))
     detector.load_state_dict(load_file(str(path)))
     return detector.eval(), actions

@@ -81,13 +81,9 @@ def read_micro_expressions(root: str | Path, config: PosMLPConfig) -> MicroExpre
     be read.
     """
     root = Path(root)
-    if not isinstance(config.image_size, int):
-        raise ValueError(
-            f"image_size={config.image_size} is not square, but clips are; use one side"
-        )
     rows = _read_rows(root / "annotations.csv")
     classes = tuple(sorted({row["expression"] for row in rows}))
-    clips = [_read_clip(root, row, config.num_frames, config.image_size) for row in rows]
+    clips = [_read_clip(root, row, config.num_frames, config.side) for row in rows]
     labels = torch.tensor([classes.index(row["expression"]) for row in rows])
     subjects = tuple(row["subject"] for row in rows)
     return MicroExpressions(root.resolve().name, classes, torch.stack(clips), labels, subjects)

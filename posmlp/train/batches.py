@@ -18,6 +18,7 @@ from torch import Tensor
 from posmlp.config import TrainConfig
 from posmlp.data.augment import Augmentation, normalise
 from posmlp.data.sources import ClipSource
+from posmlp.train.balance import balanced_order
 from posmlp.train.distributed import ALONE, Team
 from posmlp.train.population import Population
 
@@ -98,6 +99,10 @@ class TrainingBatches:
     def _order(self, seed: int, epoch: int) -> tuple[Tensor, torch.Generator]:
         """A seed's order of clips in an epoch, and the generator after drawing it."""
         generator = torch.Generator().manual_seed(mixed(seed, epoch))
+        if self.train.balanced:
+            size = self.train.batch_size // self.train.repeats
+            order = balanced_order(self.source.labels, self.num_steps, size, generator)
+            return order, generator
         return torch.randperm(len(self.source), generator=generator), generator
 
     def _stream(

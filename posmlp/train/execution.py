@@ -26,7 +26,7 @@ WORKING_SET = 2**18
 
 
 def preparation(team: Team, checkpoint_activations: bool, compiled: bool) -> Prepare | None:
-    """What makes a model compute so, in place; None where nothing is asked.
+    """A function that changes how a model computes, in place; None where nothing is asked.
 
     `checkpoint_activations`: keep only each block's input, and compute the block again when its
     gradient is due, so that its hooks see it twice: about a third more time for a fraction of the
@@ -54,7 +54,7 @@ def preparation(team: Team, checkpoint_activations: bool, compiled: bool) -> Pre
 def few_windows_at_once(*models: nn.Module) -> Iterator[None]:
     """Within the block, inference takes a few windows through a block at a time, on a CPU quicker.
 
-    The numbers are the same to the bit; hooks inside of a block see each part by itself.
+    For inference alone: nothing is drawn a clip. Hooks inside of a block see each part by itself.
     """
     blocks = [module for model in models for module in model.modules() if isinstance(module, Block)]
     before = [vars(block).get("forward") for block in blocks]
@@ -70,10 +70,10 @@ def few_windows_at_once(*models: nn.Module) -> Iterator[None]:
 
 
 def _in_parts(forward: Callable[[Tensor], Tensor], x_BWTnC: Tensor) -> Tensor:
-    """A block's forward, part by part of all clips' windows."""
+    """Run a block's forward over all clips' windows, part by part."""
     windows = x_BWTnC.flatten(0, 1)
     few = max(1, WORKING_SET // max(1, x_BWTnC[0, 0].numel() if len(windows) else 1))
-    if len(windows) <= few:
+    if len(windows) <= few or torch.is_grad_enabled():
         return forward(x_BWTnC)
     parts = [forward(part[None]).squeeze(0) for part in windows.split(few)]
     return torch.cat(parts).unflatten(0, x_BWTnC.shape[:2])

@@ -24,7 +24,12 @@ from posmlp.data.sources import ClipSource
 from posmlp.train.batches import Batch, TrainingBatches
 from posmlp.train.distributed import Team
 from posmlp.train.execution import Prepare
-from posmlp.train.optimisation import Optimiser, WeightAverage, learning_rate
+from posmlp.train.optimisation import (
+    Optimiser,
+    WeightAverage,
+    learning_rate,
+    relation_parameters,
+)
 from posmlp.train.population import Population
 from posmlp.train.run_folder import RunFolder
 from posmlp.train.run_members import model_path
@@ -60,7 +65,8 @@ class Training:
             prepare=prepare,
         )
         settings = [member.train for member in self.members]
-        self.optimiser = Optimiser(self.population.parameters, settings)
+        relations = relation_parameters(self.population.model)
+        self.optimiser = Optimiser(self.population.parameters, settings, relations)
         self.average = WeightAverage(self.population, train.ema_decay) if train.ema_decay else None
         self.batches = TrainingBatches(self.train_clips, train, self.population, team)
         self.history: list[dict[str, Any]] = []

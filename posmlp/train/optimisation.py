@@ -6,15 +6,17 @@ Shapes: S members.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from posmlp.config import TrainConfig
+from posmlp.gating import GatingUnit
 from posmlp.train.population import Population, Tensors
 
 
@@ -35,26 +37,51 @@ def learning_rate(config: TrainConfig, epoch: float) -> float:
     return config.min_lr + epoch * (cosine(warmup) - config.min_lr) / warmup
 
 
+def relation_parameters(model: nn.Module) -> set[str]:
+    """Names of what a model's gates learn about pairs of positions.
+
+    They are tables, dense matrices, centres and spreads (a unit's `positions`) and kernels. Token
+    biases are not among them, nor are attention's queries and keys.
+    """
+    return {
+        f"{where}.{name}" if where else name
+        for where, unit in model.named_modules()
+        if isinstance(unit, GatingUnit)
+        for name, _ in unit.named_parameters()
+        if name == "kernel" or name.startswith("positions.")
+    }
+
+
 class Optimiser:
     """AdamW over stacked parameters (S, ...), each member under its own settings.
 
-    Tensors of one dimension or less a member do not decay. Neighbours with the same settings share
+    Tensors of one dimension or less a member do not decay. Those named in `relations` step, and
+    decay, at `relation_lr_scale` times the rate. Neighbours with the same settings share
     a slice of every tensor, so that seeds alone take no more operations than one model.
     Source: the released rule, by which tables and token biases do decay.
     """
 
-    def __init__(self, parameters: Tensors, settings: Sequence[TrainConfig]) -> None:
+    def __init__(
+        self,
+        parameters: Tensors,
+        settings: Sequence[TrainConfig],
+        relations: Collection[str] = (),
+    ) -> None:
         self._names = list(parameters)
-        self._slices, groups = [], []
+        self._slices, groups = [], list[dict[str, Any]]()
         first = 0
         for _, run in groupby(settings, key=_of_adamw):
             alike = list(run)
             train, chosen = alike[0], slice(first, first + len(alike))
             tensors = {name: tensor.detach()[chosen] for name, tensor in parameters.items()}
-            decayed = [tensor for tensor in tensors.values() if tensor.dim() > 2]
-            others = [tensor for tensor in tensors.values() if tensor.dim() <= 2]
-            for some, decay in ((decayed, train.weight_decay), (others, 0.0)):
-                groups.append({"params": some, "weight_decay": decay, "train": train})
+            by_rule: dict[tuple[float, float], list[Tensor]] = defaultdict(list)
+            for name, tensor in tensors.items():
+                decay = train.weight_decay if tensor.dim() > 2 else 0.0
+                scale = train.relation_lr_scale if name in relations else 1.0
+                by_rule[decay, scale].append(tensor)
+            for (decay, scale), some in by_rule.items():
+                group = {"params": some, "weight_decay": decay, "scale": scale, "train": train}
+                groups.append(group)
             self._slices.append((chosen, tensors))
             first = chosen.stop
         self._adamw = torch.optim.AdamW(groups, foreach=True)
@@ -64,7 +91,7 @@ class Optimiser:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """AdamW's own: for each run of members with the same settings, what decays and the rest."""
+        """AdamW's own: a group for each decay and rate of members with the same settings."""
         return self._adamw.param_groups
 
     def step(self, gradients: Tensors, epoch: float) -> None:
@@ -75,7 +102,7 @@ class Optimiser:
             for name, tensor in tensors.items():
                 tensor.grad = gradients[name][chosen]
         for group in self._adamw.param_groups:
-            group["lr"] = learning_rate(group["train"], epoch)
+            group["lr"] = group["scale"] * learning_rate(group["train"], epoch)
         self._adamw.step()
 
     def state(self) -> Tensors:
@@ -105,7 +132,8 @@ class Optimiser:
 
 def _of_adamw(train: TrainConfig) -> tuple[float, ...]:
     """What decides the rate and the decay at every step, apart from the number of epochs."""
-    return train.lr, train.min_lr, train.warmup_epochs, train.weight_decay
+    rates = train.lr, train.relation_lr_scale, train.min_lr
+    return *rates, train.warmup_epochs, train.weight_decay
 
 
 def clip_gradients(gradients: Tensors, largest: Tensor) -> Tensors:

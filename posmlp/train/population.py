@@ -250,12 +250,10 @@ class Population:
             statistics: Tensors,
             x: Tensor,
             y: Tensor,
-            *scales: Tensor,
         ) -> tuple[Tensor, tuple[Tensor, Tensors]]:
             model.train()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
-                lent = parameters | statistics | self._lent_scales(scales)
-                logits = functional_call(model, lent, (x,), tie_weights=False)
+                logits = functional_call(model, parameters | statistics, (x,), tie_weights=False)
             loss = F.cross_entropy(logits.float(), y, label_smoothing=label_smoothing)
             return loss, (logits, statistics)
 
@@ -264,18 +262,13 @@ class Population:
         else:
             step = self._over_seeds(_differentiate(loss_of))
         parameters = {name: tensor.detach() for name, tensor in self.parameters.items()}
-        statistics = {name: tensor.clone() for name, tensor in self.statistics.items()}
-        batch = (clips, labels) if residual_scales is None else (clips, labels, residual_scales)
-        gradients, (losses, (logits, self.statistics)) = step(parameters, statistics, *batch)
+        buffers = {name: tensor.clone() for name, tensor in self.statistics.items()}
+        if residual_scales is not None:
+            scales = zip(self._steps, residual_scales.unbind(1), strict=True)
+            buffers |= {f"{step}.scale": scale for step, scale in scales}
+        gradients, (losses, (logits, buffers)) = step(parameters, buffers, clips, labels)
+        self.statistics = {name: buffers[name] for name in self.statistics}
         return gradients, losses, logits
-
-    def _lent_scales(self, scales: Sequence[Tensor]) -> Tensors:
-        """One member's factors, none or (steps, B), by the names of the residual steps' buffers."""
-        return {
-            f"{step}.scale": scale
-            for each in scales
-            for step, scale in zip(self._steps, each, strict=True)
-        }
 
     @property
     def eager_models(self) -> list[PosMLPVideo]:

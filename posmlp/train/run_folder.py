@@ -1,4 +1,4 @@
-"""Run folders: what a training run leaves behind, and where it was made.
+"""Run folders: what a training run leaves behind.
 
 RUN/config.json              model, training, data and seeds
 RUN/environment.json         versions, device, machine and commit
@@ -12,9 +12,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import platform
-import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,54 +22,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from posmlp.checkpoint import write_atomically
-from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.shapes import fault
-
-_REPORTED = ("torch", "numpy", "decord", "av", "scikit-learn", "scikit-image", "safetensors")
-
-
-def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Versions, device, threads and commit that a result depends on, in plain values."""
-    device = torch.device(device)
-    cuda = device.type == "cuda"
-    return {
-        "python": platform.python_version(),
-        "packages": {name: found for name in _REPORTED if (found := _version(name))},
-        "platform": platform.platform(),
-        "cpu": platform.processor() or platform.machine(),
-        "num_threads": torch.get_num_threads(),
-        "device": str(device),
-        "gpu": torch.cuda.get_device_name(device) if cuda else None,
-        "cuda": torch.version.cuda if cuda else None,
-        **commit(),
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def commit() -> dict[str, Any]:
-    """The source tree's commit and whether it had changes; None outside a git checkout."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return {"commit": None, "dirty": None}
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(root), *words]
-        try:
-            told = subprocess.run(command, capture_output=True, text=True, check=False)
-        except OSError:  # git is not installed here
-            return ""
-        return told.stdout.strip()
-
-    head = git("rev-parse", "HEAD")
-    if not head:
-        return {"commit": None, "dirty": None}
-    return {"commit": head, "dirty": bool(git("status", "--porcelain"))}
+from posmlp.train.environment import environment
+from posmlp.train.same_run import as_now, difference, only_lost_clips, wherever_it_starts
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -95,12 +47,12 @@ class RunFolder:
         self.root = Path(root)
         config = json.loads(json.dumps(config))
         stored = self._stored()
-        if stored is None or _only_lost_clips(_filled(stored), config):
+        if stored is None or only_lost_clips(as_now(stored), config):
             write_json(self.root / "config.json", config)
-        elif wherever_it_starts(_filled(stored)) != wherever_it_starts(config):
+        elif wherever_it_starts(as_now(stored)) != wherever_it_starts(config):
             raise ValueError(
                 f"{self.root} holds a run of another configuration "
-                f"({_difference(stored, config)}); give another folder, or the same "
+                f"({difference(stored, config)}); give another folder, or the same "
                 "configuration to resume"
             )
         write_json(self.root / "environment.json", environment(device) | (computed or {}))
@@ -147,53 +99,6 @@ class RunFolder:
 
     def drop_state(self) -> None:
         (self.root / "state.safetensors").unlink(missing_ok=True)
-
-
-def _filled(stored: dict[str, Any]) -> dict[str, Any]:
-    """A stored configuration as it would be written now: fields that came to be are at defaults.
-
-    Whether frames were cached was part of it once.
-    """
-    model = PosMLPConfig.from_dict(stored["model"]).to_dict()
-    train = TrainConfig.from_dict(stored["train"]).to_dict()
-    data = {
-        split: {k: v for k, v in about.items() if k != "cached"}
-        for split, about in stored["data"].items()
-    }
-    return {**stored, "model": model, "train": train, "data": data}
-
-
-def wherever_it_starts(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without the path of the model file that it starts from, whose hash counts."""
-    if not config.get("init_sha256"):
-        return config
-    return {**config, "train": {**config["train"], "init_from": ""}}
-
-
-_OF_THE_CLIPS = ("num_clips", "unreadable", "dropped", "damaged", "backends", "sha256")
-
-
-def _only_lost_clips(stored: dict[str, Any], asked: dict[str, Any]) -> bool:
-    """Whether the two differ only by clips that a data check has left out since the run began."""
-    before, now = stored["data"], asked["data"]
-    if before.keys() != now.keys() or _lost(before) == _lost(now):
-        return False
-    same_total = all(_num_listed(before[split]) == _num_listed(now[split]) for split in now)
-    bare = [
-        {split: {k: v for k, v in about.items() if k not in _OF_THE_CLIPS} for split, about in d}
-        for d in (before.items(), now.items())
-    ]
-    return same_total and bare[0] == bare[1] and {**stored, "data": now} == asked
-
-
-def _lost(data: dict[str, Any]) -> list[Any]:
-    return [about.get("dropped") for about in data.values()]
-
-
-def _num_listed(about: dict[str, Any]) -> int:
-    """Clips that the data set lists, whether they are used or not."""
-    lost = len(about.get("unreadable") or ()) + len(about.get("dropped") or ())
-    return int(about.get("num_clips", 0)) + lost
 
 
 def read_config(run: str | Path) -> dict[str, Any]:
@@ -273,15 +178,3 @@ def _number(text: str) -> int | float | str | None:
         except ValueError:
             continue
     return text or None
-
-
-def _difference(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> str:
-    """The first few keys in which two nested configurations differ, with both values."""
-    found: list[str] = []
-    for key in sorted({*stored, *asked}):
-        old, new = stored.get(key), asked.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += [text for text in [_difference(old, new, f"{prefix}{key}.")] if text]
-        elif old != new:
-            found.append(f"{prefix}{key}: {old!r} there, {new!r} asked")
-    return "; ".join(found[:4])

@@ -25,13 +25,15 @@ CANNOT_AGREE = (*TIMES, "peak_memory_mb", "commit", "dirty")
 TINY: dict[str, Any] = {
     "base": {
         "data": "moving-digits:easy",
-        **{"depths": [1], "dims": [8], "num_groups": 1, "windows": 4, "temporal_windows": 8},
-        **{"image_size": 16, "mlp_ratio": 2, "downsample": []},
-        "train": {"epochs": 1, "num_clips": 64, "batch_size": 16},
+        **{"depths": [1], "dims": [8], "num_groups": 1, "windows": 4, "temporal_windows": 2},
+        **{"num_frames": 2, "image_size": 16, "mlp_ratio": 2, "downsample": []},
+        "train": {"epochs": 1, "num_clips": 32, "batch_size": 16},
     },
     "axes": {"gate": ["lrpe", "mean"]},
     "seeds": 2,
 }
+ONE: dict[str, Any] = TINY | {"axes": {}, "seeds": 1}
+"""A single training, the smallest there is."""
 
 
 def facts(table: pd.DataFrame) -> pd.DataFrame:

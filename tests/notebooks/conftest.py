@@ -1,4 +1,4 @@
-"""Lessons import `checks` and `solutions` from their own folder, and so do these tests."""
+"""Lessons import `lessons` from the folder that they lie in, and so do these tests."""
 
 from __future__ import annotations
 

@@ -9,20 +9,25 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-import make_notebooks
+from lessons import make_notebooks
 
 
 def unrun_copy(folder: Path, stem: str) -> Path:
     """The notebooks' folder with one lesson as it is before anyone has run it."""
     root = folder / "notebooks"
-    shutil.copytree(make_notebooks.FOLDER, root)
-    nbformat.write(make_notebooks.read(root / "src" / f"{stem}.py"), root / f"{stem}.ipynb")
+    shutil.copytree(make_notebooks.FOLDER.parent, root)
+    nbformat.write(make_notebooks.read(source_of(root, stem)), root / f"{stem}.ipynb")
     return root
+
+
+def source_of(root: Path, stem: str) -> Path:
+    """The lesson's percent source."""
+    return root / "lessons/src" / f"{stem}.py"
 
 
 def code_cells(root: Path, stem: str) -> list[NotebookNode]:
     """The lesson's code cells in order."""
-    lesson = make_notebooks.read(root / "src" / f"{stem}.py")
+    lesson = make_notebooks.read(source_of(root, stem))
     return [cell for cell in lesson.cells if cell.cell_type == "code"]
 
 

@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from solutions import nb01
+from lessons.solutions import nb01
 from tests.browser import (
     off_machine,
     open_notebook,

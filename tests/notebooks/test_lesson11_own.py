@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-import make_notebooks
-from filmstrip import write_film
-from tests.notebooks.lab import pictures, printed
+from lessons import make_notebooks
+from lessons.filmstrip import write_film
+from tests.notebooks.lab import pictures, printed, source_of
 
 STEM = "11_your_own_video"
 
@@ -31,8 +31,8 @@ def test_lesson_11_takes_a_users_file_and_folder(tmp_path: Path) -> None:
         for i in range(5):
             film(clips / kind / f"{i}.mp4", num_frames=20 + i, height=48, width=64)
     root = tmp_path / "notebooks"
-    shutil.copytree(make_notebooks.FOLDER, root)
-    source = root / "src" / f"{STEM}.py"
+    shutil.copytree(make_notebooks.FOLDER.parent, root)
+    source = source_of(root, STEM)
     text = source.read_text()
     for name, path in (("VIDEO", mine), ("FOLDER", clips)):
         assert f'\n{name} = ""' in text

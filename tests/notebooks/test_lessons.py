@@ -10,8 +10,8 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-import make_notebooks
-from compare_notebooks import differences
+from lessons import make_notebooks
+from lessons.compare_notebooks import differences
 
 Built = dict[Path, "Future[NotebookNode]"]
 

@@ -11,29 +11,26 @@ import nbformat
 import pytest
 from PIL import Image
 
-import make_notebooks
-from compare_notebooks import differences, text_differences
-from make_notebooks import BuildError
+from lessons import make_notebooks
+from lessons.compare_notebooks import differences, text_differences
+from lessons.make_notebooks import BuildError
 
 LESSON = """
 # %% [markdown]
 # # A title
 
 # %%
-from analysis import BiasExplorer, bias_maps, draw_temporal_bias
+from anywidget import AnyWidget
 from ipywidgets import IntSlider
-from posmlp import create_model
+from matplotlib import pyplot as plt
 import pandas as pd
-import torch
 
 # %%
-torch.manual_seed(0)
-model = create_model("toy", init="fan_in")
-maps = bias_maps(model).query("stage == 1 and block == 1 and branch == 'T'")
-ax = draw_temporal_bias(maps)
+heights = pd.Series([0.125, -0.5, 0.25], name="heights")
+ax = heights.plot()
 
 # %%
-BiasExplorer(model)
+AnyWidget()
 
 # %%
 IntSlider()
@@ -43,13 +40,13 @@ import time
 time.perf_counter()
 
 # %%
-print(f"{maps.bias.std():.3f}")
+print(f"{heights.std():.3f}")
 pd.DataFrame({"a": [1.5, 2.0]})
 """
 
 
 def write(folder: Path, text: str) -> Path:
-    source = folder / "src/01_title.py"
+    source = folder / "lessons/src/01_title.py"
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_text(text.lstrip())
     return source
@@ -68,7 +65,7 @@ def lesson(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = make_notebooks.target_of(source)
     make_notebooks.build(source)
     target.rename(target.with_suffix(".first"))
-    (source.parents[1] / "01_title.ipynb").write_bytes(target.with_suffix(".first").read_bytes())
+    target.write_bytes(target.with_suffix(".first").read_bytes())
     make_notebooks.build(source)
     return source
 
@@ -119,10 +116,10 @@ def test_what_is_printed_in_pieces_is_one_output(tmp_path):
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_lesson_that_gives_no_answer_is_run_once_more(tmp_path, monkeypatch, capsys, times):
-    monkeypatch.setattr(make_notebooks, "CELL_TIMEOUT_S", 5)
+    monkeypatch.setattr(make_notebooks, "CELL_TIMEOUT_S", 2)
     tries = tmp_path / "tries"
-    source = tmp_path / "src" / "01_x.py"
-    source.parent.mkdir()
+    source = tmp_path / "lessons/src/01_x.py"
+    source.parent.mkdir(parents=True)
     source.write_text(
         f"# %%\nimport time\ntries = {str(tries)!r}\nopen(tries, 'a').write('x')\n"
         f"time.sleep(60 if len(open(tries).read()) <= {times} else 0)\nprint('here')\n"
@@ -134,7 +131,7 @@ def test_a_lesson_that_gives_no_answer_is_run_once_more(tmp_path, monkeypatch, c
             make_notebooks.execute(source)
     assert tries.read_text() == "xx"
     said = capsys.readouterr().err
-    assert said.startswith("01_x.py: A cell timed out while it was being executed, after 5 seconds")
+    assert said.startswith("01_x.py: A cell timed out while it was being executed, after 2 seconds")
     assert said.endswith("; once more\n")
 
 
@@ -146,7 +143,7 @@ def test_outputs_that_do_not_arrive_are_no_lesson(tmp_path, monkeypatch):
         "end = base.Kernel._publish_status\n"
         "def slow(self, status, *a, **k):\n"
         "    if status == 'idle':\n"
-        "        time.sleep(3)\n"
+        "        time.sleep(2)\n"
         "    end(self, status, *a, **k)\n"
         "base.Kernel._publish_status = slow\n"
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from checks import nb01
-from solutions import nb01 as solutions
+from lessons.checks import nb01
+from lessons.solutions import nb01 as solutions
+from posmlp import create_model
 from tests.notebooks.exercises import stub
 
 
@@ -69,3 +70,11 @@ def top1(logits, labels, reverse_of):
 )
 def test_within_pair_says_where_an_answer_is_wrong(answer, where):
     assert where in nb01.within_pair(answer).where
+
+
+def test_a_token_of_the_stem_sees_7_by_7_pixels_as_the_lesson_says():
+    torch.manual_seed(0)
+    frame = torch.randn(1, 3, 32, 32, requires_grad=True)
+    create_model("toy").eval().stem(frame)[0, :, 4, 4].sum().backward()
+    rows, columns = torch.nonzero(frame.grad[0].abs().sum(0) > 0).unbind(-1)
+    assert rows.unique().numel() == columns.unique().numel() == 7

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from checks import nb02
-from solutions import nb02 as solutions
+from lessons.checks import nb02
+from lessons.solutions import nb02 as solutions
 from tests.notebooks.exercises import stub
 
 

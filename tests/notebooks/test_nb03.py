@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from checks import nb03
-from solutions import nb03 as solutions
+from lessons.checks import nb03
+from lessons.solutions import nb03 as solutions
 from tests.notebooks.exercises import stub
 
 

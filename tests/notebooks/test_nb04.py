@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from checks import nb04
-from solutions import nb04 as solutions
+from lessons.checks import nb04
+from lessons.solutions import nb04 as solutions
 from tests.notebooks.exercises import stub
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from checks import nb05
-from solutions import nb05 as solutions
+from lessons.checks import nb05
+from lessons.solutions import nb05 as solutions
 from tests.notebooks.exercises import stub
 
 

@@ -7,9 +7,9 @@ import math
 import ipywidgets
 import pytest
 
-import wiring
-from checks import nb06
-from solutions import nb06 as solutions
+from lessons import wiring
+from lessons.checks import nb06
+from lessons.solutions import nb06 as solutions
 from tests.notebooks.exercises import stub
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from analysis import bias_statistics
 from analysis.bias.maps import unit_tables
-from checks import nb07
+from lessons.checks import nb07
+from lessons.solutions import nb07 as solutions
 from posmlp import create_model
-from solutions import nb07 as solutions
 from tests.notebooks.exercises import stub
 
 

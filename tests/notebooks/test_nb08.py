@@ -7,11 +7,11 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-import scrubber
 from analysis import attribute
-from checks import nb08
+from lessons import scrubber
+from lessons.checks import nb08
+from lessons.solutions import nb08 as solutions
 from posmlp import create_model
-from solutions import nb08 as solutions
 from tests.notebooks.exercises import stub
 
 

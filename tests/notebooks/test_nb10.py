@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from checks import nb10
-from solutions import nb10 as solutions
+from lessons.checks import nb10
+from lessons.solutions import nb10 as solutions
 from tests.notebooks.exercises import stub
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from checks import nb11
+from lessons.checks import nb11
+from lessons.solutions import nb11 as solutions
 from posmlp.data.digits.catalogue import CLASSES
-from solutions import nb11 as solutions
 from tests.notebooks.exercises import stub
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import preflight
-from make_notebooks import FOLDER
+from lessons import preflight
+from lessons.make_notebooks import FOLDER
 
 
 def test_preflight_is_ready_here_and_names_a_missing_package(capsys):
@@ -17,13 +17,12 @@ def test_preflight_is_ready_here_and_names_a_missing_package(capsys):
 
 
 def test_preflight_runs_in_a_bare_python_elsewhere(tmp_path):
-    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; import preflight; preflight.check()"
     (tmp_path / "preflight.py").write_text((FOLDER / "preflight.py").read_text())
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; import preflight; preflight.check()"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.stderr == ""
-    ours, others, folder = done.stdout.splitlines()
+    ours, others = done.stdout.splitlines()
     assert ours.startswith("- posmlp, analysis, ablations cannot be imported: start JupyterLab by")
     assert others.startswith("- torch, matplotlib, ")
-    assert "`checks` is not beside this notebook" in folder

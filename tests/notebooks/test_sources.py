@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from matplotlib import pyplot as plt
 
-import make_notebooks
+from lessons import make_notebooks
 from tests.notebooks.exercises import stub
 from tests.notebooks.lab import pictures
 
@@ -27,6 +27,16 @@ def cells(source: Path, kind: str) -> list[Any]:
 
 def tags(cell: Any) -> list[str]:
     return cell.metadata.get("tags", [])
+
+
+def test_a_student_meets_the_lessons_and_nothing_else():
+    """What stands behind them is one folder; no folder of it is too large to look through."""
+    behind = make_notebooks.FOLDER
+    met = {path.name for path in behind.parent.iterdir()} - {"__pycache__", ".ipynb_checkpoints"}
+    lessons = {make_notebooks.target_of(path).name for path in SOURCES}
+    assert met == lessons | {"README.md", "models", behind.name}
+    for folder in (behind, *(path for path in behind.iterdir() if path.is_dir())):
+        assert len([*folder.glob("[!_]*.py")]) <= 14, folder
 
 
 def test_lessons_are_numbered_without_gap():
@@ -106,7 +116,7 @@ def test_lessons_hold_an_explorer_a_layout_builder_and_a_frame_scrubber():
 @lesson
 def test_lesson_imports_in_one_cell_and_defines_only_in_exercises(source):
     preflight, imports, *others = cells(source, "code")
-    assert preflight.source.startswith("import preflight\n\npreflight.check(")
+    assert preflight.source.startswith("from lessons import preflight\n\npreflight.check(")
     assert "from analysis.figures.style import STYLE" in imports.source
     for cell in others:
         found = [type(node) for node in ast.walk(ast.parse(cell.source))]
@@ -119,7 +129,9 @@ def test_each_exercise_has_a_stub_a_hint_a_check_and_a_solution(source):
     exercises = [cell for cell in cells(source, "code") if "exercise" in tags(cell)]
     prose = "\n".join(cell.source for cell in cells(source, "markdown"))
     number = f"nb{source.name[:2]}"
-    checks, solutions = (importlib.import_module(f"{x}.{number}") for x in ("checks", "solutions"))
+    checks, solutions = (
+        importlib.import_module(f"lessons.{x}.{number}") for x in ("checks", "solutions")
+    )
     assert 2 <= len(exercises) <= 4
     assert prose.count("### Exercise") == prose.count("<details>") == len(exercises)
     for cell in exercises:
@@ -152,7 +164,7 @@ def test_each_exercise_is_tested_on_two_wrong_answers(source):
 
 @lesson
 def test_each_check_draws_the_target_for_the_stub(source):
-    checks = importlib.import_module(f"checks.nb{source.name[:2]}")
+    checks = importlib.import_module(f"lessons.checks.nb{source.name[:2]}")
     for cell in cells(source, "code"):
         if "exercise" in tags(cell) and "my_grid" not in cell.source:  # any good grid will do
             getattr(checks, ast.parse(cell.source).body[0].name)(stub)

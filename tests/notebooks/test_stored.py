@@ -7,7 +7,7 @@ import json
 import pytest
 
 import ablations
-import stored
+from lessons import stored
 
 GRIDS = sorted(path.parent.name for path in stored.RESULTS.glob("*/rows.csv"))
 

@@ -8,7 +8,7 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
-from checks.verdict import Case, first_difference, judge
+from lessons.checks.verdict import Case, first_difference, judge
 
 SQUARES = [Case(f"x = {x}", (x,), x * x) for x in (2, 3)]
 

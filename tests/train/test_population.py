@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from posmlp.config_checks import GATE_NAMES
+from posmlp.model import Step
 from posmlp.presets import PRESETS
 from posmlp.train.optimisation import clip_gradients
 from posmlp.train.population import Population, seeded_model
@@ -50,7 +51,10 @@ def test_gradients_equal_each_seed_alone(gate, vectorised):
     gradients, losses, logits = population.gradients(clips, labels, scales, label_smoothing=0.1)
     for i, seed in enumerate(population.seeds):
         model = seeded_model(config, seed).train()
-        own = model(clips[i], scales[i])
+        steps = [module for module in model.modules() if isinstance(module, Step)]
+        for step, scale in zip(steps, scales[i], strict=True):
+            step.scale = scale
+        own = model(clips[i])
         loss = F.cross_entropy(own, labels[i], label_smoothing=0.1)
         loss.backward()
         torch.testing.assert_close(logits[i], own, rtol=1e-4, atol=1e-5)

@@ -16,7 +16,7 @@ from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
 from posmlp.train import loop
 from posmlp.train.fitting import fit
-from posmlp.train.optimisation import Optimiser
+from posmlp.train.optimisation import Optimiser, relation_parameters
 from posmlp.train.population import Population
 from posmlp.train.run_folder import read_metrics
 from posmlp.train.variants import members, without_values
@@ -28,6 +28,7 @@ VARIANTS = {
     "base": {},
     "slow": {"lr": 1e-3, "min_lr": 1e-4, "warmup_epochs": 0.5},
     "free": {"weight_decay": 0.0, "grad_clip": 0.0},
+    "fast-tables": {"relation_lr_scale": 5.0},
     "deep-drop": {"drop_path": 0.6, "init": "unit_bias"},
 }
 
@@ -84,7 +85,8 @@ def test_vectorised_steps_of_variants_equal_each_alone():
         population.statistics = {
             k: v.double() if v.is_floating_point() else v for k, v in population.statistics.items()
         }
-        optimiser = Optimiser(population.parameters, settings[chosen])
+        relations = relation_parameters(population.model)
+        optimiser = Optimiser(population.parameters, settings[chosen], relations)
         for step in range(2):
             generators = [torch.Generator().manual_seed(step) for _ in configs[chosen]]
             scales = population.draw_residual_scales(4, generators).double()

@@ -11,6 +11,7 @@ Letters: k clips, S sprites, T frames, H W pixels.
 from __future__ import annotations
 
 from functools import cache
+from importlib.metadata import distribution
 from typing import NamedTuple
 
 import numpy as np
@@ -38,13 +39,11 @@ class DigitBank(NamedTuple):
 @cache
 def digit_bank(split: str, side: int, device: torch.device) -> DigitBank:
     """The split's handwritten digits as shapes of `side` x `side` pixels."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    num_train = round(TRAIN_SHARE * len(digits.target))
-    own = slice(0, num_train) if split == "train" else slice(num_train, None)
-    labels = torch.from_numpy(digits.target[own]).long()
-    images = torch.from_numpy(digits.images[own]).float() / 16.0
+    table = torch.from_numpy(np.loadtxt(_in_scikit_learn("data/digits.csv.gz"), delimiter=","))
+    num_train = round(TRAIN_SHARE * len(table))
+    own = table[:num_train] if split == "train" else table[num_train:]
+    labels = own[:, -1].long()
+    images = own[:, :-1].reshape(-1, 8, 8).float() / 16.0
 
     order = labels.argsort(stable=True)
     ink = F.interpolate(images[order, None], size=(side, side), mode="bicubic")[:, 0]
@@ -54,13 +53,19 @@ def digit_bank(split: str, side: int, device: torch.device) -> DigitBank:
     return DigitBank(shapes.to(device), first.to(device), count.to(device))
 
 
+def _in_scikit_learn(name: str) -> str:
+    """The path of a data file in the installed wheel, whose import would take longer than all."""
+    return str(distribution("scikit-learn").locate_file(f"sklearn/datasets/{name}"))
+
+
 def _photographs() -> list[np.ndarray]:
     """All photographs, (H, W, 3) uint8; every one is a file inside an installed wheel."""
+    from PIL import Image
     from skimage import data
-    from sklearn.datasets import load_sample_images
 
     images = [getattr(data, name)() for name in PHOTOGRAPHS]
-    images += load_sample_images().images  # china, flower
+    for name in ("china", "flower"):
+        images.append(np.array(Image.open(_in_scikit_learn(f"images/{name}.jpg"))))
     return [np.stack([im] * 3, axis=-1) if im.ndim == 2 else np.array(im) for im in images]
 
 

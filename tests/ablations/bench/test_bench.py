@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ablation_tasks import TINY
@@ -13,6 +15,7 @@ from ablations.bench import overhead as command
 from ablations.bench.grid import bench_grid
 from ablations.bench.overhead import bench, measure
 from ablations.bench.peers import CONTENDERS
+from ablations.cli import main
 
 
 def test_bench_sees_the_time_that_jobs_take_and_the_workers_share_them() -> None:
@@ -43,7 +46,15 @@ def test_bench_refuses_what_it_cannot_measure(options: dict[str, object], messag
         list(bench(**options))  # type: ignore[arg-type]
 
 
-def test_bench_of_a_grid_runs_it_both_ways_to_the_same_losses(tmp_path: Path) -> None:
+def test_bench_of_a_grid_runs_it_both_ways_to_the_same_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def here(words: list[str], **_: object) -> SimpleNamespace:
+        """The command in this process, which has imported all that it needs."""
+        assert words[:3] == [sys.executable, "-m", "ablations"]
+        return SimpleNamespace(returncode=main(words[3:]), stderr="")
+
+    monkeypatch.setattr("ablations.bench.grid.subprocess", SimpleNamespace(run=here))
     path = tmp_path / "grid.yaml"
     path.write_text(json.dumps(TINY | {"axes": {"train.lr": [1e-3, 1e-2]}}))
     said = list(bench_grid(path, "cpu", workers=1))

@@ -55,7 +55,7 @@ def test_what_finishes_while_results_are_stored_comes_as_one_batch(tmp_path: Pat
     assert len(first) == 1
     (tmp_path / "go").touch()
     wait_until(lambda: len((tmp_path / "finished").read_text().split()) == 8)
-    time.sleep(2)  # until the pool's own thread has taken in what the workers say
+    time.sleep(1)  # until the pool's own thread has taken in what the workers say
     rest = list(stream)
     assert len(rest[0]) > 1
     assert sum(len(batch) for batch in [first, *rest]) == 8
@@ -69,6 +69,10 @@ def test_a_workers_death_fails_its_job_alone(tmp_path: Path, deed: str, cause: s
     assert all(cause in death.cause for death in dead.values())
     assert len(results) == 6
     assert int((tmp_path / "1.started").read_text()) == dead[1].pid
+    assert (tmp_path / "1.log").exists() == (deed == "crash")
+    if deed == "crash":
+        assert "Fatal Python error: Aborted" in (tmp_path / "1.log").read_text()
+    assert not (tmp_path / "0.log").exists()
 
 
 def test_a_worker_that_fails_three_times_in_a_row_is_set_aside_and_named(tmp_path: Path) -> None:
@@ -112,12 +116,6 @@ def test_device_errors_in_a_row_stop_a_run_on_one_device(tmp_path: Path, run_the
     places = TWO[0] if run_them is in_process else TWO[:1]
     with pytest.raises(EngineError, match="no device is left"):
         list(run_them(jobs(5), Task(tmp_path, "gives_up", bad=(1, 2, 3)), places))
-
-
-def test_a_crash_leaves_its_trace_in_the_jobs_log(tmp_path: Path) -> None:
-    list(pool(jobs(2), Task(tmp_path, "crash", bad=(1,)), TWO[:1]))
-    assert "Fatal Python error: Aborted" in (tmp_path / "1.log").read_text()
-    assert not (tmp_path / "0.log").exists()
 
 
 def test_a_worker_killed_while_idle_is_replaced(tmp_path: Path) -> None:

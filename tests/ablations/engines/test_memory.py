@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ablation_tasks import TINY, Task, changed, jobs
+from ablation_tasks import Task, changed, jobs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,14 +25,15 @@ flat = chain.from_iterable
 TWO = [Place(0, "cpu", 1), Place(1, "cpu", 1)]
 # How two trainings go in what a first one leaves of the address space, and some more.
 IN_LITTLE_MEMORY = """
-import json, resource, sys
+import json, platform, resource, sys
 from pathlib import Path
 import ablations
+platform.libc_ver = lambda: ("", "")  # no training keeps what it frees: it would count as in use
 small, grid, folder = json.loads(sys.argv[1])
 ablations.run(small, Path(folder) / "warm", device="cpu", progress=False)
 lines = Path("/proc/self/status").read_text().splitlines()
 (used_kib,) = [int(line.split()[1]) for line in lines if line.startswith("VmSize")]
-for room_mb in (250, 30):
+for room_mb in (100, 10):
     limit = used_kib * 1024 + room_mb * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     out = Path(folder) / f"{room_mb}"
@@ -68,9 +69,9 @@ def test_lighter_jobs_are_the_same_work_and_end_with_one_clip_of_one_seed(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space, reads /proc")
 def test_memory_that_runs_out_leads_down_the_ladder(tmp_path: Path) -> None:
-    large = {"dims": [64], "image_size": 32, "windows": 8}
-    grid = changed(train={"num_clips": 192, "batch_size": 192}, **large) | {"axes": {}}
-    small = TINY | {"axes": {}, "seeds": 1}
+    wide = {"image_size": 32, "windows": 8, "train": {"num_clips": 64, "batch_size": 64}}
+    grid = changed(**wide, dims=[256]) | {"axes": {}}
+    small = changed(**wide) | {"axes": {}, "seeds": 1}
     # Freed memory goes back at once, so that the limit is on what is in use.
     environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
     environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
@@ -106,11 +107,11 @@ def test_a_job_that_never_fits_fails_with_every_step_noted_and_the_rest_goes_on(
 ) -> None:
     places = TWO[0] if run_them is in_process else TWO[:1]
     task = Task(tmp_path, "runs_out_of_memory", bad=(1,))
-    results = dict(flat(run_them(jobs(3, batch_size=4), task, places)))
+    results = dict(flat(run_them(jobs(3, batch_size=2), task, places)))
     failed = {job: result for job, (result,) in results.items() if result.get("failure")}
     assert [job.seeds for job in failed] == [(1,)]
     (job,) = failed
     assert failed[job]["failure"] == "out of memory"
-    assert job.micro_batches == 4
-    assert job.memory_steps == ("micro-batches 1 -> 2", "micro-batches 2 -> 4")
+    assert job.micro_batches == 2
+    assert job.memory_steps == ("micro-batches 1 -> 2",)
     assert sorted(job.seeds for job in results) == [(0,), (1,), (2,)]

@@ -33,7 +33,7 @@ GRID = {
         "downsample": True,
         "num_frames": 4,
         "image_size": 16,
-        "train": {"epochs": 2, "batch_size": 16, "num_clips": 32},
+        "train": {"epochs": 2, "batch_size": 16, "num_clips": 16},
     },
     "axes": {"layout": ["T+S", "S"]},
     "seeds": [0, 1],
@@ -95,6 +95,7 @@ def test_report_finds_no_noise_on_a_cpu(page):
     assert "T+S was trained twice under one seed and gave the same metrics to the last bit" in page
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_report_without_kept_models_and_histories_leaves_them_out(folder, tmp_path):
     copied = tmp_path / "copy"
     for path in folder.rglob("*"):
@@ -108,6 +109,7 @@ def test_report_without_kept_models_and_histories_leaves_them_out(folder, tmp_pa
     assert "All 4 declared runs have finished" in page
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_report_command_writes_elsewhere_and_refuses_a_bad_margin(folder, tmp_path, capsys):
     out = tmp_path / "new" / "other.html"
     assert main(["report", str(folder), "--out", str(out), "--margin", "3"]) == 0
@@ -124,6 +126,7 @@ def test_report_of_nothing_is_refused(tmp_path, capsys):
     assert "holds no ablation" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_report_of_a_folder_with_damage_says_what_it_lacks(tmp_path: Path) -> None:
     grid = {"axes": {"gate": ["lrpe", "mean"]}, "seeds": 1, "repeat": False}
     root = fill(tmp_path / "run", grid, lambda cell, seed: {"test_top1": 0.5})

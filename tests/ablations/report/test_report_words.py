@@ -19,6 +19,8 @@ from ablations.report.figures import highlighted
 from ablations.report.labels import short_labels, short_value
 from ablations.report.page import write_report
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 def text_of(path: Path) -> str:
     """The page's words as a reader sees them."""

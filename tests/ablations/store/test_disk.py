@@ -8,21 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ablation_tasks import TINY, facts
+from ablation_tasks import ONE, facts
 from pandas.testing import assert_frame_equal
 
 from ablations import load, run
 from ablations.cli import main
 
-MANY = TINY | {"axes": {}, "seeds": 12, "repeat": False}
+MANY = ONE | {"seeds": 6, "repeat": False}
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 250 KB, about eight trainings."""
+    """A file system of 130 KB, about three trainings."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=250k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=130k", "tmpfs", str(folder)]
     try:
         subprocess.run(mount, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
@@ -48,7 +48,7 @@ def test_full_disk_keeps_what_is_finished_and_goes_on_when_there_is_room(
     assert "what is finished is kept" in said
     assert said.count("\n") == 1
     before = load(out)
-    assert 0 < len(before) < 12
+    assert 0 < len(before) < 6
     assert (before.status == "done").all()
     results = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*/result.json")}
     remount(disk, "size=4m")
@@ -62,7 +62,7 @@ def test_read_only_folder_is_one_line_and_can_still_be_read(
     disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     grid, out = tmp_path / "grid.yaml", disk / "run"
-    grid.write_text(json.dumps(TINY | {"axes": {}, "seeds": 1}))
+    grid.write_text(json.dumps(ONE))
     run(grid, out, device="cpu", progress=False)
     remount(disk, "ro")
     try:

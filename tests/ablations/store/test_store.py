@@ -146,10 +146,10 @@ def test_from_python_the_table_is_compared_and_drawn_as_on_the_page(
 
 def test_lists_of_values_become_text_in_the_table(tmp_path: Path) -> None:
     store = Store(tmp_path / "run")
-    grid = read_grid(TINY | {"axes": {"temporal_windows": [[8], [4]]}})
+    grid = read_grid(TINY | {"axes": {"temporal_windows": [[2], [1]]}})
     store.declare(grid, "")
     stored(store, grid, 0)
-    assert list(load(store.root).temporal_windows) == ["8"]
+    assert list(load(store.root).temporal_windows) == ["2"]
 
 
 def test_status_and_why_tell_what_happened(

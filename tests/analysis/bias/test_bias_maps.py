@@ -65,7 +65,7 @@ def test_bias_maps_expand_to_the_mean_of_the_relation(gate: str) -> None:
     maps = bias_maps(model)
     assert list(maps.columns) == [*KEYS, "dt", "dy", "dx", "bias", "bias_std"]
     assert not maps.duplicated([*KEYS, "dt", "dy", "dx"]).any()
-    tied = gate not in ("dense", "lrpe+dense", "gqpe")
+    tied = gate not in ("dense", "lrpe+dense", "gqpe", "centred-gqpe")
     assert (maps["bias_std"] == 0).all() == tied
     for place in units(model):
         rows = maps[(maps[KEYS[:4]] == list(place[:4])).all(axis=1) & (maps["group"] == 1)]

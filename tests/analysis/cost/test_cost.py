@@ -30,7 +30,7 @@ LAYOUTS = ["T+S", "T>S", "ST", "S", "T", "ST+S"]
 def torch_flops(model: nn.Module) -> int:
     """One clip's FLOPs by torch's counter, less those of making relations from parameters.
 
-    On `meta`, as a CPU adds products with zeros where windows are small (`by_hand.whole`).
+    On `meta`, where a model needs no memory.
     """
     config = model.config
     model = copy.deepcopy(model).to("meta")

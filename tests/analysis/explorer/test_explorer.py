@@ -21,7 +21,7 @@ from analysis import bias_maps, units
 from analysis.explorer.draw import draw_explorer
 from analysis.explorer.explorer import BiasExplorer
 from analysis.explorer.units import LARGEST, explorer_units
-from posmlp import PosMLPConfig, PosMLPVideo, create_model
+from posmlp import GATES, PosMLPConfig, PosMLPVideo, create_model
 from tests.analysis.explorer.bench_explorer import explorer_of, key_times, random_model
 
 SMALL = PosMLPConfig(
@@ -38,7 +38,7 @@ def model_of(seed: int = 0, **changes: Any) -> PosMLPVideo:
     return random_model(SMALL, seed, **changes)
 
 
-@pytest.mark.parametrize("gate", ["lrpe", "dense", "gqpe", "attention", "conv", "mean", "none"])
+@pytest.mark.parametrize("gate", GATES)
 def test_row_is_the_row_of_the_relation(gate: str) -> None:
     model = model_of(gate=gate, layout="T+S>ST")
     for unit, place in zip(explorer_units([model]), units(model), strict=True):

@@ -39,7 +39,7 @@ CONFIG = replace(
     depths=(1, 1),
     dims=(8, 20),
     num_groups=(2, 10),
-    windows=(4, 2),
+    windows=(4, 1),
     temporal_windows=None,
     downsample=True,
     mlp_ratio=2.0,
@@ -199,7 +199,7 @@ def test_bias_command_writes_maps_statistics_and_a_figure_a_unit(
     statistics = pd.read_csv(run / "bias" / "statistics.csv")
     assert {"entropy", "entropy_initial", "entropy_shuffled"} <= set(statistics)
     units = expected[["stage", "block", "branch"]].drop_duplicates()
-    assert len(list((run / "bias").glob("*.png"))) == len(units)
+    assert len(list((run / "bias").glob("*.png"))) == len(units) - 1  # S over one token has no map
     assert main(["bias", str(run / "bias")]) == 2
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
@@ -147,6 +148,7 @@ def test_detectable_effect_is_found_at_its_power() -> None:
     )
 
 
+@settings(max_examples=20)
 @given(num_seeds=st.integers(2, 200))
 def test_seeds_needed_inverts_detectable_effect(num_seeds: int) -> None:
     assert seeds_needed(detectable_effect(num_seeds) + 1e-6) == num_seeds
@@ -216,12 +218,21 @@ def test_compare_corrects_byholm() -> None:
     assert list(found["variant"]) == ["v0", "v1", "v2", "v3"]
 
 
-def test_holm_by_hand() -> None:
+def test_holm_by_hand_and_by_statsmodels() -> None:
     p = np.array([0.04, 0.01, np.nan, 0.03, 0.5])  # four tests
     assert holm(p) == pytest.approx([0.09, 0.04, np.nan, 0.09, 0.5], nan_ok=True)
     assert np.isnan(holm(np.array([np.nan]))).all()
+    many = np.random.default_rng(0).random(9).repeat(2) ** 4
+    assert holm(many) == pytest.approx(multipletests(many, method="holm")[1])
 
 
+@pytest.fixture
+def _no_powers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many seeds an undecided row would need takes most of the time of a table."""
+    monkeypatch.setattr("analysis.results.paired._fewest_seeds", lambda *_: 2)
+
+
+@pytest.mark.usefixtures("_no_powers")
 def test_compare_of_identical_variants_claims_nothing() -> None:
     """Twelve copies of the baseline: the whole table may err in 5% of cases, not each row."""
     rng = np.random.default_rng(0)
@@ -327,6 +338,7 @@ def test_compare_tells_equal_from_not_shown() -> None:
         compare(df, "base", "accuracy", margin=0)
 
 
+@pytest.mark.usefixtures("_no_powers")
 def test_compare_rarely_calls_a_variant_at_the_margin_equal() -> None:
     """The whole table may err in 5% of cases: of 60 tables of 8 such variants, some 3."""
     rng = np.random.default_rng(1)

@@ -333,12 +333,12 @@ def test_shared_rotated_clip_is_upright_in_both_decoders(shared, monkeypatch):
 
 
 def test_pool_outlives_a_hung_and_a_killed_worker(clip):
-    with DecodePool(2, timeout_s=4) as pool:
+    with DecodePool(2, timeout_s=2) as pool:
         waits = [pool.submit(read_video, str(clip)) for _ in range(3)]
         hung = pool.submit(read_video, str(clip), sleep_long)
         killed = pool.submit(read_video, str(clip), kill_own_process)
         waits += [pool.submit(read_video, str(clip)) for _ in range(3)]
-        with pytest.raises(VideoError, match=r"timeout_s=4") as caught:
+        with pytest.raises(VideoError, match=r"timeout_s=2") as caught:
             hung()
         assert caught.value.path == str(clip)
         with pytest.raises(VideoError, match="SIGKILL"):
@@ -348,7 +348,7 @@ def test_pool_outlives_a_hung_and_a_killed_worker(clip):
 
 @pytest.mark.parametrize("how", [sleep_long, kill_own_process])
 def test_file_is_read_once_more_where_the_machine_was_to_blame(how, clip, tmp_path):
-    with DecodePool(1, timeout_s=4) as pool:
+    with DecodePool(1, timeout_s=2) as pool:
         video = pool.submit(fail_once, str(clip), how, tmp_path / "tried")()
     assert len(video.frames) == 20
 

@@ -1,0 +1,40 @@
+"""Says before a lesson what its environment lacks, and how to mend it. Needs Python alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+PACKAGES = ("torch", "matplotlib", "pandas", "sklearn", "skimage", "anywidget")
+OURS = ("posmlp", "analysis", "ablations")
+OLDEST = (3, 11)
+
+
+def missing(more: Sequence[str] = ()) -> list[str]:
+    """What is not there, a sentence each; `more` are packages that this lesson needs besides."""
+    found = []
+    if sys.version_info < OLDEST:
+        found.append(
+            f"this kernel is Python {sys.version.split()[0]}, 3.11 or newer is needed: "
+            "start JupyterLab by `make lab`"
+        )
+    lacking = [name for name in OURS if importlib.util.find_spec(name) is None]
+    if lacking:
+        found.append(
+            f"{', '.join(lacking)} cannot be imported: start JupyterLab by `make lab` in the "
+            "repository, or run `pip install --editable .` there with this kernel's Python, "
+            f"{sys.executable}"
+        )
+    others = [name for name in (*PACKAGES, *more) if importlib.util.find_spec(name) is None]
+    if others:
+        found.append(
+            f"{', '.join(others)} cannot be imported: `pip install --editable .` in the "
+            "repository installs all that the lessons need"
+        )
+    return found
+
+
+def check(*more: str) -> None:
+    """Print `ready`, or what is missing and how to mend it."""
+    print("\n".join(f"- {each}" for each in missing(more)) or "ready")

@@ -1,0 +1,1 @@
+"""One answer to each exercise: look once you have tried."""

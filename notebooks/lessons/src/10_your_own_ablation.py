@@ -1,0 +1,313 @@
+# %% [markdown]
+# # 10 Your own ablation
+#
+# **Question.** You have an idea for a change. How do you find out whether it helps, and how do you
+# say so without fooling yourself?
+#
+# **You will be able to** declare a grid, run it, put your row among stored ones, and state a
+# conclusion with its spread.
+#
+# You need lessons 04 to 06. About 30 minutes; three exercises.
+
+# %%
+from lessons import preflight
+
+preflight.check("rich", "scipy")
+
+# %%
+import tempfile
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+import ablations
+from analysis import compare, detectable_effect, draw_accuracy, t_interval
+from analysis.figures.style import STYLE
+from lessons import stored
+from lessons.checks import nb10
+
+plt.style.use(STYLE)
+METRIC = "test_within_pair"
+
+# %% [markdown]
+# ## Before anything runs
+#
+# A grid file is a question, a prediction, a common base, and axes whose values are varied. Here the
+# task is tiny (16 x 16 pixels, three short epochs), so that one training takes seconds.
+#
+# Our idea: a gating unit *multiplies* what it has mixed with the other half of the channels (lesson
+# 04). Would adding do? **Your guess:** better, worse, or not to be told, and by how many points
+# within reversed pairs? Write it into `prediction`.
+#
+# Once you have come to the end, come back, change `MY_AXIS`, and run all again. Ideas: `{"gate":
+# ["lrpe", "gqpe"]}`, `{"num_groups": [[2, 4, 8, 16], 1]}`, `{"init": ["normal", "released"]}`,
+# `{"token_bias": [true, false]}`; all names are in `posmlp/config.py`.
+
+# %%
+MY_AXIS = {"gate_form": ["multiply", "add"]}
+BASE = {
+    "preset": "toy",
+    "data": "moving-digits:easy",
+    "image_size": 16,
+    "windows": [4, 2, 1, 1],
+    "train": {"epochs": 3, "num_clips": 700, "batch_size": 16, "lr": 3e-3},
+}
+
+# %%
+grid = {
+    "question": "Does the gate have to multiply?",
+    "prediction": "Adding is worse by more than five points.",
+    "base": BASE,
+    "axes": MY_AXIS,
+    "seeds": [0, 1],
+    "baseline": {name: values[0] for name, values in MY_AXIS.items()},
+}
+
+# %% [markdown]
+# `plan` reads the grid, checks it, counts what it would cost, and says what it could show. It
+# trains nothing. (Without `probe_s=0` it also tries a few steps, to predict the time.)
+
+# %%
+print(ablations.plan(grid, probe_s=0))
+
+# %% [markdown]
+# **Reading.** Read the last lines first. With two seeds only enormous effects can be seen. That is
+# no reason not to run; it is a reason not to conclude much.
+#
+# A mistake is found before anything runs, with its place and its mend:
+
+# %%
+try:
+    ablations.plan({**grid, "axes": {"gate_form": ["multiply", "ad"]}})
+except ablations.GridError as error:
+    print(error)
+
+# %% [markdown]
+# ### Exercise 1: declare a grid (medium, 8 minutes)
+#
+# Return a grid of your own over the `base` that you are given: one axis with two values, a
+# baseline, at least two seeds, a question and a prediction.
+#
+# <details><summary>Hint</summary>
+#
+# Copy `grid` above and change the axis. `seeds` may be a list or a count. An answer is in
+# `lessons/solutions/nb10.py`.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def my_grid(base: dict) -> dict:
+    raise NotImplementedError
+
+
+nb10.my_grid(my_grid)
+
+# %% [markdown]
+# ## Run it
+#
+# Four trainings. The table fills while they run; each finished one is stored at once, so an
+# interrupted run goes on where it stopped.
+
+# %% tags=["timed"]
+folder = tempfile.mkdtemp()
+mine = ablations.run(grid, folder)
+
+# %% [markdown]
+# **Your guess:** run the same grid into the same folder again. How long does it take?
+
+# %%
+again = ablations.run(grid, folder, progress=False)
+print(f"{len(again)} rows, trained anew: {int((again.finished != mine.finished).sum())}")
+
+# %% [markdown]
+# **Reading.** Nothing is trained twice: a cell's folder is named by a hash of everything that
+# changes its result. One row a training, with what it takes to repeat it:
+
+# %% tags=["trained"]
+columns = ["name", "id", "seed", "status", "test_top1", METRIC, "params", "num_threads", "torch"]
+mine[columns].round(3)
+
+# %% [markdown]
+# ## Your row among stored ones
+#
+# The grid `lesson10` ran other variants over this very base, at more seeds. Its baseline is ours.
+
+# %%
+others = stored.rows("lesson10")
+print(stored.command("lesson10"))
+num_variants = others.name.nunique() - 1
+print(f"a baseline and {num_variants} variants, seeds {sorted(others.seed.unique().tolist())}")
+
+# %% [markdown]
+# **Your guess:** our baseline at seeds 0 and 1 was trained just now, theirs earlier. How far apart
+# are they?
+
+# %% tags=["trained"]
+pair = mine[mine.baseline].merge(others[others.baseline], on="seed", suffixes=("", "_stored"))
+pair[["seed", METRIC, f"{METRIC}_stored"]].round(4)
+
+# %% [markdown]
+# **Reading.** The same code, seed, threads and kind of processor give the same numbers; another
+# processor rounds otherwise, and after three epochs that may show. This is why a comparison is made
+# *within* one run, against its own baseline.
+#
+# **Your guess:** your row has two seeds, the others more. How many times as wide will its interval
+# be?
+
+# %% tags=["trained"]
+rows = pd.concat([others, mine[~mine.baseline]], ignore_index=True)
+rows["variant"] = rows.name.str.replace("gate=lrpe ", "").str.replace(" layout=T+S", "")
+rows.loc[rows.baseline, "variant"] = "baseline (lrpe, T+S)"
+look = {"chance": 0.5, "bounds": (0, 1), "title": "Your row (last) among stored ones"}
+draw_accuracy(rows, metric=METRIC, by="variant", **look)
+plt.show()
+
+# %%
+for num_seeds in (2, 3, 5):
+    factor = stats.t.ppf(0.975, num_seeds - 1) / np.sqrt(num_seeds)
+    print(f"{num_seeds} seeds: the interval is the mean -+ {factor:.1f} standard deviations")
+
+# %% [markdown]
+# **Reading.** Nearly all of the last bar's width comes from there being two seeds: Student's factor
+# is large where the spread itself is known so badly.
+#
+# ## Pairs, not heaps
+#
+# Seed 0 of your variant and seed 0 of the baseline saw the same clips in the same order. Some of
+# what makes a seed lucky is common to both, and drops out of their *difference*.
+#
+# ### Exercise 2: the interval of a mean (medium, 8 minutes)
+#
+# From the paired differences, one a seed, compute the 95% t-interval of their mean.
+#
+# <details><summary>Hint</summary>
+#
+# mean -+ t * s / sqrt(n), with s the standard deviation with `ddof=1` and t
+# `scipy.stats.t.ppf(0.975, n - 1)`.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def interval(differences: list[float]) -> tuple[float, float]:
+    raise NotImplementedError
+
+
+nb10.interval(interval)
+
+# %% [markdown]
+# **Your guess:** two differences, one a seed. Does their interval hold zero?
+
+# %% tags=["trained"]
+wide = mine.pivot(index="seed", columns="baseline", values=METRIC)
+mean, low, high = t_interval(wide[False] - wide[True])
+print(f"difference {mean:+.3f}, 95% interval [{low:+.3f}, {high:+.3f}], {len(wide)} seeds")
+variant = mine.loc[~mine.baseline, "name"].iloc[0]
+baseline = mine.loc[mine.baseline, "name"].iloc[0]
+print(
+    f"{variant} against {baseline}:",
+    compare(mine, baseline, METRIC, by="name", margin=0.02).verdict[0],
+)
+
+# %% [markdown]
+# **Reading.** However large a difference looks, at two seeds it is rarely told from none.
+#
+# ## Say what it says
+#
+# An interval that lies on one side of zero tells the direction. One that contains zero tells
+# *nothing* about equality, unless it is also narrow: then the two are equal for your purposes,
+# within a margin that you chose before.
+#
+# ### Exercise 3: the word for it (easy, 4 minutes)
+#
+# Return "better", "worse", "equal" (contains zero, and lies wholly between -margin and margin) or
+# "cannot tell".
+#
+# <details><summary>Hint</summary>
+#
+# Four cases; test the direction first.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def conclusion(low: float, high: float, margin: float) -> str:
+    raise NotImplementedError
+
+
+nb10.conclusion(conclusion)
+
+# %% [markdown]
+# ## Each variant is a chance to be fooled
+#
+# The stored grid compares many variants with one baseline. At the 5% level, if none differed at
+# all, one comparison in twenty would still come out as different; `compare` corrects for their
+# number (Holm; column `p_holm`). With `margin=0.02` it also tests whether two are equal within two
+# points.
+#
+# **Your guess:** which of them can be told from the baseline?
+
+# %%
+first = others.loc[others.baseline, "name"].iloc[0]
+table = compare(others, first, METRIC, by="name", margin=0.02)
+table[["name", "difference", "low", "high", "p", "p_holm", "verdict"]].round(3)
+
+# %% [markdown]
+# **Reading.** What does not mix over time, or only takes its mean, is told at once. `conv` would
+# have been called worse by its own p, and is not once all comparisons are counted. For such rows
+# the table says how many seeds a verdict would need if what was seen were the truth: an honest "we
+# do not know yet".
+#
+# **Your guess:** how much smaller a difference do twice as many seeds detect?
+
+# %%
+for num_seeds in (2, 3, 5, 10, 20):
+    size = detectable_effect(num_seeds)
+    print(f"{num_seeds:2} seeds detect {size:.1f} standard deviations of the differences")
+
+# %% [markdown]
+# **Reading.** From two to three seeds gains most; later, four times the seeds halve it.
+
+# %% tags=["trained"]
+tables = [(table, "#0072B2"), (compare(mine, baseline, METRIC, by="name", margin=0.02), "#D55E00")]
+drawn = pd.concat([each.assign(hue=hue) for each, hue in tables], ignore_index=True)
+
+# %% [markdown]
+# ## The figure to remember
+#
+# Differences to the baseline, seed by seed: yours at two seeds (orange), the stored ones at more.
+#
+# **Your guess:** draw your own bar before you run this, and the word beside it.
+
+# %% tags=["trained"]
+fig, ax = plt.subplots(figsize=(7, 3.6))
+for y, row in enumerate(drawn.itertuples()):
+    ax.plot(np.clip([row.low, row.high], -0.5, 0.5), [y, y], color=row.hue, linewidth=2)
+    ax.plot(row.difference, y, "D", color=row.hue)
+    ax.text(0.52, y, row.verdict.partition(":")[0], va="center", fontsize=8)
+ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
+ax.set(yticks=range(len(drawn)), xlim=(-0.5, 0.5), xlabel=f"{METRIC}: difference to the baseline")
+ax.set_yticklabels(drawn.name)
+ax.invert_yaxis()
+ax.set_title("Two seeds (orange) can say next to nothing")
+plt.show()
+
+# %% [markdown]
+# **Reading.** (Intervals are cut at half a unit. A bar is for one comparison, a word for all of
+# them: `conv` lies on one side of zero, and still the word is "cannot tell".) Your conclusion is
+# one sentence: the difference, its interval, the number of seeds, and one of the four words. If it
+# is "cannot tell", say how many seeds would tell, and run those: `seeds: 5` in the grid trains only
+# what is missing.
+#
+# ## What to remember
+#
+# - Question, prediction, baseline and seeds are written down before the run.
+# - Compare pairs of the same seed; give the interval; correct for the number of variants.
+# - Not significant is not equal.
+# - `ablations plan | run | status | report` do all of this from a shell, over files that survive a
+#   kill.
+#
+# Next: lesson 11, your own video.

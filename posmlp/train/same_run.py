@@ -1,0 +1,66 @@
+"""Whether a stored configuration is that of the run that is asked for now; no torch here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from posmlp.config import PosMLPConfig, TrainConfig
+
+
+def as_now(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration as it would be written now: fields that came to be are at defaults.
+
+    Whether frames were cached was part of it once.
+    """
+    model = PosMLPConfig.from_dict(stored["model"]).to_dict()
+    train = TrainConfig.from_dict(stored["train"]).to_dict()
+    data = {
+        split: {k: v for k, v in about.items() if k != "cached"}
+        for split, about in stored["data"].items()
+    }
+    return {**stored, "model": model, "train": train, "data": data}
+
+
+def wherever_it_starts(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the path of the model file that it starts from, whose hash counts."""
+    if not config.get("init_sha256"):
+        return config
+    return {**config, "train": {**config["train"], "init_from": ""}}
+
+
+_OF_THE_CLIPS = ("num_clips", "unreadable", "dropped", "damaged", "backends", "sha256")
+
+
+def only_lost_clips(stored: dict[str, Any], asked: dict[str, Any]) -> bool:
+    """Whether the two differ only by clips that a data check has left out since the run began."""
+    before, now = stored["data"], asked["data"]
+    if before.keys() != now.keys() or _lost(before) == _lost(now):
+        return False
+    same_total = all(_num_listed(before[split]) == _num_listed(now[split]) for split in now)
+    bare = [
+        {split: {k: v for k, v in about.items() if k not in _OF_THE_CLIPS} for split, about in d}
+        for d in (before.items(), now.items())
+    ]
+    return same_total and bare[0] == bare[1] and {**stored, "data": now} == asked
+
+
+def _lost(data: dict[str, Any]) -> list[Any]:
+    return [about.get("dropped") for about in data.values()]
+
+
+def _num_listed(about: dict[str, Any]) -> int:
+    """Clips that the data set lists, whether they are used or not."""
+    lost = len(about.get("unreadable") or ()) + len(about.get("dropped") or ())
+    return int(about.get("num_clips", 0)) + lost
+
+
+def difference(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> str:
+    """The first few keys in which two nested configurations differ, with both values."""
+    found: list[str] = []
+    for key in sorted({*stored, *asked}):
+        old, new = stored.get(key), asked.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += [text for text in [difference(old, new, f"{prefix}{key}.")] if text]
+        elif old != new:
+            found.append(f"{prefix}{key}: {old!r} there, {new!r} asked")
+    return "; ".join(found[:4])
