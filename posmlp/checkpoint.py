@@ -52,9 +52,7 @@ def save(model: PosMLPVideo, path: str | Path, **metadata: str) -> None:
     """
     if "config" in metadata:
         raise ValueError("the metadata key 'config' is the model's own; choose another name")
-    inner: Any = model
-    while not isinstance(inner, PosMLPVideo) and isinstance(inner, nn.Module):
-        inner = getattr(inner, "_orig_mod", getattr(inner, "module", None))
+    inner = own_model(model)
     if inner is None:
         raise ValueError(
             f"{path} was not written: {type(model).__name__} is no model of this package; save its "
@@ -69,6 +67,15 @@ def save(model: PosMLPVideo, path: str | Path, **metadata: str) -> None:
         shared = owners.setdefault(tensor.untyped_storage().data_ptr(), name) != name
         state[name] = tensor.detach().clone() if shared else tensor.contiguous()
     write_atomically(path, to_bytes(state, header))
+
+
+def own_model(model: Any) -> PosMLPVideo | None:
+    """A model of this package, itself or within a compiled or data-parallel one; else None."""
+    while not isinstance(model, PosMLPVideo):
+        if not isinstance(model, nn.Module):
+            return None
+        model = getattr(model, "_orig_mod", getattr(model, "module", None))
+    return model
 
 
 def _unwrapped(name: str) -> str:

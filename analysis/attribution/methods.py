@@ -72,6 +72,11 @@ def target_scores(chunk: Chunk) -> Tensor:
 
 
 def _chosen(logits: Tensor, target: Tensor) -> Tensor:
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f"the model gives a {type(logits).__name__}, not logits (clips, classes); wrap it in "
+            "a module whose forward returns the logits alone"
+        )
     if logits.dim() != 2 or len(logits) != len(target):
         raise ValueError(f"the model gives {tuple(logits.shape)}, not (clips, classes)")
     num_classes = logits.shape[1]
@@ -139,6 +144,10 @@ def _grad_cam(chunk: Chunk, *, layer: int | nn.Module | None = None) -> Tensor:
     finally:
         handle.remove()
     tokens = outputs[-1]
+    if not isinstance(tokens, Tensor):
+        raise ValueError(
+            f"layer gives a {type(tokens).__name__}, not (B, T, H, W, C); name a stage by number"
+        )
     if tokens.dim() != 5 or len(tokens) != len(chunk.clips):
         raise ValueError(
             f"layer gives {tuple(tokens.shape)} for {len(chunk.clips)} clips, not (B, T, H, W, C); "

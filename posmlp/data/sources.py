@@ -5,6 +5,7 @@ Shapes: k clips a batch, T frames, S pixels a side.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,16 @@ from posmlp.data.digits.moving_digits import MovingDigits, RenderedClips
 from posmlp.data.user_cache import CACHE_GIB
 
 NUM_GENERATED_TEST_CLIPS = 560  # 40 a class: 280 exactly reversed pairs
+
+
+def check_source(source: object) -> None:
+    """Raise ValueError unless an object has the parts of a `ClipSource` that are always read."""
+    parts = ("name", "classes", "labels", "reverse_of", "batches", "__len__")
+    if missing := [part for part in parts if not hasattr(source, part)]:
+        raise ValueError(
+            f"data={reprlib.repr(source)} is no source of clips, as it has no {missing[0]!r}; give "
+            "a folder of videos, moving-digits, or what posmlp.data.sources.ClipSource describes"
+        )
 
 
 class ClipSource(Protocol):

@@ -7,15 +7,18 @@ Shapes: S members, B clips a batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import reprlib
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
 import torch
 
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.datasets import VideoClips
-from posmlp.data.sources import ClipSource, GeneratedClips, open_clips
+from posmlp.data.sources import ClipSource, GeneratedClips, check_source, open_clips
 from posmlp.data.user_cache import CACHE_GIB
 from posmlp.presets import resolve
 from posmlp.train.distributed import Team, join
@@ -24,7 +27,24 @@ from posmlp.train.loop import Training
 from posmlp.train.run_folder import RunFolder
 from posmlp.train.variants import Variants, checked_seeds, members
 
+P = ParamSpec("P")
+R = TypeVar("R")
+_ONE_AT_A_TIME = threading.RLock()
+"""Training sets the process' generator, threads and memory: one `fit` waits for another."""
 
+
+def one_at_a_time(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, called in one thread after another."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> R:
+        with _ONE_AT_A_TIME:
+            return function(*args, **options)
+
+    return call
+
+
+@one_at_a_time
 def fit(
     config: PosMLPConfig | str,
     train: TrainConfig | None = None,
@@ -69,6 +89,13 @@ def fit(
     whole_seeds = checked_seeds(seeds)
     members(config, train, whole_seeds, variants)  # or ValueError, before any clip is read
     data = str(data) if isinstance(data, Path) else data
+    if not isinstance(data, str):
+        if not isinstance(data, tuple | list) or len(data) != 2:
+            raise ValueError(
+                f"data={reprlib.repr(data)} must be a folder, moving-digits or (train, test)"
+            )
+        for source in data:
+            check_source(source)
     device = usable_device(device)
     team, device = join(device)
     prepare = preparation(team, checkpoint_activations, compiled)

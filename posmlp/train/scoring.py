@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from posmlp.checkpoint import load
+from posmlp.checkpoint import load, own_model
 from posmlp.config import TrainConfig
 from posmlp.data.augment import normalise
 from posmlp.data.sampling import check_views
-from posmlp.data.sources import ClipSource, open_clips
+from posmlp.data.sources import ClipSource, check_source, open_clips
 from posmlp.data.user_cache import CACHE_GIB
 from posmlp.model import PosMLPVideo
 from posmlp.train.distributed import ALONE, Team
@@ -48,7 +48,8 @@ def predict(
     forward = model.logits if isinstance(model, Population) else model
     eager = model.eager_models if isinstance(model, Population) else []
     if isinstance(model, PosMLPVideo):
-        eager = [model.eval()] if device.type == "cpu" else []
+        model.eval()
+        eager = [model] if device.type == "cpu" else []
     indices = torch.arange(len(clips))[team.part(len(clips))].split(batch_size)
     total: Any = 0.0
     for view in range(num_views):
@@ -109,11 +110,17 @@ def evaluate(
 ) -> dict[str, float]:
     """`metrics` of a model over a split, averaging logits over `clips` x `crops` views a video.
 
-    `model`: a model, which is left in eval mode, or the path of one that `save` wrote. `data`: what
+    `model`: a model, which is left in eval mode (a compiled or data-parallel one is evaluated as
+    the one that it wraps), or the path of one that `save` wrote. `data`: what
     `open_clips` takes, or a source. `cache_gib`: see `fit`. `train` tells how frames are sampled,
     `classes` what the outputs mean. Raises ValueError for what does not fit together.
     """
-    model = load(model) if isinstance(model, str | Path) else model
+    given = load(model) if isinstance(model, str | Path) else model
+    if (own := own_model(given)) is None:
+        raise ValueError(
+            f"{type(given).__name__} is no model of this package; give one, or a file of one"
+        )
+    model = own
     if isinstance(data, str | Path):
         train = train or TrainConfig()
         source = open_clips(
@@ -128,6 +135,7 @@ def evaluate(
             return _evaluate(model, source, clips, crops, batch_size, classes)
         finally:
             source.close()
+    check_source(data)
     return _evaluate(model, data, clips, crops, batch_size, classes)
 
 

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
 from posmlp.model import create_model
 from posmlp.train import loop
-from posmlp.train.fitting import fit, usable_device
+from posmlp.train.fitting import fit, one_at_a_time, usable_device
 from posmlp.train.optimisation import Optimiser, learning_rate
 from posmlp.train.run_folder import read_metrics
 from posmlp.train.scoring import evaluate, metrics
@@ -355,3 +357,43 @@ def test_fit_killed_before_its_models_are_stored_trains_again(clips, tmp_path, m
     monkeypatch.undo()
     fit(CONFIG, one, clips, [0], tmp_path / "run", progress=False)
     assert (tmp_path / "run" / "model-seed0.safetensors").exists()
+
+
+class Foreign(torch.utils.data.Dataset):
+    """A data set as torch has it."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.zeros(3, 8, 32, 32), index
+
+
+def test_what_is_no_source_of_clips_or_no_model_is_refused() -> None:
+    model = posmlp.create_model("toy")
+    for data in (Foreign(), [1, 2], None):
+        with pytest.raises(ValueError, match="is no source of clips, as it has no 'name'; give a"):
+            posmlp.evaluate(model, data)
+    with pytest.raises(ValueError, match="is no source of clips"):
+        posmlp.fit("toy", data=(Foreign(), Foreign()), progress=False)
+    with pytest.raises(ValueError, match=r"must be a folder, moving-digits or \(train, test\)"):
+        posmlp.fit("toy", data=Foreign(), progress=False)
+    with pytest.raises(ValueError, match="Linear is no model of this package; give one"):
+        posmlp.evaluate(torch.nn.Linear(2, 2), "moving-digits")
+
+
+def test_fit_in_one_thread_waits_for_that_in_another() -> None:
+    inside, most = [], []
+
+    @one_at_a_time
+    def training(seed: int) -> int:
+        inside.append(seed)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.remove(seed)
+        return seed
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(training, range(6))) == list(range(6))
+    assert max(most) == 1
+    assert posmlp.fit.__wrapped__  # which is called in the same way
