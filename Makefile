@@ -32,7 +32,7 @@ demo: $(DEMO)/data/dataset.json
 	$(BIN)/ablations report $(DEMO)/grid --out $(DEMO)/report.html
 
 test: .venv/stamp
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not browser"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not browser"
 	$(BIN)/python -m pytest -m browser
 
 check: .venv/stamp

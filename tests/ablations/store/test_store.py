@@ -119,7 +119,9 @@ def test_from_python_the_table_is_compared_and_drawn_as_on_the_page(
     axis: str, values: list[object], told: list[object], tmp_path: Path
 ) -> None:
     store = Store(tmp_path / "run")
-    grid = read_grid(TINY | {"axes": {axis: values, "gate": ["lrpe", "mean"]}, "seeds": 3})
+    base = TINY["base"] | {"num_frames": 8}
+    axes = {axis: values, "gate": ["lrpe", "mean"]}
+    grid = read_grid(TINY | {"base": base, "axes": axes, "seeds": 3})
     store.declare(grid, "")
     for place, cell in enumerate(grid.cells):
         for seed in grid.seeds:
