@@ -132,6 +132,8 @@ class Grid:
     """The values that every cell tries before it is compared; empty without `tune`."""
     trials: tuple[tuple[Cell, ...], ...] = ()
     """Of each cell, in their order: itself at each of the points."""
+    untuned: int | None = None
+    """The place of the point that has the base's own values, if one has."""
     asked: Mapping[str, Asked] = field(default_factory=dict)
     """By cell id, where seeds go on until the verdict; a cell that is not here has all seeds."""
 
@@ -272,7 +274,9 @@ def _with_trials(grid: Grid, cell_of: Callable[[Combination], Cell]) -> Grid:
     _all_different(grid.file, tried, cells)
     each = len(points)
     trials = tuple(tuple(cells[i : i + each]) for i in range(0, len(cells), each))
-    return replace(grid, points=points, trials=trials)
+    at_base = trials[grid.cells.index(base)]
+    untuned = next((i for i, each in enumerate(at_base) if each.id == base.id), None)
+    return replace(grid, points=points, trials=trials, untuned=untuned)
 
 
 def _tried(
