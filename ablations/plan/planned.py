@@ -12,11 +12,11 @@ from typing import Any
 from ablations.engines.dispatch import Engine
 from ablations.grid.grid import Cell, Grid, read_grid
 from ablations.grid.matching import costs
+from ablations.grid.settings import shown_value
 from ablations.plan.prediction import PROBE_S, Prediction, fitted, predict
 from ablations.plan.rounds import design, now, sd, seeds_of, with_chosen
 from ablations.progress import duration
 from ablations.store.store import Store
-from ablations.grid.settings import shown_value
 from analysis.results.sequential import expected_seeds
 from analysis.results.statistics import detectable_effect
 

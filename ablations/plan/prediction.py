@@ -100,8 +100,8 @@ def fitted(
 ) -> Grid:
     """The grid with as many of its first seeds as its budget has time for, at all cells alike.
 
-    No trial is left out. Seeds that are finished are never left out. Raises GridError if not even one seed fits, or
-    nothing tells how long one takes.
+    Trials, and seeds that are finished, are never left out. Raises GridError if not even one seed
+    fits, or nothing tells how long one takes.
     """
     budget_s = grid.options.budget_s
     if budget_s is None:

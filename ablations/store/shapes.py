@@ -23,7 +23,9 @@ PLAN = {
     "trials?": {
         "seeds": [int],
         "values": {"*": list},
-        "cells": [{"id": str, "name": str, "axes": dict, "of": int, "tuned": dict, "untuned": bool}],
+        "cells": [
+            {"id": str, "name": str, "axes": dict, "of": int, "tuned": dict, "untuned": bool}
+        ],
     },
     "command": str,
 }

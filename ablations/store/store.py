@@ -8,7 +8,7 @@ DIR/cells/ID/cell.json               one cell: configs, data, name, axes
 DIR/cells/ID/seed{k}/                the run folder of `posmlp.train.fit`, and result.json
 DIR/cells/ID/seed{k}.log             what the training printed, if anything
 DIR/cells/ID/seed{k}-repeat/, .log   the same seed a second time, for the noise floor
-DIR/cells/ID/seed{1000+k}/, .log     trials (`tune`); of a cell that is also compared, beside the rest
+DIR/cells/ID/seed{1000+k}/, .log     trials of a grid that tunes
 DIR/together/HASH/, .log             several trainings while they are one population, then as above
 """
 

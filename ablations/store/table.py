@@ -19,11 +19,11 @@ def load(out: str | Path, *, repeats: bool = False, trials: bool = False) -> pd.
     repeats: also the rows of what was trained a second time under its seed, for the noise floor.
     trials: also the rows by which a grid that tunes has chosen. Columns: the axes, a null as the
     word "null"; in a grid that tunes, the tuned settings and role (final or trial); id, name,
-    baseline, seed, repeat, status, failure, reason; the last epoch's metrics (test_top1, ...), also of what failed; params; seconds,
-    train_seconds; peak_memory_mb; together (trainings of one population, whose time is shared out),
-    micro_batches, memory_steps (what was done when memory ran out), reused_from; init_from,
-    init_sha256 (where a model file was the start); device, num_threads, host, commit, dirty,
-    versions. Damaged result files are named in a warning and have no row.
+    baseline, seed, repeat, status, failure, reason; the last epoch's metrics (test_top1, ...), also
+    of what failed; params; seconds, train_seconds; peak_memory_mb; together (trainings of one
+    population, whose time is shared out), micro_batches, memory_steps (what was done when memory
+    ran out), reused_from; init_from, init_sha256 (where a model file was the start); device,
+    num_threads, host, commit, dirty, versions. Damaged result files are named in a warning and have no row.
     """
     store = Store(out)
     plan = store.plan()
