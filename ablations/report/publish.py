@@ -73,8 +73,8 @@ def _finished(source: Store, plan: dict[str, Any]) -> dict[Which, Result]:
             unfinished.append(f"{cell['name']} seed {seed}{again} ({result})")
     if are_open(plan):
         raise StoreError(
-            f"{source.root} has variants without a verdict that may have more seeds; go on with its "
-            "run, or lower seeds' to in the grid"
+            f"{source.root} has variants without a verdict that may have more seeds; go on with "
+            "its run, or lower seeds' to in the grid"
         )
     if unfinished:
         raise StoreError(

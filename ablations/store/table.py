@@ -23,7 +23,8 @@ def load(out: str | Path, *, repeats: bool = False, trials: bool = False) -> pd.
     of what failed; params; seconds, train_seconds; peak_memory_mb; together (trainings of one
     population, whose time is shared out), micro_batches, memory_steps (what was done when memory
     ran out), reused_from; init_from, init_sha256 (where a model file was the start); device,
-    num_threads, host, commit, dirty, versions. Damaged result files are named in a warning and have no row.
+    num_threads, host, commit, dirty, versions. Damaged result files are named in a warning and have
+    no row.
     """
     store = Store(out)
     plan = store.plan()
