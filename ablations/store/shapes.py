@@ -14,7 +14,19 @@ PLAN = {
     "repeats?": [[str | int]],
     "match?": str | None,
     "baseline": str,
-    "cells": [{"id": str, "name": str, "axes": dict}],
+    "cells": [
+        {
+            **{"id": str, "name": str, "axes": dict},
+            **{"tuned?": dict | None, "num_seeds?": int, "verdict?": str | None},
+        }
+    ],
+    "trials?": {
+        "seeds": [int],
+        "values": {"*": list},
+        "cells": [
+            {"id": str, "name": str, "axes": dict, "of": int, "tuned": dict, "untuned": bool}
+        ],
+    },
     "command": str,
 }
 CELL = {
