@@ -2,7 +2,8 @@
 
 Testing again after each new seed finds differences that are not there. So the looks are fixed
 beforehand, and the error that a study may make is spent over them, little at first. The level of
-each look comes from a Brownian motion and is held against Student's t of that look's seeds.
+each look comes from a Brownian motion and is held against Student's t of that look's seeds, which
+errs by up to a tenth too often where seeds are few; so a tenth of the error is never spent.
 
 Every comparison has its share of the error (Bonferroni). It is better, worse or equal in truth, and
 can be taken for a wrong one in one way alone, so the shares bound every false verdict together.
@@ -28,6 +29,7 @@ _FAR = 10.0  # standard deviations beyond which no path goes
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(200)
 _NO_SPREAD = 1e-9  # of the largest difference: what rounding makes of equal ones
 _NUM_SIMULATED = 2_000
+_SPENT = 0.9
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,17 @@ class Design:
     @property
     def different(self) -> Array:
         """Level of each one-sided test for a difference, a look each."""
-        return np.array(levels(self.looks, self.alpha / self.num_comparisons / 2))
+        return np.array(levels(self.looks, self._share / 2))
 
     @property
     def equal(self) -> Array:
         """Level of each of the two one-sided tests for equality, a look each."""
-        return np.array(levels(self.looks, self.alpha / self.num_comparisons))
+        return np.array(levels(self.looks, self._share))
+
+    @property
+    def _share(self) -> float:
+        """The error that one comparison may make over all looks."""
+        return self.alpha / self.num_comparisons * (_SPENT if len(self.looks) > 1 else 1)
 
 
 def looks(first: int, last: int) -> tuple[int, ...]:
@@ -73,7 +80,7 @@ def looks(first: int, last: int) -> tuple[int, ...]:
     found = [first]
     while found[-1] < last:
         step = max(2, round(found[-1] / 3))
-        found.append(found[-1] + step if found[-1] + 1.5 * step <= last else last)
+        found.append(found[-1] + step if found[-1] + 1.5 * step < last else last)
     return tuple(found)
 
 
@@ -126,14 +133,15 @@ class Found(NamedTuple):
     high: Array
 
 
-def judged(differences: Array, design: Design) -> Found:
+def judged(differences: Array, design: Design, lengths: ArrayLike | None = None) -> Found:
     """Verdicts over paths of differences, (paths, seeds): the first look that decides stands.
 
-    A NaN is a seed without a result: it counts as looked at, and gives no difference. A path may
-    have fewer seeds than the last look. Differences that are all one have no spread to divide by;
-    their signs are tested instead, which takes 2^-n for n of them.
+    `lengths`: how many seeds of each path have been run, all by default. A NaN among them is a seed
+    without a result: it counts as looked at, and gives no difference. Differences that are all one
+    have no spread to divide by; their signs are tested instead, which takes 2^-n for n of them.
     """
     paths, num_seeds = differences.shape
+    reached = np.broadcast_to(num_seeds if lengths is None else np.asarray(lengths), paths)
     found = Found(
         *(np.zeros(paths, dtype=int) for _ in range(3)),
         *(np.full(paths, np.nan) for _ in range(3)),
@@ -141,11 +149,10 @@ def judged(differences: Array, design: Design) -> Found:
     margin = design.equal_within
     levels = zip(design.looks, design.different, design.equal, strict=True)
     for count, different, equal in levels:
-        (going,) = np.nonzero(found.verdict == 0)
-        if count > num_seeds or not going.size:
+        (going,) = np.nonzero((found.verdict == 0) & (reached >= count))
+        if not going.size:
             break
-        seen = differences[going, :count]
-        n, mean, error, same = _moments(seen)
+        n, mean, error, same = _moments(differences[going, :count])
         with np.errstate(invalid="ignore"):
             width = stats.t.isf(different, n - 1) * error
             room = np.inf if margin is None else stats.t.isf(equal, n - 1) * error
@@ -212,14 +219,14 @@ def judge(differences: Mapping[str, Sequence[float]], design: Design) -> pd.Data
             f"{len(differences)} comparisons, but num_comparisons={design.num_comparisons}; make "
             "the design for all of them"
         )
-    found = [judged(np.asarray(d, dtype=float)[None], design) for d in differences.values()]
-    rows = [
-        (name, each.n[0], each.difference[0], each.low[0], each.high[0], each.look[0],
-         VERDICTS[each.verdict[0]])
-        for name, each in zip(differences, found, strict=True)
-    ]  # fmt: skip
-    columns = ["comparison", "n", "difference", "low", "high", "look", "verdict"]
-    return pd.DataFrame(rows, columns=columns)
+    lengths = [len(path) for path in differences.values()]
+    paths = np.full((len(lengths), max(lengths, default=0)), np.nan)
+    for row, path in zip(paths, differences.values(), strict=True):
+        row[: len(path)] = path
+    found = judged(paths, design, lengths)
+    table = pd.DataFrame(found._asdict()).assign(comparison=list(differences))
+    table["verdict"] = [VERDICTS[place] for place in found.verdict]
+    return table[["comparison", "n", "difference", "low", "high", "look", "verdict"]]
 
 
 def expected_seeds(design: Design, sd: float, differences: ArrayLike) -> Array:
