@@ -97,7 +97,8 @@ def run(
                     store.declare(now.grid, command)
             num_all, num_todo = (sum(len(job.trainings) for job in each) for each in (jobs, todo))
             show = progress and bool(now.jobs)
-            with reporter(num_all, num_all - num_todo, here, show=show) as report:
+            done = num_all - num_todo
+            with reporter(num_all, done, here, name=now.name, show=show) as report:
                 for result in runner.run(todo, store.root):
                     hindsight.add(result)
                     report(result)

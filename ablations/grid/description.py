@@ -72,8 +72,16 @@ def _trials(grid: Grid) -> dict[str, Any]:
         for of, trials in enumerate(grid.trials)
         for i, trial in enumerate(trials)
     ]
-    values = {name: list(each) for name, each in tune.values.items()}
-    return {"trials": {"seeds": list(tune.seeds), "values": values, "cells": cells}}
+    metric = grid.options.metrics[0]
+    return {
+        "trials": {
+            "by": metric.of_val,
+            "direction": metric.direction,
+            "seeds": list(tune.seeds),
+            "values": {name: list(each) for name, each in tune.values.items()},
+            "cells": cells,
+        }
+    }
 
 
 def _plain(values: dict[str, Any] | None) -> dict[str, Any] | None:

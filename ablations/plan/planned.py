@@ -146,14 +146,15 @@ class Plan:
         made, metric = design(self.grid), self.grid.options.metrics[0]
         looks = ", ".join(map(str, made.looks))
         within = self.grid.options.equal_within
-        equal = f", or equal within {within:g}" if within else ""
-        said = f"a variant stops when its {metric.name} is better, worse{equal}; looks at {looks}"
+        unit = " points" * metric.is_share
+        words = ["better", "worse", *([f"equal within {within:g}{unit}"] if within else [])]
+        said = f"looks at {looks}; a variant stops when its {metric.name} is {' or '.join(words)}"
         if not self.sd:
             return f"{said}; at most {made.looks[-1]}, as no spread over seeds is stored yet"
         true = [times * self.sd for times in (0, 1, 2, 3)]
         found = zip(expected_seeds(made, self.sd, true), true, strict=True)
-        each = ", ".join(f"{num:.0f} at {diff / metric.points:.2g}" for num, diff in found)
-        return f"{said}; to expect by the true difference: {each}"
+        each = ", ".join(f"{num:.0f} if it is {d / metric.points:.2g}{unit}" for num, d in found)
+        return f"{said}; to expect by the true difference, at the spread stored so far: {each}"
 
     def _matches(self) -> Iterator[str]:
         """How each variant was brought to the baseline's cost."""
@@ -180,7 +181,8 @@ class Plan:
         if self.seconds is None:
             return UNKNOWN
         share = max(self.seconds / self.workers, self.seconds / self.num_todo)
-        return f"about {duration(share)} on {self.workers} worker(s), by {self._sources()}"
+        about = "at most about" if self.grid.options.until else "about"
+        return f"{about} {duration(share)} on {self.workers} worker(s), by {self._sources()}"
 
     def _memory(self) -> str:
         if self.memory_mb is None:

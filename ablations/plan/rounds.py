@@ -29,6 +29,8 @@ class Round:
     grid: Grid
     jobs: tuple[Job, ...]
     """All of the round, finished or not; none where nothing is left to ask for."""
+    name: str = ""
+    """Where there are several rounds."""
 
 
 def rounds(grid: Grid, store: Store) -> Iterator[Round]:
@@ -38,7 +40,7 @@ def rounds(grid: Grid, store: Store) -> Iterator[Round]:
     undecided. Raises StoreError if a result lacks the metric that decides.
     """
     if grid.trials:
-        yield Round(grid, tuple(grid.trial_jobs))
+        yield Round(grid, tuple(grid.trial_jobs), "trials")
         grid = with_chosen(grid, store)
         if any(cell.tuned is None for cell in grid.cells):
             return
@@ -49,7 +51,7 @@ def rounds(grid: Grid, store: Store) -> Iterator[Round]:
         if grid.options.until:
             asked = {cell.id: Asked(look, UNDECIDED) for cell in going}
             grid = replace(grid, asked={**grid.asked, **asked, grid.baseline.id: Asked(look, None)})
-        yield Round(grid, jobs)
+        yield Round(grid, jobs, f"seeds to {look}" if grid.options.until else "")
         if not all(_has_ended(job, store) for job in jobs):
             return
         if grid.options.until:

@@ -21,6 +21,7 @@ PLAN = {
         }
     ],
     "trials?": {
+        **{"by": str, "direction": str},
         "seeds": [int],
         "values": {"*": list},
         "cells": [

@@ -166,7 +166,8 @@ class Store:
     def declare(self, grid: Grid, command: str) -> None:
         """Write down what is to be run."""
         trials = {cell.id: cell for each in grid.trials for cell in each}
-        for cell in (trials | {cell.id: cell for cell in grid.cells}).values():
+        known = [cell for cell in grid.cells if cell.tuned is not None or not trials]
+        for cell in (trials | {cell.id: cell for cell in known}).values():
             if self.sound_cell(cell.id) != described_cell(cell):
                 write_json(self.cell_path(cell.id), described_cell(cell))
         write_durably(self.root / "grid.yaml", grid.file.text.encode())
