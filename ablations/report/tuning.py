@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,13 +15,19 @@ from ablations.grid.deciding import Metric as Column
 from ablations.grid.settings import shown_value
 from ablations.report.data import POINTS, Study
 from ablations.report.figures import MOST_COLOURS, Drawn, drawn
+from ablations.report.tables import NOTHING
 from ablations.report.words import points
-from ablations.store.store import measured
+from ablations.store.store import Result, measured
 from analysis.figures.style import colours, styled, wrapped
 from analysis.results.statistics import compare
 
-NOTHING = "–"
-EDGE = {"lowest": "↓", "highest": "↑"}
+SCORES = {
+    "val_top1": "validation top-1",
+    "val_top5": "validation top-5",
+    "val_within_pair": "validation within-pair",
+    "val_loss": "validation loss",
+}
+ARROWS = {"lowest": "↓", "highest": "↑"}
 FAR_APART = 4.0
 """Values whose largest is this many times the smallest are drawn on a logarithmic axis."""
 
@@ -50,12 +56,12 @@ def tuning(study: Study) -> Tuning | None:
     edges = list(_edges(study, table))
     return Tuning(
         _method(study),
-        [_edge_in_words(study, *edge) for edge in edges],
+        [str(edge) for edge in edges],
         _untuned_in_words(study, table),
         _chosen(study, table, edges),
         _verdicts(study),
         _all_trials(study, table),
-        [_figure(study, table, name) for name in study.plan["trials"]["values"]],
+        [_figure(study, table, name, edges) for name in study.plan["trials"]["values"]],
     )
 
 
@@ -64,12 +70,18 @@ def _by(study: Study) -> Column:
     return Column(study.plan["trials"]["by"], study.plan["trials"]["direction"])
 
 
+def _words(study: Study) -> str:
+    """What has chosen, as a reader calls it."""
+    return SCORES[_by(study).name]
+
+
 def _scores(study: Study) -> pd.DataFrame:
     """A row a variant and combination: label, values, score (mean over seeds), n, and marks.
 
     Shares are in percent. A combination that failed at a seed has no score.
     """
-    by, rows = _by(study), {}
+    by = _by(study)
+    rows: dict[str, dict[str, Any]] = {}
     for trial, _, result in study.store.trials(study.plan):
         cell = study.plan["cells"][trial["of"]]
         row = rows.setdefault(
@@ -82,10 +94,16 @@ def _scores(study: Study) -> pd.DataFrame:
                 "scores": [],
             },
         )
-        done = isinstance(result, dict) and result["status"] == "done"
-        row["scores"].append(measured(result)[by.name] / by.points if done else np.nan)
+        row["scores"].append(_score(result, by.name, by.points))
     table = pd.DataFrame(rows.values())
     return table.assign(score=table["scores"].map(np.mean), n=table["scores"].map(len))
+
+
+def _score(result: Result | str, column: str, points: float) -> float:
+    """Of a training; NaN where it failed or cannot be read."""
+    if isinstance(result, str) or result["status"] == "failed":
+        return float("nan")
+    return float(measured(result)[column]) / points
 
 
 def _value(value: Any) -> Any:
@@ -95,18 +113,34 @@ def _value(value: Any) -> Any:
 
 
 def _method(study: Study) -> str:
-    trials, by = study.plan["trials"], _by(study)
+    trials = study.plan["trials"]
     seeds = ", ".join(map(str, trials["seeds"]))
     count = len(trials["cells"]) // len(study.plan["cells"])
     return (
-        f"Every variant had the same {count} trials of {', '.join(trials['values'])}, each at seeds "
-        f"{seeds}. Its values were chosen by the mean of {by.name} over these seeds. All other "
-        "results of this page are of other seeds, at the values that were chosen."
+        f"Every variant had the same {count} trials of {', '.join(trials['values'])}, each at "
+        f"seeds {seeds}. Its values were chosen by the mean {_words(study)} over "
+        "these seeds. All other results of this page are of other seeds, at the values that were chosen."
     )
 
 
-def _edges(study: Study, table: pd.DataFrame) -> Iterator[tuple[str, str, Any, str]]:
-    """Each chosen number that is the lowest or highest tried: variant, setting, value, which end.
+class Edge(NamedTuple):
+    """A chosen number that is the lowest or highest that was tried."""
+
+    label: str
+    setting: str
+    value: float
+    end: str
+
+    def __str__(self) -> str:
+        way = "higher" if self.end == "highest" else "lower"
+        return (
+            f"{self.label} is best at {self.setting}={shown_value(self.value)}, the {self.end} that "
+            f"was tried: its best may lie beyond. Add {way} values to tune, and run again."
+        )
+
+
+def _edges(study: Study, table: pd.DataFrame) -> Iterator[Edge]:
+    """The chosen numbers that are an end of what was tried.
 
     0 is the end of every range of rates and shares, and no edge.
     """
@@ -116,22 +150,12 @@ def _edges(study: Study, table: pd.DataFrame) -> Iterator[tuple[str, str, Any, s
         for row in table[table["chosen"]].to_dict("records"):
             value = row[name]
             if value in (table[name].min(), table[name].max()) and value != 0:
-                yield row["label"], name, value, EDGE_OF[value == table[name].max()]
+                end = "highest" if value == table[name].max() else "lowest"
+                yield Edge(row["label"], name, value, end)
 
 
-EDGE_OF = ("lowest", "highest")
-
-
-def _edge_in_words(study: Study, label: str, name: str, value: Any, end: str) -> str:
-    way = "higher" if end == "highest" else "lower"
-    return (
-        f"{label} is best at {name}={shown_value(value)}, the {end} that was tried: its best may "
-        f"lie beyond. Add {way} values to tune, and run again."
-    )
-
-
-def _chosen(study: Study, table: pd.DataFrame, edges: list[tuple[str, str, Any, str]]) -> pd.DataFrame:
-    marks = {(label, name): f" {EDGE[end]} edge" for label, name, _, end in edges}
+def _chosen(study: Study, table: pd.DataFrame, edges: list[Edge]) -> pd.DataFrame:
+    marks = {(e.label, e.setting): f" {ARROWS[e.end]} edge" for e in edges}
     names, by = list(study.plan["trials"]["values"]), _by(study)
     unit = " (%)" * by.is_share
     rows = []
@@ -139,12 +163,11 @@ def _chosen(study: Study, table: pd.DataFrame, edges: list[tuple[str, str, Any, 
         own = table[table["label"] == label]
         best, base = own[own["chosen"]].iloc[0], own[own["untuned"]]
         before = base["score"].iloc[0] if len(base) else np.nan
-        gain = by.sign * (best["score"] - before)
         row = {"variant": label}
         row |= {n: shown_value(best[n]) + marks.get((label, n), "") for n in names}
-        row[f"{by.name}{unit}"] = _number(best["score"])
+        row[f"{_words(study)}{unit}"] = _number(best["score"])
         row[f"untuned{unit}"] = _number(before)
-        row["gain"] = points(gain) if gain == gain else NOTHING
+        row["change"] = _signed(best["score"] - before)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -187,9 +210,8 @@ def _verdicts(study: Study) -> pd.DataFrame:
     metric = study.metrics[0]
     rows = []
     for trial, seed, result in study.store.trials(study.plan):
-        if trial["untuned"] and isinstance(result, dict):
-            done = result["status"] == "done"
-            score = 100 * measured(result).get(metric.column, np.nan) if done else np.nan
+        if trial["untuned"]:
+            score = _score(result, metric.column, 0.01)
             label = study.labels[study.plan["cells"][trial["of"]]["id"]]
             rows.append({"label": label, "seed": seed, metric.column: score})
     tuned = study.comparison(metric)
@@ -200,25 +222,21 @@ def _verdicts(study: Study) -> pd.DataFrame:
         unit=POINTS,
     )  # fmt: skip
     both = untuned.merge(tuned, on="label", suffixes=("_untuned", "_tuned"))
-    return pd.DataFrame(
-        {
-            "variant": both["label"],
-            **{
-                f"{head} {metric.short} {way}": both[f"{column}_{way}"].map(form)
-                for way in ("untuned", "tuned")
-                for head, column, form in (("Δ", "difference", _points), ("verdict,", "verdict", str))
-            },
-        }
-    )
+    shown = {"variant": both["label"]}
+    for way in ("untuned", "tuned"):
+        shown[f"Δ {metric.short} {way}"] = both[f"difference_{way}"].map(_signed)
+        shown[f"verdict {way}"] = both[f"verdict_{way}"]
+    return pd.DataFrame(shown)
 
 
-def _points(value: float) -> str:
+def _signed(value: float) -> str:
     return points(value) if value == value else NOTHING
 
 
-def _figure(study: Study, table: pd.DataFrame, name: str) -> Drawn:
-    by = _by(study)
-    title = f"{by.name} against {name}"
+def _figure(study: Study, table: pd.DataFrame, name: str, edges: list[Edge]) -> Drawn:
+    at_edge = sum(edge.setting == name for edge in edges)
+    found = f"{at_edge} of {len(study.labels)}" if at_edge else "none"
+    title = f"{_words(study).capitalize()} against {name}: {found} best at an edge"
     axes = _draw(study, table, name, title)
     others = " Each point is the best over the other settings." * (
         len(study.plan["trials"]["values"]) > 1
@@ -252,7 +270,7 @@ def _draw(study: Study, table: pd.DataFrame, name: str, title: str) -> Axes:
         ax.set_xticks(values, [shown_value(value) for value in values])
         ax.minorticks_off()
     ax.set_xlabel(name)
-    ax.set_ylabel(f"{by.name}{' (%)' * by.is_share}")
+    ax.set_ylabel(f"{_words(study)}{' (%)' * by.is_share}")
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     ax.set_title(wrapped(title, 5.6))
     return ax

@@ -279,7 +279,5 @@ def test_budget_counts_trials_and_leaves_out_seeds_alone(budget: str, num_seeds:
     assert len(fits.seeds) == num_seeds
     assert fits.trials == grid.trials
     too_little = read_grid(TUNED | {"budget": "139s", "repeat": False})
-    with pytest.raises(
-        ValueError, match="tuning and the first seed of every cell takes about"
-    ):
+    with pytest.raises(ValueError, match="tuning and the first seed of every cell takes about"):
         fitted(too_little, predictions, None, 1)
