@@ -119,7 +119,7 @@ def _method(study: Study) -> str:
     return (
         f"Every variant had the same {count} trials of {', '.join(trials['values'])}, each at "
         f"seeds {seeds}. Its values were chosen by the mean {_words(study)} over "
-        "these seeds. All other results of this page are of other seeds, at the values that were chosen."
+        "these seeds. All other results of this page are of other seeds, at what was chosen."
     )
 
 
@@ -134,8 +134,8 @@ class Edge(NamedTuple):
     def __str__(self) -> str:
         way = "higher" if self.end == "highest" else "lower"
         return (
-            f"{self.label} is best at {self.setting}={shown_value(self.value)}, the {self.end} that "
-            f"was tried: its best may lie beyond. Add {way} values to tune, and run again."
+            f"{self.label} is best at {self.setting}={shown_value(self.value)}, the {self.end} "
+            f"that was tried: its best may lie beyond. Add {way} values to tune, and run again."
         )
 
 
