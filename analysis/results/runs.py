@@ -22,8 +22,8 @@ class Asked(NamedTuple):
 
     metrics: dict[str, Compared]
     """The one that decides first."""
-    looks: tuple[int, ...] = ()
-    """Where seeds go on until the verdict; none where their number is fixed."""
+    until: tuple[int, int] | None = None
+    """The fewest and the most seeds where they go on until the verdict."""
     num_comparisons: int = 1
     seeds: tuple[int, ...] = ()
     """In the order in which they are used."""
@@ -31,10 +31,14 @@ class Asked(NamedTuple):
 
 def asked_of(df: pd.DataFrame) -> Asked:
     """What the table says of how it is compared; nothing where it is of another origin."""
-    said = df.attrs.get("compares", {})
-    metrics = {name: Compared(**how) for name, how in said.get("metrics", {}).items()}
-    order = tuple(said.get("looks", ())), said.get("num_comparisons", 1)
-    return Asked(metrics, *order, tuple(said.get("seeds", ())))
+    said = {"metrics": {}} | df.attrs.get("compares", {})
+    metrics = {name: Compared(**how) for name, how in said["metrics"].items()}
+    return Asked(**said | {"metrics": metrics})
+
+
+def val_of(metric: str) -> str:
+    """The column of val clips for one of test clips; any other as it is."""
+    return metric.replace("test_", "val_", 1) if metric.startswith("test_") else metric
 
 
 def variant_column(df: pd.DataFrame, by: str | None = None) -> str:

@@ -28,7 +28,7 @@ from analysis.results.runs import (
     same_value,
     variant_column,
 )
-from analysis.results.sequential import Design, judge, verdict_at_look
+from analysis.results.sequential import Design, judge, looks, verdict_at_look
 
 __all__ = ["compare", "detectable_effect", "effects", "seeds_needed", "t_interval"]
 
@@ -126,8 +126,8 @@ def compare(
     whole = of.whole if whole is None else whole
     higher_is_better = of.higher_is_better if higher_is_better is None else higher_is_better
     check_margin(margin)
-    if design is None and asked.looks:
-        design = Design(asked.looks, asked.num_comparisons, margin)
+    if design is None and asked.until:
+        design = Design(looks(*asked.until), asked.num_comparisons, margin)
     by, df = variant_column(df, by), finals(df, metric)
     wide = _runs_by_seed(df, metric, by, seed)
     baseline = _marked(df, by) if baseline is None else same_value(df[by], baseline)
