@@ -56,6 +56,29 @@ METRICS = (Metric("test_top1"), Metric("test_within_pair"))
 """What is compared where a grid does not say; the first decides."""
 
 
+MARGIN = 2.0
+"""Points of a share that count as none where a grid of fixed seeds does not say."""
+
+
+def metrics_in(plan: Mapping[str, Any]) -> tuple[Metric, ...]:
+    """What a stored plan compares."""
+    return tuple(Metric(*each) for each in plan.get("metrics", METRICS))
+
+
+def margin_in(plan: Mapping[str, Any], metric: Metric, margin: float | None = None) -> float | None:
+    """The largest difference of a metric that counts as none, in points or its own unit.
+
+    `margin`, else what the plan says, is that of the first metric, and of others in points where
+    that is. None: nothing is called equal, as where seeds go on until the verdict without one.
+    """
+    first = metrics_in(plan)[0]
+    margin = plan.get("equal_within") if margin is None else margin
+    if margin is None:
+        return MARGIN if metric.is_share and not plan.get("until") else None
+    alike = metric.is_share if first.is_share else metric.name == first.name
+    return margin if alike else None
+
+
 class Until(NamedTuple):
     """Seeds until a verdict: the fewest and the most that a comparison gets."""
 

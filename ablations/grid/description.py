@@ -49,6 +49,9 @@ def described(grid: Grid) -> dict[str, Any]:
         "left_out_seeds": list(grid.left_out_seeds),
         "repeats": [[grid.baseline.id, grid.seeds[0]]] if grid.repeat else [],
         "match": grid.options.match,
+        "metrics": [list(metric) for metric in grid.options.metrics],
+        "equal_within": grid.options.equal_within,
+        "until": list(grid.options.until) if grid.options.until else None,
         "baseline": grid.baseline.id,
         "cells": [_cell(grid, cell) for cell in grid.cells],
         **_trials(grid),
@@ -59,7 +62,9 @@ def _cell(grid: Grid, cell: Cell) -> dict[str, Any]:
     """A cell of the plan, with what was chosen for it and how many seeds it was asked for."""
     asked = grid.asked.get(cell.id)
     tuned = {"tuned": _plain(cell.tuned)} if grid.trials else {}
-    return _in_plan(cell) | tuned | (asked._asdict() if asked else {})
+    generated, listed = cell.train.num_test_clips, cell.data.num_test
+    clips = {"test_clips": generated if listed is None else listed}
+    return _in_plan(cell) | clips | tuned | (asked._asdict() if asked else {})
 
 
 def _trials(grid: Grid) -> dict[str, Any]:
@@ -72,16 +77,8 @@ def _trials(grid: Grid) -> dict[str, Any]:
         for of, trials in enumerate(grid.trials)
         for i, trial in enumerate(trials)
     ]
-    metric = grid.options.metrics[0]
-    return {
-        "trials": {
-            "by": metric.of_val,
-            "direction": metric.direction,
-            "seeds": list(tune.seeds),
-            "values": {name: list(each) for name, each in tune.values.items()},
-            "cells": cells,
-        }
-    }
+    values = {name: list(each) for name, each in tune.values.items()}
+    return {"trials": {"seeds": list(tune.seeds), "values": values, "cells": cells}}
 
 
 def _plain(values: dict[str, Any] | None) -> dict[str, Any] | None:

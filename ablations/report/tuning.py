@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from ablations.grid.deciding import Metric as Column
+from ablations.grid.deciding import metrics_in
 from ablations.grid.settings import shown_value
 from ablations.report.data import POINTS, Study
 from ablations.report.figures import MOST_COLOURS, Drawn, drawn
@@ -67,7 +68,8 @@ def tuning(study: Study) -> Tuning | None:
 
 def _by(study: Study) -> Column:
     """The column that has chosen."""
-    return Column(study.plan["trials"]["by"], study.plan["trials"]["direction"])
+    first = metrics_in(study.plan)[0]
+    return Column(first.of_val, first.direction)
 
 
 def _words(study: Study) -> str:

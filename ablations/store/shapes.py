@@ -13,15 +13,18 @@ PLAN = {
     "left_out_seeds?": [int],
     "repeats?": [[str | int]],
     "match?": str | None,
+    "metrics?": [[str]],
+    "equal_within?": _NUMBER | None,
+    "until?": list | None,
     "baseline": str,
     "cells": [
         {
             **{"id": str, "name": str, "axes": dict},
             **{"tuned?": dict | None, "num_seeds?": int, "verdict?": str | None},
+            **{"test_clips?": int},
         }
     ],
     "trials?": {
-        **{"by": str, "direction": str},
         "seeds": [int],
         "values": {"*": list},
         "cells": [

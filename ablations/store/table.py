@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from ablations.grid.deciding import margin_in, metrics_in
 from ablations.grid.settings import shown_value
 from ablations.store.store import Result, Store, measured
 
@@ -19,12 +20,14 @@ def load(out: str | Path, *, repeats: bool = False, trials: bool = False) -> pd.
     repeats: also the rows of what was trained a second time under its seed, for the noise floor.
     trials: also the rows by which a grid that tunes has chosen. Columns: the axes, a null as the
     word "null"; in a grid that tunes, the tuned settings and role (final or trial); id, name,
-    baseline, seed, repeat, status, failure, reason; the last epoch's metrics (test_top1, ...), also
-    of what failed; params; seconds, train_seconds; peak_memory_mb; together (trainings of one
-    population, whose time is shared out), micro_batches, memory_steps (what was done when memory
-    ran out), reused_from; init_from, init_sha256 (where a model file was the start); device,
-    num_threads, host, commit, dirty, versions. Damaged result files are named in a warning and have
-    no row.
+    baseline, seed, repeat, status, failure, reason; the last epoch's metrics (train_*, val_*,
+    test_*), also of what failed; test_clips, where it is known; params; seconds, train_seconds;
+    peak_memory_mb; together (trainings of one population, whose time is shared out), micro_batches,
+    memory_steps (what was done when memory ran out), reused_from; init_from, init_sha256 (where a
+    model file was the start); device, num_threads, host, commit, dirty, versions.
+
+    `attrs["compares"]` says what the grid compares and how, for `analysis.compare`. Damaged result
+    files are named in a warning and have no row.
     """
     store = Store(out)
     plan = store.plan()
@@ -47,7 +50,23 @@ def load(out: str | Path, *, repeats: bool = False, trials: bool = False) -> pd.
             table[axis] = values
         if None in values:  # which pandas would take for a missing value
             table[axis] = pd.Series(["null" if v is None else v for v in values], dtype=object)
+    table.attrs["compares"] = compares(plan)
     return table
+
+
+def compares(plan: dict[str, Any]) -> dict[str, Any]:
+    """What a plan compares and how, in the table's own units: shares, not percent."""
+    found: dict[str, Any] = {"metrics": {}}
+    for metric in metrics_in(plan):
+        margin = margin_in(plan, metric)
+        found["metrics"][metric.name] = {
+            "higher_is_better": metric.direction == "higher",
+            "margin": None if margin is None else margin * metric.points,
+            "whole": 1.0 if metric.is_share else None,
+        }
+    if plan.get("until"):
+        found |= {"until": plan["until"], "num_comparisons": len(plan["cells"]) - 1}
+    return found | {"seeds": plan["seeds"]}
 
 
 def _tuned(plan: dict[str, Any]) -> list[str]:
@@ -73,6 +92,7 @@ def _row(cell: dict[str, Any], seed: int, result: Result, plan: dict[str, Any]) 
         "repeat": result.get("repeat", 0),
         **{key: result.get(key) for key in ("status", "failure", "reason")},
         **measured(result),
+        **({"test_clips": variant["test_clips"]} if "test_clips" in variant else {}),
         "together": result.get("together", 1),
         "micro_batches": result.get("micro_batches", 1),
         "memory_steps": "; ".join(result.get("memory_steps", [])),

@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
-from analysis.results.paired import SIGNIFICANCE, check_margin
+from analysis.results.paired import MOST_SEEDS, SIGNIFICANCE, check_margin, seeds_to_decide
 
 VERDICTS = ("undecided", "better", "worse", "equal")
 Array = NDArray[np.float64]
@@ -60,15 +60,15 @@ class Design:
     @property
     def different(self) -> Array:
         """Level of each one-sided test for a difference, a look each."""
-        return np.array(levels(self.looks, self._share / 2))
+        return np.array(levels(self.looks, self.share / 2))
 
     @property
     def equal(self) -> Array:
         """Level of each of the two one-sided tests for equality, a look each."""
-        return np.array(levels(self.looks, self._share))
+        return np.array(levels(self.looks, self.share))
 
     @property
-    def _share(self) -> float:
+    def share(self) -> float:
         """The error that one comparison may make over all looks."""
         return self.alpha / self.num_comparisons * (_SPENT if len(self.looks) > 1 else 1)
 
@@ -227,6 +227,30 @@ def judge(differences: Mapping[str, Sequence[float]], design: Design) -> pd.Data
     table = pd.DataFrame(found._asdict()).assign(comparison=list(differences))
     table["verdict"] = [VERDICTS[place] for place in found.verdict]
     return table[["comparison", "n", "difference", "low", "high", "look", "verdict"]]
+
+
+def verdict_at_look(row: Mapping[str, Any], verdict: str, design: Design, unit: str = "") -> str:
+    """A verdict of `judge` in the words of `analysis.compare`; how many more seeds might decide.
+
+    `row`: n, look, difference, spread (of the paired differences), low and high.
+    """
+    margin = design.equal_within
+    if verdict == "equal":
+        return f"equal within {margin:g}{unit}"
+    if verdict != "undecided":
+        small = margin is not None and max(abs(row["low"]), abs(row["high"])) < margin
+        return f"{verdict}, but by less than {margin:g}{unit}" if small else verdict
+    last, later = design.looks[-1], [look for look in design.looks if look > row["look"]]
+    if not row["look"]:
+        return f"cannot tell yet: the first look is at {later[0]} seeds"
+    at = f"cannot tell at {row['look']} of at most {last} seeds"
+    if row["n"] < 2:
+        return f"{at}: fewer than 2 of them have a result of both"
+    needed = seeds_to_decide(row, margin, design.share) if row["spread"] else row["look"]
+    if needed is None:
+        return f"{at}: more than {MOST_SEEDS} might be needed"
+    enough = max(needed, later[0] if later else row["look"] + 1)
+    return f"{at}: about {enough - row['look']} more might decide"
 
 
 def expected_seeds(design: Design, sd: float, differences: ArrayLike) -> Array:

@@ -146,6 +146,8 @@ def _data_check(options: argparse.Namespace) -> int:
         print(f"  {problem.kind}, {use}: {problem} [{split}]")
     if len(found.problems) > NUM_PROBLEMS:
         print(f"  and {len(found.problems) - NUM_PROBLEMS:,} more")
+    for line in found.leaks:
+        print(f"  warning: {line}")
     print(
         f"{len(found.problems):,} problems, {found.num_dropped:,} of them left out of training: "
         f"{found.written}"
