@@ -31,7 +31,7 @@ def text_of(path: Path) -> str:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Study:
     root = fill(tmp_path_factory.mktemp("words") / "run", FIVE_GATES, planted, repeat=0.004)
-    return Study.open(root, margin=2.0)
+    return Study.open(root)
 
 
 def test_verdicts_are_the_planted_ones(study):
@@ -54,7 +54,7 @@ def test_headline_counts_the_verdicts(study):
     assert report_words.highest(study, metric, table) == (
         "The highest mean is that of dense (66.0%), and it is better than the baseline."
     )
-    found = report_words.findings(study, table)
+    found = report_words.findings(study, metric, table)
     assert [finding.label for finding in found] == ["dense", "conv", "gqpe", "mean"]
     assert found[1].numbers.startswith("36.0%, −20.0 points by seed (95% interval −2")
     assert found[0].cost == "1.01× the parameters"
@@ -62,7 +62,7 @@ def test_headline_counts_the_verdicts(study):
 
 def test_highest_mean_that_is_not_shown_to_be_better_is_not_called_so(tmp_path):
     grid = FIVE_GATES | {"axes": {"gate": ["lrpe", "mean"]}}
-    study = Study.open(fill(tmp_path / "run", grid, planted), margin=2.0)
+    study = Study.open(fill(tmp_path / "run", grid, planted))
     metric = study.metrics[0]
     table = study.comparison(metric)
     said = report_words.highest(study, metric, table)
@@ -77,14 +77,14 @@ def test_how_to_read_states_level_correction_margin_and_seeds(study):
 
 
 def test_prediction_is_set_beside_the_verdicts_of_what_it_names(study):
-    found = report_words.findings(study, study.comparison(study.metrics[0]))
+    found = report_words.findings(study, study.metrics[0], study.comparison(study.metrics[0]))
     assert report_prediction.named(study, found) == ["dense: better", "conv: worse"]
 
 
 def test_noise_floor_is_the_difference_of_equal_runs(study, tmp_path):
-    assert "differ by up to 0.40 points of top-1 accuracy" in report_words.noise_floor(study)
+    assert "differ by up to 0.4 points of top-1 accuracy" in report_words.noise_floor(study)
     assert study.interval("lrpe", study.metrics[0])[0] == 5, "the second run counts in no mean"
-    without = Study.open(fill(tmp_path / "run", FIVE_GATES, planted), margin=2.0)
+    without = Study.open(fill(tmp_path / "run", FIVE_GATES, planted))
     assert report_words.noise_floor(without).startswith("Not measured here")
 
 
@@ -149,7 +149,7 @@ def crossed(cell, seed) -> dict[str, float]:
 
 
 def test_effects_and_their_interaction_are_the_planted_ones(tmp_path):
-    study = Study.open(fill(tmp_path / "run", CROSSED, crossed), margin=2.0)
+    study = Study.open(fill(tmp_path / "run", CROSSED, crossed))
     table = study.effects(study.metrics[0])
     np.testing.assert_allclose(table["effect"], [20.0, -20.0, 20.0], atol=1e-9)
     assert table["verdict"].tolist() == ["higher", "lower", "above the sum"]
@@ -176,14 +176,14 @@ def test_settings_that_add_up_or_cannot_be_told_are_counted(study):
 
 def test_effects_are_refused_where_the_design_has_none(tmp_path):
     star = CROSSED | {"design": "one-at-a-time"}
-    study = Study.open(fill(tmp_path / "star", star, crossed), margin=2.0)
+    study = Study.open(fill(tmp_path / "star", star, crossed))
     with pytest.raises(ValueError, match="varies one axis at a time"):
         study.effects(study.metrics[0])
-    single = Study.open(fill(tmp_path / "single", FIVE_GATES, planted), margin=2.0)
+    single = Study.open(fill(tmp_path / "single", FIVE_GATES, planted))
     with pytest.raises(ValueError, match="Only one thing varies"):
         single.effects(single.metrics[0])
     holed = CROSSED | {"exclude": [{"gate": "dense", "layout": "S"}]}
-    holed_study = Study.open(fill(tmp_path / "holed", holed, crossed), margin=2.0)
+    holed_study = Study.open(fill(tmp_path / "holed", holed, crossed))
     with pytest.raises(ValueError, match="form no full grid of two axes"):
         holed_study.effects(holed_study.metrics[0])
 
@@ -200,7 +200,7 @@ def test_axes_that_move_together_are_one_factor(tmp_path):
         gain = 0.1 * (cell.axes["gate"] == "dense") - 0.2 * (cell.axes["num_frames"] == 4)
         return {"test_top1": 0.5 + 0.02 * seed + gain}
 
-    study = Study.open(fill(tmp_path / "run", grid, score), margin=2.0)
+    study = Study.open(fill(tmp_path / "run", grid, score))
     table = study.effects(study.metrics[0]).set_index("axes")
     assert table.loc["num_frames & temporal_windows", "effect"] == pytest.approx(-20)
     assert table.loc["num_frames & temporal_windows", "levels"] == "4 & 4"
@@ -256,7 +256,7 @@ def test_classes_are_shown_where_they_were_scored(tmp_path):
         for name, v in (("left", offset), ("right", offset + 0.5 + 0.1 * seed))
     ]
     pd.DataFrame(rows).to_csv(root / "classes.csv", index=False)
-    study = Study.open(root, margin=2.0)
+    study = Study.open(root)
     table = study.classes(study.metrics[0])
     assert table.index.tolist() == ["lrpe · S", "dense · S"]
     np.testing.assert_allclose(table.loc["dense · S", ["left", "right"]], [30.0, 85.0])
@@ -272,7 +272,7 @@ def test_expectations_are_checked_against_the_verdicts(tmp_path):
         {"gate": "gqpe", "verdict": "better", "metric": "test_within_pair"},
     ]
     root = fill(tmp_path / "run", FIVE_GATES | {"expect": expect}, planted)
-    found = report_prediction.outcomes(Study.open(root, margin=2.0))
+    found = report_prediction.outcomes(Study.open(root))
     assert [(outcome.label, outcome.state) for outcome in found] == [
         ("dense", "held"),
         ("conv", "did not hold"),
