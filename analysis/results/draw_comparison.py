@@ -64,8 +64,8 @@ def draw_differences(
     by default `variant`, else the first, which is the `by` of `compare`; of effects their levels.
     A row without a difference (no seed in common) is named but has no point. `margin`: the band in
     which differences count as none, shaded. Of a design with looks the bars are repeated intervals,
-    which are cut where they are too wide to tell anything. Raises ValueError for no rows, a missing column, a
-    margin not above 0, and a verdict in other words than theirs.
+    which are cut where they are too wide to tell anything. Raises ValueError for no rows, a missing
+    column, a margin not above 0, and a verdict in other words than theirs.
     """
     label = label or _label(table)
     columns = (label, value, "low", "high", "verdict")

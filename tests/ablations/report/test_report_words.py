@@ -18,6 +18,8 @@ from ablations.report.data import Study
 from ablations.report.figures import highlighted
 from ablations.report.labels import short_labels, short_value
 from ablations.report.page import write_report
+from ablations.store.table import load
+from analysis import compare
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
@@ -299,3 +301,71 @@ def test_expectations_are_checked_against_the_verdicts(tmp_path):
 def test_expectations_that_cannot_be_checked_are_refused(expect, message):
     with pytest.raises(GridError, match=re.escape(message)):
         read_grid({"base": BASE} | FIVE_GATES | {"expect": expect})
+
+
+UNTIL = FIVE_GATES | {"seeds": {"from": 3, "to": 20, "until": "verdict"}, "equal_within": 2}
+
+
+def drawn_by_chance(cell, seed):
+    """dense is far better, conv far worse, gqpe and mean are as lrpe, mean noisily."""
+    rng = np.random.default_rng([seed, *cell.axes["gate"].encode()])
+    shift = {"lrpe": 0.0, "dense": 0.3, "conv": -0.3, "gqpe": 0.0, "mean": 0.005}
+    spread = 0.05 if cell.axes["gate"] == "mean" else 0.002
+    top1 = 0.5 + shift[cell.axes["gate"]] + spread * rng.standard_normal()
+    return {"test_top1": top1, "test_loss": 2 - top1}
+
+
+def test_until_the_verdict_the_report_shows_where_each_comparison_stopped(tmp_path):
+    root = fill(tmp_path / "run", UNTIL, drawn_by_chance)
+    study = Study.open(root)
+    metric = study.metrics[0]
+    table = study.comparison(metric).set_index("label")
+    assert table.loc[["dense", "conv", "gqpe"], "verdict"].tolist() == [
+        "better",
+        "worse",
+        "equal within 2 points",
+    ]
+    assert (table.loc[["dense", "conv", "gqpe"], "look"] < 20).all()
+    assert table.loc["mean", "verdict"].startswith("cannot tell at 20 of at most 20 seeds: about ")
+    assert "p" not in table
+    found = {f.label: f for f in report_words.findings(study, metric, study.comparison(metric))}
+    assert f"stopped at the look of {table.loc['dense', 'look']} seeds" in found["dense"].numbers
+    assert "test clips up to ±" in found["dense"].numbers
+    assert "the looks were fixed beforehand" in report_words.how_to_read(study, table).lower()
+    wider = Study.open(root, margin=50).comparison(metric).set_index("label")
+    assert wider.loc["mean", "verdict"] == "equal within 50 points"
+    from_python = compare(load(root)).set_index("name")
+    assert from_python["verdict"].str.partition(" ")[0].tolist() == (
+        table["verdict"].str.partition(" ")[0].tolist()
+    )
+    assert from_python["look"].tolist() == table["look"].tolist()
+    assert 100 * from_python["low"].to_numpy() == pytest.approx(table["low"].to_numpy())
+
+
+def test_without_equal_within_seeds_until_the_verdict_call_nothing_equal(tmp_path):
+    grid = {key: value for key, value in UNTIL.items() if key != "equal_within"}
+    study = Study.open(fill(tmp_path / "run", grid, drawn_by_chance))
+    table = study.comparison(study.metrics[0]).set_index("label")
+    assert table.loc["gqpe", "verdict"].startswith("cannot tell")
+    assert "Nothing is called equal" in report_words.how_to_read(study, table)
+
+
+def test_a_metric_of_the_grid_is_compared_in_its_own_unit_and_direction(tmp_path):
+    metrics = [{"name": "test_loss", "direction": "lower"}, "test_top1"]
+    expect = [{"gate": "dense", "verdict": "better"}]
+    grid = FIVE_GATES | {"metric": metrics, "equal_within": 0.02, "expect": expect}
+    root = fill(tmp_path / "run", grid, drawn_by_chance)
+    study = Study.open(root)
+    loss, top1 = study.metrics
+    assert (loss.column, top1.column) == ("test_loss", "test_top1")
+    table = study.comparison(loss).set_index("label")
+    assert table.loc["dense", "difference"] == pytest.approx(-0.3, abs=0.01)
+    assert table.loc["dense", "verdict"] == "better"
+    assert table.loc["gqpe", "verdict"] == "equal within 0.02"
+    assert "p_equal" not in study.comparison(top1)  # 0.02 is no number of points
+    assert report_words.highest(study, loss, study.comparison(loss)).startswith(
+        "The lowest mean is that of dense (1.2"
+    )
+    (outcome,) = report_prediction.outcomes(study)
+    assert (outcome.expected, outcome.state) == ("gate=dense better in loss", "held")
+    assert compare(load(root))["verdict"].tolist() == table["verdict"].tolist()
