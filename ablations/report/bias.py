@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ablations.report.data import Study
 from ablations.report.figures import Drawn, drawn
-from ablations.report.metrics import Metric
+from ablations.report.labels import Metric
 from analysis.bias.draw_bias import check_weights, draw_temporal_bias
 from analysis.bias.figures import bias_figures
 from analysis.bias.maps import bias_maps

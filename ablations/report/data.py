@@ -16,8 +16,7 @@ from ablations.commands import command
 from ablations.grid.deciding import margin_in, metrics_in
 from ablations.grid.expect import Expectation, expectations
 from ablations.grid.gridfile import GridError, GridFile
-from ablations.report.labels import short_labels, short_values, varying_axes
-from ablations.report.metrics import Metric
+from ablations.report.labels import Metric, short_labels, short_values, varying_axes
 from ablations.store.store import Result, Store, StoreError
 from ablations.store.table import load
 from analysis.cost.costs import cost

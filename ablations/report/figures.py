@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ablations.report.data import Study
-from ablations.report.metrics import Metric
+from ablations.report.labels import Metric
 from ablations.report.words import label_key
 from analysis.results.draw_comparison import draw_differences, tally
 from analysis.results.draw_learning import draw_learning_curves

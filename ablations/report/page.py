@@ -15,7 +15,7 @@ import pandas as pd
 from ablations.report import bias, figures, prediction, tables, words
 from ablations.report.data import Study
 from ablations.report.figures import Drawn
-from ablations.report.metrics import Metric
+from ablations.report.labels import Metric
 from ablations.report.provenance import grid_text, is_dirty, provenance, reproduce
 from ablations.report.tuning import Tuning, tuning
 from ablations.report.words import Finding

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ablations.report.data import Study
-from ablations.report.metrics import MINUS, Metric
+from ablations.report.labels import MINUS, Metric
 from ablations.store.table import load
 from analysis.results.draw_comparison import verdict_kind
 from posmlp.checkpoint import write_atomically

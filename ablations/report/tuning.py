@@ -16,7 +16,7 @@ from ablations.grid.deciding import metrics_in
 from ablations.grid.settings import shown_value
 from ablations.report.data import Study
 from ablations.report.figures import MOST_COLOURS, Drawn, drawn
-from ablations.report.metrics import Metric
+from ablations.report.labels import Metric
 from ablations.report.tables import NOTHING
 from ablations.store.store import Result, measured
 from analysis.figures.style import colours, styled, wrapped

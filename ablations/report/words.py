@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ablations.report.data import Study
-from ablations.report.labels import BETWEEN
-from ablations.report.metrics import Metric
+from ablations.report.labels import BETWEEN, Metric
 from analysis.results.draw_comparison import verdict_kind
 from analysis.results.paired import SIGNIFICANCE
 
