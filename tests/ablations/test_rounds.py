@@ -28,6 +28,7 @@ from ablations.plan.prediction import Prediction, fitted
 from ablations.report.publish import publish
 from ablations.store.status import status, why
 from ablations.store.store import Store
+from analysis.results.curves import gather_curves
 
 Scores = Callable[[Cell, int], dict[str, float]]
 RATES = [1e-3, 2e-3, 4e-3]
@@ -311,3 +312,7 @@ def test_real_trainings_go_on_after_a_kill_to_the_same_table(
     both = load(out, trials=True)
     best = both[both.role == "trial"].sort_values("val_top1", kind="stable").groupby("gate").last()
     assert dict(zip(table.gate, table["train.lr"], strict=True)) == best["train.lr"].to_dict()
+    for folder in (out, publish(out, tmp_path / "kept")):
+        curves = gather_curves(folder)
+        assert set(curves.variant) == {"gate=lrpe", "gate=mean"}
+        assert set(curves.seed) == set(whole.seed)
