@@ -152,7 +152,8 @@ def runs_under(folder: str | Path) -> list[Path]:
 
     Not another run: a seed that a grid trained a second time, to see how equal runs differ, a trial
     by which it has chosen, and the population in which some of its cells were trained, since each
-    has a run folder of its own. What `posmlp.tasks` trained is none either. Raises ValueError for a damaged config.json.
+    has a run folder of its own. What `posmlp.tasks` trained is none either. Raises ValueError for
+    a damaged config.json.
     """
     found = (path.parent for path in sorted(Path(folder).rglob("metrics.csv")))
     return [run for run in found if is_training(run) and not _is_second(run)]
