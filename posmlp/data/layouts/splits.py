@@ -7,8 +7,8 @@ this order and class by class, by
     folders           below the class's own: CLASS/anna/1.mp4 is of anna's, in every class
     names             what stands before a part's number: v_Biking_g01_c02 is of v_Biking_g01
 
-Folders or names need at least three groups in a class; else each file is a group of its own. The
-class's name is no part of a group's, so that `p1_run_2` and `p1_walk_1` are both of p1.
+Names count where they show at least three groups in a class; else each file is a group of its own.
+The class's name is no part of a group's, so that `p1_run_2` and `p1_walk_1` are both of p1.
 
 No torch here.
 """
@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from posmlp.data.layouts.listing import Listing, SplitMissing, lines_of, plain, slashed
+from posmlp.data.layouts.listing import Listing, SplitMissing, lines_of, slashed
 
 TEST_SHARE, VAL_SHARE = 0.2, 0.1  # of each class's groups, at least one
 FEWEST = 3  # groups of a class, one for each split, so that it gives to val
@@ -61,7 +61,7 @@ def groups_of(
     for label, items in of_class.items():
         by_folder, by_name = ({keys[i] for i in items} for keys in (folders, names))
         kind = FILES
-        if len(by_folder) >= FEWEST and not by_folder <= {places[i] for i in items}:
+        if len(by_folder) > 1 and not by_folder <= {places[i] for i in items}:
             kind, found = FOLDERS, _with(found, folders, items)
         elif not several.isdisjoint(by_name) and len(by_name) > 1:
             kind = f"recordings, by their names ({min(several & by_name)}, ...)"
@@ -103,7 +103,7 @@ def _listed_groups(root: Path, places: Sequence[str]) -> list[str]:
 def _folders(places: Sequence[str], name: str) -> list[str]:
     """Each item's folder at the first level at which those of a class differ; else empty."""
     parts = [
-        tuple(p for p in PurePosixPath(place).parent.parts if plain(p) != plain(name))
+        tuple(p for part in PurePosixPath(place).parent.parts if (p := _without(name, part)))
         for place in places
     ]
     depth = 0
@@ -129,7 +129,7 @@ def _recording(stem: str) -> str:
 
 
 def _without(name: str, stem: str) -> str:
-    """A stem without the class's name in it; empty if nothing but that was there."""
+    """A stem, or a folder, without the class's name; empty if nothing but that was there."""
     pattern = r"[\W_]*".join(map(re.escape, re.split(r"[\W_]+", name)))
     return re.sub(rf"(?i)(?<![a-z]){pattern}(?![a-z])", "", stem).strip("_-. ")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -10,13 +11,15 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_folders import FIVE_GATES, GATES, fill, planted
+from report_folders import FIVE_GATES, GATES, OFFSETS, fill, planted
 from statsmodels.stats.multitest import multipletests
 
 from ablations import load
+from ablations.grid.grid import Cell
 from ablations.report.data import Study
 from ablations.report.page import write_report
 from ablations.report.tables import latex, two_lines
+from ablations.report.tuning import tuning
 from analysis import compare, draw_differences, effects
 
 
@@ -154,3 +157,80 @@ def test_from_python_a_table_says_what_the_page_says(tmp_path):
     axes = draw_differences(found)
     assert [tick.get_text() for tick in axes.get_yticklabels()] == found["name"].tolist()
     plt.close(axes.figure)
+
+
+RATES = [5e-4, 1e-3, 2e-3, 4e-3]
+BEST = {"lrpe": 2e-3, "dense": 4e-3, "conv": 1e-3, "gqpe": 5e-4, "mean": 2e-3}
+
+
+def by_rate(cell: Cell, seed: int) -> dict[str, float] | str:
+    """Validation scores fall off with the distance from the best rate; conv fails at the last."""
+    gate, away = cell.axes["gate"], abs(math.log2(cell.train.lr / BEST[cell.axes["gate"]]))
+    if gate == "conv" and cell.train.lr == 4e-3:
+        return "diverged"
+    score = 0.6 - 0.1 * away + 0.001 * (seed % 2)
+    return {"val_top1": score, "test_top1": score + OFFSETS[gate]}
+
+
+@pytest.fixture
+def tuned(tmp_path: Path, unrendered: None) -> Study:
+    grid = FIVE_GATES | {"tune": {"train.lr": RATES, "train.weight_decay": [0.0, 0.05, 0.2]}}
+    return Study.open(fill(tmp_path / "run", grid, by_rate), margin=2.0)
+
+
+def test_best_values_at_an_edge_are_marked_with_the_way_to_extend(tuned: Study) -> None:
+    found = tuning(tuned)
+    assert found is not None
+    assert [edge.partition(":")[0] for edge in found.edges] == [
+        "dense is best at train.lr=0.004, the highest that was tried",
+        "gqpe is best at train.lr=0.0005, the lowest that was tried",
+    ]  # a decay of 0, where others have no edge, can be no lower
+    assert ["Add higher values" in edge for edge in found.edges] == [True, False]
+    shown = dict(zip(found.chosen["variant"], found.chosen["train.lr"], strict=True))
+    assert shown["dense"] == "0.004 ↑ edge"
+    assert shown["lrpe"] == "0.002"
+
+
+def test_scores_against_tuned_values_are_those_of_validation_clips(tuned: Study) -> None:
+    found = tuning(tuned)
+    assert found is not None
+    chosen = found.chosen.set_index("variant")
+    assert chosen.loc["dense"].tolist()[2:] == ["60.05", "50.05", "+10.0"]
+    trials = found.trials.set_index(["variant", "train.lr", "train.weight_decay"])
+    assert trials.loc[("conv", "0.004", "0"), "by seed"] == "failed at a seed"
+    assert trials.loc[("gqpe", "0.001", "0")].tolist() == ["50.05", "50, 50.1", ""]
+    assert len(trials) == 5 * 12
+    assert [figure.name for figure in found.figures] == [
+        "tuning-train-lr",
+        "tuning-train-weight_decay",
+    ]
+    assert "2 of 5 best at an edge" in found.figures[0].title
+
+
+def test_verdicts_untuned_come_from_the_trials_at_the_base_values(tuned: Study) -> None:
+    found = tuning(tuned)
+    assert found is not None
+    assert "Untuned, all variants would have had train.lr=0.002, train.weight_decay=0.05." in (
+        found.untuned
+    )
+    table = found.verdicts.set_index("variant")
+    assert table.loc["dense", "Δ top-1 untuned"] == "0.0"  # 10 points ahead, 10 lost by the rate
+    assert table.loc["dense", "Δ top-1 tuned"] == "+10.0"
+    assert table.loc["dense", "verdict tuned"] == "better"
+
+
+def test_grid_without_the_bases_values_says_so_and_one_untuned_has_no_section(
+    tmp_path: Path, unrendered: None
+) -> None:
+    grid = FIVE_GATES | {"tune": {"train.lr": [1e-3, 4e-3]}}
+    found = tuning(Study.open(fill(tmp_path / "run", grid, by_rate), margin=2.0))
+    assert found is not None
+    assert "not among the trials" in found.untuned
+    assert found.verdicts.empty
+    assert tuning(Study.open(fill(tmp_path / "plain", FIVE_GATES, planted), margin=2.0)) is None
+
+
+def test_page_of_a_tuned_grid_has_the_section(tuned: Study) -> None:
+    page = write_report(tuned.store.root).read_text()
+    assert '<h2 id="tuning">Tuning</h2>' in page
+    assert "the highest that was tried" in page
