@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     repeat.add_argument("--threads", type=int, default=1, help="CPU threads")
     report.add_argument("--out", type=Path, help="the HTML file (default: FOLDER/report.html)")
     report.add_argument(
-        "--margin", type=float, default=2.0, help="points of accuracy that count as no difference"
+        "--margin", type=float, help="what counts as no difference, for the grid's equal_within"
     )
     repeat.add_argument("--to", type=Path, help="a new folder for the run (default: temporary)")
     publish.add_argument("to", type=Path, help="the folder to write to")

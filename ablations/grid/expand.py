@@ -19,6 +19,7 @@ from ablations.grid.deciding import (
 )
 from ablations.grid.gridfile import Combination, GridFile, Setting, Where
 from ablations.grid.settings import SETTINGS, TRAIN
+from posmlp.settings import read_recipe, recipes
 
 KEYS = (
     *("question", "prediction", "expect", "base", "axes", "zip", "exclude", "include", "seeds"),
@@ -174,8 +175,9 @@ def _nearest(factor: list[Combination], stated: Combination) -> Combination:
 
 def _base(file: GridFile, data: str | None) -> Combination:
     values = dict(file.mapping(("base",), file.values.get("base")))
+    settings = _recipe(file, values.pop("recipe", None))
     train = file.mapping(("base", "train"), values.pop("train", None))
-    settings = _settings(file, ("base",), values)
+    settings |= _settings(file, ("base",), values)
     for name, value in train.items():
         where = ("base", "train", name)
         file.named(where, f"{TRAIN}{name}", TRAINING, "training field")
@@ -183,6 +185,19 @@ def _base(file: GridFile, data: str | None) -> Combination:
     if data is not None:
         settings["data"] = Setting(data, ("base", "data"))
     return {name: setting._replace(varies=False) for name, setting in settings.items()}
+
+
+def _recipe(file: GridFile, name: Any) -> Combination:
+    """The settings of the recipe that the base starts from."""
+    where = ("base", "recipe")
+    if name is None:
+        return {}
+    file.named(where, name, recipes(), "recipe", key=False)
+    found = {
+        key if key in SETTINGS else f"{TRAIN}{key}": value
+        for key, value in read_recipe(name).items()
+    }
+    return {key: Setting(file.meant(where, key, value), where) for key, value in found.items()}
 
 
 def _axes(file: GridFile) -> list[list[Combination]]:

@@ -5,7 +5,7 @@ An example with every key:
     question: does a relation that is shared along offsets beat a free one?
     prediction: lrpe is ahead of dense at every layout
     expect: [{gate: dense, verdict: worse}]    # the same in verdicts, which the report checks
-    base: {preset: toy, data: moving-digits, train: {epochs: 6}}
+    base: {recipe: steady, data: moving-digits, train: {epochs: 6}}    # or a preset
     axes: {gate: [lrpe, dense], layout: [T+S, S]}    # every combination is a cell
     zip: [{num_frames: [8, 16], train.lr: [2e-3, 1e-3]}]    # axes that move together
     exclude: [{gate: dense, layout: S}]

@@ -60,7 +60,7 @@ def reproduce(study: Study) -> str:
     commits = {str(commit) for commit in recorded if commit}
     checkout = [f"git checkout {commit}" for commit in commits] if len(commits) == 1 else []
     folder = shlex.quote(str(in_checkout(study.store.root)))
-    report = f"ablations report {folder} --margin {study.margin:g}"
+    report = f"ablations report {folder}" + (f" --margin {study.margin:g}" if study.margin else "")
     return "\n".join([*checkout, study.plan["command"], report])
 
 

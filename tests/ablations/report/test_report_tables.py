@@ -6,6 +6,7 @@ import math
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from ablations.report.data import Study
 from ablations.report.page import write_report
 from ablations.report.tables import latex, two_lines
 from ablations.report.tuning import tuning
+from analysis import compare, draw_differences, effects
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +114,49 @@ def test_two_lines_splits_what_stands_in_brackets():
     assert two_lines("60.4 [58.3, 62.6]") == ("60.4", "[58.3, 62.6]")
     assert two_lines("cannot tell (19 seeds?)") == ("cannot tell", "(19 seeds?)")
     assert two_lines("lrpe · T+S") == ("lrpe · T+S", "")
+
+
+def half_diverged(cell, seed):
+    """A window of null is the baseline's; rate 0.002 is better, and diverges at seed 1 with 4."""
+    window, rate = cell.axes["temporal_windows"], cell.axes["train.lr"]
+    better = (0.1 + 0.002 * (seed % 3)) * (rate == 2e-3)
+    top1 = 0.5 + 0.01 * seed * (1 + seed) + better + 0.001 * seed * (window is None)
+    if window == 4 and rate == 2e-3 and seed == 1:
+        return {"test_top1": 0.07, "reason": "the loss is not finite"}
+    return {"test_top1": top1}
+
+
+def test_from_python_a_table_says_what_the_page_says(tmp_path):
+    """As in a notebook: load, compare, effects, groups and a figure, with no words of one's own."""
+    grid = {
+        "axes": {"temporal_windows": [None, 4], "train.lr": [1e-3, 2e-3]},
+        "seeds": 4,
+        "baseline": {"temporal_windows": None, "train.lr": 1e-3},
+    }
+    root = fill(tmp_path / "run", grid, half_diverged)
+    table = load(root)
+    page = Study.open(root)
+    of_page = page.comparison(page.metrics[0])
+    found = compare(table)
+    assert found["n"].tolist() == of_page["n"].tolist() == [4, 4, 3]
+    for column in ("mean", "difference", "low", "high", "from_seeds", "from_clips"):
+        assert 100 * found[column].to_numpy() == pytest.approx(of_page[column].to_numpy())
+    assert found["p_equal_holm"].to_numpy() == pytest.approx(of_page["p_equal_holm"].to_numpy())
+    words = found["verdict"].str.replace(" 0.02", " 2 points")
+    assert words.tolist() == of_page["verdict"].tolist()
+    done = table[table["status"] == "done"]
+    assert done.groupby("temporal_windows")["test_top1"].count().to_dict() == {"null": 8, 4: 7}
+    main = effects(table, ["temporal_windows", "train.lr"], "test_top1").set_index("axes")
+    assert main.loc["train.lr", ["n", "references"]].tolist() == [3, "0.001"]
+    assert main.loc["temporal_windows", "references"] == "null"
+    by_text = compare(done[done["train.lr"] == 1e-3], "null", by="temporal_windows")
+    by_rate = compare(done[done["temporal_windows"] == "null"], "0.001", by="train.lr")
+    assert (by_text["temporal_windows"].tolist(), by_rate["train.lr"].tolist()) == ([4], [2e-3])
+    with pytest.raises(ValueError, match=r"no baseline '0.003' in 'train.lr'; it has \[0.001"):
+        compare(done[done["temporal_windows"] == "null"], "0.003", by="train.lr")
+    axes = draw_differences(found)
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == found["name"].tolist()
+    plt.close(axes.figure)
 
 
 RATES = [5e-4, 1e-3, 2e-3, 4e-3]

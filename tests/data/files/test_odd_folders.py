@@ -192,7 +192,7 @@ def test_images_are_not_too_short(tmp_path):
     (tmp_path / "train/x/1.JPEG").write_bytes(b"no image")
     found = check_data(tmp_path, RULE, num_workers=0)
     assert [problem.place for _, problem, _ in found.problems] == ["train/x/1.JPEG"]
-    assert len(list_videos(tmp_path, "train").paths) == 3  # one of each class is val
+    assert len(list_videos(tmp_path, "train").paths) == 5
 
 
 # ---- Lists elsewhere -----------------------------------------------------------------------------

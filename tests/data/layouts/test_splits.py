@@ -14,9 +14,7 @@ from posmlp.data.check.check import check_data
 from posmlp.data.clips import ClipRule
 from posmlp.data.layouts.layouts import list_videos
 from posmlp.data.layouts.listing import SPLITS, SplitMissing
-from posmlp.data.layouts.splits import groups_of, parts_of
-
-SHARES = {"test": 0.2, "val": 0.1}
+from posmlp.data.layouts.splits import CLASS_FOLDERS, groups_of, parts_of
 
 
 def put(root: Path, places: Iterable[str]) -> Path:
@@ -137,10 +135,10 @@ def test_split_does_not_depend_on_what_else_there_is(tmp_path):
 def test_no_group_is_divided_and_each_class_keeps_some_to_train(items, shared):
     labels = [label for label, _ in items]
     groups = [str(g) if shared else f"{label}-{g}" for label, g in items]
-    parts = parts_of(groups, labels, SHARES)
+    parts = parts_of(groups, labels, CLASS_FOLDERS)
     of_group = dict(zip(groups, parts, strict=True))
     assert [of_group[group] for group in groups] == parts
-    reverse = parts_of(groups[::-1], labels[::-1], SHARES)
+    reverse = parts_of(groups[::-1], labels[::-1], CLASS_FOLDERS)
     assert reverse[::-1] == parts
     for label in set(labels):
         own = {group for group, k in zip(groups, labels, strict=True) if k == label}
@@ -154,7 +152,7 @@ def test_no_group_is_divided_and_each_class_keeps_some_to_train(items, shared):
 def test_class_with_two_files_trains_and_tests_without_val(tmp_path):
     put(tmp_path, ["a/0.mp4", "a/1.mp4", "b/0.mp4", "b/1.mp4"])
     assert [len(list_videos(tmp_path, split).paths) for split in ("train", "test")] == [2, 2]
-    with pytest.raises(SplitMissing, match="has no val clips, as fewer than two of its classes"):
+    with pytest.raises(SplitMissing, match="has no val clips, and too few groups of train"):
         list_videos(tmp_path, "val")
     (tmp_path / "b/1.mp4").unlink()
     with pytest.raises(ValueError, match=r"b has 1 video\(s\), of too few groups \(files\)"):
