@@ -26,12 +26,12 @@ def test_every_question_has_its_grid():
 
 @pytest.fixture
 def films(tmp_path, monkeypatch):
-    """Where the grid of real films looks for its data, as many files as a batch has clips."""
+    """Where the grid of real films looks for its data: a batch of clips, and some for val."""
     monkeypatch.chdir(tmp_path)
     for fold, split, name in product(range(8), ("train", "test"), ("forward", "reversed")):
         folder = tmp_path / f"runs/playback/data/fold-{fold}/{split}/{name}"
         folder.mkdir(parents=True)
-        for i in range(16):
+        for i in range(20):
             (folder / f"{i}.mp4").write_bytes(bytes(fold + 1))
 
 
