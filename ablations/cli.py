@@ -51,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
 
     plan = commands.add_parser("plan", help="cells, parameters, cost, time; runs nothing")
     plan.set_defaults(command=_plan)
-    run = commands.add_parser("run", help="train what is missing; exit code 1 if any failed")
+    run = commands.add_parser(
+        "run", help="train what is missing; exit code 1 if what it compares failed"
+    )
     run.set_defaults(command=_run)
     for command in (plan, run):
         command.add_argument("grid", type=Path, help="a grid file (YAML)")

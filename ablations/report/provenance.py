@@ -12,7 +12,9 @@ from ablations.store.files import in_checkout
 
 def provenance(study: Study) -> Iterator[tuple[str, str]]:
     """Where the numbers come from, as stored with them; several values where runs differ."""
+    trials = (result for *_, result in study.store.trials(study.plan))
     results = [result for *_, result in study.results()]
+    results += [result for result in trials if isinstance(result, dict)]
     environments = [result.get("environment") or {} for result in results]
     workers = [result.get("worker") or {} for result in results]
     commits = {

@@ -172,10 +172,15 @@ def by_rate(cell: Cell, seed: int) -> dict[str, float] | str:
     return {"val_top1": score, "test_top1": score + OFFSETS[gate]}
 
 
-@pytest.fixture
-def tuned(tmp_path: Path, unrendered: None) -> Study:
+@pytest.fixture(scope="module")
+def tuned_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     grid = FIVE_GATES | {"tune": {"train.lr": RATES, "train.weight_decay": [0.0, 0.05, 0.2]}}
-    return Study.open(fill(tmp_path / "run", grid, by_rate), margin=2.0)
+    return fill(tmp_path_factory.mktemp("tuned") / "run", grid, by_rate)
+
+
+@pytest.fixture
+def tuned(tuned_folder: Path, unrendered: None) -> Study:
+    return Study.open(tuned_folder, margin=2.0)
 
 
 def test_best_values_at_an_edge_are_marked_with_the_way_to_extend(tuned: Study) -> None:
