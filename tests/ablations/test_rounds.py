@@ -116,6 +116,20 @@ def test_choice_is_by_validation_clips_and_never_by_test(trained: Trained, tmp_p
     assert table.id[0] == plain.id
 
 
+def test_progress_shows_of_trials_what_chooses(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(TUNED, tmp_path / "run", device="cpu")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "trials: 12 trainings, 0 finished before"
+    assert lines[14] == "4 trainings, 0 finished before"
+    told = {"1000": "val_top1", "1001": "val_top1", "0": "test_top1", "1": "test_top1"}
+    for line in (*lines[1:13], *lines[15:19]):
+        seed = line.partition("seed ")[2].partition(":")[0]
+        assert f"done, {told[seed]} 0." in line
+        assert line.count("top1") == 1
+
+
 def test_loss_is_chosen_the_lower(trained: Trained, tmp_path: Path) -> None:
     trained.scores = lambda cell, seed: {"val_loss": 1 - by_rate(cell, seed)["val_top1"]}
     table = ran(TUNED | {"metric": "test_loss"}, tmp_path / "run")
