@@ -21,8 +21,8 @@ from ablations.report.page import write_report
 from ablations.report.publish import publish
 from ablations.report.tables import latex, two_lines
 from ablations.report.tuning import tuning
-from analysis.results.curves import gather_curves
 from analysis import compare, draw_differences, effects
+from analysis.results.curves import gather_curves
 
 
 @pytest.fixture(scope="module")
