@@ -14,6 +14,7 @@ from posmlp import create_model, load, save
 from posmlp.cli import main
 from posmlp.released.names import released_name
 from posmlp.settings import configs, parse_value
+from posmlp.train.run_folder import read_metrics
 
 SMALL = [
     "depths=[1,1]", "dims=[8,16]", "num_groups=[2,4]", "windows=[4,2]", "downsample=true",
@@ -129,6 +130,9 @@ def test_make_train_eval_on_real_files(tmp_path, capsys):
     scored = capsys.readouterr().out
     top1 = trained.split("test_top1 ")[1].split()[0]
     assert f"top1 {top1}" in scored
+    assert main(["eval", out, "--workers", "0", "--split", "val"]) == 0
+    (row,) = read_metrics(Path(out) / "metrics.csv")
+    assert f"loss {row['val_loss']:.4f}" in capsys.readouterr().out
     assert json.loads((Path(out) / "config.json").read_text())["classes"][:2] == ["right", "left"]
 
 
