@@ -24,7 +24,7 @@ def add_data_commands(data: argparse.ArgumentParser, configs: Configs) -> None:
     check.add_argument("--frames", type=int, default=8, help="frames of the clip that is tried")
     check.add_argument("--size", type=int, default=32, help="side in pixels of that clip")
     check.add_argument("--workers", type=int, help="decoding processes; one a CPU core")
-    check.add_argument("--timeout", type=float, default=20.0, help="seconds for one file")
+    check.add_argument("--timeout", type=float, default=20.0, help="seconds to wait for a frame")
     check.add_argument("--min-frames", type=int, default=2, help="shorter videos are left out")
     check.add_argument(
         "--max-lost", type=float, default=0.1, help="share of lost frames that training still takes"

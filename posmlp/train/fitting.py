@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import reprlib
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,8 +39,13 @@ def one_at_a_time(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **options: P.kwargs) -> R:
-        with _ONE_AT_A_TIME:
+        if not _ONE_AT_A_TIME.acquire(timeout=1.0):
+            print("fit: waiting for a fit in another thread of this process", file=sys.stderr)
+            _ONE_AT_A_TIME.acquire()
+        try:
             return function(*args, **options)
+        finally:
+            _ONE_AT_A_TIME.release()
 
     return call
 
