@@ -85,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", help="as for train; the run's own if left out")
     evaluate.add_argument("--clips", type=int, default=1, help="temporal views a video")
     evaluate.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
+    evaluate.add_argument(
+        "--out", metavar="DIR", help="write a row a clip, a row a class, and the confusion matrix"
+    )
     evaluate.add_argument("--workers", type=int, default=2, help="video decoding processes")
     evaluate.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
 
@@ -146,8 +149,9 @@ def _train(options: argparse.Namespace) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     """Score a run's models on the test split."""
+    from posmlp.clip_scores import ClipScores, write_scores
     from posmlp.train.run_folder import read_config
-    from posmlp.train.scoring import evaluate
+    from posmlp.train.scoring import logits_of
 
     run = Path(options.run_folder)
     if run.suffix == ".safetensors":
@@ -160,8 +164,9 @@ def _eval(options: argparse.Namespace) -> None:
             raise ValueError(f"{run} holds no trained model yet; run `posmlp train` to its end")
     if spec is None:
         raise ValueError("a bare checkpoint does not name its data; give --data")
+    answers = []
     for path in paths:
-        scores = evaluate(
+        logits, source = logits_of(
             path,
             spec,
             clips=options.clips,
@@ -171,7 +176,12 @@ def _eval(options: argparse.Namespace) -> None:
             train=train,
             classes=classes,
         )
-        print(_line(path.name, scores))
+        answers.append(ClipScores.of(path.stem, logits, source))
+        print(_line(path.name, answers[-1].metrics()))
+        for line in answers[-1].say():
+            print(line)
+    if options.out:
+        print("written: " + ", ".join(map(str, write_scores(answers, options.out))))
 
 
 def _line(name: str, scores: dict[str, Any]) -> str:
@@ -180,7 +190,7 @@ def _line(name: str, scores: dict[str, Any]) -> str:
 
 def _predict(options: argparse.Namespace) -> int:
     """Name the five likeliest classes of videos, with their probabilities."""
-    from posmlp.annotate import annotate_video
+    from posmlp.pictures.annotate import annotate_video
     from posmlp.data.files.packets import VideoError
     from posmlp.predict import open_run, predict_video
 

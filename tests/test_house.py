@@ -50,8 +50,10 @@ HOUSE = {
     },
     "posmlp": {
         "__main__": "cli",
-        "cli": "annotate predict settings train data export checkpoint model presets config",
-        "annotate": "predict data",
+        "cli": "pictures predict clip_scores settings train data export checkpoint model presets "
+        "config",
+        "pictures": "predict data",
+        "clip_scores": "train data checkpoint",
         "predict": "train data checkpoint model",
         "tasks": "settings train data checkpoint config config_checks",
         "settings": "data presets config config_checks",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from posmlp.annotate import annotate_video
+from posmlp.pictures.annotate import annotate_video
 from posmlp.cli import main
 from posmlp.config import TrainConfig
 from posmlp.data.files.video import VideoError, read_video

@@ -12,6 +12,7 @@ import reprlib
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
@@ -21,7 +22,7 @@ from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.datasets import VideoClips
 from posmlp.data.sources import ClipSource, GeneratedClips, check_source, open_clips
 from posmlp.data.user_cache import CACHE_GIB
-from posmlp.presets import resolve
+from posmlp.presets import PRESETS, resolve
 from posmlp.train.distributed import Team, join
 from posmlp.train.execution import kept_memory, preparation
 from posmlp.train.loop import Training
@@ -69,6 +70,7 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train a model at each seed and return its history, a dict an epoch and member.
 
+    `config`: a preset, by name or as it is, takes the data's number of classes.
     `data`: what `open_clips` takes (`moving-digits[:difficulty]` or a folder of videos), or a pair
     of sources (train, test). `out`: a run folder; a run that was interrupted goes on there, and one
     that is complete returns its stored history. Seeds train together, each with its own
@@ -120,6 +122,8 @@ def fit(
                     )
                 )
         pair = (opened[0], opened[1]) if isinstance(data, str) else data
+        if config in PRESETS.values():
+            config = replace(config, num_classes=len(pair[0].classes))
         _check_together(config, train, pair[0], micro_batches, team)
         training = Training(
             config, train, pair, whole_seeds, variants, device, micro_batches, team, prepare
