@@ -13,13 +13,16 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from posmlp.config import TrainConfig
 from posmlp.data.cli import DATA_HELP, add_data_commands
 from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP
 from posmlp.presets import PRESET_SOURCES, PRESETS, resolve
 from posmlp.settings import configs
+
+if TYPE_CHECKING:
+    from posmlp.predict import Prediction
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,6 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     guess.add_argument("--variant", help="which of the run's variants, where it has several")
     guess.add_argument("--clips", type=int, default=1, help="temporal views a video")
     guess.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
+    guess.add_argument(
+        "--slide", type=float, metavar="SECONDS", help="answer every so many seconds, as a table"
+    )
+    guess.add_argument("--out", metavar="DIR", help="write that table there, and a coloured line")
     guess.add_argument("--annotate", metavar="OUT.mp4", help="write the one video with its classes")
 
     add_data_commands(commands.add_parser("data", help="Make, check or time a data set."), configs)
@@ -190,32 +197,60 @@ def _line(name: str, scores: dict[str, Any]) -> str:
 
 def _predict(options: argparse.Namespace) -> int:
     """Name the five likeliest classes of videos, with their probabilities."""
-    from posmlp.pictures.annotate import annotate_video
     from posmlp.data.files.packets import VideoError
-    from posmlp.predict import open_run, predict_video
+    from posmlp.pictures.annotate import annotate_video
+    from posmlp.predict import open_run, predict_parts, predict_video
 
-    if options.annotate and len(options.videos) > 1:
-        raise ValueError(
-            f"--annotate {options.annotate} takes one video, not {len(options.videos)}; run the "
-            "command once for each"
-        )
+    for option in ("annotate", "out"):
+        if getattr(options, option) and len(options.videos) > 1:
+            raise ValueError(
+                f"--{option} {getattr(options, option)} takes one video, not "
+                f"{len(options.videos)}; run the command once for each"
+            )
+    if options.out and options.slide is None:
+        raise ValueError(f"--out {options.out} is for the table of --slide SECONDS; give both")
     trained = open_run(options.run_folder, options.seed, options.variant)
+    views = {"num_views": options.clips, "num_crops": options.crops}
     failed = 0
     for video in options.videos:
         try:
-            found = predict_video(trained, video, num_views=options.clips, num_crops=options.crops)
+            if options.slide is not None:
+                found = list(predict_parts(trained, video, options.slide, **views))
+                _tell_parts(found, options.out)
+            else:
+                found = [predict_video(trained, video, **views)]
+                _tell_video(found[0])
         except VideoError as error:  # the others are still worth reading
             print(f"posmlp predict: {error}", file=sys.stderr)
             failed = 2
             continue
-        lacking = f", {found.num_damaged} more are damaged" if found.num_damaged else ""
-        print(f"{video} ({found.num_frames} frames{lacking}, read by {found.decoder})")
-        for name, probability in found.top(5):
-            print(f"  {probability:6.1%}  {name}")
         if options.annotate:
             annotate_video(found, options.annotate)
-            print(f"annotated: {options.annotate}")
+            print(f"annotated: {options.annotate}", file=sys.stderr)
     return failed
+
+
+def _tell_video(found: Prediction) -> None:
+    lacking = f", {found.num_damaged} more are damaged" if found.num_damaged else ""
+    print(f"{found.video} ({found.num_frames} frames{lacking}, read by {found.decoder})")
+    for name, probability in found.top(5):
+        print(f"  {probability:6.1%}  {name}")
+
+
+def _tell_parts(found: list[Prediction], out: str | None) -> None:
+    """Print the table of a recording's parts, or write it and the coloured line to a folder."""
+    from posmlp.checkpoint import write_atomically
+    from posmlp.pictures.timeline import as_csv, draw_timeline
+
+    if out is None:
+        print(as_csv(found), end="")
+        return
+    picture = io.BytesIO()
+    draw_timeline(found).save(picture, "png")
+    table = as_csv(found).encode(errors="surrogateescape")
+    for name, content in (("timeline.csv", table), ("timeline.png", picture.getvalue())):
+        write_atomically(Path(out) / name, content)
+        print(f"written: {Path(out) / name}")
 
 
 def _convert(options: argparse.Namespace) -> None:

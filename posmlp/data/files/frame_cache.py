@@ -165,14 +165,15 @@ class FrameCache:
             os.utime(self._whole)  # when it was used last
         return found
 
-    def _write(self, file: io.FileIO, data: memoryview | bytes) -> None:
-        left = memoryview(data).cast("B")
+    def _write(self, file: io.FileIO, data: memoryview) -> None:
+        left = memoryview(data).cast("B") if data.nbytes else memoryview(b"")  # else no view of it
         frame_file.make_room(self._folder, len(left), self._limit_bytes)
         while left:
             left = left[file.write(left) :]
 
     def _published(self, file: io.FileIO) -> Kept:
-        self._write(file, frame_file.tail_of(self._key, self._described, self._checksum))
+        tail = frame_file.tail_of(self._key, self._described, self._checksum)
+        self._write(file, memoryview(tail))
         frame_file.hold(file, exclusive=False)
         self._partial.replace(self._whole)
         return frame_file.mapped(file, self._key)
