@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from posmlp.data.check.leaks import leaks
 from posmlp.data.clips import ClipRule, Draw, load_clip
 from posmlp.data.files.packets import list_packets
 from posmlp.data.files.pool import DecodePool, under_way
@@ -33,6 +34,7 @@ class DataCheck:
     problems: list[tuple[str, Problem, bool]] = field(default_factory=list)  # split, what, dropped
     files: list[FileFacts] = field(default_factory=list)
     said: list[str] = field(default_factory=list)  # what was found in each split, in words
+    leaks: list[str] = field(default_factory=list)  # footage that two splits share, in words
     written: Path | None = None
 
     @property
@@ -62,7 +64,8 @@ def check_data(
     then on but for those in two splits and the damaged ones that lack at most `max_lost_share` of
     their frames. The lists go to `out`, by default the data set's folder, where training looks for
     them; another folder then stands for the data set, and is what training is given. See
-    `problem_list`. `num_workers`: processes, by default one a CPU core.
+    `problem_list`. Footage that two splits share is told, and nothing left out for it.
+    `num_workers`: processes, by default one a CPU core.
 
     Raises:
         ValueError: there is no data set, or the folder for the lists cannot be written.
@@ -82,6 +85,7 @@ def check_data(
             check.problems += [(listing.split, problem, True) for problem in listing.problems]
             for item in _read_items(listing, rule, pool):
                 _judge(check, listing, item, min_frames, max_lost_share)
+        check.leaks = leaks(root, check.files, pool)
     check.problems += _in_two_splits(check.files)
     check.written = write_problems(target, check.problems)
     write_files(target, check.files)
