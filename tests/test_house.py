@@ -73,7 +73,8 @@ HOUSE = {
         "shapes": "",
     },
     "posmlp.data": {
-        "cli": "speed check playback digits clips",
+        "cli": "show speed check playback digits clips",
+        "show": "sources augment",
         "speed": "sources datasets clips files",
         "sources": "datasets clips digits user_cache",
         "datasets": "check clips files layouts user_cache",
