@@ -141,7 +141,7 @@ def make_listing(
         layout=layout,
         split=split,
         split_rule=split_rule,
-        classes=tuple(classes),
+        classes=tuple(map(as_text, classes)),
         paths=tuple(item.path for item in good),
         labels=tuple(item.label for item in good),
         reverse_of=reverse_of,
@@ -153,6 +153,11 @@ def make_listing(
 def _outside(place: str, label: str, num_classes: int) -> Problem:
     reason = f"label {label!r} is not a number from 0 to {num_classes - 1}, the class list's ends"
     return Problem(place, "mislabelled", reason)
+
+
+def as_text(name: str) -> str:
+    """A name that figures and tables can show: bytes that are not UTF-8 are written as \\xNN."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def slashed(root: Path, name: str) -> str:
