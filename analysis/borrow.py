@@ -5,13 +5,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
+Model = TypeVar("Model", bound=nn.Module)
 _LENT: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _LENDING = threading.Lock()
+
+
+def unwrapped(model: Model) -> Model:
+    """What a compiled or data-parallel model wraps, which computes the same; else the model."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner  # type: ignore[assignment]
 
 
 @contextmanager

@@ -198,6 +198,7 @@ def _seen(
 def _probabilities(trained: TrainedModel, clips: list[NDArray[np.uint8]]) -> Tensor:
     """(K,) of clips (T, S, S, 3): softmax of their mean logits."""
     frames = torch.from_numpy(np.stack(clips))
+    dtype = next(trained.model.parameters()).dtype
     with torch.no_grad():
-        logits = torch.cat([trained.model(normalise(each[None])) for each in frames])
+        logits = torch.cat([trained.model(normalise(each[None]).to(dtype)) for each in frames])
     return logits.mean(0).softmax(-1)

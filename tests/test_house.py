@@ -59,7 +59,7 @@ HOUSE = {
         "settings": "data presets config config_checks",
         "train": "data checkpoint model gating parts presets config config_checks shapes",
         "data": "model config config_checks",
-        "export": "model config_checks",
+        "export": "checkpoint model config_checks",
         "checkpoint": "model released config config_checks",
         "model": "gates gating parts presets config config_checks",
         "gates": "parts gating positions config",

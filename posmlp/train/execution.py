@@ -11,7 +11,7 @@ import platform
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -113,3 +113,20 @@ def kept_memory() -> Iterator[None]:
         libc.mallopt(mmap_threshold, 2**25)
         libc.mallopt(trim_threshold, 2**26)
         libc.malloc_trim(0)
+
+
+@contextmanager
+def usual_defaults() -> Iterator[None]:
+    """Within the block torch is as it is at first, whatever the caller chose: float32, gradients."""
+    chosen = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    elsewhere = torch.get_default_device().type != "cpu"
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.device("cpu") if elsewhere else nullcontext(),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(chosen)

@@ -26,7 +26,7 @@ from posmlp.data.sources import ClipSource, GeneratedClips, check_source, open_c
 from posmlp.data.user_cache import CACHE_GIB
 from posmlp.presets import PRESETS, resolve
 from posmlp.train.distributed import Team, join
-from posmlp.train.execution import kept_memory, preparation
+from posmlp.train.execution import kept_memory, preparation, usual_defaults
 from posmlp.train.loop import Splits, Training
 from posmlp.train.run_folder import RunFolder
 from posmlp.train.variants import Variants, checked_seeds, members
@@ -38,7 +38,7 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 def one_at_a_time(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, called in one thread after another."""
+    """The function, called in one thread after another, with torch's defaults as they are at first."""
 
     @functools.wraps(function)
     def call(*args: P.args, **options: P.kwargs) -> R:
@@ -46,7 +46,8 @@ def one_at_a_time(function: Callable[P, R]) -> Callable[P, R]:
             print("fit: waiting for a fit in another thread of this process", file=sys.stderr)
             _ONE_AT_A_TIME.acquire()
         try:
-            return function(*args, **options)
+            with usual_defaults():
+                return function(*args, **options)
         finally:
             _ONE_AT_A_TIME.release()
 

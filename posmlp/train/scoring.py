@@ -48,6 +48,7 @@ def predict(
     device = model.device if isinstance(model, Population) else next(model.parameters()).device
     forward = model.logits if isinstance(model, Population) else model
     eager = model.eager_models if isinstance(model, Population) else []
+    dtype = torch.float32 if isinstance(model, Population) else next(model.parameters()).dtype
     if isinstance(model, PosMLPVideo):
         model.eval()
         eager = [model] if device.type == "cpu" else []
@@ -59,7 +60,9 @@ def predict(
                 indices, view=view, num_views=num_views, crop=crop, num_crops=num_crops
             )
             with torch.no_grad(), few_windows_at_once(*eager):
-                parts = [forward(normalise(batch.to(device))).float().cpu() for batch in stream]
+                parts = [
+                    forward(normalise(batch.to(device)).to(dtype)).float().cpu() for batch in stream
+                ]
             total = total + torch.cat(parts, dim=-2)
     return team.gather(total / (num_views * num_crops), dim=-2)
 
