@@ -77,7 +77,7 @@ def decode_frames(
         with _opened(path, files[index]) as image:
             _reduce(image, short_side)
             rgb = image.convert("RGB")
-        frames.append(np.asarray(rgb if rgb.size == size else ImageOps.fit(rgb, size)))
+        frames.append(np.asarray(rgb if rgb.size == size else ImageOps.fit(rgb, size, Image.Resampling.BILINEAR)))
     return np.stack(frames)
 
 
