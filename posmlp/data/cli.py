@@ -59,7 +59,7 @@ def _add_make_commands(make: argparse.ArgumentParser) -> None:
     digits.set_defaults(run=_make_digits)
     digits.add_argument("--difficulty", default="medium")
     digits.add_argument("--train", type=int, default=4000, dest="num_train", help="training clips")
-    digits.add_argument("--val", type=int, default=560, dest="num_val", help="val clips, paired")
+    digits.add_argument("--val", type=int, dest="num_val", help="val clips; as many, at most 560")
     digits.add_argument(
         "--test", type=int, default=2800, dest="num_test", help="test clips, paired"
     )
@@ -101,8 +101,7 @@ def _make_digits(options: argparse.Namespace) -> None:
         num_frames=options.frames,
         image_size=options.size,
     )
-    counts = {"training": options.num_train, "val": options.num_val, "test": options.num_test}
-    print(f"{', '.join(f'{n:,} {split}' for split, n in counts.items())} clips in {root}")
+    print(f"{options.num_train} training and {options.num_test} test clips in {root}")
 
 
 def _make_playback(options: argparse.Namespace) -> None:

@@ -61,8 +61,8 @@ def write_dataset(
     """Write moving digits as H.264 video files with labels and, for the test clips, ground truth.
 
     Train clips are drawn independently; val and test clips are paired with their exact time
-    reversals. `num_val`: as many as test clips if left out. A folder that already holds just this
-    data set is left alone.
+    reversals. `num_val`: as many as test clips, at most 560, if left out. A folder that already
+    holds just this data set is left alone.
 
     Raises: ValueError where the clips cannot be made or read back, or `root` holds something else.
     """
@@ -73,7 +73,8 @@ def write_dataset(
         "num_frames": num_frames,
         "image_size": image_size,
     }
-    sizes = {"train": num_train, "val": num_test if num_val is None else num_val, "test": num_test}
+    num_val = min(num_test, 560) if num_val is None else num_val
+    sizes = {"train": num_train, "val": num_val, "test": num_test}
     splits = [
         MovingDigits(split, count, paired=split != "train", **look)
         for split, count in sizes.items()

@@ -23,7 +23,7 @@ from posmlp.data.layouts.listing import (
     split_missing,
     visible,
 )
-from posmlp.data.layouts.splits import TEST_SHARE, VAL_SHARE, part_of, split_by_group
+from posmlp.data.layouts.splits import CLASS_FOLDERS, part_of, split_by_group
 
 IMAGE_FOLDERS = "image-folders"
 
@@ -156,8 +156,7 @@ def read_class_folders(root: Path, split: str) -> Listing:
     files = _class_files(root, _is_video)
     classes = tuple(sorted(files))
     listing = _by_class(root, "class-folders", split, "", classes, files, _is_video)
-    shares = {"test": TEST_SHARE, "val": VAL_SHARE}
-    parts, what = split_by_group(listing, shares)
+    parts, what = split_by_group(listing, CLASS_FOLDERS)
     found = set(zip(listing.labels, parts, strict=True))
     for label in set(listing.labels):
         if not {(label, "train"), (label, "test")} <= found:
@@ -166,7 +165,8 @@ def read_class_folders(root: Path, split: str) -> Listing:
                 f"too few groups ({what}) to be split into train and test; add some, or make "
                 "folders train/ and test/ yourself"
             )
-    rule = ", ".join(f"{shares[each]:.0%} to {each}" for each in shares if each in parts)
+    given = {split: share.of_groups for split, share in CLASS_FOLDERS.items() if split in parts}
+    rule = ", ".join(f"{share:.0%} to {split}" for split, share in given.items())
     listing = replace(listing, split_rule=f"of each class's groups {rule}; groups: {what}")
     return part_of(listing, parts, split)
 

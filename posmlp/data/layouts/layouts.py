@@ -42,7 +42,7 @@ from posmlp.data.layouts.frame_lists import (
     read_frame_list,
 )
 from posmlp.data.layouts.kinetics import has_own_val, is_kinetics, read_kinetics
-from posmlp.data.layouts.listing import SHAPE, Listing, Problem
+from posmlp.data.layouts.listing import SHAPE, Listing, Problem, SplitMissing
 from posmlp.data.layouts.problem_list import PROBLEM_FILE, read_dropped, read_root
 from posmlp.data.layouts.something import is_ssv1, is_ssv2, read_ssv1, read_ssv2
 from posmlp.data.layouts.splits import share_of_train
@@ -121,7 +121,8 @@ def list_videos(spec: str | Path, split: str) -> Listing:
     listing = _without(listing, dropped)
     if len(set(listing.labels)) < 2:
         found = [listing.classes[k] for k in sorted(set(listing.labels))]
-        raise ValueError(
+        kind = SplitMissing if split == "val" else ValueError  # training goes on without val
+        raise kind(
             f"{listing.root} ({split}, layout {listing.layout!r}) has videos of {len(found)} class "
             f"{found}; a data set needs at least 2 classes"
         )

@@ -7,8 +7,8 @@ this order and class by class, by
     folders           below the class's own: CLASS/anna/1.mp4 is of anna's, in every class
     names             what stands before a part's number: v_Biking_g01_c02 is of v_Biking_g01
 
-Folders or names need at least three groups in a class; else each file is a group of its own. The
-class's name is no part of a group's, so that `p1_run_2` and `p1_walk_1` are both of p1.
+Names count where they show at least three groups in a class; else each file is a group of its own.
+The class's name is no part of a group's, so that `p1_run_2` and `p1_walk_1` are both of p1.
 
 No torch here.
 """
@@ -22,11 +22,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from posmlp.data.layouts.listing import Listing, SplitMissing, lines_of, plain, slashed
+from posmlp.data.layouts.listing import Listing, SplitMissing, lines_of, slashed
 
-TEST_SHARE, VAL_SHARE = 0.2, 0.1  # of each class's groups, at least one
-FEWEST = 3  # groups of a class, one for each split, so that it gives to val
+FEWEST_BY_NAME = 3  # recordings that names must show in a class
 GROUP_FILE = "groups.csv"
 FILES, FOLDERS = "files", "folders"
 _PART = re.compile(r"(?:[\W_]+[A-Za-z]*)?\d+[\W_]*$")  # the number of a part: _c02, -part3, (4), 17
@@ -61,11 +61,11 @@ def groups_of(
     for label, items in of_class.items():
         by_folder, by_name = ({keys[i] for i in items} for keys in (folders, names))
         kind = FILES
-        if len(by_folder) >= FEWEST and not by_folder <= {places[i] for i in items}:
+        if len(by_folder) > 1 and not by_folder <= {places[i] for i in items}:
             kind, found = FOLDERS, _with(found, folders, items)
         elif not several.isdisjoint(by_name) and len(by_name) > 1:
             kind = f"recordings, by their names ({min(several & by_name)}, ...)"
-            if len(by_name) < FEWEST:
+            if len(by_name) < FEWEST_BY_NAME:
                 kind = f"{FILES}, as names show {len(by_name)} recordings only"
             else:
                 found = _with(found, names, items)
@@ -103,7 +103,7 @@ def _listed_groups(root: Path, places: Sequence[str]) -> list[str]:
 def _folders(places: Sequence[str], name: str) -> list[str]:
     """Each item's folder at the first level at which those of a class differ; else empty."""
     parts = [
-        tuple(p for p in PurePosixPath(place).parent.parts if plain(p) != plain(name))
+        tuple(p for part in PurePosixPath(place).parent.parts if (p := _without(name, part)))
         for place in places
     ]
     depth = 0
@@ -129,7 +129,7 @@ def _recording(stem: str) -> str:
 
 
 def _without(name: str, stem: str) -> str:
-    """A stem without the class's name in it; empty if nothing but that was there."""
+    """A stem, or a folder, without the class's name; empty if nothing but that was there."""
     pattern = r"[\W_]*".join(map(re.escape, re.split(r"[\W_]+", name)))
     return re.sub(rf"(?i)(?<![a-z]){pattern}(?![a-z])", "", stem).strip("_-. ")
 
@@ -137,14 +137,20 @@ def _without(name: str, stem: str) -> str:
 # ---- Parts ---------------------------------------------------------------------------------------
 
 
+class Share(NamedTuple):
+    """What a split gets of each class's groups: at least one, of a class that has `fewest`."""
+
+    of_groups: float
+    fewest: int
+
+
 def parts_of(
-    groups: Sequence[str], labels: Sequence[int], shares: Mapping[str, float]
+    groups: Sequence[str], labels: Sequence[int], shares: Mapping[str, Share]
 ) -> list[str]:
-    """The split of each item: "train", or one of `shares`, whose values are shares of groups.
+    """The split of each item: "train", or one of `shares`.
 
     Groups are taken in the order of their hashes, so that a place in a folder or a list moves none,
-    until each class has its share in a split, at least one. Val gets none of a class of fewer than
-    three groups, and one is left to train.
+    until each class has given its share; one group is left to train.
     """
     classes_of: dict[str, set[int]] = defaultdict(set)
     for group, label in zip(groups, labels, strict=True):
@@ -155,8 +161,8 @@ def parts_of(
     for label, most in list(spare.items()):
         for split, share in shares.items():
             of_all = spare[label] + 1
-            enough = of_all >= (FEWEST if split == "val" else 2)
-            count = min(most, max(1, round(share * of_all))) if enough else 0
+            count = min(most, max(1, round(share.of_groups * of_all)))
+            count = count if of_all >= share.fewest else 0
             lacking[split][label], most = count, most - count
     order = sorted(classes_of, key=_hash)
     part = dict.fromkeys(order, "train")
@@ -182,7 +188,7 @@ def _hash(group: str) -> bytes:
     return hashlib.sha256(group.encode(errors="surrogateescape")).digest()
 
 
-def split_by_group(listing: Listing, shares: Mapping[str, float]) -> tuple[list[str], str]:
+def split_by_group(listing: Listing, shares: Mapping[str, Share]) -> tuple[list[str], str]:
     """`parts_of` the items of a listing, and in words what their groups are.
 
     Where fewer than two classes can give to val, there is none.
@@ -199,17 +205,22 @@ def part_of(listing: Listing, parts: Sequence[str], split: str) -> Listing:
     """The items of a split. Raises SplitMissing for a val without any."""
     if split == "val" and "val" not in parts:
         raise SplitMissing(
-            f"{listing.root} has no val clips, as fewer than two of its classes have {FEWEST} "
-            "groups of clips to train on; add some"
+            f"{listing.root} has no val clips, and too few groups of training clips to spare some "
+            "in two classes; add some"
         )
     kept = [i for i, part in enumerate(parts) if part == split]
     return replace(listing.only(kept), split=split)
 
 
+CLASS_FOLDERS = {"test": Share(0.2, fewest=2), "val": Share(0.1, fewest=3)}
+OF_TRAIN = {"val": Share(0.1, fewest=5)}
+"""Where train is given: a class does not give more than a fifth."""
+
+
 def share_of_train(listing: Listing, split: str) -> Listing:
     """What is val, or what is left as train, of the train list of a data set without val list."""
-    parts, what = split_by_group(listing, {"val": VAL_SHARE})
-    rule = f"{VAL_SHARE:.0%} of its groups are val; groups: {what}"
+    parts, what = split_by_group(listing, OF_TRAIN)
+    rule = f"{OF_TRAIN['val'].of_groups:.0%} of its groups are val; groups: {what}"
     return replace(
         part_of(listing, parts, split),
         split_rule=f"{listing.split_rule}, {rule}" if "val" in parts else listing.split_rule,
