@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +84,9 @@ class ClipScores:
         """Lines about classes: their mean, the worst ones, and those that are never predicted."""
         rows = sorted(self.by_class(), key=lambda row: row["top1"])
         mean = self.metrics()["class_mean"]
-        worst = ", ".join(f"{r['class']} {r['top1']:.1%} of {r['num_clips']}" for r in rows[:NUM_SHOWN])
+        worst = ", ".join(
+            f"{r['class']} {r['top1']:.1%} of {r['num_clips']}" for r in rows[:NUM_SHOWN]
+        )
         yield f"  mean over classes {mean:.1%}; lowest: {worst}"
         never = [row["class"] for row in rows if not row["num_predicted"]]
         if never:
@@ -102,7 +103,10 @@ class ClipScores:
         best = self.logits.topk(min(5, len(self.classes)), dim=-1).indices
         rows = []
         for i in own.argsort(stable=True).tolist():
-            row: dict[str, Any] = {"file": self.files[i], "truth": self.classes[int(self.labels[i])]}
+            row: dict[str, Any] = {
+                "file": self.files[i],
+                "truth": self.classes[int(self.labels[i])],
+            }
             row["probability"] = f"{own[i]:.6f}"
             row |= zip(_PLACES, (self.classes[k] for k in best[i].tolist()), strict=False)
             logits = zip(self.classes, self.logits[i].tolist(), strict=True)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from posmlp.config_checks import one_of
 from posmlp.checkpoint import copied, own_model
+from posmlp.config_checks import one_of
 from posmlp.model import PosMLPVideo
 
 FORMATS = (".pt2", ".onnx")
@@ -34,7 +34,9 @@ def export(model: PosMLPVideo, path: str | Path) -> float:
     path = Path(path)
     _check_place(path)
     if (own := own_model(model)) is None:
-        raise ValueError(f"{type(model).__name__} is no model of this package, which alone is exported")
+        raise ValueError(
+            f"{type(model).__name__} is no model of this package, which alone is exported"
+        )
     model = copied(own).cpu().float().eval()
     temporary = path.with_name(f".{uuid4().hex}.{path.name}")
     _make(temporary)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 from typing import cast
@@ -141,14 +142,9 @@ def predict_parts(
     draws = _draws(num_views, num_crops)
     short_side = max(trained.rule.short_side(draw) for draw in draws)
     for start in count(0, PARTS_AT_ONCE):
-        parts: list[tuple[int, int]] = []
-
-        def choose(num_frames: int, fps: float | None, start: int = start) -> NDArray[np.int64]:
-            parts[:] = _parts(num_frames, fps, every_s)[start : start + PARTS_AT_ONCE]
-            seen = [_seen(trained.rule, part, fps, draw) for part in parts for draw in draws]
-            return np.unique(np.concatenate(seen)) if parts else np.zeros(1, np.int64)
-
+        choose = partial(_frames_of_parts, trained.rule, draws, every_s, start)
         found = read_video(video, choose, short_side=short_side)
+        parts = _parts(found.num_frames, found.fps, every_s)[start : start + PARTS_AT_ONCE]
         for first, last in parts:
             seen = [_seen(trained.rule, (first, last), found.fps, draw) for draw in draws]
             frames = [found.frames[np.searchsorted(found.indices, each)] for each in seen]
@@ -186,6 +182,20 @@ def _parts(num_frames: int, fps: float | None, every_s: float) -> list[tuple[int
     num_parts = max(1, int(num_frames / step + 0.5))
     ends = [round(i * step) for i in range(num_parts)]
     return list(pairwise([*ends, num_frames]))
+
+
+def _frames_of_parts(
+    rule: ClipRule,
+    draws: list[Draw],
+    every_s: float,
+    start: int,
+    num_frames: int,
+    fps: float | None,
+) -> NDArray[np.int64]:
+    """All frames that are seen of the parts from number `start` on that are read together."""
+    parts = _parts(num_frames, fps, every_s)[start : start + PARTS_AT_ONCE]
+    seen = [_seen(rule, part, fps, draw) for part in parts for draw in draws]
+    return np.unique(np.concatenate(seen)) if seen else np.zeros(1, np.int64)
 
 
 def _seen(

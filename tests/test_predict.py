@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from posmlp.pictures.annotate import annotate_video
 from posmlp.cli import main
 from posmlp.clip_scores import ClipScores, draw_confusion
 from posmlp.config import TrainConfig
 from posmlp.data.files.video import VideoError, read_video
+from posmlp.pictures.annotate import annotate_video
 from posmlp.predict import open_run, predict_parts, predict_video
 from posmlp.presets import resolve
 from posmlp.train.fitting import fit
@@ -217,7 +217,7 @@ def test_slide_writes_a_table_a_line_and_a_video_that_follow(run, write_clip, tm
     assert "--slide SECONDS" in capsys.readouterr().err
 
 
-# ---- eval ------------------------------------------------------------------------------------------
+# ---- eval ----------------------------------------------------------------------------------------
 
 
 def answers(logits, labels, names=("a", "b", "c")) -> ClipScores:

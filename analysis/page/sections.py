@@ -110,7 +110,9 @@ def maps(run: Path, variant: str | None = None) -> Section:
     )
     hidden = learned["bias_std"].max()
     if hidden > 0:
-        kinds = sorted({kind_of(p.unit) for p, _, spread in unit_tables(opened.model) if spread.any()})
+        kinds = sorted(
+            {kind_of(p.unit) for p, _, spread in unit_tables(opened.model) if spread.any()}
+        )
         words += (
             f"This gate ({', '.join(kinds)}) is not tied by offset: a map shows means over pairs "
             f"of equal offset, which differ by up to {hidden:.2g} (standard deviation)."

@@ -117,7 +117,7 @@ def kept_memory() -> Iterator[None]:
 
 @contextmanager
 def usual_defaults() -> Iterator[None]:
-    """Within the block torch is as it is at first, whatever the caller chose: float32, gradients."""
+    """Within the block torch is as it is at first: in float32, with gradients, on the CPU."""
     chosen = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     elsewhere = torch.get_default_device().type != "cpu"

@@ -38,7 +38,7 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 def one_at_a_time(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, called in one thread after another, with torch's defaults as they are at first."""
+    """The function, called in one thread after another, with torch's own defaults."""
 
     @functools.wraps(function)
     def call(*args: P.args, **options: P.kwargs) -> R:

@@ -300,9 +300,7 @@ class Population:
         if residual_scales is not None:
             scales = zip(self._steps, residual_scales.unbind(1), strict=True)
             buffers |= {f"{step}.scale": scale for step, scale in scales}
-        gradients, (losses, (logits, buffers)) = step(
-            parameters, buffers, clips, labels, draws
-        )
+        gradients, (losses, (logits, buffers)) = step(parameters, buffers, clips, labels, draws)
         self.statistics = {name: buffers[name] for name in self.statistics}
         return gradients, losses, logits
 

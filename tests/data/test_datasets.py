@@ -404,7 +404,9 @@ def load_whole_but_of_60(path, rule, max_frames):
 
 def test_script_without_a_guard_trains(write_clip, tmp_path):
     for i in range(12):
-        write_clip(tmp_path / "data" / "ab"[i % 2] / f"{i}.mp4", [level(i % 4, k) for k in range(6)])
+        write_clip(
+            tmp_path / "data" / "ab"[i % 2] / f"{i}.mp4", [level(i % 4, k) for k in range(6)]
+        )
     script = tmp_path / "mine.py"
     script.write_text(
         "import sys\n"

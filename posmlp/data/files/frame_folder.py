@@ -77,7 +77,11 @@ def decode_frames(
         with _opened(path, files[index]) as image:
             _reduce(image, short_side)
             rgb = image.convert("RGB")
-        frames.append(np.asarray(rgb if rgb.size == size else ImageOps.fit(rgb, size, Image.Resampling.BILINEAR)))
+        frames.append(
+            np.asarray(
+                rgb if rgb.size == size else ImageOps.fit(rgb, size, Image.Resampling.BILINEAR)
+            )
+        )
     return np.stack(frames)
 
 
@@ -117,4 +121,3 @@ def _bounds(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     """
     scale = (short_side + 1) / min(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-

@@ -147,7 +147,7 @@ class _Worker(SpawnProcess):
             before = {name: vars(main)[name] for name in hidden if name in vars(main)}
             vars(main).update(__spec__=None, __file__=None)
             try:
-                return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+                return SpawnProcess._Popen(process_obj)
             finally:
                 for name in hidden:
                     vars(main).pop(name)
@@ -155,7 +155,7 @@ class _Worker(SpawnProcess):
 
 
 class _Workers(SpawnContext):
-    Process = _Worker  # type: ignore[assignment]
+    Process = _Worker
 
 
 def _cause_of_death(exitcode: int) -> str:

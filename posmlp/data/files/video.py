@@ -292,7 +292,8 @@ def _pyav_seek(
 
     None as well where that is half of the file or more, which is as quick from its start.
     """
-    assert index.times is not None and index.key_times is not None
+    assert index.times is not None
+    assert index.key_times is not None
     targets = index.times[unique]
     keys = np.searchsorted(index.key_times, targets, side="right") - 1
     if keys.min() < 0 or 2 * len(np.unique(keys)) > len(index.key_times):

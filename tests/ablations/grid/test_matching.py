@@ -17,9 +17,12 @@ TOY = PRESETS["toy"]
 SMALL = PosMLPConfig(depths=(1, 1), dims=(16, 32), num_groups=2, windows=4)
 
 
+@pytest.mark.parametrize("windows", [4, 1])
 @pytest.mark.parametrize("gate", GATE_NAMES)
-def test_costs_are_those_that_the_analysis_counts(gate: str) -> None:
-    config = replace(SMALL, gate=gate)
+def test_costs_are_those_that_the_analysis_counts(gate: str, windows: int) -> None:
+    config = replace(
+        SMALL, gate=gate, windows=windows, temporal_windows=1 if windows == 1 else None
+    )
     counted = cost(config)
     assert costs(config) == {"params": counted["params"], "gmacs": counted["gmacs"]}
 

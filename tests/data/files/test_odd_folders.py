@@ -222,7 +222,7 @@ def test_lists_elsewhere_stand_for_a_data_set_that_is_not_written_to(write_clip,
     assert sorted(data.rglob("*")) == before
 
 
-# ---- Files beside the videos -----------------------------------------------------------------------
+# ---- Files beside the videos ---------------------------------------------------------------------
 
 
 def test_thumbnails_do_not_make_pictures_of_videos(tmp_path):

@@ -396,7 +396,7 @@ def test_decoding_workers_do_not_need_torch():
     assert done.stdout.strip() == "False"
 
 
-# ---- Long files, slow files, odd images ------------------------------------------------------------
+# ---- Long files, slow files, odd images ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["open_gop.mp4", "stream.ts", "packed.avi", "flash.flv"])
@@ -454,7 +454,9 @@ def test_frames_of_mixed_sizes_are_cut_to_the_first_ones(tmp_path):
     frames = read_video(tmp_path / "f").frames
     assert frames.shape == (4, 40, 48, 3)
     assert frames[2].min() > 40
-    np.testing.assert_array_equal(read_video(tmp_path / "f", lambda n, fps: [2]).frames[0], frames[2])
+    np.testing.assert_array_equal(
+        read_video(tmp_path / "f", lambda n, fps: [2]).frames[0], frames[2]
+    )
     assert decoded_sizes(str(tmp_path / "f")) == {(40, 48): 3, (20, 60): 1}
 
 
