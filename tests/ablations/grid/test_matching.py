@@ -17,12 +17,12 @@ TOY = PRESETS["toy"]
 SMALL = PosMLPConfig(depths=(1, 1), dims=(16, 32), num_groups=2, windows=4)
 
 
-@pytest.mark.parametrize("windows", [4, 1])
-@pytest.mark.parametrize("gate", GATE_NAMES)
+@pytest.mark.parametrize(
+    ("gate", "windows"), [*((gate, 4) for gate in GATE_NAMES), ("lrpe", 1), ("attention", 1)]
+)
 def test_costs_are_those_that_the_analysis_counts(gate: str, windows: int) -> None:
-    config = replace(
-        SMALL, gate=gate, windows=windows, temporal_windows=1 if windows == 1 else None
-    )
+    frames = None if windows > 1 else 1  # windows of one token
+    config = replace(SMALL, gate=gate, windows=windows, temporal_windows=frames)
     counted = cost(config)
     assert costs(config) == {"params": counted["params"], "gmacs": counted["gmacs"]}
 
