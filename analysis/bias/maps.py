@@ -141,8 +141,8 @@ def _is_tied(unit: Any) -> bool:
 
     The unit is asked, not the configuration: it may have been put in place of another.
     """
-    if isinstance(unit, AttentionGate | ConvGate):
-        return type(unit).relation in (AttentionGate.relation, ConvGate.relation)
+    if isinstance(unit, ConvGate):
+        return type(unit).relation is ConvGate.relation
     positions = getattr(unit, "positions", None)
     if not isinstance(positions, Relation) or type(unit).relation not in _PLAIN:
         return False
@@ -155,7 +155,8 @@ def _is_tied(unit: Any) -> bool:
     )
 
 
-_PLAIN, _BANK = (PositionalGatingUnit.relation, RowBankUnit.relation), RowBankUnit.frames_of_rows
+_PLAIN = (PositionalGatingUnit.relation, RowBankUnit.relation, AttentionGate.relation)
+_BANK = RowBankUnit.frames_of_rows
 
 
 def _mean_by_offset(place: Place, window: tuple[int, ...]) -> tuple[Array, Array]:
