@@ -1,12 +1,64 @@
-"""Whether what was read from a JSON file is what its readers count on; anything else is damage.
+"""Files of ours: whether one holds what its readers count on, and why one cannot be written.
 
-A shape is a type, a list of one shape (of all items), or a mapping: by key, where `?` marks a key
+What is read from JSON has a shape, or is damaged. A shape is a type, a list of one shape (of all items), or a mapping: by key, where `?` marks a key
 that may be missing, and `*` stands for all keys. No torch here.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors that the next file in the same place meets too."""
+
+
+class NotWrittenError(OSError):
+    """A file that cannot be written; the text is a sentence that says which, why and the mend."""
+
+    def __init__(self, number: int | None, sentence: str) -> None:
+        super().__init__(number, sentence)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def not_written(path: Path, num_bytes: int, error: OSError) -> NotWrittenError:
+    """What to raise where a file of `num_bytes` could not be written; what is there now is whole."""
+    if isinstance(error, NotWrittenError):
+        return error
+    why = _why_not_written(path, num_bytes, error)
+    return NotWrittenError(error.errno, f"{path} cannot be written: {why}")
+
+
+def _why_not_written(path: Path, num_bytes: int, error: OSError) -> str:
+    folder = path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    wanted = f"{_mb(num_bytes)} wanted"
+    if error.errno == errno.ENOSPC:
+        free = wanted
+        with suppress(OSError):
+            free = f"{_mb(shutil.disk_usage(folder).free)} free, {wanted}"
+        return f"the disk of {folder} is full ({free}); make room there"
+    if error.errno == errno.EDQUOT:
+        return f"your quota in {folder} is used up ({wanted}); make room there"
+    if error.errno == errno.EROFS:
+        return f"{folder} is read-only; give a folder that can be written to"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"you may not write to {folder}; give a folder that is yours"
+    if error.errno == errno.ENAMETOOLONG:
+        longest = max(path.parts, key=lambda part: len(os.fsencode(part)))
+        return f"{longest!r}, or the whole path, is too long a name; give a shorter one"
+    return f"{error.strerror or error} ({wanted})"
+
+
+def _mb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.1f} MB"
 
 
 def fault(value: Any, shape: Any, where: str = "it") -> str:

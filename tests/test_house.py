@@ -58,7 +58,7 @@ HOUSE = {
         "train": "data checkpoint model gating parts presets config config_checks shapes",
         "data": "model config config_checks",
         "export": "model config_checks",
-        "checkpoint": "model released config config_checks",
+        "checkpoint": "model released config config_checks shapes",
         "model": "gates gating parts presets config config_checks",
         "gates": "parts gating positions config",
         "gating": "parts positions config_checks",

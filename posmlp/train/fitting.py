@@ -11,6 +11,7 @@ import functools
 import reprlib
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
@@ -119,16 +120,24 @@ def fit(
             config, train, pair, whole_seeds, variants, device, micro_batches, team, prepare
         )
         training.source = data if isinstance(data, str) else None
-        folder = None
-        if out is not None:
+        if out is None:
+            with kept_memory():
+                training.run(None, progress)
+            return training.history
+        with ExitStack() as in_use:
             with team.first_first():
-                kept = {split: c.kept for split, c in zip(("train", "test"), opened, strict=False)}
-                computed = {"micro_batches": micro_batches, "frames_kept": kept}
-                folder = RunFolder(out, training.describe(), device, computed)
-            if training.resume(folder):
-                return folder.rows()
-        with kept_memory():
-            training.run(folder, progress)
+                folder = RunFolder(out, training.describe())
+                if folder.is_complete(train.epochs):  # nothing is written, nor waited for
+                    training.resume(folder)
+                    return folder.rows()
+                if team.is_first:
+                    in_use.enter_context(folder.alone())
+                    kept = {s: c.kept for s, c in zip(("train", "test"), opened, strict=False)}
+                    folder.begin(device, {"micro_batches": micro_batches, "frames_kept": kept})
+                if training.resume(folder):
+                    return folder.rows()
+            with kept_memory():
+                training.run(folder, progress)
         return training.history
     finally:
         for clips in opened:
