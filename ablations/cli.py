@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,8 @@ from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Exit code: 0; 1 something failed; 2 wrong input, or a path that cannot be used; 130 Ctrl-C.
+    Exit code: 0; 1 something failed; 2 wrong input, or a path that cannot be used; 75 stopped by
+    SIGTERM or SIGUSR1, for a scheduler to requeue; 130 Ctrl-C.
     """
     options = _parser().parse_args(arguments)
     code = 1 if options.command is _run else 0  # where a closed pipe stops it
@@ -37,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ablations: {type(error).__name__}: {error}{more}", file=sys.stderr)
         return 2 if is_path else 1
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends what still has to be closed
         return 130
     return code
 

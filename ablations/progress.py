@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ablations.store.store import Result
+from posmlp.train.stopping import Stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +22,7 @@ SHOWN_METRICS = ("test_top1", "test_within_pair")
 
 @contextmanager
 def reporter(num_jobs: int, num_finished: int, command: str, *, show: bool) -> Iterator[Report]:
-    """A function to call with each result. Ctrl-C, on its way out, says how to go on."""
+    """A function to call with each result. What stops a run, on its way out, says how to go on."""
     if not show:
         yield lambda result: None
         return
@@ -38,7 +39,7 @@ def reporter(num_jobs: int, num_finished: int, command: str, *, show: bool) -> I
                 yield report
         else:
             yield lambda result: say(state.line(result))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         say(f"stopped at {state.summary()}; go on with: {command}")
         raise
     say(state.summary())

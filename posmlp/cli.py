@@ -10,6 +10,8 @@ import io
 import json
 import os
 import re
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +27,8 @@ from posmlp.settings import configs
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a ValueError or OSError ends with its message and exit code 2.
 
-    Exit code 1: the command has done its work, and found something wrong (`data check`).
+    Exit code 1: the command has done its work, and found something wrong (`data check`). 75: a
+    signal stopped a training, whose middle is stored (`train/stopping.py`). 130: Ctrl-C.
     """
     options = _parsed(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text
@@ -38,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"posmlp {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("posmlp: stopped; the same command goes on from the last epoch", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends what still has to be closed
+        print(f"posmlp {options.command}: stopped", file=sys.stderr)
         return 130
     return 0
 
@@ -47,6 +51,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options; argparse takes one group of settings, so those after an option are added."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
+    options.words = sys.argv[1:] if arguments is None else list(arguments)
     if rest and not (hasattr(options, "settings") and all(re.match(r"\w+=", w) for w in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
@@ -123,25 +128,39 @@ def _train(options: argparse.Namespace) -> None:
     except ValueError as error:
         raise ValueError(f"--seeds {options.seeds!r} must be whole numbers, as in 0,1,2") from error
     from posmlp.train.fitting import fit
+    from posmlp.train.run_folder import LengthenedError
 
-    rows = fit(
-        config,
-        train,
-        options.data,
-        seeds,
-        options.out,
-        device=options.device,
-        num_workers=options.workers,
-        cache_gib=options.cache_gib,
-        micro_batches=options.micro_batches,
-        checkpoint_activations=options.checkpoint_activations,
-        compiled=options.compile,
-    )
+    try:
+        rows = fit(
+            config,
+            train,
+            options.data,
+            seeds,
+            options.out,
+            device=options.device,
+            num_workers=options.workers,
+            cache_gib=options.cache_gib,
+            micro_batches=options.micro_batches,
+            checkpoint_activations=options.checkpoint_activations,
+            compiled=options.compile,
+        )
+    except LengthenedError as error:
+        commands = "".join(f"\nnext: {_longer(options, seed, error.epochs)}" for seed in seeds)
+        raise ValueError(f"{error}{commands}") from error
     if os.environ.get("RANK", "0") != "0":  # torchrun's other processes say nothing
         return
     for row in rows[-len(seeds) :]:
         print(_line(f"seed {row['seed']}", {k: v for k, v in row.items() if k[:5] == "test_"}))
     print(f"run folder: {options.out}")
+
+
+def _longer(options: argparse.Namespace, seed: int, epochs: int) -> str:
+    """The command that trains a finished run's model of one seed on, in a folder beside it."""
+    words = [word for word in options.words if not word.startswith(("epochs=", "init_from="))]
+    start = Path(options.out) / f"model-seed{seed}.safetensors"
+    more = ["--out", f"{Path(options.out)}-more-seed{seed}", "--seeds", str(seed)]
+    more += [f"epochs={epochs}", f"init_from={start}"]
+    return shlex.join(["posmlp", *words, *more])  # of an option that comes twice the last counts
 
 
 def _eval(options: argparse.Namespace) -> None:

@@ -1,7 +1,8 @@
 """Files of ours: whether one holds what its readers count on, and why one cannot be written.
 
-What is read from JSON has a shape, or is damaged. A shape is a type, a list of one shape (of all items), or a mapping: by key, where `?` marks a key
-that may be missing, and `*` stands for all keys. No torch here.
+What is read from JSON has a shape, or is damaged. A shape is a type, a list of one shape (of all
+items), or a mapping: by key, where `?` marks a key that may be missing, and `*` stands for all
+keys. No torch here.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class NotWrittenError(OSError):
 
 
 def not_written(path: Path, num_bytes: int, error: OSError) -> NotWrittenError:
-    """What to raise where a file of `num_bytes` could not be written; what is there now is whole."""
+    """What to raise where a file of `num_bytes` could not be written."""
     if isinstance(error, NotWrittenError):
         return error
     why = _why_not_written(path, num_bytes, error)

@@ -23,6 +23,7 @@ from ablations.store.files import write_durably
 from ablations.store.store import Result, Store
 from posmlp.config_checks import one_of
 from posmlp.data.user_cache import CACHE_GIB
+from posmlp.train.stopping import obeyed, whole
 
 if TYPE_CHECKING:
     from ablations.engines.ray_engine import Request
@@ -151,19 +152,23 @@ class Engine:
         """A result for each training of each job as it comes, stored below `root`.
 
         A worker's death is a result too, and so is what no rung of the memory ladder could help.
-        Raises OSError if results cannot be stored.
+        A signal stops all jobs, which store how far they are (`posmlp.train.stopping`). Raises
+        OSError if results cannot be stored.
         """
         if not jobs:
             return
         task, store = Training(root, cache_gib=self.cache_gib), Store(root)
         run_them = self._on_ray if self.kind == "ray" else self._here
-        for batch in run_them(jobs, task):
-            results = [result for each in batch for result in _results_of(*each, root)]
-            store.write_results(results)
-            for job, outcome in batch:
-                if len(job.trainings) > 1 and not isinstance(outcome, WorkerDied):  # it was split
-                    shutil.rmtree(store.work_folder(job), ignore_errors=True)
-            yield from results
+        with obeyed():
+            for batch in run_them(jobs, task):
+                with whole():
+                    results = [result for each in batch for result in _results_of(*each, root)]
+                    store.write_results(results)
+                    for job, outcome in batch:
+                        is_split = len(job.trainings) > 1 and not isinstance(outcome, WorkerDied)
+                        if is_split:
+                            shutil.rmtree(store.work_folder(job), ignore_errors=True)
+                yield from results
 
     @property
     def _request(self) -> Request:

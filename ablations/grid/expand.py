@@ -13,7 +13,7 @@ from posmlp.config_checks import one_of
 
 KEYS = (
     *("question", "prediction", "expect", "base", "axes", "zip", "exclude", "include", "seeds"),
-    *("baseline", "design", "match", "match_within", "budget", "repeat"),
+    *("baseline", "design", "match", "match_within", "budget", "repeat", "stop"),
 )
 DESIGNS = ("full", "one-at-a-time")
 MATCHES = ("params", "gmacs")
@@ -44,6 +44,8 @@ class Options:
     budget_s: float | None
     repeat: bool | None
     """Whether the baseline's first seed is trained twice; None: if it is cheap."""
+    failed_alike: int | None
+    """Trainings that may fail for one cause before all stop; 0: any number; None: the default."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def _whole_grid_options(file: GridFile) -> Options:
     repeat = file.values.get("repeat")
     if repeat not in (None, True, False):
         file.fail(("repeat",), f"repeat={repeat!r} must be true or false.")
-    return Options(design, match, _match_within(file), _budget_s(file), repeat)
+    within, budget_s, alike = _match_within(file), _budget_s(file), _failed_alike(file)
+    return Options(design, match, within, budget_s, repeat, alike)
 
 
 def _match_within(file: GridFile) -> float:
@@ -142,6 +145,17 @@ def _budget_s(file: GridFile) -> float | None:
         units = ", ".join(_UNITS_S)
         file.fail(("budget",), f"budget={budget!r} must be a time such as 30min (units: {units}).")
     return seconds
+
+
+def _failed_alike(file: GridFile) -> int | None:
+    stop = _mapping(file, ("stop",), file.values.get("stop"))
+    for key in stop:
+        _named(file, ("stop", key), key, ("failed_alike",), "key of stop")
+    number = stop.get("failed_alike")
+    if number is not None and (type(number) is not int or number < 0):
+        problem = f"failed_alike={number!r} must be a number of trainings, or 0 to never stop."
+        file.fail(("stop", "failed_alike"), problem)
+    return number
 
 
 def _joined(options: Any) -> Combination:

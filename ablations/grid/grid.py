@@ -17,6 +17,7 @@ An example with every key:
     match_within: 2%    # how near they must come; 1% by default
     budget: 30min    # the last seeds are left out until the predicted time fits; not with --shard
     repeat: true    # the baseline's first seed a second time; by default from 10 trainings on
+    stop: {failed_alike: 3}    # trainings that fail for one cause, and none succeeds; 0: go on
 
 A model file that trainings start from (`train.init_from`) counts by its content, not by its path:
 another file in its place makes other cells.

@@ -178,14 +178,14 @@ class Training:
             except (KeyboardInterrupt, Stopped) as stop:
                 with whole(patient=True):
                     if self.team.is_first:
-                        self._save_state(folder)
+                        self._save_middle(folder)
                         cause = stop.cause if isinstance(stop, Stopped) else "Ctrl-C"
                         print(f"stopped by {cause}; {folder.kept()}", file=sys.stderr)
                     self.team.wait()
                 raise
             except VideoError as error:  # it could be read before: keep what is trained
                 with whole(patient=True):
-                    self._save_state(folder)  # any process may write: all of them hold the same
+                    self._save_middle(folder)  # any process may write: all of them hold the same
                 raise VideoError(
                     error.path,
                     f"{error.reason}. What is trained is kept in {folder.root}: put the file "
@@ -282,6 +282,14 @@ class Training:
             for i, member in enumerate(self.members):
                 path = folder / f"{what}-{member.label}.safetensors"
                 save(self.population.member(i), path, seed=str(member.seed), **about)
+
+    def _save_middle(self, folder: RunFolder) -> None:
+        """Store what is trained, wherever in an epoch that is; a finished run stores its end."""
+        if self.epochs_done == self.train.epochs:
+            return
+        if rows := [row for row in self.history if row["epoch"] <= self.epochs_done]:
+            folder.write_rows(rows)
+        self._save_state(folder)
 
     def _save_state(self, folder: RunFolder) -> None:
         """All that going on from here needs, in the middle of an epoch too."""

@@ -41,14 +41,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 class LengthenedError(ValueError):
-    """A run that is complete was asked for more epochs."""
+    """A run that is complete was asked for `epochs` more."""
 
     def __init__(self, root: Path, done: int, asked: int) -> None:
         self.epochs = asked - done
         super().__init__(
-            f"{root} is complete: its learning rate came to its end with epoch {done}. Epochs "
-            f"{done + 1} to {asked} are a new training, of {self.epochs} epochs with a schedule of "
-            "its own, in another folder, that starts from its model"
+            f"{root} is complete: its learning rate came to its end with epoch {done}, so {asked} "
+            f"epochs are {self.epochs} more from its model, with a rate that rises and falls anew; "
+            f"for that give another folder, epochs={self.epochs} and init_from="
+            f"{root / 'model-seedN.safetensors'}, a seed at a time"
         )
 
 
@@ -94,7 +95,7 @@ class RunFolder:
         return bool(rows) and rows[-1]["epoch"] == epochs
 
     def alone(self) -> AbstractContextManager[None]:
-        """Within the block no other process trains in this folder. Raises ValueError if one does."""
+        """Within the block no other process trains here. Raises ValueError if one does."""
         advice = "wait for it, or stop it, or give another folder"
         return alone(self.root, self.root / ".lock", self.root / ".owner.json", "training", advice)
 
@@ -198,7 +199,7 @@ def alone(
 
 
 def _owner(path: Path, what: str) -> str:
-    """Who holds a lock; a moment is left to one that has only just begun, and not told of itself."""
+    """Who holds a lock; one that has only just begun has a moment to tell."""
     for _ in range(20):
         with suppress(OSError, ValueError, KeyError, TypeError):
             owner = json.loads(path.read_bytes())
