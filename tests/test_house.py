@@ -75,7 +75,7 @@ HOUSE = {
         "speed": "sources datasets clips files",
         "sources": "datasets clips digits user_cache",
         "datasets": "check clips files layouts user_cache",
-        "check": "clips files layouts",
+        "check": "clips files layouts user_cache",
         "clips": "files sampling",
         "playback": "files layouts sampling",
         "digits": "files",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from ablations.grid.grid import Job
 from ablations.store.files import write_durably
 from ablations.store.store import Result, Store
 from posmlp.config_checks import one_of
-from posmlp.data.user_cache import CACHE_GIB
+from posmlp.data.user_cache import CACHE_GIB, usable_cores
 from posmlp.train.stopping import obeyed, whole
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from ablations.engines.ray_node import Parcel
 
 ENGINES = ("local", "ray")
-CORES = os.cpu_count() or 1
+CORES = usable_cores()
 MOST_A_CORE = 16
 """Workers, or threads, that a core of this machine may be asked to share: more is a slip."""
 
@@ -127,7 +126,7 @@ class Engine:
             if getattr(self, name) > MOST_A_CORE * CORES:
                 raise ValueError(
                     f"{name}={getattr(self, name)} is more than {MOST_A_CORE} for each of the "
-                    f"{CORES} CPU cores of this machine; use about {CORES}"
+                    f"{CORES} CPU cores that this process may use; use about {CORES}"
                 )
 
     @property

@@ -28,7 +28,7 @@ from ablations.grid.description import started_from
 from ablations.grid.grid import Cell, Job
 from ablations.store.files import read_json
 from ablations.store.store import DEVICE_ERROR, OUT_OF_MEMORY, Result, Store
-from posmlp.data.user_cache import CACHE_GIB
+from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 from posmlp.model import create_model
 from posmlp.train.environment import environment
 from posmlp.train.fitting import fit
@@ -44,7 +44,7 @@ class Training:
     """Trains jobs under `root`; goes to worker processes by pickle. Who runs it stores results."""
 
     root: Path
-    num_decoders: int = 2
+    num_decoders: int = NUM_WORKERS
     cache_gib: float = CACHE_GIB
 
     def log_path(self, job: Job) -> Path:

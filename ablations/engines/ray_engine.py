@@ -24,6 +24,7 @@ from ablations.engines.processes import EngineError, Outcome, WorkerDied
 from ablations.engines.ray_node import MovableTask, Parcel, run_there
 from ablations.engines.worker import Place
 from ablations.grid.grid import Job
+from posmlp.data.user_cache import usable_cores
 
 MAX_TRIES = 3
 LOOK_AGAIN_S = 2.0
@@ -80,7 +81,9 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         _check_answers(address)
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
+        cores = None if address else usable_cores()  # Ray itself does not ask the affinity
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        ray.init(address=address or "local", num_cpus=cores, **quiet)
     except OSError as error:  # ConnectionError, where "auto" finds none
         raise ValueError(
             f"no Ray cluster answers at address={address!r} ({error}); start one with: "

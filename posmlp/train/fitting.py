@@ -20,7 +20,7 @@ import torch
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.datasets import VideoClips
 from posmlp.data.sources import ClipSource, GeneratedClips, check_source, open_clips
-from posmlp.data.user_cache import CACHE_GIB
+from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 from posmlp.presets import resolve
 from posmlp.train.distributed import Team, join
 from posmlp.train.execution import kept_memory, preparation
@@ -55,7 +55,7 @@ def fit(
     *,
     variants: Variants | None = None,
     device: torch.device | str | None = None,
-    num_workers: int = 2,
+    num_workers: int = NUM_WORKERS,
     cache_gib: float = CACHE_GIB,
     progress: bool = True,
     micro_batches: int = 1,

@@ -6,7 +6,6 @@ killed. This file does not import torch: its workers start quickly and stay smal
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -16,8 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing.context import SpawnContext, SpawnProcess
 from types import TracebackType
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
@@ -77,13 +77,14 @@ class DecodePool:
     def _schedule(self, job: Callable[[], T]) -> ProcessFuture[T]:
         if self._workers is None or not self._workers.active:
             self.close()
+            context = _Workers()
             self._workers = ProcessPool(
                 max_workers=self.num_workers,
-                context=multiprocessing.get_context("spawn"),
+                context=context,
                 initializer=_die_with,
                 initargs=(os.getpid(),),
             )
-            self._stop = weakref.finalize(self, _stop, self._workers)
+            self._stop = weakref.finalize(self, _stop, self._workers, context)
         return self._workers.schedule(job, timeout=self.timeout_s)
 
     def _wait(self, future: ProcessFuture[T], job: Callable[[], T], path: str) -> T:
@@ -130,8 +131,36 @@ def _cause_of_death(exitcode: int) -> str:
     return f"exit code {exitcode}"
 
 
-def _stop(workers: ProcessPool) -> None:
+class _Worker(SpawnProcess):
+    """A process that a terminal's Ctrl-C does not reach: its parent decides what that means."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        if not hasattr(signal, "pthread_sigmask"):
+            return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which it inherits
+        try:
+            return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Workers(SpawnContext):
+    """Starts processes, and knows them."""
+
+    def __init__(self) -> None:
+        self.started: list[_Worker] = []
+
+    def Process(self, *arguments: Any, **options: Any) -> _Worker:  # type: ignore[override]  # noqa: N802
+        self.started.append(_Worker(*arguments, **options))
+        return self.started[-1]
+
+
+def _stop(workers: ProcessPool, context: _Workers) -> None:
     workers.stop()
+    for worker in context.started:  # before the pool takes the locks away that one may be loading
+        if worker.pid is not None:
+            worker.kill()
     workers.join()
 
 
