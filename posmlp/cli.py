@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seeds", default="0", help="comma-separated, for example 0,1,2")
     train.add_argument("--out", required=True, help="the run folder; an interrupted run goes on")
     train.add_argument("--device", help="cpu or cuda; the GPU if there is one")
-    train.add_argument("--workers", type=int, default=NUM_WORKERS, help="video decoding processes")
+    train.add_argument("--workers", type=int, default=NUM_WORKERS, help="decoding processes")
     train.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
     train.add_argument("--micro-batches", type=int, default=1, help="parts of a batch, one by one")
     train.add_argument(
@@ -90,9 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", help="as for train; the run's own if left out")
     evaluate.add_argument("--clips", type=int, default=1, help="temporal views a video")
     evaluate.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
-    evaluate.add_argument(
-        "--workers", type=int, default=NUM_WORKERS, help="video decoding processes"
-    )
+    evaluate.add_argument("--workers", type=int, default=NUM_WORKERS, help="decoding processes")
     evaluate.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
 
     guess = command("predict", _predict)

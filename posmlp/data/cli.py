@@ -24,9 +24,7 @@ def add_data_commands(data: argparse.ArgumentParser, configs: Configs) -> None:
     check.add_argument("root", metavar="DIR", help="a folder of videos, or LAYOUT:FOLDER")
     check.add_argument("--frames", type=int, default=8, help="frames of the clip that is tried")
     check.add_argument("--size", type=int, default=32, help="side in pixels of that clip")
-    check.add_argument(
-        "--workers", type=int, help="decoding processes; one a CPU core that may be used"
-    )
+    check.add_argument("--workers", type=int, help="decoding processes; one a usable CPU core")
     check.add_argument("--timeout", type=float, default=20.0, help="seconds for one file")
     check.add_argument("--min-frames", type=int, default=2, help="shorter videos are left out")
     check.add_argument(

@@ -151,7 +151,7 @@ class _Workers(SpawnContext):
     def __init__(self) -> None:
         self.started: list[_Worker] = []
 
-    def Process(self, *arguments: Any, **options: Any) -> _Worker:  # type: ignore[override]  # noqa: N802
+    def Process(self, *arguments: Any, **options: Any) -> _Worker:  # type: ignore[override]
         self.started.append(_Worker(*arguments, **options))
         return self.started[-1]
 
