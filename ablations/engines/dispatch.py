@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -189,8 +189,17 @@ class Engine:
         with self.connected():
             place = Place(0, "cuda:0" if self.on_gpu else "cpu", self.num_threads)
             ray_engine.num_at_once(self._request)
-            for job, parcel in ray_engine.on_ray(jobs, task, place, self._request):
+            begun, keep = partial(_begun, task.root), partial(_unpacked, task.root)
+            for job, parcel in ray_engine.on_ray(jobs, task, place, self._request, begun, keep):
                 yield [(job, _unpacked(task.root, job, parcel))]
+
+
+def _begun(root: Path, job: Job) -> dict[str, bytes]:
+    """The files of a job that was stopped in its middle, by their paths below the root."""
+    folder = Store(root).work_folder(job)
+    found = folder.rglob("*") if (folder / "state.safetensors").is_file() else []
+    files = (path for path in found if path.is_file() and not path.name.startswith("."))
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
 def _unpacked(root: Path, job: Job, parcel: Parcel) -> Outcome:

@@ -193,8 +193,9 @@ def alone(
         write_json(owner_path, {"pid": os.getpid(), "host": socket.gethostname()})
         yield
     finally:
-        with suppress(OSError):
-            owner_path.unlink()
+        for path in (owner_path, lock_path):  # who waits for a lock that is gone makes it anew
+            with suppress(OSError):
+                path.unlink()
         lock.release()
 
 
