@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,14 @@ def training(out: Path, *settings: str, seeds: str = "0") -> list[str]:
     """The command of a tiny training."""
     words = ["-m", "posmlp", "train", "--data", "moving-digits:easy", "--out", str(out)]
     return [sys.executable, *words, "--device", "cpu", "--seeds", seeds, *SETTINGS, *settings]
+
+
+@pytest.fixture(autouse=True)
+def heed_interrupts() -> Iterator[None]:
+    """As in a terminal; what a shell starts in the background, these tests too, may ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def start(words: Sequence[str]) -> subprocess.Popen[str]:
