@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = command("eval", _eval)
     evaluate.add_argument("run_folder", metavar="RUN", help="a run folder or a .safetensors file")
     evaluate.add_argument("--data", help="as for train; the run's own if left out")
+    evaluate.add_argument("--split", choices=("val", "test"), default="test")
     evaluate.add_argument("--clips", type=int, default=1, help="temporal views a video")
     evaluate.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
     evaluate.add_argument("--workers", type=int, default=NUM_WORKERS, help="decoding processes")
@@ -164,7 +165,7 @@ def _longer(options: argparse.Namespace, seed: int, epochs: int) -> str:
 
 
 def _eval(options: argparse.Namespace) -> None:
-    """Score a run's models on the test split."""
+    """Score a run's models on its test clips, or its val clips."""
     from posmlp.train.run_folder import read_config
     from posmlp.train.scoring import evaluate
 
@@ -183,6 +184,7 @@ def _eval(options: argparse.Namespace) -> None:
         scores = evaluate(
             path,
             spec,
+            split=options.split,
             clips=options.clips,
             crops=options.crops,
             num_workers=options.workers,

@@ -198,6 +198,12 @@ class TrainConfig:
     """Share of unreadable files up to which training goes on without them."""
     num_clips: int = 4000
     """Training clips when the data are generated (`moving-digits`) rather than read."""
+    num_val_clips: int = 560
+    """Generated val clips, 40 a class: 280 exactly reversed pairs."""
+    num_test_clips: int = 2800
+    """Generated test clips, in such pairs too."""
+    keep: str = "last"
+    """The weights that are tested and saved: of the `last` epoch, or the `best` by val top-1."""
     checkpoint_every: int = 0
     """Epochs between the models kept under RUN/checkpoints; 0: only the last is kept."""
     flip: str = "none"

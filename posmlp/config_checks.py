@@ -99,6 +99,10 @@ _VALID_IN_TRAINING: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ("epochs", "batch_size", "sampling_rate", "num_clips", "repeats"),
         ("a whole number of at least 1", _whole),
     ),
+    **dict.fromkeys(
+        ("num_val_clips", "num_test_clips"),
+        ("an even number of at least 2", lambda value: _whole(value) and value % 2 == 0),
+    ),
     "balanced": _SWITCH,
     **dict.fromkeys(("checkpoint_every", "rand_ops"), _COUNT),
     "test_short_side": ("a number of pixels, 0 for image_size", _COUNT[1]),
@@ -126,6 +130,7 @@ _CHOICES_IN_TRAINING = {
     "precision": ("auto", "float32", "bfloat16"),
     "sampling": ("segment", "dense"),
     "flip": ("none", "mirror", "labels"),
+    "keep": ("last", "best"),
 }
 
 

@@ -121,7 +121,7 @@ def test_make_train_eval_on_real_files(tmp_path, capsys):
     assert main(["data", "check", data, "--frames", "4"]) == 0
     checked = capsys.readouterr().out
     assert "(train): layout 'listed', as listed in train.csv: 28 videos of 14 of 14" in checked
-    assert "56 files can be read (56 by decord)" in checked
+    assert "84 files can be read (84 by decord)" in checked
     assert "0 problems" in checked
     assert main(["train", "--data", data, "--out", out, "--workers", "0", *settings]) == 0
     trained = capsys.readouterr().out

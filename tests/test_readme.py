@@ -108,7 +108,9 @@ def test_words_on_your_own_videos_train_on_files_in_folders(
     shown = capsys.readouterr()
     assert ends == {"data check": 1, "train --data": 0, "eval runs/mine": 0, "predict runs/mine": 0}
     assert "1 problems, 1 of them left out of training" in shown.out
-    assert "layout 'split-folders', by folder: 36 videos of 3 of 3 classes; 1 left out" in shown.err
+    assert "10% of its groups are val; groups: files: 33 videos of 3 of 3 classes; 1 left out" in (
+        shown.err
+    )
     top1 = float(shown.out.split("model-seed0.safetensors  top1 ")[1].split()[0])
     assert top1 > 0.5, "ten steps tell brightness apart better than the third that chance gives"
     first = shown.out.split("some.mp4 (12 frames, read by decord)\n")[1].split("\n")[0]

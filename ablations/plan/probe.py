@@ -7,7 +7,6 @@ writes a line of JSON a cell.
 from __future__ import annotations
 
 import json
-import math
 import os
 import pickle
 import statistics
@@ -138,27 +137,25 @@ class _OpenedData:
         self._sources: list[VideoClips | GeneratedClips] = []
         self._seconds = 0.0
 
-    def of(self, cell: Cell) -> tuple[ClipSource, ClipSource, float]:
-        """Training clips, test clips, and the seconds that opening them takes."""
-        from posmlp.data.sources import open_clips
+    def of(self, cell: Cell) -> tuple[list[ClipSource], float]:
+        """Clips of train, val (none of a data set without) and test; seconds to open them."""
+        from posmlp.train.fitting import open_splits
 
         wanted = (cell.data.spec, cell.config.num_frames, cell.config.image_size, cell.train)
         if wanted != self._of:
             for source in self._sources:
                 source.close()
-            self._sources, began = [], time.perf_counter()
-            for split in ("train", "test"):
-                clips = open_clips(
-                    cell.data.spec, split, cell.config, train=cell.train, cache_gib=self._cache_gib
-                )
-                self._sources.append(clips)
+            began = time.perf_counter()
+            self._sources = open_splits(
+                cell.data.spec, cell.config, cell.train, cache_gib=self._cache_gib
+            )
             self._of, self._seconds = wanted, time.perf_counter() - began
-        return self._sources[0], self._sources[1], self._seconds
+        return list(self._sources), self._seconds
 
 
 def _probed(cell: Cell, device: torch.device, data: _OpenedData) -> Probe:
     """The cost of a training, from a few steps at its batch size, or at small ones."""
-    train_clips, test_clips, opening_s = data.of(cell)
+    (train_clips, *val_clips, test_clips), opening_s = data.of(cell)
     batch = cell.train.batch_size
     _epoch_s(cell, 1, train_clips, device)  # what only first steps pay for
     one, two = (_step(cell, size, train_clips, device) for size in (1, 2))
@@ -168,8 +165,10 @@ def _probed(cell: Cell, device: torch.device, data: _OpenedData) -> Probe:
     if memory_mb is not None and memory_mb < SHARE_OF_MEMORY * memory.free_mb(str(device)):
         whole = _step(cell, batch, train_clips, device)
         step_s, memory_mb = whole.seconds, whole.memory_mb
-    epoch_s = len(train_clips) // batch * step_s + _evaluation_s(cell, test_clips, device)
-    return Probe(opening_s + cell.train.epochs * epoch_s, memory_mb)
+    clip_s = _evaluation_s(cell, test_clips, device)
+    epoch_s = len(train_clips) // batch * step_s + clip_s * sum(map(len, val_clips))
+    whole_s = opening_s + cell.train.epochs * epoch_s + clip_s * len(test_clips)
+    return Probe(whole_s, memory_mb)
 
 
 def _step(cell: Cell, batch: int, clips: ClipSource, device: torch.device) -> Probe:
@@ -190,7 +189,7 @@ def _epoch_s(cell: Cell, batch: int, clips: ClipSource, device: torch.device) ->
 
 
 def _evaluation_s(cell: Cell, clips: ClipSource, device: torch.device) -> float:
-    """Time of evaluating on all clips, from some of them."""
+    """Time of evaluating on a clip."""
     from posmlp.model import create_model
     from posmlp.train.scoring import predict
 
@@ -202,7 +201,7 @@ def _evaluation_s(cell: Cell, clips: ClipSource, device: torch.device) -> float:
         predict(model, some, batch_size=len(some))
         return time.perf_counter() - began
 
-    return _typical(part_s) * math.ceil(len(clips) / len(some))
+    return _typical(part_s) / len(some)
 
 
 def _typical(measure: Callable[[], float]) -> float:

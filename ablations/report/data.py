@@ -20,6 +20,7 @@ from ablations.store.store import Result, Store, StoreError
 from ablations.store.table import load
 from analysis.cost.costs import cost
 from analysis.results.effects import crossed, effects
+from analysis.results.runs import val_of
 from analysis.results.statistics import compare, t_interval
 
 POINTS = " points"
@@ -235,7 +236,8 @@ class Study:
         if not parts:
             return pd.DataFrame()
         table = pd.concat(parts, ignore_index=True)
-        columns = [metric.column for metric in METRICS if metric.column in table]
+        wanted = {name for each in METRICS for name in (each.column, val_of(each.column))}
+        columns = [name for name in table if name in wanted]
         table[columns] *= 100
         return table
 

@@ -104,16 +104,13 @@ def learning_curves(study: Study, histories: pd.DataFrame, metric: Metric) -> It
     """The metric by epoch, as far as the runs' histories are kept."""
     if metric.column not in histories:
         return
-    named = f"{metric.name} (%)"
     chosen = highlighted(study, metric)
     title = f"{metric.name.capitalize()} by epoch"
     axes = draw_learning_curves(
-        histories.rename(columns={metric.column: named}),
-        metric=named,
-        by="label",
-        highlight=chosen,
-        title=title,
+        histories, metric=metric.column, by="label", highlight=chosen, title=title
     )
+    clips = axes.get_ylabel().replace(metric.column.removeprefix("test_"), "")
+    axes.set_ylabel(f"{metric.name} (%): {clips.replace('_', '')}")
     yield drawn(f"learning-curves-{metric.short}", title, axes, _others(study, chosen).strip())
 
 

@@ -17,7 +17,7 @@ def load(out: str | Path, *, repeats: bool = False) -> pd.DataFrame:
 
     repeats: also the rows of what was trained a second time under its seed, for the noise floor.
     Columns: the axes, a null as the word "null"; id, name, baseline, seed, repeat, status, failure,
-    reason; the last epoch's metrics (test_top1, ...), also of what failed; params; seconds,
+    reason; the last epoch's metrics (train_*, val_*, test_*), also of what failed; params; seconds,
     train_seconds; peak_memory_mb; together (trainings of one population, whose time is shared out),
     micro_batches, memory_steps (what was done when memory ran out), reused_from; init_from,
     init_sha256 (where a model file was the start); device, num_threads, host, commit, dirty,

@@ -28,7 +28,7 @@ from posmlp.train.population import seeded_model
 from posmlp.train.run_folder import read_config, read_metrics
 from posmlp.train.run_members import one_variant
 
-SCORES = ("train_top1", "test_top1", "test_within_pair")
+SCORES = ("train_top1", "val_top1", "val_within_pair", "test_top1", "test_within_pair")
 MOST_CLIPS = 560
 FEWEST_CLIPS = 28
 KNOCK_OUT_GMACS = 600  # about half a minute of one core on a toy model
@@ -67,7 +67,7 @@ def accuracy(run: Path, variant: str | None = None) -> Section:
     if not len(rows):
         raise ValueError("the run has no metrics.csv, which training writes after each epoch")
     last = rows.sort_values("epoch").groupby("seed").tail(1).sort_values("seed")
-    shown = [name for name in rows.columns if name.startswith(("train_", "test_"))]
+    shown = [name for name in rows.columns if name.startswith(("train_", "val_", "test_"))]
     cells = [
         [str(row["seed"]), str(row["epoch"]), *(f"{row[name]:.3f}" for name in shown)]
         for row in last.to_dict("records")
@@ -77,13 +77,18 @@ def accuracy(run: Path, variant: str | None = None) -> Section:
     reached = ", ".join(f"{name} {last[name].mean():.2f}" for name in scores)
     title = f"At the end: {reached}"
     axes = draw_learning_curves(curves, metric="share of clips", by="score", title=title)
-    words = f"Held-out scores after the last of {member.train.epochs} epochs, one row a seed. "
+    words = f"Scores after the last of {member.train.epochs} epochs, one row a seed. "
+    if "val_top1" in rows:
+        words += "Val clips are scored every epoch, test clips once, at the end. "
+    elif rows["epoch"].nunique() > 1 and rows["test_top1"].notna().all():
+        words += "This run is older than val clips: its test clips were scored every epoch. "
     if "test_within_pair" in rows:
         words += (
             "test_within_pair is the share of test clips whose true class outscores the class of "
             "the same clip played backwards: 0.5 is what a model blind to the order of frames gets."
         )
-    caption = "Shares of clips by epoch; the band is from the lowest to the highest seed."
+    caption = "Shares of clips by epoch; the band is from the lowest to the highest seed, marks "
+    caption += "are scored once."
     figures = [(caption, axes.figure)]
     return Section(words, [Table("", ["seed", "epoch", *shown], cells)], figures)
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from analysis.figures.style import colours, styled, wrapped
 from analysis.results.draw_results import check_numbers, seeds_in_words
-from analysis.results.runs import variant_column
+from analysis.results.runs import val_of, variant_column
 
 
 @styled
@@ -27,32 +27,54 @@ def draw_learning_curves(
     """A metric against epochs: each variant's mean, and a band from its lowest to highest seed.
 
     `df`: a row a variant, seed and epoch, with columns `by`, seed, epoch and `metric`. Mean and
-    band are drawn over the epochs that all of a variant's runs have. `highlight`: the variants
-    that get a name, a colour and a band, all by default; the others are thin grey lines. Raises
-    ValueError for a missing column, a metric that is no number, and no rows.
+    band are drawn over the epochs that all of a variant's runs have; one epoch is a mark. A
+    `metric` test_* is scored at the end alone: it is a mark, beside the curve of val_* where there
+    is one; runs of before val clips have a curve of it. `highlight`: the variants that get a name,
+    a colour and a band, all by default; the others are thin grey lines. Raises ValueError for a
+    missing column, a metric that is no number, and no rows.
     """
     by = variant_column(df, by)
     check_numbers(df, metric, by, "seed", "epoch")
     if not len(df):
         raise ValueError(f"no row has a value of {metric!r}; there is nothing to draw")
     ax = ax or plt.subplots(figsize=(5.6, 3.6))[1]
-    curves = {
-        str(name): rows.pivot_table(index="epoch", columns="seed", values=metric)
-        for name, rows in df.groupby(by, sort=False)
-    }
+    shown, said = _by_epoch(df, metric)
+    groups = {str(name): rows for name, rows in df.assign(shown=shown).groupby(by, sort=False)}
+    curves = {name: _of_all_seeds(rows, "shown") for name, rows in groups.items()}
     hues = colours(list(curves), highlight)
     for name, runs in curves.items():
-        whole = runs.dropna()
+        mark = "D" if len(runs) == 1 else None
         if highlight is None or name in highlight:
-            band = whole.min(axis=1), whole.max(axis=1)
-            ax.fill_between(whole.index, *band, color=hues[name], alpha=0.18, linewidth=0)
-            ax.plot(whole.index, whole.mean(axis=1), color=hues[name], label=name)
+            band = runs.min(axis=1), runs.max(axis=1)
+            ax.fill_between(runs.index, *band, color=hues[name], alpha=0.18, linewidth=0)
+            ax.plot(runs.index, runs.mean(axis=1), marker=mark, color=hues[name], label=name)
+            end = _of_all_seeds(groups[name], metric)
+            if len(end) == 1 < len(runs):
+                ax.plot(end.index, end.mean(axis=1), "D", color=hues[name], markersize=5)
         else:
-            ax.plot(whole.index, whole.mean(axis=1), color=hues[name], linewidth=0.7, zorder=1)
-    seeds = seeds_in_words([runs.shape[1] for runs in curves.values()])
+            mean = runs.mean(axis=1)
+            ax.plot(runs.index, mean, marker=mark, color=hues[name], linewidth=0.7, zorder=1)
+    seeds = seeds_in_words([rows["seed"].nunique() for rows in groups.values()])
     ax.set_xlabel(f"epoch (band: from the lowest to the highest of {seeds})")
     ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    ax.set_ylabel(metric)
+    ax.set_ylabel(said)
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     ax.set_title(wrapped(title or f"{metric} by epoch", 5.6))
     return ax
+
+
+def _by_epoch(df: pd.DataFrame, metric: str) -> tuple[pd.Series, str]:
+    """What is drawn against epochs for a metric, and in words what it is."""
+    val = val_of(metric)
+    if val == metric:
+        return df[metric], metric
+    if val not in df or df[val].isna().all():
+        every = df.loc[df["epoch"] < df["epoch"].max(), metric].notna().any()
+        return df[metric], f"{metric}, scored every epoch" if every else metric
+    older = f"; runs of before: {metric}" if (df[val].isna() & df[metric].notna()).any() else ""
+    return df[val].fillna(df[metric]), f"{val} (mark: {metric}{older})"
+
+
+def _of_all_seeds(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A variant's values, a row an epoch that all of its seeds have and a column a seed."""
+    return rows.pivot_table(index="epoch", columns="seed", values=column).dropna()

@@ -7,6 +7,11 @@ from typing import Any
 import pandas as pd
 
 
+def val_of(metric: str) -> str:
+    """The column of val clips for one of test clips; any other as it is."""
+    return metric.replace("test_", "val_", 1) if metric.startswith("test_") else metric
+
+
 def variant_column(df: pd.DataFrame, by: str | None = None) -> str:
     """The column that tells variants apart: `by`, else `variant`, else `name`."""
     return by or ("variant" if "variant" in df.columns else "name")

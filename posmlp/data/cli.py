@@ -48,7 +48,10 @@ def _add_make_commands(make: argparse.ArgumentParser) -> None:
     digits.set_defaults(run=_make_digits)
     digits.add_argument("--difficulty", default="medium")
     digits.add_argument("--train", type=int, default=4000, dest="num_train", help="training clips")
-    digits.add_argument("--test", type=int, default=560, dest="num_test", help="test clips, paired")
+    digits.add_argument("--val", type=int, dest="num_val", help="val clips; as many, at most 560")
+    digits.add_argument(
+        "--test", type=int, default=2800, dest="num_test", help="test clips, paired"
+    )
     playback = names.add_parser(
         "playback", help="Windows of your videos, played in ways to be told apart."
     )
@@ -80,6 +83,7 @@ def _make_digits(options: argparse.Namespace) -> None:
     root = write_dataset(
         options.root,
         num_train=options.num_train,
+        num_val=options.num_val,
         num_test=options.num_test,
         seed=options.seed,
         difficulty=options.difficulty,
@@ -142,6 +146,8 @@ def _data_check(options: argparse.Namespace) -> int:
         print(f"  {problem.kind}, {use}: {problem} [{split}]")
     if len(found.problems) > NUM_PROBLEMS:
         print(f"  and {len(found.problems) - NUM_PROBLEMS:,} more")
+    for line in found.leaks:
+        print(f"  warning: {line}")
     print(
         f"{len(found.problems):,} problems, {found.num_dropped:,} of them left out of training: "
         f"{found.written}"

@@ -23,8 +23,6 @@ from posmlp.data.digits.catalogue import DIFFICULTIES
 from posmlp.data.digits.moving_digits import MovingDigits, RenderedClips
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 
-NUM_GENERATED_TEST_CLIPS = 560  # 40 a class: 280 exactly reversed pairs
-
 
 def check_source(source: object) -> None:
     """Raise ValueError unless an object has the parts of a `ClipSource` that are always read."""
@@ -140,9 +138,9 @@ def open_clips(
 ) -> VideoClips | GeneratedClips:
     """The clips that `data` names, at the frames and size that `config` takes.
 
-    `moving-digits` or `moving-digits:DIFFICULTY` are generated (training clips by
-    `train.num_clips`; test clips in exactly reversed pairs); anything else is a folder of videos,
-    `ROOT` or `LAYOUT:ROOT`, of which decoded frames are kept as `VideoClips.open` says.
+    `split`: train, val or test. `moving-digits` or `moving-digits:DIFFICULTY` are generated, as
+    many as `train` says (val and test clips in exactly reversed pairs); anything else is a folder
+    of videos, `ROOT` or `LAYOUT:ROOT`, of which decoded frames are kept as `VideoClips.open` says.
     Close what is returned when done: it may hold decoding processes.
     Raises ValueError or VideoError, naming the value and the mend.
     """
@@ -150,14 +148,19 @@ def open_clips(
     if data.split(":")[0] == MovingDigits.name:
         difficulty = data.partition(":")[2] or "medium"
         one_of(difficulty, DIFFICULTIES, "difficulty")
-        test = split == "test"
+        sizes = {
+            "train": train.num_clips,
+            "val": train.num_val_clips,
+            "test": train.num_test_clips,
+        }
+        one_of(split, sizes, "split")
         digits = MovingDigits(
             split,
-            NUM_GENERATED_TEST_CLIPS if test else train.num_clips,
+            sizes[split],
             difficulty=difficulty,
             num_frames=config.num_frames,
             image_size=side,
-            paired=test,
+            paired=split != "train",
         )
         return GeneratedClips(digits)
     if ":" not in data and not Path(data).exists():

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from posmlp.config_checks import one_of
-from posmlp.data.digits.moving_digits import SPLITS
 from posmlp.data.digits.sprites import digit_bank, draw_sprites, texture_bank
 from posmlp.tasks.boxes import KeyFrames
 
+SPLITS = ("train", "test")
 DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
 SIDES = (0.26, 0.34)  # of a digit, as shares of the frame
 TRAVEL = (0.2, 0.35)  # over the clip

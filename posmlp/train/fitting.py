@@ -18,13 +18,15 @@ from typing import Any, ParamSpec, SupportsIndex, TypeVar
 import torch
 
 from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.data.check.survey import tell
 from posmlp.data.datasets import VideoClips
+from posmlp.data.layouts.listing import SplitMissing
 from posmlp.data.sources import ClipSource, GeneratedClips, check_source, open_clips
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 from posmlp.presets import resolve
 from posmlp.train.distributed import Team, join
 from posmlp.train.execution import kept_memory, preparation
-from posmlp.train.loop import Training
+from posmlp.train.loop import Splits, Training
 from posmlp.train.run_folder import RunFolder
 from posmlp.train.variants import Variants, checked_seeds, members
 
@@ -49,7 +51,7 @@ def one_at_a_time(function: Callable[P, R]) -> Callable[P, R]:
 def fit(
     config: PosMLPConfig | str,
     train: TrainConfig | None = None,
-    data: str | Path | tuple[ClipSource, ClipSource] = "moving-digits",
+    data: str | Path | tuple[ClipSource, ...] = "moving-digits",
     seeds: Sequence[SupportsIndex] = (0,),
     out: str | Path | None = None,
     *,
@@ -64,12 +66,14 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train a model at each seed and return its history, a dict an epoch and member.
 
-    `data`: what `open_clips` takes (`moving-digits[:difficulty]` or a folder of videos), or a pair
-    of sources (train, test). `out`: a run folder; a run that was interrupted goes on there, and one
-    that is complete returns its stored history. Seeds train together, each with its own
-    initialisation, data order, augmentation and stochastic depth, and each gets the numbers it
-    would get alone: on a CPU with several threads those of one thread, as each seed then has a core
-    of its own. Under torchrun the processes share each batch (`distributed.py`).
+    `data`: what `open_clips` takes (`moving-digits[:difficulty]` or a folder of videos), or sources
+    (train, val, test), or a pair (train, test), of which nothing is chosen. Val clips are scored
+    every epoch, test clips once, with the weights that are kept. `out`: a run folder; a run that
+    was interrupted goes on there, and one that is complete returns its stored history. Seeds train
+    together, each with its own initialisation, data order, augmentation and stochastic depth, and
+    each gets the numbers it would get alone: on a CPU with several threads those of one thread, as
+    each seed then has a core of its own. Under torchrun the processes share each batch
+    (`distributed.py`).
 
     `variants`: by name, values that differ from those of `config` and `train`, as
     `{"slow": {"lr": 5e-4, "drop_path": 0.1}}`, of the fields that `variants.py` lists. Each is
@@ -91,9 +95,10 @@ def fit(
     members(config, train, whole_seeds, variants)  # or ValueError, before any clip is read
     data = str(data) if isinstance(data, Path) else data
     if not isinstance(data, str):
-        if not isinstance(data, tuple | list) or len(data) != 2:
+        if not isinstance(data, tuple | list) or len(data) not in (2, 3):
             raise ValueError(
-                f"data={reprlib.repr(data)} must be a folder, moving-digits or (train, test)"
+                f"data={reprlib.repr(data)} must be a folder, moving-digits or (train, test), or "
+                "(train, val, test)"
             )
         for source in data:
             check_source(source)
@@ -103,21 +108,12 @@ def fit(
     opened: list[VideoClips | GeneratedClips] = []
     try:
         if isinstance(data, str):
-            for split in ("train", "test"):
-                opened.append(
-                    open_clips(
-                        data,
-                        split,
-                        config,
-                        train=train,
-                        num_workers=num_workers,
-                        cache_gib=cache_gib,
-                    )
-                )
-        pair = (opened[0], opened[1]) if isinstance(data, str) else data
-        _check_together(config, train, pair[0], micro_batches, team)
+            opened = open_splits(data, config, train, num_workers, cache_gib)
+        sources = opened if isinstance(data, str) else data
+        clips = Splits(sources[0], sources[1] if len(sources) == 3 else None, sources[-1])
+        _check_together(config, train, clips, micro_batches, team)
         training = Training(
-            config, train, pair, whole_seeds, variants, device, micro_batches, team, prepare
+            config, train, clips, whole_seeds, variants, device, micro_batches, team, prepare
         )
         training.source = data if isinstance(data, str) else None
         if out is None:
@@ -132,7 +128,8 @@ def fit(
                     return folder.rows()
                 if team.is_first:
                     in_use.enter_context(folder.alone())
-                    kept = {s: c.kept for s, c in zip(("train", "test"), opened, strict=False)}
+                    names = Splits._fields if clips.val is not None else ("train", "test")
+                    kept = {split: c.kept for split, c in zip(names, opened, strict=False)}
                     folder.begin(device, {"micro_batches": micro_batches, "frames_kept": kept})
                 if training.resume(folder):
                     return folder.rows()
@@ -140,8 +137,45 @@ def fit(
                 training.run(folder, progress)
         return training.history
     finally:
-        for clips in opened:
-            clips.close()
+        for source in opened:
+            source.close()
+
+
+def open_splits(
+    data: str,
+    config: PosMLPConfig,
+    train: TrainConfig,
+    num_workers: int = NUM_WORKERS,
+    cache_gib: float = CACHE_GIB,
+) -> list[VideoClips | GeneratedClips]:
+    """The clips of train, val and test that `data` names; close them when done.
+
+    A data set that is too small for val clips has none, and that is said. Raises what `open_clips`
+    does.
+    """
+    opened: list[VideoClips | GeneratedClips] = []
+    try:
+        for split in Splits._fields:
+            try:
+                opened.append(
+                    open_clips(
+                        data,
+                        split,
+                        config,
+                        train=train,
+                        num_workers=num_workers,
+                        cache_gib=cache_gib,
+                    )
+                )
+            except SplitMissing as error:
+                if split != "val":
+                    raise
+                tell(f"{error}; training goes on without them, and nothing can be chosen")
+    except BaseException:
+        for source in opened:
+            source.close()
+        raise
+    return opened
 
 
 def usable_device(device: torch.device | str | None = None) -> torch.device:
@@ -164,9 +198,15 @@ def usable_device(device: torch.device | str | None = None) -> torch.device:
 
 
 def _check_together(
-    config: PosMLPConfig, train: TrainConfig, clips: ClipSource, micro_batches: int, team: Team
+    config: PosMLPConfig, train: TrainConfig, splits: Splits, micro_batches: int, team: Team
 ) -> None:
-    """Raise ValueError where configuration, training clips and ways of computing do not fit."""
+    """Raise ValueError where configuration, clips and ways of computing do not fit."""
+    clips = splits.train
+    if train.keep == "best" and splits.val is None:
+        raise ValueError(
+            "keep='best' is chosen by val clips, but data is a pair (train, test); give (train, "
+            "val, test), or keep='last'"
+        )
     if train.batch_size % team.size:
         raise ValueError(
             f"batch_size={train.batch_size} is not a multiple of the {team.size} processes, which "

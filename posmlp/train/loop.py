@@ -10,9 +10,9 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from posmlp.train.batches import Batch, TrainingBatches
 from posmlp.train.distributed import Team
 from posmlp.train.execution import Prepare
 from posmlp.train.optimisation import (
+    BestWeights,
     Optimiser,
     WeightAverage,
     learning_rate,
@@ -34,12 +35,24 @@ from posmlp.train.optimisation import (
 from posmlp.train.population import Population
 from posmlp.train.run_folder import RunFolder
 from posmlp.train.run_members import model_path
-from posmlp.train.scoring import EVALUATION_BATCH, score
+from posmlp.train.scoring import EVALUATION_BATCH, metric_names, score
 from posmlp.train.stopping import Stopped, StoppedAtOnce, asked, obeyed, whole
 from posmlp.train.variants import Variants, members
 
 STORE_EVERY_S = 300.0
 """Seconds after which the middle of a long epoch is stored, for a death that gives no notice."""
+
+
+class Splits(NamedTuple):
+    """The clips of a training; without `val` nothing can be chosen by it."""
+
+    train: ClipSource
+    val: ClipSource | None
+    test: ClipSource
+
+    def describe(self) -> dict[str, Any]:
+        """What determines the clips of each split."""
+        return {k: clips.describe() for k, clips in self._asdict().items() if clips is not None}
 
 
 class Training:
@@ -49,7 +62,7 @@ class Training:
         self,
         config: PosMLPConfig,
         train: TrainConfig,
-        clips: tuple[ClipSource, ClipSource],
+        clips: Splits,
         seeds: tuple[int, ...],
         variants: Variants | None,
         device: torch.device,
@@ -61,7 +74,7 @@ class Training:
         self.seeds = seeds
         self.variants = {name: dict(values) for name, values in (variants or {}).items()}
         self.members = members(config, train, seeds, variants)
-        self.train_clips, self.test_clips = clips
+        self.clips = clips
         self.population = Population(
             [member.config for member in self.members],
             [member.seed for member in self.members],
@@ -73,7 +86,8 @@ class Training:
         relations = relation_parameters(self.population.model)
         self.optimiser = Optimiser(self.population.parameters, settings, relations)
         self.average = WeightAverage(self.population, train.ema_decay) if train.ema_decay else None
-        self.batches = TrainingBatches(self.train_clips, train, self.population, team)
+        self.batches = TrainingBatches(clips.train, train, self.population, team)
+        self.best = BestWeights(self.population) if train.keep == "best" else None
         self.history: list[dict[str, Any]] = []
         self.epochs_done, self.steps_done = 0, 0  # whole epochs, and steps of the next one
         self.sums = torch.zeros(2, len(settings), device=device)  # loss, accuracy over those steps
@@ -89,8 +103,8 @@ class Training:
             "model": self.config.to_dict(),
             "train": self.train.to_dict(),
             "source": self.source,
-            "data": {"train": self.train_clips.describe(), "test": self.test_clips.describe()},
-            "classes": list(self.train_clips.classes),
+            "data": self.clips.describe(),
+            "classes": list(self.clips.train.classes),
             "seeds": list(self.seeds),
             **({"variants": self.variants} if self.variants else {}),
             **self._origin(),
@@ -118,6 +132,8 @@ class Training:
         self.optimiser.load_state(tensors)
         if self.average is not None:
             self.average.load(_with_prefix("average.", tensors))
+        if self.best is not None:
+            self.best.load_state(tensors)
         if "epoch.steps" in tensors:
             self.steps_done = int(tensors["epoch.steps"])
             self.sums = tensors["epoch.sums"].to(self.population.device)
@@ -237,10 +253,19 @@ class Training:
         return scores
 
     def _record(self, epoch: int, seconds: float) -> None:
-        """Score the test clips and add a row a seed to the history."""
-        batch_size = math.ceil(EVALUATION_BATCH / self.micro_batches)
+        """Score the val clips, at the end the test clips, and add a row a seed to the history."""
+        scores: list[dict[str, float]] = [{} for _ in self.members]
         with self._averaged():
-            scores = score(self.population, self.test_clips, batch_size, self.team)
+            if self.clips.val is not None:
+                found = self._score(self.clips.val)
+                scores = [{f"val_{k}": v for k, v in each.items()} for each in found]
+                if self.best is not None:
+                    self.best.update(epoch, found)
+        unseen = dict.fromkeys(metric_names(self.clips.test), math.nan)
+        tested = [unseen] * len(self.members)
+        if epoch == self.train.epochs:
+            with self._kept():
+                tested = self._score(self.clips.test)
         losses, correct = (self.sums / self.batches.num_steps).tolist()
         for i, member in enumerate(self.members):
             row = {
@@ -249,7 +274,8 @@ class Training:
                 "lr": learning_rate(member.train, epoch),
                 "train_loss": losses[i],
                 "train_top1": correct[i],
-                **{f"test_{name}": value for name, value in scores[i].items()},
+                **scores[i],
+                **{f"test_{name}": value for name, value in tested[i].items()},
                 "seconds": seconds,
                 "data_wait_share": self.batches.waited / seconds,
             }
@@ -258,9 +284,18 @@ class Training:
                 where = f"{member.label}: loss is {row['train_loss']} in epoch {epoch}"
                 print(where, file=sys.stderr)
 
-    def _averaged(self) -> Any:
-        """Within this the population has the weights that are scored and kept."""
+    def _score(self, clips: ClipSource) -> list[dict[str, float]]:
+        """`metrics` of each member."""
+        batch_size = math.ceil(EVALUATION_BATCH / self.micro_batches)
+        return score(self.population, clips, batch_size, self.team)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Within this the population has the weights of now that are scored."""
         return nullcontext() if self.average is None else self.average.in_place()
+
+    def _kept(self) -> AbstractContextManager[None]:
+        """Within this the population has the weights that are tested and saved at the end."""
+        return self._averaged() if self.best is None else self.best.in_place()
 
     def _store(self, folder: RunFolder, epoch: int) -> None:
         """Store an epoch in an order that a kill at any moment leaves resumable.
@@ -270,18 +305,21 @@ class Training:
         if epoch < self.train.epochs:
             folder.write_rows(self.history)
             if self.train.checkpoint_every and epoch % self.train.checkpoint_every == 0:
-                self._save_models(folder.root / "checkpoints", f"epoch{epoch}", epoch=str(epoch))
+                with self._averaged():
+                    epochs = [epoch] * len(self.members)
+                    self._save_models(folder.root / "checkpoints", f"epoch{epoch}", epochs)
             self._save_state(folder)
             return
-        self._save_models(folder.root, "model")
+        with self._kept():
+            self._save_models(folder.root, "model", self.best.epochs if self.best else None)
         folder.write_rows(self.history)
         folder.drop_state()
 
-    def _save_models(self, folder: Path, what: str, **about: str) -> None:
-        with self._averaged():
-            for i, member in enumerate(self.members):
-                path = folder / f"{what}-{member.label}.safetensors"
-                save(self.population.member(i), path, seed=str(member.seed), **about)
+    def _save_models(self, folder: Path, what: str, epochs: list[int] | None) -> None:
+        for i, member in enumerate(self.members):
+            path = folder / f"{what}-{member.label}.safetensors"
+            about = {"epoch": str(epochs[i])} if epochs else {}
+            save(self.population.member(i), path, seed=str(member.seed), **about)
 
     def _save_middle(self, folder: RunFolder) -> None:
         """Store what is trained, wherever in an epoch that is; a finished run stores its end."""
@@ -297,6 +335,8 @@ class Training:
         state |= self.optimiser.state()
         if self.average is not None:
             state |= {f"average.{name}": tensor for name, tensor in self.average.tensors.items()}
+        if self.best is not None:
+            state |= self.best.state()
         if self.steps_done:
             spent = torch.tensor([time.perf_counter() - self.began, self.batches.waited])
             state |= {"epoch.steps": torch.tensor(self.steps_done), "epoch.sums": self.sums}

@@ -1,4 +1,4 @@
-"""From gradients to weights: the schedule, AdamW over stacked members, and the average of weights.
+"""From gradients to weights: the schedule, AdamW over stacked members, averaged and best weights.
 
 Shapes: S members.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -169,12 +169,54 @@ class WeightAverage:
         """Put back stored averages."""
         self.tensors = {name: tensor.to(self.population.device) for name, tensor in tensors.items()}
 
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def in_place(self) -> AbstractContextManager[None]:
         """Within the block the population has the averaged weights."""
-        own = {name: tensor.clone() for name, tensor in self.population.state().items()}
-        self.population.load_state(self.tensors)
-        try:
-            yield
-        finally:
-            self.population.load_state(own)
+        return _lent(self.population, self.tensors)
+
+
+class BestWeights:
+    """Each member's weights after its best epoch so far, by val top-1, and by val loss in a tie."""
+
+    def __init__(self, population: Population) -> None:
+        self.population = population
+        self.tensors = {name: tensor.clone() for name, tensor in population.state().items()}
+        self.epochs = [0] * len(population.seeds)
+        self._scores = [(-math.inf, -math.inf)] * len(population.seeds)
+
+    @torch.no_grad()
+    def update(self, epoch: int, val: Sequence[Mapping[str, float]]) -> None:
+        """Take the weights of the members whose `metrics` on val clips are their best so far."""
+        for i, scores in enumerate(val):
+            reached = scores["top1"], -scores["loss"]
+            if reached > self._scores[i]:
+                self._scores[i], self.epochs[i] = reached, epoch
+                for name, tensor in self.population.state().items():
+                    self.tensors[name][i].copy_(tensor[i])
+
+    def state(self) -> Tensors:
+        """All of this for a safetensors file; scores as they are, in float64."""
+        scores = torch.tensor(self._scores, dtype=torch.float64)
+        own = {"best.scores": scores, "best.epochs": torch.tensor(self.epochs)}
+        return own | {f"best.weights.{name}": tensor for name, tensor in self.tensors.items()}
+
+    def load_state(self, stored: Tensors) -> None:
+        """Put back what `state` gave."""
+        self._scores = [(top1, loss) for top1, loss in stored["best.scores"].tolist()]
+        self.epochs = stored["best.epochs"].tolist()
+        device = self.population.device
+        self.tensors = {k: stored[f"best.weights.{k}"].to(device) for k in self.tensors}
+
+    def in_place(self) -> AbstractContextManager[None]:
+        """Within the block the population has these weights."""
+        return _lent(self.population, self.tensors)
+
+
+@contextmanager
+def _lent(population: Population, tensors: Tensors) -> Iterator[None]:
+    """Within the block the population has other weights."""
+    own = {name: tensor.clone() for name, tensor in population.state().items()}
+    population.load_state(tensors)
+    try:
+        yield
+    finally:
+        population.load_state(own)

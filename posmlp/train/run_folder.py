@@ -2,7 +2,8 @@
 
 RUN/config.json              model, training, data and seeds
 RUN/environment.json         versions, device, machine and commit
-RUN/metrics.csv              a row an epoch and seed (and variant, where there are some)
+RUN/metrics.csv              a row an epoch and seed (and variant, where there are some): val_* are
+                             scored every epoch, test_* once, in the last one's row
 RUN/model-seed{k}.safetensors, or model-{variant}-seed{k}.safetensors
 RUN/state.safetensors        what resuming needs; removed when the run is complete
 RUN/.lock, RUN/.owner.json   held, and written, by the process that trains
@@ -14,6 +15,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import socket
 import sys
@@ -136,7 +138,8 @@ class RunFolder:
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            writer.writerow({k: "" if _not_scored(k, v) else v for k, v in row.items()})
         with self.keeping():
             write_atomically(self.root / "metrics.csv", text.getvalue().encode())
 
@@ -272,7 +275,10 @@ _TEXTS = ("id", "variant")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics file, with numbers as numbers. Raises ValueError if it is damaged."""
+    """Rows of a metrics file, with numbers as numbers and NaN where test clips were not scored.
+
+    In older files test clips were scored every epoch. Raises ValueError if it is damaged.
+    """
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file)
@@ -286,10 +292,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _numbers(row: dict[str, str], line: str) -> dict[str, Any]:
     if None in row or None in row.values():
         raise ValueError(f"{line} has not as many values as the first")
-    found = {k: v if k in _TEXTS else _number(v) for k, v in row.items()}
+    found = {
+        k: v if k in _TEXTS else math.nan if not v and k.startswith("test_") else _number(v)
+        for k, v in row.items()
+    }
     if not all(isinstance(found.get(key), int) for key in ("epoch", "seed")):
         raise ValueError(f"{line} has no epoch or no seed")
     return found
+
+
+def _not_scored(name: str, value: Any) -> bool:
+    return name.startswith("test_") and math.isnan(value)
 
 
 def _number(text: str) -> int | float | str | None:

@@ -63,6 +63,11 @@ def predict(
     return team.gather(total / (num_views * num_crops), dim=-2)
 
 
+def metric_names(clips: ClipSource) -> list[str]:
+    """What `metrics` gives for a source's clips."""
+    return ["top1", "top5", "loss", *(["within_pair"] if clips.reverse_of is not None else [])]
+
+
 def metrics(logits: Tensor, labels: Tensor, reverse_of: Tensor | None = None) -> dict[str, float]:
     """Top-1, top-5 and cross-entropy of logits (N, K); `within_pair` where classes have reversals.
 

@@ -304,6 +304,34 @@ def test_draw_learning_curves_draws_mean_and_band_of_those_highlighted():
         draw_learning_curves(pd.DataFrame(rows).drop(columns="epoch"), metric="top1")
 
 
+def test_draw_learning_curves_draws_val_by_epoch_and_test_as_a_mark():
+    """Test clips are scored at the end; in runs of before val clips, every epoch."""
+    new = [
+        {"variant": "new", "seed": seed, "epoch": epoch, "val_top1": 0.1 * epoch + 0.02 * seed}
+        | ({"test_top1": 0.5 + 0.02 * seed} if epoch == 3 else {})
+        for seed in (0, 1)
+        for epoch in (1, 2, 3)
+    ]
+    old = [
+        {"variant": "old", "seed": 0, "epoch": epoch, "test_top1": 0.2 * epoch}
+        for epoch in (1, 2, 3)
+    ]
+    ax = draw_learning_curves(pd.DataFrame(new), metric="test_top1")
+    curve, mark = ax.lines
+    np.testing.assert_allclose(curve.get_ydata(), [0.11, 0.21, 0.31])
+    assert (mark.get_xdata().tolist(), mark.get_ydata().tolist()) == ([3], [pytest.approx(0.51)])
+    assert ax.get_ylabel() == "val_top1 (mark: test_top1)"
+    ax = draw_learning_curves(pd.DataFrame(old), metric="test_top1")
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.2, 0.4, 0.6])
+    assert (len(ax.lines), ax.get_ylabel()) == (1, "test_top1, scored every epoch")
+    ax = draw_learning_curves(pd.DataFrame(new + old), metric="test_top1")
+    assert [len(line.get_xdata()) for line in ax.lines] == [3, 1, 3]
+    assert ax.get_ylabel() == "val_top1 (mark: test_top1; runs of before: test_top1)"
+    pair = pd.DataFrame(new).drop(columns="val_top1")
+    ax = draw_learning_curves(pair, metric="test_top1")
+    assert [line.get_marker() for line in ax.lines] == ["D"]
+
+
 def test_draw_cost_accuracy_draws_the_front_and_names_those_highlighted():
     costs = {"cheap": 1.0, "good": 2.0, "beaten": 3.0, "best": 4.0}
     scores = {"cheap": 0.2, "good": 0.6, "beaten": 0.5, "best": 0.7}

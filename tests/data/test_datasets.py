@@ -232,14 +232,15 @@ def test_batches_are_read_one_ahead(folders):
 def test_classes_without_a_split_are_split_alike_each_time(write_clip, tmp_path):
     for i in range(20):
         write_clip(tmp_path / "xy"[i % 2] / f"{i}.mp4", [60] * 4)
-    parts = {s: VideoClips.open(tmp_path, s, **SIZES) for s in ("train", "test")}
+    parts = {s: VideoClips.open(tmp_path, s, **SIZES) for s in ("train", "val", "test")}
     assert Counter(parts["test"].labels.tolist()) == {0: 2, 1: 2}
-    assert Counter(parts["train"].labels.tolist()) == {0: 8, 1: 8}
-    assert not set(parts["train"].paths) & set(parts["test"].paths)
+    assert Counter(parts["val"].labels.tolist()) == {0: 1, 1: 1}
+    assert Counter(parts["train"].labels.tolist()) == {0: 7, 1: 7}
+    assert len({path for part in parts.values() for path in part.paths}) == 20
     assert VideoClips.open(tmp_path, "test", **SIZES).paths == parts["test"].paths
-    assert "seed 0" in parts["test"].describe()["split_rule"]
-    with pytest.raises(ValueError, match="split='val'"):
-        VideoClips.open(tmp_path, "val", **SIZES)
+    assert "20% to test, 10% to val; groups: files" in parts["test"].describe()["split_rule"]
+    with pytest.raises(ValueError, match="split='valid'"):
+        VideoClips.open(tmp_path, "valid", **SIZES)
 
 
 def test_unreadable_files_are_refused_by_name(spoilt):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -35,10 +36,13 @@ TRAIN = TrainConfig(epochs=3, batch_size=8, lr=1e-2)
 
 
 @pytest.fixture(scope="module")
-def clips() -> tuple[GeneratedClips, GeneratedClips]:
-    train = MovingDigits("train", 40, difficulty="easy", num_frames=4, image_size=16)
-    test = MovingDigits("test", 28, difficulty="easy", num_frames=4, image_size=16, paired=True)
-    return GeneratedClips(train), GeneratedClips(test)
+def clips() -> tuple[GeneratedClips, ...]:
+    return tuple(
+        GeneratedClips(
+            MovingDigits(split, count, 0, "easy", 4, image_size=16, paired=split != "train")
+        )
+        for split, count in (("train", 40), ("val", 56), ("test", 28))
+    )
 
 
 def values(rows: list[dict]) -> list[dict]:
@@ -95,8 +99,115 @@ def test_fit_repeats_and_equals_each_seed_alone(clips):
     alone = fit(CONFIG, TRAIN, clips, [4], progress=False)
     assert values(both) == values(again)
     for row, own in zip(values([r for r in both if r["seed"] == 4]), values(alone), strict=True):
-        assert row == pytest.approx(own, rel=1e-5)
+        assert row == pytest.approx(own, rel=1e-5, nan_ok=True)
     assert both[-1]["train_loss"] != both[-2]["train_loss"], "two seeds saw the same"
+
+
+class Counted:
+    """A source that counts how often it is gone through."""
+
+    def __init__(self, clips: GeneratedClips) -> None:
+        self._clips, self.times = clips, 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._clips, name)
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def batches(self, *args, **options):
+        self.times += 1
+        return self._clips.batches(*args, **options)
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_test_clips_are_scored_once_and_val_clips_every_epoch(clips, tmp_path, keep):
+    val, test = Counted(clips[1]), Counted(clips[2])
+    rows = fit(
+        CONFIG, replace(TRAIN, keep=keep), (clips[0], val, test), [0, 1], tmp_path, progress=False
+    )
+    assert (val.times, test.times) == (TRAIN.epochs, 1)
+    for row in rows:
+        assert 0 < row["val_loss"] < math.inf
+        assert math.isnan(row["test_loss"]) == math.isnan(row["test_within_pair"])
+        assert math.isnan(row["test_loss"]) == (row["epoch"] < TRAIN.epochs)
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert lines[1].count(",,,,,") == 1
+    assert ",," not in lines[-1]
+    assert read_metrics(tmp_path / "metrics.csv") == rows
+
+
+def test_pair_has_no_val_and_trains_the_same(clips):
+    whole = fit(CONFIG, TRAIN, clips, [0], progress=False)
+    pair = fit(CONFIG, TRAIN, (clips[0], clips[2]), [0], progress=False)
+    assert not [name for name in pair[0] if name.startswith("val_")]
+    assert [
+        {k: v for k, v in row.items() if not k.startswith("val_")} for row in values(whole)
+    ] == values(pair)
+    with pytest.raises(ValueError, match=r"keep='best' is chosen by val clips, but data is a pair"):
+        fit(CONFIG, replace(TRAIN, keep="best"), (clips[0], clips[2]), [0], progress=False)
+
+
+class Blackened(Counted):
+    """The same clips and labels, all black: whoever looks at them is told nothing."""
+
+    def batches(self, *args, **options):
+        return (torch.zeros_like(batch) for batch in super().batches(*args, **options))
+
+
+BEST = replace(TRAIN, epochs=5, lr=0.1, keep="best")
+
+
+def test_best_epoch_is_chosen_by_val_alone_for_each_seed(clips, tmp_path):
+    """At a high rate the best epoch is seldom the last; black test clips change no choice."""
+    kept = replace(BEST, checkpoint_every=1)
+    rows = fit(CONFIG, kept, clips, [0, 1, 2], tmp_path / "run", progress=False)
+    blind = (*clips[:2], Blackened(clips[2]))
+    fit(CONFIG, kept, blind, [0, 1, 2], tmp_path / "blind", progress=False)
+    chosen = []
+    for seed in (0, 1, 2):
+        own = [row for row in rows if row["seed"] == seed]
+        best = max(own, key=lambda row: (row["val_top1"], -row["val_loss"]))["epoch"]
+        chosen.append(best)
+        model = load(tmp_path / "run" / f"model-seed{seed}.safetensors")
+        other = load(tmp_path / "blind" / f"model-seed{seed}.safetensors")
+        scores = evaluate(model, clips[1])
+        assert scores["top1"] == pytest.approx(own[best - 1]["val_top1"])
+        assert evaluate(model, clips[2])["loss"] == pytest.approx(own[-1]["test_loss"], rel=1e-5)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[name]), name
+    assert set(chosen) != {BEST.epochs}
+
+
+def test_best_epoch_survives_an_interruption(clips, tmp_path, monkeypatch):
+    whole = fit(CONFIG, BEST, clips, [0, 1], tmp_path / "whole", progress=False)
+    store = loop.Training._store
+
+    def killed(self, folder, epoch):
+        store(self, folder, epoch)
+        if epoch == BEST.epochs - 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Training, "_store", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(CONFIG, BEST, clips, [0, 1], tmp_path / "cut", progress=False)
+    monkeypatch.undo()
+    assert values(fit(CONFIG, BEST, clips, [0, 1], tmp_path / "cut", progress=False)) == values(
+        whole
+    )
+    for seed in (0, 1):
+        paths = [tmp_path / run / f"model-seed{seed}.safetensors" for run in ("whole", "cut")]
+        first, second = (load(path).state_dict() for path in paths)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_old_folder_whose_test_was_scored_every_epoch_is_read_as_it_is(tmp_path):
+    old = "epoch,seed,train_loss,test_top1,test_loss\n1,0,2.5,0.1,2.4\n2,0,2.1,0.3,nan\n"
+    (tmp_path / "metrics.csv").write_text(old)
+    first, last = read_metrics(tmp_path / "metrics.csv")
+    assert (first["test_top1"], last["test_top1"]) == (0.1, 0.3)
+    assert math.isnan(last["test_loss"])
+    assert "val_top1" not in first
 
 
 def test_fit_lowers_the_loss(clips):
@@ -328,12 +439,13 @@ def test_metrics_of_known_logits():
 
 def test_model_blind_to_order_is_at_chance_within_pairs(clips):
     rows = fit(replace(CONFIG, layout="S"), TRAIN, clips, [0], progress=False)
-    assert {row["test_within_pair"] for row in rows} == {0.5}
+    assert {row["val_within_pair"] for row in rows} == {0.5}
+    assert rows[-1]["test_within_pair"] == 0.5
 
 
 def test_evaluate_agrees_with_the_last_epoch(clips, finished):
     (row,) = read_metrics(finished / "metrics.csv")
-    scores = evaluate(load(finished / "model-seed0.safetensors"), clips[1])
+    scores = evaluate(load(finished / "model-seed0.safetensors"), clips[2])
     assert scores["top1"] == pytest.approx(row["test_top1"])
     assert scores["loss"] == pytest.approx(row["test_loss"], rel=1e-5)
 
@@ -347,8 +459,8 @@ def test_fit_keeps_the_model_of_every_nth_epoch_and_trains_the_same(clips, tmp_p
     names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
     assert names == {f"epoch{n}-seed{k}.safetensors" for n in (1, 2) for k in (0, 1)}
     scores = evaluate(load(tmp_path / "run" / "checkpoints" / "epoch2-seed1.safetensors"), clips[1])
-    assert scores["top1"] == pytest.approx(plain[3]["test_top1"])
-    assert scores["loss"] == pytest.approx(plain[3]["test_loss"], rel=1e-5)
+    assert scores["top1"] == pytest.approx(plain[3]["val_top1"])
+    assert scores["loss"] == pytest.approx(plain[3]["val_loss"], rel=1e-5)
     fit(CONFIG, replace(TRAIN, checkpoint_every=2), clips, [0], tmp_path / "second", progress=False)
     assert [path.name for path in (tmp_path / "second" / "checkpoints").iterdir()] == [
         "epoch2-seed0.safetensors"

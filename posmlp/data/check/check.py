@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from posmlp.data.check.leaks import leaks
 from posmlp.data.clips import ClipRule, Draw, load_clip
 from posmlp.data.files.frame_folder import frame_size
 from posmlp.data.files.packets import list_packets
@@ -35,6 +36,7 @@ class DataCheck:
     problems: list[tuple[str, Problem, bool]] = field(default_factory=list)  # split, what, dropped
     files: list[FileFacts] = field(default_factory=list)
     said: list[str] = field(default_factory=list)  # what was found in each split, in words
+    leaks: list[str] = field(default_factory=list)  # footage that two splits share, in words
     written: Path | None = None
 
     @property
@@ -64,7 +66,8 @@ def check_data(
     then on but for those in two splits and the damaged ones that lack at most `max_lost_share` of
     their frames. The lists go to `out`, by default the data set's folder, where training looks for
     them; another folder then stands for the data set, and is what training is given. See
-    `problem_list`. `num_workers`: processes, by default one a CPU core that may be used.
+    `problem_list`. Footage that two splits share is told, and nothing left out for it.
+    `num_workers`: processes, by default one a CPU core that may be used.
 
     Raises:
         ValueError: there is no data set, or the folder for the lists cannot be written.
@@ -84,6 +87,7 @@ def check_data(
             check.problems += [(listing.split, problem, True) for problem in listing.problems]
             for item in _read_items(listing, rule, pool):
                 _judge(check, listing, item, min_frames, max_lost_share)
+        check.leaks = leaks(root, check.files, pool)
     check.problems += _in_two_splits(check.files)
     check.written = write_problems(target, check.problems)
     write_files(target, check.files)

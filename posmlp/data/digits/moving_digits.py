@@ -27,7 +27,7 @@ from posmlp.data.digits.draws import Draws
 from posmlp.data.digits.scenes import NUM_MOVERS, NUM_PAIRS
 from posmlp.data.digits.sprites import digit_bank, draw_sprites, draw_windows, texture_bank
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "val", "test")
 MIN_IMAGE_SIZE = 16
 MIN_SHAPE_SIDE = 16
 MAX_TILE_SIDE = 160  # textures are not stored larger than the photographs' own squares

@@ -1,9 +1,9 @@
 """What moving-digits clips are made of: handwritten digits and photographs, all bundled offline.
 
 Digits: the 1,797 handwritten digits of scikit-learn. Textures: photographs that ship inside the
-scikit-learn and scikit-image wheels. Train and test clips share neither: a digit belongs to one
-split (the first 80% in scikit-learn's order train, the rest test), and of each photograph the left
-half trains and the right half tests.
+scikit-learn and scikit-image wheels. No two splits share either: a digit belongs to one split (in
+scikit-learn's order the first 80% train, the next 5% val, the rest test), and of each photograph
+the left half is for train, the right half's top for val and its bottom for test.
 
 Letters: k clips, S sprites, T frames, H W pixels.
 """
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TRAIN_SHARE = 0.8
+DIGIT_SHARES = {"train": (0.0, 0.8), "val": (0.8, 0.85), "test": (0.85, 1.0)}
 PHOTOGRAPHS = ("astronaut", "brick", "chelsea", "coffee", "coins", "grass", "gravel", "rocket")
 TILE_SIDES_PX = (96, 160)  # two zoom levels, in the photographs' own pixels
 
@@ -40,8 +40,8 @@ class DigitBank(NamedTuple):
 def digit_bank(split: str, side: int, device: torch.device) -> DigitBank:
     """The split's handwritten digits as shapes of `side` x `side` pixels."""
     table = torch.from_numpy(np.loadtxt(_in_scikit_learn("data/digits.csv.gz"), delimiter=","))
-    num_train = round(TRAIN_SHARE * len(table))
-    own = table[:num_train] if split == "train" else table[num_train:]
+    start, end = (round(share * len(table)) for share in DIGIT_SHARES[split])
+    own = table[start:end]
     labels = own[:, -1].long()
     images = own[:, :-1].reshape(-1, 8, 8).float() / 16.0
 
@@ -69,15 +69,25 @@ def _photographs() -> list[np.ndarray]:
     return [np.stack([im] * 3, axis=-1) if im.ndim == 2 else np.array(im) for im in images]
 
 
-def _tiles(half: Tensor, side_px: int, side: int) -> Tensor:
-    """Squares of `side_px` that cover one half photograph, shrunk: (3, H, W) -> (n, 3, side, side).
+def _part(photograph: Tensor, split: str) -> Tensor:
+    """The split's part of a photograph (3, H, W)."""
+    height, width = (side // 2 for side in photograph.shape[1:])
+    if split == "train":
+        return photograph[:, :, :width]
+    return photograph[:, :height, width:] if split == "val" else photograph[:, height:, width:]
 
-    The last row and column of squares are pushed back inside the half, so squares may overlap.
+
+def _tiles(part: Tensor, side_px: int, side: int) -> Tensor:
+    """Squares of `side_px` that cover part of a photograph, (3, H, W) -> (n, 3, side, side).
+
+    The last row and column of squares are pushed back inside the part, so squares may overlap; they
+    are as large as the part where that is smaller.
     """
-    height, width = half.shape[1:]
+    height, width = part.shape[1:]
+    side_px = min(side_px, height, width)
     tops = sorted({min(y, height - side_px) for y in range(0, height, side_px)})
     lefts = sorted({min(x, width - side_px) for x in range(0, width, side_px)})
-    squares = torch.stack([half[:, y : y + side_px, x : x + side_px] for y in tops for x in lefts])
+    squares = torch.stack([part[:, y : y + side_px, x : x + side_px] for y in tops for x in lefts])
     return F.interpolate(squares, size=(side, side), mode="bilinear", antialias=True)
 
 
@@ -87,9 +97,8 @@ def texture_bank(split: str, side: int, device: torch.device) -> Tensor:
     banks = []
     for photograph in _photographs():
         image = torch.from_numpy(photograph).permute(2, 0, 1).float() / 255.0
-        middle = image.shape[2] // 2
-        half = image[:, :, :middle] if split == "train" else image[:, :, middle:]
-        banks += [_tiles(half, side_px, side) for side_px in TILE_SIDES_PX]
+        part = _part(image, split)
+        banks += [_tiles(part, side_px, side) for side_px in TILE_SIDES_PX]
     bank = torch.cat(banks)
     bank = torch.cat([bank, bank.flip(-1)])
     return (bank - bank.mean(dim=(1, 2, 3), keepdim=True)).to(device)

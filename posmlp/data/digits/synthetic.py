@@ -2,10 +2,10 @@
 
 The folder that `write_dataset` makes is read like any user's videos:
 
-    ROOT/dataset.json                    classes, which class reverses which, what made the clips
-    ROOT/{train,test}.csv                path, label, class, index, pair
-    ROOT/{train,test}/CLASS/00000.mp4    named by the clip's index
-    ROOT/test-truth.npz                  masks and moving frames of the test clips, bits packed
+    ROOT/dataset.json                      classes, which class reverses which, what made the clips
+    ROOT/{train,val,test}.csv              path, label, class, index, pair
+    ROOT/{train,val,test}/CLASS/00000.mp4  named by the clip's index
+    ROOT/test-truth.npz                    masks and moving frames of the test clips, bits packed
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from posmlp.data.digits.catalogue import (
     REVERSE_OF,
     Difficulty,
 )
-from posmlp.data.digits.moving_digits import MovingDigits, RenderedClips
+from posmlp.data.digits.moving_digits import SPLITS, MovingDigits, RenderedClips
 from posmlp.data.files.clip_files import check_width, encode_clip, whole_folder
 
 __all__ = [
@@ -51,6 +51,7 @@ def write_dataset(
     *,
     num_train: int,
     num_test: int,
+    num_val: int | None = None,
     seed: int = 0,
     difficulty: str = "medium",
     num_frames: int = 8,
@@ -59,27 +60,31 @@ def write_dataset(
 ) -> Path:
     """Write moving digits as H.264 video files with labels and, for the test clips, ground truth.
 
-    Train clips are drawn independently; test clips are paired with their exact time reversals. A
-    folder that already holds just this data set is left alone.
+    Train clips are drawn independently; val and test clips are paired with their exact time
+    reversals. `num_val`: as many as test clips, at most 560, if left out. A folder that already
+    holds just this data set is left alone.
 
     Raises: ValueError where the clips cannot be made or read back, or `root` holds something else.
     """
     check_width(image_size)
-    look = {
+    look: dict[str, Any] = {
         "seed": seed,
         "difficulty": difficulty,
         "num_frames": num_frames,
         "image_size": image_size,
     }
-    train = MovingDigits("train", num_train, seed, difficulty, num_frames, image_size)
-    test = MovingDigits("test", num_test, seed, difficulty, num_frames, image_size, paired=True)
+    num_val = min(num_test, 560) if num_val is None else num_val
+    sizes = {"train": num_train, "val": num_val, "test": num_test}
+    splits = [
+        MovingDigits(split, count, paired=split != "train", **look)
+        for split, count in sizes.items()
+    ]
     description = {
         "name": MovingDigits.name,
         "classes": list(CLASSES),
         "reverse_of": {name: CLASSES[REVERSE_OF[i]] for i, name in enumerate(CLASSES)},
         "generator": {"version": GENERATOR_VERSION, **look},
-        "num_train": num_train,
-        "num_test": num_test,
+        **{f"num_{split}": count for split, count in sizes.items()},
     }
     root = Path(root).resolve()
     if _holds(root, description):
@@ -87,9 +92,9 @@ def write_dataset(
         return root
 
     with whole_folder(root) as partial:
-        with tqdm(total=num_train + num_test, unit="clip", disable=not progress) as bar:
-            _write_split(partial, train, bar)
-            _write_split(partial, test, bar)
+        with tqdm(total=sum(sizes.values()), unit="clip", disable=not progress) as bar:
+            for clips in splits:
+                _write_split(partial, clips, bar)
         (partial / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
     return root
 
@@ -137,8 +142,9 @@ def _holds(root: Path, description: dict[str, Any]) -> bool:
 
 def _listed(root: Path) -> list[str]:
     """Paths, relative to `root`, of all files that a data set should have."""
-    paths = ["train.csv", "test.csv", TRUTH_FILE]
-    for name in ("train.csv", "test.csv"):
+    tables = [f"{split}.csv" for split in SPLITS]
+    paths = [*tables, TRUTH_FILE]
+    for name in tables:
         if (root / name).is_file():
             with open(root / name, newline="") as file:
                 paths += [row["path"] for row in csv.DictReader(file)]

@@ -28,6 +28,10 @@ def is_ucf101(root: Path) -> bool:
     return "classInd.txt" in names and any(name.startswith("trainlist0") for name in names)
 
 
+def has_ucf101_val(root: Path) -> bool:
+    return any(path.name.startswith("vallist0") for path in annotation_files(root, ".txt"))
+
+
 def read_ucf101(root: Path, split: str, fold: int = 1) -> Listing:
     """Read `Class/v.avi 1` lines (1-based, and without number in test lists) of one of 3 folds."""
     lists = {path.name: path for path in annotation_files(root, ".txt")}

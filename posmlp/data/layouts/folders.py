@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +22,8 @@ from posmlp.data.layouts.listing import (
     split_missing,
     visible,
 )
+from posmlp.data.layouts.splits import CLASS_FOLDERS, part_of, split_by_group
 
-TEST_SHARE = 0.2  # of each class, where the data set comes without a split
-SPLIT_SEED = 0
 IMAGE_FOLDERS = "image-folders"
 
 IsItem = Callable[[Path], bool]
@@ -36,6 +35,10 @@ IsItem = Callable[[Path], bool]
 
 def is_listed(root: Path) -> bool:
     return (root / "dataset.json").is_file() and any((root / f"{s}.csv").is_file() for s in SPLITS)
+
+
+def has_val_table(root: Path) -> bool:
+    return (root / "val.csv").is_file()
 
 
 def read_listed(root: Path, split: str) -> Listing:
@@ -126,12 +129,17 @@ def has_image_folders(root: Path) -> bool:
     return any(folder is not None and is_frame_folder(folder) for folder in first)
 
 
+def has_val_folder(root: Path) -> bool:
+    """Whether ROOT/val is not in place of ROOT/test."""
+    return {"val", "test"} <= set(_splits_of(root))
+
+
 def read_image_folders(root: Path, split: str) -> Listing:
     """Read ROOT/{split}/CLASS/*.jpg, each image a video of one frame; else as `split-folders`."""
     return read_split_folders(root, split, IMAGE_FOLDERS, _is_image)
 
 
-# ---- ROOT/CLASS/*, without a split ---------------------------------------------------------------
+# ---- ROOT/CLASS/*, or ROOT/CLASS/PERSON/*, without a split ---------------------------------------
 
 
 def has_folders(root: Path) -> bool:
@@ -139,29 +147,25 @@ def has_folders(root: Path) -> bool:
 
 
 def read_class_folders(root: Path, split: str) -> Listing:
-    """Read ROOT/CLASS/*, and split each class by a seeded draw."""
-    if split not in ("train", "test"):
-        raise split_missing(root, split, ["train", "test"])
+    """Read ROOT/CLASS/*, and split each class by group: see `splits.py`."""
+    if split not in SPLITS:
+        raise split_missing(root, split, SPLITS)
     files = _class_files(root, _is_video)
-    chosen = {name: _seeded_part(root / name, found, split) for name, found in files.items()}
-    rule = f"{TEST_SHARE:.0%} of each class's files to test, the rest to train; seed {SPLIT_SEED}"
-    return _by_class(root, "class-folders", split, rule, tuple(sorted(files)), chosen, _is_video)
-
-
-def _seeded_part(folder: Path, files: list[Path], split: str) -> list[Path]:
-    """Return this split's share of one class, in the order of the names."""
-    videos = [f for f in files if _is_video(f)]
-    if len(videos) < 2:
-        raise ValueError(
-            f"{folder} has {len(videos)} video, which cannot be split into train and test; "
-            "add a second one, or make folders train/ and test/ yourself"
-        )
-    num_test = max(1, round(TEST_SHARE * len(videos)))
-    import numpy as np  # here, as command lines that only name a folder shall start quickly
-
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(videos))
-    chosen = order[:num_test] if split == "test" else order[num_test:]
-    return [videos[i] for i in sorted(chosen)]
+    classes = tuple(sorted(files))
+    listing = _by_class(root, "class-folders", split, "", classes, files, _is_video)
+    parts, what = split_by_group(listing, CLASS_FOLDERS)
+    found = set(zip(listing.labels, parts, strict=True))
+    for label in set(listing.labels):
+        if not {(label, "train"), (label, "test")} <= found:
+            raise ValueError(
+                f"{root / listing.classes[label]} has {listing.labels.count(label)} video(s), of "
+                f"too few groups ({what}) to be split into train and test; add some, or make "
+                "folders train/ and test/ yourself"
+            )
+    given = {split: share.of_groups for split, share in CLASS_FOLDERS.items() if split in parts}
+    rule = ", ".join(f"{share:.0%} to {split}" for split, share in given.items())
+    listing = replace(listing, split_rule=f"of each class's groups {rule}; groups: {what}")
+    return part_of(listing, parts, split)
 
 
 # ---- Common parts --------------------------------------------------------------------------------
@@ -176,8 +180,8 @@ def _is_image(path: Path) -> bool:
 
 
 def _class_files(folder: Path, is_item: IsItem) -> dict[str, list[Path]]:
-    """Return what is in each class folder; every class has at least one video."""
-    classes = {c.name: visible(c) for c in visible(folder) if c.is_dir()}
+    """Return what is in each class folder and below; every class has at least one video."""
+    classes = {c.name: list(_below(c, is_item)) for c in visible(folder) if c.is_dir()}
     if not classes:
         raise ValueError(f"{folder} holds no class folders; put {SHAPE} there")
     for name, files in classes.items():
@@ -187,6 +191,16 @@ def _class_files(folder: Path, is_item: IsItem) -> dict[str, list[Path]]:
                 "put some there, or remove the folder"
             )
     return classes
+
+
+def _below(folder: Path, is_item: IsItem) -> Iterator[Path]:
+    """What is in a folder and in those in it; a video is whole, be it a folder of frames."""
+    here = folder.resolve()
+    for path in visible(folder):
+        if path.is_dir() and not is_item(path) and path.resolve() not in (here, *here.parents):
+            yield from _below(path, is_item)
+        else:
+            yield path
 
 
 def _wanted(is_item: IsItem) -> str:

@@ -23,6 +23,7 @@ from posmlp.data.layouts.listing import (
     lines_of,
     make_listing,
     media_folder,
+    plain,
     slashed,
     split_missing,
 )
@@ -47,6 +48,12 @@ class _Table:
 
 def is_kinetics(root: Path) -> bool:
     return any(_list_of(root, split) for split in SPLITS)
+
+
+def has_own_val(root: Path) -> bool:
+    """Whether there is a val list beside a test list with labels."""
+    test = _list_of(root, "test")
+    return bool(test and _list_of(root, "val") and _read_table(test))
 
 
 def read_kinetics(root: Path, split: str) -> Listing:
@@ -98,7 +105,7 @@ def _items(root: Path, table: _Table, classes: tuple[str, ...]) -> tuple[list[It
     official = _files_by_stem(root) if table.form.startswith("official") else None
     folder = root if official else media_folder(root, [path for _, path, _ in table.rows])
     label_of = {name: label for label, name in enumerate(classes)}
-    label_of_folder = {} if classes[0].isdecimal() else {_plain(n): k for n, k in label_of.items()}
+    label_of_folder = {} if classes[0].isdecimal() else {plain(n): k for n, k in label_of.items()}
     items, problems = [], []
     for place, path, text in table.rows:
         if text not in label_of and not text.isdecimal():
@@ -106,7 +113,7 @@ def _items(root: Path, table: _Table, classes: tuple[str, ...]) -> tuple[list[It
             problems.append(Problem(place, "mislabelled", f"label {text!r} is not {known}"))
             continue
         label = int(text) if text.isdecimal() else label_of[text]
-        by_folder = label_of_folder.get(_plain(Path(path).parent.name), label)
+        by_folder = label_of_folder.get(plain(Path(path).parent.name), label)
         if by_folder != label and label < len(classes):
             reason = f"{path} has label {label}, {classes[label]}, but its folder is {by_folder}'s"
             problems.append(Problem(place, "mislabelled", reason))
@@ -114,10 +121,6 @@ def _items(root: Path, table: _Table, classes: tuple[str, ...]) -> tuple[list[It
         where = official.get(path, root / f"{path}.mp4") if official else folder / path
         items.append(Item(place, where, label))
     return items, problems
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", " ").strip('"')
 
 
 def _list_of(root: Path, split: str) -> Path | None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from posmlp.config_checks import one_of
 from posmlp.data.layouts.class_lists import (
     NUM_FOLDS,
+    has_ucf101_val,
     is_hmdb51,
     is_ucf101,
     read_hmdb51,
@@ -26,6 +27,8 @@ from posmlp.data.layouts.folders import (
     has_folders,
     has_image_folders,
     has_split_folders,
+    has_val_folder,
+    has_val_table,
     is_listed,
     read_class_folders,
     read_image_folders,
@@ -38,35 +41,40 @@ from posmlp.data.layouts.frame_lists import (
     is_ssv2_frame_list,
     read_frame_list,
 )
-from posmlp.data.layouts.kinetics import is_kinetics, read_kinetics
-from posmlp.data.layouts.listing import SHAPE, Listing, Problem
+from posmlp.data.layouts.kinetics import has_own_val, is_kinetics, read_kinetics
+from posmlp.data.layouts.listing import SHAPE, Listing, Problem, SplitMissing
 from posmlp.data.layouts.problem_list import PROBLEM_FILE, read_dropped, read_root
 from posmlp.data.layouts.something import is_ssv1, is_ssv2, read_ssv1, read_ssv2
+from posmlp.data.layouts.splits import share_of_train
 
 NUM_SHOWN = 10  # problems that an error message names
 
 
 class Layout(NamedTuple):
-    """How a layout is recognised by its root folder, and how one split of it is listed."""
+    """How a layout is recognised by its root folder, and how one split of it is listed.
+
+    `has_val`: whether it has val clips that are not its test clips; else they are a share of train.
+    """
 
     recognises: Callable[[Path], bool]
     read: Callable[[Path, str], Listing]
+    has_val: Callable[[Path], bool] = lambda root: False
 
 
 LAYOUTS: dict[str, Layout] = {
-    "listed": Layout(is_listed, read_listed),
-    "ucf101": Layout(is_ucf101, read_ucf101),
+    "listed": Layout(is_listed, read_listed, has_val_table),
+    "ucf101": Layout(is_ucf101, read_ucf101, has_ucf101_val),
     "hmdb51": Layout(is_hmdb51, read_hmdb51),
     "ssv2": Layout(lambda root: is_ssv2(root) or is_ssv2_frame_list(root), read_ssv2),
     "ssv1": Layout(lambda root: is_ssv1(root) or is_ssv1_frame_list(root), read_ssv1),
     "frame-list": Layout(is_frame_list, read_frame_list),
-    "kinetics": Layout(is_kinetics, read_kinetics),
-    IMAGE_FOLDERS: Layout(has_image_folders, read_image_folders),
-    "split-folders": Layout(has_split_folders, read_split_folders),
-    "class-folders": Layout(has_folders, read_class_folders),
+    "kinetics": Layout(is_kinetics, read_kinetics, has_own_val),
+    IMAGE_FOLDERS: Layout(has_image_folders, read_image_folders, has_val_folder),
+    "split-folders": Layout(has_split_folders, read_split_folders, has_val_folder),
+    "class-folders": Layout(has_folders, read_class_folders, lambda root: True),
 }
 for fold in range(2, NUM_FOLDS + 1):  # only by name: the first fold is the default
-    LAYOUTS[f"ucf101-{fold}"] = Layout(is_ucf101, partial(read_ucf101, fold=fold))
+    LAYOUTS[f"ucf101-{fold}"] = Layout(is_ucf101, partial(read_ucf101, fold=fold), has_ucf101_val)
     LAYOUTS[f"hmdb51-{fold}"] = Layout(is_hmdb51, partial(read_hmdb51, fold=fold))
 
 
@@ -113,7 +121,8 @@ def list_videos(spec: str | Path, split: str) -> Listing:
     listing = _without(listing, dropped)
     if len(set(listing.labels)) < 2:
         found = [listing.classes[k] for k in sorted(set(listing.labels))]
-        raise ValueError(
+        kind = SplitMissing if split == "val" else ValueError  # training goes on without val
+        raise kind(
             f"{listing.root} ({split}, layout {listing.layout!r}) has videos of {len(found)} class "
             f"{found}; a data set needs at least 2 classes"
         )
@@ -125,7 +134,12 @@ def read_listing(spec: str | Path, split: str) -> Listing:
     name, root, lists = split_spec(spec)
     if name is None:
         name = next(n for n, layout in LAYOUTS.items() if layout.recognises(root))
-    return replace(LAYOUTS[name].read(root, split), lists=lists)
+    layout = LAYOUTS[name]
+    if split == "test" or layout.has_val(root):
+        listing = layout.read(root, split)
+    else:
+        listing = share_of_train(layout.read(root, "train"), split)
+    return replace(listing, lists=lists)
 
 
 def say(listing: Listing) -> str:
@@ -148,10 +162,7 @@ def _without(listing: Listing, dropped: dict[str, Problem]) -> Listing:
     keep = [i for i, place in enumerate(places) if place not in dropped]
     known = {*places, *(problem.place for problem in listing.problems)}
     return replace(
-        listing,
-        paths=tuple(listing.paths[i] for i in keep),
-        labels=tuple(listing.labels[i] for i in keep),
-        num_frames=tuple(listing.num_frames[i] for i in keep),
+        listing.only(keep),
         problems=(),
         dropped=tuple(problem for place, problem in dropped.items() if place in known),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -17,7 +17,7 @@ VIDEO_SUFFIXES = (
     *(".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts"),
 )
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-SPLITS = ("train", "test", "val")
+SPLITS = ("train", "val", "test")
 SHAPE = (
     "ROOT/train/CLASS/*.mp4 and ROOT/test/CLASS/*.mp4, or ROOT/CLASS/*.mp4, or the lists of "
     "Kinetics, Something-Something, UCF101 or HMDB51"
@@ -86,6 +86,15 @@ class Listing:
         """Each item's path relative to the root, with slashes; as it is if it lies elsewhere."""
         return [place_of(path, self.root) for path in self.paths]
 
+    def only(self, kept: Sequence[int]) -> Listing:
+        """The listing of some of the items."""
+        return replace(
+            self,
+            paths=tuple(self.paths[i] for i in kept),
+            labels=tuple(self.labels[i] for i in kept),
+            num_frames=tuple(self.num_frames[i] for i in kept) if self.num_frames else (),
+        )
+
 
 def _size(path: Path, declared: int | None) -> int | None:
     if not path.exists():
@@ -151,6 +160,11 @@ def slashed(root: Path, name: str) -> str:
 
 def place_of(path: Path, root: Path) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+def plain(name: str) -> str:
+    """A class's name, however lists and folders write it."""
+    return name.lower().replace("_", " ").strip('"')
 
 
 def is_frame_folder(path: Path) -> bool:

@@ -12,17 +12,13 @@ from typing import Any
 import av
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from posmlp.data.files.packets import VideoError, list_packets, packets_of
+from posmlp.data.files.pictures import SIDE, Pictures, enough, picture, shared_pictures
 from posmlp.data.files.video import iterate_frames
 from posmlp.data.layouts.listing import VIDEO_SUFFIXES, place_of
 
-THUMB_SIDE = 16  # pixels
-LEAST_CONTRAST = 8.0  # grey levels; fades and blank frames look alike in any two files
-SAME_PICTURE = 0.98  # correlation of two thumbnails
-SAME_FOOTAGE = 8  # frames of one file that the other shows too
 MOST_COMPARED = 1000  # frames of a file, evenly spaced
 
 
@@ -47,7 +43,7 @@ def find_footage(
 
     Left out are files that cannot be read, lack frames or are too short, and of files that show the
     same footage all but the longest, since they would be trained on and tested on. Two files do if
-    they share at least SAME_FOOTAGE pictures; a film cut into two without overlap is not noticed.
+    they share at least eight pictures; a film cut into two without overlap is not noticed.
     Raises ValueError if there is no folder, or no video in it.
     """
     if not folder.is_dir():
@@ -56,7 +52,7 @@ def find_footage(
     if not paths:
         raise ValueError(f"{folder} holds no videos ({' '.join(VIDEO_SUFFIXES)}); put some there")
     left_out: dict[str, str] = {}
-    found: list[tuple[Footage, NDArray[np.float32]]] = []
+    found: list[tuple[Footage, Pictures]] = []
     for path in tqdm(paths, "reading", unit="file", disable=None if progress else True):
         place = place_of(path, folder)
         try:
@@ -64,7 +60,7 @@ def find_footage(
         except VideoError as error:
             left_out[place] = error.reason
     found.sort(key=lambda pair: -len(pair[0].times))
-    kept: list[tuple[Footage, NDArray[np.float32]]] = []
+    kept: list[tuple[Footage, Pictures]] = []
     for file, pictures in found:
         same = next((other for other, seen in kept if _same_footage(pictures, seen)), None)
         if same is None:
@@ -74,10 +70,10 @@ def find_footage(
     return sorted((file for file, _ in kept), key=lambda file: file.place), left_out
 
 
-def _read(path: Path, place: str, span: int) -> tuple[Footage, NDArray[np.float32]]:
-    """A file and its thumbnails, (n, side * side), each of mean 0 and length 1 or less."""
+def _read(path: Path, place: str, span: int) -> tuple[Footage, Pictures]:
+    """A file and pictures of its frames."""
     promised = list_packets(str(path)).num_declared
-    thumbs = [_thumb(frame) for frame in iterate_frames(path, short_side=THUMB_SIDE)]
+    thumbs = [picture(frame) for frame in iterate_frames(path, short_side=SIDE)]
     if len(thumbs) < promised:
         lost = promised - len(thumbs)
         raise VideoError(str(path), f"damaged: {lost} of its {promised} frames cannot be decoded")
@@ -86,13 +82,6 @@ def _read(path: Path, place: str, span: int) -> tuple[Footage, NDArray[np.float3
         raise VideoError(str(path), f"too short: {len(times)} frames, a window takes {span + 1}")
     some = np.unique(np.linspace(0, len(thumbs) - 1, MOST_COMPARED).astype(int))
     return Footage(path, place, times), np.stack([thumbs[i] for i in some])
-
-
-def _thumb(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-    grey = Image.fromarray(frame).convert("L")
-    small = np.asarray(grey.resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX), np.float32)
-    centred = (small - small.mean()).ravel()
-    return centred / max(float(np.linalg.norm(centred)), LEAST_CONTRAST * THUMB_SIDE)
 
 
 def _frame_times(path: Path, num_frames: int) -> NDArray[np.float64]:
@@ -107,6 +96,5 @@ def _frame_times(path: Path, num_frames: int) -> NDArray[np.float64]:
     return (times - times[0]) / np.median(np.diff(times))
 
 
-def _same_footage(first: NDArray[np.float32], second: NDArray[np.float32]) -> bool:
-    alike = (first @ second.T).max(axis=1) > SAME_PICTURE
-    return int(alike.sum()) >= min(SAME_FOOTAGE, len(first), len(second))
+def _same_footage(first: Pictures, second: Pictures) -> bool:
+    return bool(shared_pictures(first, [second])[0][0] >= enough(first, second))

@@ -52,12 +52,12 @@ def test_a_probe_counts_every_step_and_evaluation_of_a_training(
     costs = {1: Probe(0.5, 110.0), 2: Probe(1.0, 120.0), 16: Probe(6.0, 250.0)}
     monkeypatch.setattr(probe, "_step", lambda cell, batch, clips, device: costs[batch])
     monkeypatch.setattr(probe, "_epoch_s", lambda *_: 99.0)  # the first, which is not counted
-    monkeypatch.setattr(probe, "_evaluation_s", lambda *_: 7.0)
+    monkeypatch.setattr(probe, "_evaluation_s", lambda *_: 0.5)
     monkeypatch.setattr(memory, "free_mb", lambda device: free_mb)
     grid = read_grid(changed(train={"epochs": 3}))
-    opened: Any = SimpleNamespace(of=lambda cell: (range(70), range(30), 1.0))
+    opened: Any = SimpleNamespace(of=lambda cell: ([range(70), range(20), range(30)], 1.0))
     found = probe._probed(grid.cells[0], torch.device("cpu"), opened)
-    assert found == Probe(1.0 + 3 * (4 * step_s + 7.0), memory_mb)
+    assert found == Probe(1.0 + 3 * (4 * step_s + 20 * 0.5) + 30 * 0.5, memory_mb)
 
 
 def test_one_pause_of_the_machine_does_not_make_a_short_reading_long(

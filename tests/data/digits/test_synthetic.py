@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import decord
@@ -15,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from posmlp.data.digits.draws import Draws
+from posmlp.data.digits.moving_digits import SPLITS
 from posmlp.data.digits.sprites import digit_bank, texture_bank
 from posmlp.data.digits.synthetic import (
     CLASSES,
@@ -158,11 +161,20 @@ def test_clips_of_one_class_differ_in_mover_place_and_background() -> None:
 
 
 def test_splits_share_no_digit_and_no_texture() -> None:
-    train, test = (digit_bank(split, 16, CPU) for split in ("train", "test"))
-    assert len(train.shapes) + len(test.shapes) == 1797
-    assert (torch.cdist(train.shapes.flatten(1), test.shapes.flatten(1)) > 0).all()
-    train_tiles, test_tiles = (texture_bank(split, 32, CPU) for split in ("train", "test"))
-    assert (torch.cdist(train_tiles.flatten(1), test_tiles.flatten(1)) > 0.1).all()
+    banks = [digit_bank(split, 16, CPU) for split in SPLITS]
+    assert sum(len(bank.shapes) for bank in banks) == 1797
+    assert min(int(bank.num_each.min()) for bank in banks) > 5
+    tiles = [texture_bank(split, 32, CPU) for split in SPLITS]
+    for one, other in combinations(range(len(SPLITS)), 2):
+        shapes = (banks[k].shapes.flatten(1) for k in (one, other))
+        assert (torch.cdist(*shapes) > 0).all()
+        assert (torch.cdist(tiles[one].flatten(1), tiles[other].flatten(1)) > 0.1).all()
+
+
+def test_splits_draw_different_scenes() -> None:
+    """With one bank of digits and textures the clips would still be others: seeds differ."""
+    keys = [Draws(0, split, torch.arange(500)).keys for split in SPLITS]
+    assert len(torch.cat(keys).unique()) == 3 * 500
 
 
 def test_digits_are_sorted_by_what_they_show() -> None:
@@ -309,7 +321,7 @@ def test_mover_is_what_changes_in_the_picture() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"split": "val"}, "split='val'"),
+        ({"split": "valid"}, "split='valid'"),
         ({"difficulty": "brutal"}, "easy, medium, hard"),
         ({"num_clips": 0}, "num_clips=0"),
         ({"num_clips": 7, "paired": True}, "num_clips=7"),
@@ -337,7 +349,7 @@ def test_device_without_float64_is_refused() -> None:
 
 # ------------------------------------------------------------------------------------------- files
 
-LOOK = {"num_train": 14, "num_test": 28, "seed": 3}
+LOOK = {"num_train": 14, "num_val": 14, "num_test": 28, "seed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -389,7 +401,7 @@ def test_dataset_json_says_what_reverses_what(root: Path) -> None:
     assert about["reverse_of"]["right"] == "left"
     assert about["reverse_of"]["one-then-zero"] == "zero-then-one"
     assert about["generator"]["seed"] == 3
-    assert (about["num_train"], about["num_test"]) == (14, 28)
+    assert (about["num_train"], about["num_val"], about["num_test"]) == (14, 14, 28)
 
 
 def test_truth_round_trips(root: Path) -> None:
