@@ -22,6 +22,7 @@ from posmlp.data.cli import DATA_HELP, add_data_commands
 from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP, NUM_WORKERS
 from posmlp.presets import PRESET_SOURCES, PRESETS, resolve
 from posmlp.settings import configs
+from posmlp.shapes import NO_ROOM, not_written
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            error = not_written(_written_to(options), 0, error)
         print(f"posmlp {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -45,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"posmlp {options.command}: stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def _written_to(options: argparse.Namespace) -> Path:
+    """Where a command writes."""
+    names = ("annotate", "target", "out", "root")
+    return Path(next((found for n in names if (found := getattr(options, n, None))), "."))
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

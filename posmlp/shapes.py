@@ -29,7 +29,7 @@ class NotWrittenError(OSError):
 
 
 def not_written(path: Path, num_bytes: int, error: OSError) -> NotWrittenError:
-    """What to raise where a file of `num_bytes` could not be written."""
+    """What to raise where a file of `num_bytes` (0: not known) could not be written."""
     if isinstance(error, NotWrittenError):
         return error
     why = _why_not_written(path, num_bytes, error)
@@ -40,14 +40,13 @@ def _why_not_written(path: Path, num_bytes: int, error: OSError) -> str:
     folder = path.parent
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
-    wanted = f"{_mb(num_bytes)} wanted"
-    if error.errno == errno.ENOSPC:
-        free = wanted
-        with suppress(OSError):
-            free = f"{_mb(shutil.disk_usage(folder).free)} free, {wanted}"
-        return f"the disk of {folder} is full ({free}); make room there"
+    room = [f"{_mb(num_bytes)} wanted"] if num_bytes else []
     if error.errno == errno.EDQUOT:
-        return f"your quota in {folder} is used up ({wanted}); make room there"
+        return f"your quota in {folder} is used up{_within(room)}; make room there"
+    if error.errno == errno.ENOSPC:
+        with suppress(OSError):
+            room.insert(0, f"{_mb(shutil.disk_usage(folder).free)} free")
+        return f"the disk of {folder} is full{_within(room)}; make room there"
     if error.errno == errno.EROFS:
         return f"{folder} is read-only; give a folder that can be written to"
     if error.errno in (errno.EACCES, errno.EPERM):
@@ -55,7 +54,11 @@ def _why_not_written(path: Path, num_bytes: int, error: OSError) -> str:
     if error.errno == errno.ENAMETOOLONG:
         longest = max(path.parts, key=lambda part: len(os.fsencode(part)))
         return f"{longest!r}, or the whole path, is too long a name; give a shorter one"
-    return f"{error.strerror or error} ({wanted})"
+    return f"{error.strerror or error}{_within(room)}"
+
+
+def _within(parts: list[str]) -> str:
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _mb(num_bytes: int) -> str:

@@ -50,7 +50,7 @@ HOUSE = {
     },
     "posmlp": {
         "__main__": "cli",
-        "cli": "annotate predict settings train data export checkpoint model presets config",
+        "cli": "annotate predict settings train data export checkpoint model presets config shapes",
         "annotate": "predict data",
         "predict": "train data checkpoint model",
         "tasks": "settings train data checkpoint config config_checks",
@@ -71,8 +71,8 @@ HOUSE = {
         "shapes": "",
     },
     "posmlp.data": {
-        "cli": "speed check playback digits clips",
-        "speed": "sources datasets clips files",
+        "cli": "speed check playback digits clips user_cache",
+        "speed": "sources datasets clips files user_cache",
         "sources": "datasets clips digits user_cache",
         "datasets": "check clips files layouts user_cache",
         "check": "clips files layouts user_cache",
