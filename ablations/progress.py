@@ -21,15 +21,20 @@ SHOWN_METRICS = ("test_top1", "test_within_pair")
 
 
 @contextmanager
-def reporter(num_jobs: int, num_finished: int, command: str, *, show: bool) -> Iterator[Report]:
-    """A function to call with each result. What stops a run, on its way out, says how to go on."""
+def reporter(
+    num_jobs: int, num_finished: int, command: str, *, name: str = "", show: bool
+) -> Iterator[Report]:
+    """A function to call with each result. What stops a run, on its way out, says how to go on.
+
+    `name`: what these trainings are, if they are not all.
+    """
     if not show:
         yield lambda result: None
         return
     from rich.console import Console
 
     state, console = _State(num_jobs, num_finished), Console(stderr=True)
-    say(f"{num_jobs} trainings, {num_finished} finished before")
+    say(f"{name and f'{name}: '}{num_jobs} trainings, {num_finished} finished before")
     try:
         if console.is_jupyter:
             with _live_in_notebook(state) as report:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ablations.engines.dispatch import Engine
 from ablations.grid.grid import Cell, Grid, Job, read_grid
 from ablations.plan.prediction import PROBE_S, Hindsight, fitted, predict
+from ablations.plan.rounds import rounds, with_chosen
 from ablations.progress import reporter, say
 from ablations.store import reuse as other_runs
 from ablations.store.alike import FAILED_ALIKE, unless_all_fail
@@ -43,7 +44,10 @@ def run(
     shard: str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train every cell of a grid at every seed, and return the table; running again is resuming.
+    """Train what a grid asks for, round by round, and return the table; running again is resuming.
+
+    A round is every cell at every seed; with `tune` the trials come before, and with `until:
+    verdict` a round is the seeds until the next look, of what is undecided and of the baseline.
 
     grid: a grid file, the same content as a mapping, or what `read_grid` made. data: replaces the
     grid's. workers: 1 runs in this process, more in as many worker processes, spread over the GPUs
@@ -57,8 +61,8 @@ def run(
     cache_gib: decoded frames that each machine's cache folder is to hold, shared by its workers; no
     cell's id or numbers depend on it. retry_failed: also run what failed before. reuse: a folder of
     another run, or several, from which finished trainings of the same content are taken over.
-    shard: "i/n" runs the i-th of n parts, for schedulers; a grid with a budget has none. progress:
-    on stderr.
+    shard: "i/n" runs the i-th of n parts, for schedulers; a grid with a budget, with `tune` or
+    `until: verdict` has none. progress: on stderr.
 
     A cell that fails has a row that says so, and the rest goes on. Raises ValueError, before
     anything runs, for a grid, a folder or arguments that cannot be; EngineError where results
@@ -69,7 +73,7 @@ def run(
     if engine == "local":
         runner.here()
     grid = grid if isinstance(grid, Grid) else read_grid(grid, data)
-    _refuse_budget_of_parts(grid, shard)
+    _refuse_parts(grid, shard)
     grid.check_data()
     store = Store(out)
     store.check(grid)
@@ -80,20 +84,23 @@ def run(
         probe_s = PROBE_S if grid.options.budget_s else 0.0  # else only what is known already
         place = "cuda" if runner.on_gpu else "cpu"
         predictions = predict(grid, store, place, num_threads, probe_s, cache_gib)
-        grid = fitted(grid, predictions, store, runner.at_once)
-        with store.written():
-            store.declare(grid, command)
-        jobs = part(runner.grouped(grid.jobs), shard)
-        todo = _missing(store, jobs, retry_failed, sources)
-        num_all, num_todo = (sum(len(job.trainings) for job in each) for each in (jobs, todo))
+        grid = fitted(with_chosen(grid, store), predictions, store, runner.at_once)
         hindsight = Hindsight(predictions)
-        with reporter(num_all, num_all - num_todo, here, show=progress) as report:
-            results = runner.run(todo, store.root)
-            alike = grid.options.failed_alike
-            most = FAILED_ALIKE if alike is None else alike
-            for result in unless_all_fail(results, store, most):
-                hindsight.add(result)
-                report(result)
+        alike = grid.options.failed_alike
+        most = FAILED_ALIKE if alike is None else alike
+        for now in rounds(grid, store):
+            jobs = part(runner.grouped(list(now.jobs)), shard)
+            with store.written():
+                todo = _missing(store, jobs, retry_failed, sources)
+                if todo or not now.jobs:
+                    store.declare(now.grid, command)
+            num_all, num_todo = (sum(len(job.trainings) for job in each) for each in (jobs, todo))
+            show = progress and bool(now.jobs)
+            done = num_all - num_todo
+            with reporter(num_all, done, here, name=now.name, show=show) as report:
+                for result in unless_all_fail(runner.run(todo, store.root), store, most):
+                    hindsight.add(result)
+                    report(result)
         if progress and str(hindsight):
             say(str(hindsight))
         hindsight.store(store, f"-{shard.replace('/', '-of-')}" if shard else "")
@@ -110,9 +117,23 @@ def part(jobs: Sequence[Job], shard: str | None) -> list[Job]:
     return list(jobs[int(index) - 1 :: int(count)])
 
 
-def _refuse_budget_of_parts(grid: Grid, shard: str | None) -> None:
-    """Each part would choose seeds by its own records and probes, and no two need agree."""
-    if shard is None or grid.options.budget_s is None:
+def _refuse_parts(grid: Grid, shard: str | None) -> None:
+    """Refuse parts of a grid whose trainings depend on what comes out of other parts, or on time.
+
+    By its own records and probes each part would choose other seeds for a budget than the next.
+    """
+    if shard is None:
+        return
+    for key, asked in (("tune", grid.options.tune), ("seeds", grid.options.until)):
+        if asked is not None:
+            what = "the values that trials choose" if key == "tune" else "seeds until the verdict"
+            grid.file.fail(
+                (key,),
+                f"shard={shard!r} cannot be kept, as {what} depend on the results of all parts; "
+                "run it whole, with --workers or --engine ray.",
+                key=True,
+            )
+    if grid.options.budget_s is None:
         return
     count = int(shard.partition("/")[2])
     budget, in_all = (f"{s:.15g}s" for s in (grid.options.budget_s, grid.options.budget_s * count))

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from analysis.arguments import file, folder
+from analysis.arguments import count, file, folder
 from analysis.cli_speed import add_commands, use_no_screen
 
 VARIANT_HELP = "which of the run's variants, where it has several"
@@ -69,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
         "folder", metavar="DIR", help="a folder of runs, such as `ablations run`'s"
     )
     classes.add_argument("--out", type=folder, help="the folder to write to; DIR by default")
+
+    sequential = command("sequential", _sequential)
+    sequential.add_argument("--grids", type=count, default=4_000, help="simulated ones, a case")
+    sequential.add_argument("--out", type=folder, required=True, help="the folder to write to")
 
     learned = command("learned", _learned)
     learned.add_argument("folder", metavar="DIR", help="runs of one variant, such as cells/ID")
@@ -130,6 +134,13 @@ def _classes(options: argparse.Namespace) -> None:
     from analysis.results.class_accuracy import write_classes
 
     print(write_classes(options.folder, options.out))
+
+
+def _sequential(options: argparse.Namespace) -> None:
+    """Simulate how often 'seeds until the verdict' errs, beside a fixed design and peeking."""
+    from analysis.results.false_alarms import write_false_alarms
+
+    print(write_false_alarms(options.out, options.grids))
 
 
 def _learned(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 GATE_NAMES = (
     *("lrpe", "gqpe", "dense", "lrpe+dense", "attention", "conv", "mean", "none"),
-    *("centred-attention", "centred-gqpe", "centred-mean"),
+    *("qkv-attention", "centred-attention", "centred-gqpe", "centred-mean"),
 )
 GATE_FORMS = ("multiply", "add", "mix")
 INITS = ("normal", "fan_in", "unit_bias", "released", "steady")

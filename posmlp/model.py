@@ -154,8 +154,9 @@ class PosMLPVideo(nn.Module):
         """The stem's output and each stage's, every one (B, T, H, W, C)."""
         check_clips(clips, self.config)
         B, _, T, _, _ = clips.shape
-        frames = clips.transpose(1, 2).flatten(0, 1)  # (B T, 3, H, W)
-        x = self.stem(frames).permute(0, 2, 3, 1).unflatten(0, (B, T))
+        frames = clips.permute(0, 2, 3, 4, 1).contiguous().flatten(0, 1)  # (B T, H, W, 3)
+        # channels-last memory, in which convolutions are quicker
+        x = self.stem(frames.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).unflatten(0, (B, T))
         features = [x]
         for i, stage in enumerate(self.stages):
             x = stage(self.downsamples[i - 1](x) if i else x)

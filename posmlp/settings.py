@@ -36,15 +36,18 @@ def parse_value(text: str) -> Any:
 def configs(
     source: str, settings: Sequence[str], data: str | None = None
 ) -> tuple[PosMLPConfig, TrainConfig]:
-    """Model and training configs from a preset or YAML file, with `key=value` settings on top.
+    """Model and training configs from a preset, recipe or YAML file, with `key=value` on top.
 
-    A YAML file has any fields of the two and, to start from a preset, `preset`; `recipes/NAME.yaml`
-    is found wherever the package is installed. Where neither says
+    A YAML file has any fields of the two and, to start from a preset, `preset`; a recipe, `NAME` or
+    `recipes/NAME.yaml`, is found wherever the package is installed. Where none says
     `num_classes` and `data` names videos, it is the number of their classes. Raises ValueError.
     """
     values: dict[str, Any] = {}
     if source not in PRESETS and (source.endswith((".yaml", ".yml")) or Path(source).exists()):
         values = _read_yaml(Path(source))
+    elif source in recipes():
+        values = read_recipe(source)
+    if values:
         source = values.pop("preset", "toy")
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -62,14 +65,24 @@ def configs(
     return model, TrainConfig.from_dict({k: v for k, v in values.items() if k in train_keys})
 
 
+def recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """A recipe's settings: fields of the two configs, and `preset`. Raises ValueError."""
+    one_of(name, recipes(), "recipe")
+    return _read_yaml(RECIPES / f"{name}.yaml")
+
+
 def _is_generated(data: str) -> bool:
     return data.partition(":")[0] == MOVING_DIGITS
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file() and path.parent.name == RECIPES.name:
-        path = RECIPES / path.name
-        one_of(path.name, sorted(each.name for each in RECIPES.glob("*.yaml")), "recipe")
+        return read_recipe(path.stem)
     if not path.is_file():
         raise ValueError(f"no file at {path}; give a preset ({', '.join(PRESETS)}) or a YAML file")
     try:

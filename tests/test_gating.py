@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
 from posmlp import GATES, PositionalGatingUnit, create_model, relative_position_index
 from posmlp.config_checks import GATE_FORMS, GATE_NAMES, INITS
@@ -44,7 +45,7 @@ def test_gates_are_the_named_ones() -> None:
     assert set(GATES) == set(GATE_NAMES)
     assert set(GATE_NAMES) == {
         "lrpe", "gqpe", "dense", "lrpe+dense", "attention", "conv", "mean", "none",
-        "centred-attention", "centred-gqpe", "centred-mean",
+        "qkv-attention", "centred-attention", "centred-gqpe", "centred-mean",
     }  # fmt: skip
 
 
@@ -149,20 +150,27 @@ def test_token_bias_is_one_number_an_output_position() -> None:
     assert "token_bias" not in without.state_dict()
 
 
-@pytest.mark.parametrize("gate", ["attention", "centred-attention"])
+@pytest.mark.parametrize("gate", ["attention", "qkv-attention", "centred-attention"])
 def test_attention_equals_its_formula(gate: str) -> None:
-    """A head a group: softmax(q k / sqrt(V) + relative position bias) over keys, values are u."""
+    """A head a group: softmax(q k / sqrt(V) + relative position bias) over keys, values are u.
+
+    `qkv-attention` has q, k and values of a normalised u.
+    """
     groups, per_group, window = 2, 3, (2, 2)
     dim, num_tokens = groups * per_group, 4
     unit = make(gate, dim, window, groups)
     u = randn(num_tokens, dim, seed=5)
     assert unit.token_bias is not None
-    query, key = unit.query_key(u).chunk(2, dim=-1)
     out = unit(u[None])[0]
+    value = u
+    if gate == "qkv-attention":
+        u = F.layer_norm(u, (dim,), unit.norm.weight, unit.norm.bias)
+        value = u @ unit.value.weight.T + unit.value.bias
+    query, key = unit.query_key(u).chunk(2, dim=-1)
     for g in range(groups):
         c = torch.arange(g, dim, groups)
         scores = query[:, c] @ key[:, c].T / math.sqrt(per_group) + unit.relation()[g]
-        expected = scores.softmax(-1) @ u[:, c] + unit.token_bias
+        expected = scores.softmax(-1) @ value[:, c] + unit.token_bias
         if gate == "centred-attention":
             expected = expected - u[:, c].mean(0)
         torch.testing.assert_close(out[:, c], expected, rtol=0, atol=1e-12)
@@ -182,7 +190,7 @@ def test_bias_table_is_none_where_there_are_no_offsets(gate: str) -> None:
     assert make(gate, 4, (2, 3), 2).bias_table() is None
 
 
-@pytest.mark.parametrize("gate", ["lrpe", "attention", "centred-attention", "conv"])
+@pytest.mark.parametrize("gate", ["lrpe", "attention", "qkv-attention", "conv"])
 @given(windows)
 @settings(max_examples=10)
 def test_relation_reads_the_bias_table_at_query_minus_key(
@@ -308,20 +316,21 @@ def test_initialise_sets_tables_and_token_biases_as_named(
     stds = {"released": 0.0, "normal": 0.02, "fan_in": 1 / 6, "unit_bias": 1e-3}
     std = stds.get(init, 0.1 if window == (36,) else 0.02)  # `steady`
     for name, value in unit.named_parameters():
-        if name.endswith(("table", "weight", "kernel")) and "query_key" not in name:
+        if name in ("positions.table", "positions.weight", "kernel"):
             few = value.numel() < 100
             assert value.std().item() == pytest.approx(std, rel=0.5 if few else 0.15)
 
 
-def test_steady_differs_from_normal_in_tables_over_time_alone() -> None:
+@pytest.mark.parametrize(("gate", "wider"), [("lrpe", 5), ("gqpe", 100)])
+def test_steady_differs_from_normal_in_relations_over_time_alone(gate: str, wider: float) -> None:
     states = []
     for init in ("normal", "steady"):
         torch.manual_seed(0)
-        states.append(create_model("toy", layout="T+S>ST", init=init).state_dict())
+        states.append(create_model("toy", layout="T+S>ST", gate=gate, init=init).state_dict())
     normal, steady = states
     for name, value in normal.items():
-        over_time = name.endswith(".T.gate.positions.table")
-        torch.testing.assert_close(steady[name], 5 * value if over_time else value, msg=name)
+        over_time = name.endswith((".T.gate.positions.table", ".T.gate.positions.centers"))
+        torch.testing.assert_close(steady[name], wider * value if over_time else value, msg=name)
 
 
 @pytest.mark.parametrize("spread", ["full", "diagonal", "scalar"])

@@ -15,6 +15,7 @@ def reset(device: str) -> None:
     if device.startswith("cuda"):
         import torch
 
+        torch.cuda.init()  # which the statistics do not do
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")

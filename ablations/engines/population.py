@@ -48,10 +48,10 @@ def grouped(jobs: Sequence[Job], many: str, most: int) -> list[Job]:
 
 def _in_common(job: Job, many: str) -> Any:
     """What jobs must share to be put together."""
-    return job.cells if many == "seeds" else (_kind(job.cells[0]), job.seeds)
+    return job.cells if many == "seeds" else (kind_of(job.cells[0]), job.seeds)
 
 
-def _kind(cell: Cell) -> str:
+def kind_of(cell: Cell) -> str:
     """Equal for cells that one population can hold."""
     config, train = without_values(cell.config, cell.train)
     return content_hash([config.to_dict(), train.to_dict(), cell.data.identity, cell.data.spec])

@@ -23,6 +23,8 @@ class Data:
     num_classes: int
     num_train: int | None
     """None where the clips are generated: as many as the training asks for."""
+    num_test: int | None = None
+    """Likewise."""
 
 
 def describe(spec: str) -> Data:
@@ -55,8 +57,9 @@ def _describe_folder(spec: str) -> Data:
         found = zip(listing.places(), listing.labels, listing.sizes(), strict=True)
         for place, label, size in found:
             digest.update(f"{listing.split}\t{place}\t{label}\t{size}\n".encode())
-    train = listings[0]
-    return Data(spec, f"sha256:{digest.hexdigest()}", len(train.classes), len(train.paths))
+    train, test = listings[0], listings[-1]
+    digits = f"sha256:{digest.hexdigest()}"
+    return Data(spec, digits, len(train.classes), len(train.paths), len(test.paths))
 
 
 def check(data: Data, config: PosMLPConfig, train: TrainConfig) -> None:

@@ -11,12 +11,17 @@ if TYPE_CHECKING:
 _IN_PLAN = ("id", "name", "axes", "match")
 
 
+def _in_plan(cell: Cell) -> dict[str, Any]:
+    """What tells a cell from others, in plain values."""
+    return {key: value for key, value in described_cell(cell).items() if key in _IN_PLAN}
+
+
 def described_cell(cell: Cell) -> dict[str, Any]:
     """A cell in plain values."""
     return {
         "id": cell.id,
         "name": cell.name,
-        "axes": {k: list(v) if isinstance(v, tuple) else v for k, v in cell.axes.items()},
+        "axes": _plain(cell.axes),
         "model": cell.config.to_dict(),
         "train": cell.train.to_dict(),
         "data": asdict(cell.data),
@@ -44,9 +49,37 @@ def described(grid: Grid) -> dict[str, Any]:
         "left_out_seeds": list(grid.left_out_seeds),
         "repeats": [[grid.baseline.id, grid.seeds[0]]] if grid.repeat else [],
         "match": grid.options.match,
+        "metrics": [list(metric) for metric in grid.options.metrics],
+        "equal_within": grid.options.equal_within,
+        "until": list(grid.options.until) if grid.options.until else None,
         "baseline": grid.baseline.id,
-        "cells": [
-            {key: value for key, value in described_cell(cell).items() if key in _IN_PLAN}
-            for cell in grid.cells
-        ],
+        "cells": [_cell(grid, cell) for cell in grid.cells],
+        **_trials(grid),
     }
+
+
+def _cell(grid: Grid, cell: Cell) -> dict[str, Any]:
+    """A cell of the plan, with what was chosen for it and how many seeds it was asked for."""
+    asked = grid.asked.get(cell.id)
+    tuned = {"tuned": _plain(cell.tuned)} if grid.trials else {}
+    generated, listed = cell.train.num_test_clips, cell.data.num_test
+    clips = {"test_clips": generated if listed is None else listed}
+    return _in_plan(cell) | clips | tuned | (asked._asdict() if asked else {})
+
+
+def _trials(grid: Grid) -> dict[str, Any]:
+    """What every cell tries; `of` is its place among the cells."""
+    tune = grid.options.tune
+    if tune is None:
+        return {}
+    cells = [
+        _in_plan(trial) | {"of": of, "tuned": _plain(trial.tuned), "untuned": i == grid.untuned}
+        for of, trials in enumerate(grid.trials)
+        for i, trial in enumerate(trials)
+    ]
+    values = {name: list(each) for name, each in tune.values.items()}
+    return {"trials": {"seeds": list(tune.seeds), "values": values, "cells": cells}}
+
+
+def _plain(values: dict[str, Any] | None) -> dict[str, Any] | None:
+    return values and {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

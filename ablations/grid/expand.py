@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from itertools import product
-from typing import Any, NamedTuple
+from itertools import chain, product
+from typing import Any
 
-from ablations.grid.gridfile import GridFile, Where
-from ablations.grid.settings import SETTINGS, TRAIN, meant
-from posmlp.config_checks import one_of
+from ablations.grid.deciding import (
+    FIRST_TRIAL_SEED,
+    Metric,
+    Tune,
+    Until,
+    equal_within,
+    metrics_of,
+    seeds_of,
+    tune_of,
+)
+from ablations.grid.gridfile import Combination, GridFile, Setting, Where
+from ablations.grid.settings import SETTINGS, TRAIN
+from posmlp.settings import read_recipe, recipes
 
 KEYS = (
     *("question", "prediction", "expect", "base", "axes", "zip", "exclude", "include", "seeds"),
     *("baseline", "design", "match", "match_within", "budget", "repeat", "stop"),
+    *("metric", "equal_within", "tune"),
 )
 DESIGNS = ("full", "one-at-a-time")
 MATCHES = ("params", "gmacs")
 TRAINING = tuple(name for name in SETTINGS if name.startswith(TRAIN))
 _UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86400}
-
-
-class Setting(NamedTuple):
-    """One value, where it stands, and whether an axis (rather than `base`) gives it."""
-
-    value: Any
-    where: Where
-    varies: bool = True
-
-
-Combination = dict[str, Setting]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,13 @@ class Options:
     budget_s: float | None
     repeat: bool | None
     """Whether the baseline's first seed is trained twice; None: if it is cheap."""
+    metrics: tuple[Metric, ...]
+    """What is compared; the first one decides."""
+    equal_within: float | None
+    """The largest difference that counts as none, in points or the metric's unit."""
+    until: Until | None
+    """Seeds go on until every comparison has its verdict; None: all seeds are used."""
+    tune: Tune | None
     failed_alike: int | None
     """Trainings that may fail for one cause before all stop; 0: any number; None: the default."""
 
@@ -66,7 +73,7 @@ class Expanded:
 def combinations(file: GridFile, data: str | None = None) -> Expanded:
     """Every cell's settings; `data` replaces that of `base`. Raises GridError."""
     for key in file.values:
-        _named(file, (key,), key, KEYS, "key")
+        file.named((key,), key, KEYS, "key")
     base = _base(file, data)
     factors = _axes(file) + _zips(file)
     declared = tuple(name for factor in factors for name in factor[0])
@@ -76,7 +83,15 @@ def combinations(file: GridFile, data: str | None = None) -> Expanded:
         file.fail((), f"data={data!r} is asked for, but the grid varies data itself; leave it out.")
     stated = _settings(file, ("baseline",), file.values.get("baseline") or {})
     centre = [_nearest(factor, stated) for factor in factors]
-    options = _whole_grid_options(file)
+    seeds, until = seeds_of(file)
+    set_elsewhere = {
+        k: v for each in (*chain(*factors), *included, stated) for k, v in each.items()
+    }
+    tune = tune_of(file, set_elsewhere)
+    if tune and max(seeds) >= FIRST_TRIAL_SEED:
+        problem = f"seeds from {FIRST_TRIAL_SEED} on are those of trials; use smaller ones."
+        file.fail(("seeds",), problem)
+    options = _whole_grid_options(file, until, tune)
     varied = _excluded(file, _design(options.design, factors, centre))
     reference = _joined(centre)
     included = [reference | extra for extra in included]
@@ -85,7 +100,7 @@ def combinations(file: GridFile, data: str | None = None) -> Expanded:
     if not cells:
         file.fail(("exclude",), "every cell is excluded.", key=True)
     axes = tuple(dict.fromkeys([*declared, *extra_axes]))
-    return Expanded(cells, stated or reference, _seeds(file), axes, declared, options)
+    return Expanded(cells, stated or reference, seeds, axes, declared, options)
 
 
 def matches(cell: Combination, wanted: Combination) -> bool:
@@ -108,17 +123,20 @@ def _design(
     return [_joined(centre), *alone]
 
 
-def _whole_grid_options(file: GridFile) -> Options:
+def _whole_grid_options(file: GridFile, until: Until | None, tune: Tune | None) -> Options:
     design = file.values.get("design", DESIGNS[0])
-    _named(file, ("design",), design, DESIGNS, "design", key=False)
+    file.named(("design",), design, DESIGNS, "design", key=False)
     match = file.values.get("match")
     if match is not None:
-        _named(file, ("match",), match, MATCHES, "match", key=False)
+        file.named(("match",), match, MATCHES, "match", key=False)
     repeat = file.values.get("repeat")
     if repeat not in (None, True, False):
         file.fail(("repeat",), f"repeat={repeat!r} must be true or false.")
-    within, budget_s, alike = _match_within(file), _budget_s(file), _failed_alike(file)
-    return Options(design, match, within, budget_s, repeat, alike)
+    within, budget_s = _match_within(file), _budget_s(file)
+    return Options(
+        *(design, match, within, budget_s, repeat),
+        *(metrics_of(file), equal_within(file), until, tune, _failed_alike(file)),
+    )
 
 
 def _match_within(file: GridFile) -> float:
@@ -148,9 +166,9 @@ def _budget_s(file: GridFile) -> float | None:
 
 
 def _failed_alike(file: GridFile) -> int | None:
-    stop = _mapping(file, ("stop",), file.values.get("stop"))
+    stop = file.mapping(("stop",), file.values.get("stop"))
     for key in stop:
-        _named(file, ("stop", key), key, ("failed_alike",), "key of stop")
+        file.named(("stop", key), key, ("failed_alike",), "key of stop")
     number = stop.get("failed_alike")
     if number is not None and (type(number) is not int or number < 0):
         problem = f"failed_alike={number!r} must be a number of trainings, or 0 to never stop."
@@ -169,27 +187,41 @@ def _nearest(factor: list[Combination], stated: Combination) -> Combination:
 
 
 def _base(file: GridFile, data: str | None) -> Combination:
-    values = dict(_mapping(file, ("base",), file.values.get("base")))
-    train = _mapping(file, ("base", "train"), values.pop("train", None))
-    settings = _settings(file, ("base",), values)
+    values = dict(file.mapping(("base",), file.values.get("base")))
+    settings = _recipe(file, values.pop("recipe", None))
+    train = file.mapping(("base", "train"), values.pop("train", None))
+    settings |= _settings(file, ("base",), values)
     for name, value in train.items():
         where = ("base", "train", name)
-        _named(file, where, f"{TRAIN}{name}", TRAINING, "training field")
-        settings[f"{TRAIN}{name}"] = Setting(_meant(file, where, f"{TRAIN}{name}", value), where)
+        file.named(where, f"{TRAIN}{name}", TRAINING, "training field")
+        settings[f"{TRAIN}{name}"] = Setting(file.meant(where, f"{TRAIN}{name}", value), where)
     if data is not None:
         settings["data"] = Setting(data, ("base", "data"))
     return {name: setting._replace(varies=False) for name, setting in settings.items()}
 
 
+def _recipe(file: GridFile, name: Any) -> Combination:
+    """The settings of the recipe that the base starts from."""
+    where = ("base", "recipe")
+    if name is None:
+        return {}
+    file.named(where, name, recipes(), "recipe", key=False)
+    found = {
+        key if key in SETTINGS else f"{TRAIN}{key}": value
+        for key, value in read_recipe(name).items()
+    }
+    return {key: Setting(file.meant(where, key, value), where) for key, value in found.items()}
+
+
 def _axes(file: GridFile) -> list[list[Combination]]:
-    axes = _mapping(file, ("axes",), file.values.get("axes"))
+    axes = file.mapping(("axes",), file.values.get("axes"))
     return [_options(file, ("axes",), {name: values}) for name, values in axes.items()]
 
 
 def _zips(file: GridFile) -> list[list[Combination]]:
-    groups = _sequence(file, ("zip",), file.values.get("zip"))
+    groups = file.sequence(("zip",), file.values.get("zip"))
     return [
-        _options(file, ("zip", i), _mapping(file, ("zip", i), group, empty=False))
+        _options(file, ("zip", i), file.mapping(("zip", i), group, empty=False))
         for i, group in enumerate(groups)
     ]
 
@@ -198,7 +230,7 @@ def _options(file: GridFile, where: Where, axes: dict[str, Any]) -> list[Combina
     """The values that the axes take together, one combination a place in their lists."""
     lengths = {}
     for name, values in axes.items():
-        _named(file, (*where, name), name, SETTINGS, "axis")
+        file.named((*where, name), name, SETTINGS, "axis")
         if not isinstance(values, list) or not values:
             example = f", for example [{values}]" if values else ""
             file.fail((*where, name), f"axis {name} needs a list of values{example}.")
@@ -208,7 +240,7 @@ def _options(file: GridFile, where: Where, axes: dict[str, Any]) -> list[Combina
         file.fail(where, f"axes that move together need equally many values, not {counts}.")
     return [
         {
-            name: Setting(_meant(file, (*where, name, i), name, axes[name][i]), (*where, name, i))
+            name: Setting(file.meant((*where, name, i), name, axes[name][i]), (*where, name, i))
             for name in axes
         }
         for i in range(next(iter(lengths.values())))
@@ -233,56 +265,14 @@ def _excluded(file: GridFile, cells: list[Combination]) -> list[Combination]:
 
 def _list_of_settings(file: GridFile, key: str) -> list[Combination]:
     return [
-        _settings(file, (key, i), _mapping(file, (key, i), item, empty=False))
-        for i, item in enumerate(_sequence(file, (key,), file.values.get(key)))
+        _settings(file, (key, i), file.mapping((key, i), item, empty=False))
+        for i, item in enumerate(file.sequence((key,), file.values.get(key)))
     ]
 
 
 def _settings(file: GridFile, where: Where, values: Any) -> Combination:
     settings = {}
-    for name, value in _mapping(file, where, values).items():
-        _named(file, (*where, name), name, SETTINGS, "setting")
-        settings[name] = Setting(_meant(file, (*where, name), name, value), (*where, name))
+    for name, value in file.mapping(where, values).items():
+        file.named((*where, name), name, SETTINGS, "setting")
+        settings[name] = Setting(file.meant((*where, name), name, value), (*where, name))
     return settings
-
-
-def _seeds(file: GridFile) -> tuple[int, ...]:
-    seeds = file.values.get("seeds", [0])
-    if type(seeds) is int and seeds >= 1:
-        return tuple(range(seeds))
-    good = isinstance(seeds, list) and all(type(s) is int and 0 <= s < 2**63 for s in seeds)
-    if not good or not seeds or len(set(seeds)) < len(seeds):
-        problem = f"seeds={seeds!r} must be a count or a list of different whole numbers from 0, "
-        problem += "each below 2**63."
-        file.fail(("seeds",), problem)
-    return tuple(seeds)
-
-
-def _meant(file: GridFile, where: Where, name: str, value: Any) -> Any:
-    try:
-        return meant(name, value)
-    except ValueError as error:
-        file.fail(where, f"{error}.")
-
-
-def _named(
-    file: GridFile, where: Where, name: str, valid: Any, what: str, *, key: bool = True
-) -> None:
-    if name not in valid and f"{TRAIN}{name}" in valid:
-        file.fail(where, f"unknown {what} {name!r}. Did you mean '{TRAIN}{name}'?", key=key)
-    try:
-        one_of(name, valid, what)
-    except ValueError as error:
-        file.fail(where, f"{error}.", key=key)
-
-
-def _mapping(file: GridFile, where: Where, value: Any, *, empty: bool = True) -> dict[str, Any]:
-    if (value is None and empty) or (isinstance(value, dict) and (value or empty)):
-        return value or {}
-    file.fail(where, f"{where[0]} needs a mapping (name: value), not {value!r}.")
-
-
-def _sequence(file: GridFile, where: Where, value: Any) -> list[Any]:
-    if value is None or isinstance(value, list):
-        return value or []
-    file.fail(where, f"{where[0]} needs a list (- item), not {value!r}.")

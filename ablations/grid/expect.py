@@ -4,6 +4,8 @@ expect:
   - {layout: S, verdict: worse}    # every cell with layout S, against the baseline
   - {layout: S, verdict: worse, metric: test_within_pair}
   - {gate: dense, layout: T+S, verdict: equal}
+
+Without a metric it is the grid's first that is meant.
 """
 
 from __future__ import annotations
@@ -12,21 +14,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ablations.grid.deciding import metrics_of
 from ablations.grid.gridfile import GridFile
 from ablations.grid.settings import meant, shown_value
 from posmlp.config_checks import one_of
 
 VERDICTS = ("better", "worse", "equal")
-METRICS = ("test_top1", "test_within_pair")
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """A verdict for every cell, the baseline aside, whose axes have these values."""
+    """A verdict in a metric for every cell, the baseline aside, whose axes have these values."""
 
     axes: Mapping[str, Any]
     verdict: str
-    metric: str = METRICS[0]
+    metric: str
 
     def covers(self, axes: Mapping[str, Any]) -> bool:
         """Whether a cell with these values of its axes is meant; lists and tuples are one."""
@@ -44,14 +46,19 @@ def expectations(
 
     `axes`: the grid's; `cells`: the values of each cell's axes.
     """
+    metrics = [metric.name for metric in metrics_of(file)]
     items = file.values.get("expect") or []
     if not isinstance(items, list):
         file.fail(("expect",), "expect needs a list (- {AXIS: VALUE, verdict: worse}).")
-    return list(_expectations(file, items, axes, cells))
+    return list(_expectations(file, items, metrics, axes, cells))
 
 
 def _expectations(
-    file: GridFile, items: list[Any], axes: Sequence[str], cells: Sequence[Mapping[str, Any]]
+    file: GridFile,
+    items: list[Any],
+    metrics: Sequence[str],
+    axes: Sequence[str],
+    cells: Sequence[Mapping[str, Any]],
 ) -> Iterator[Expectation]:
     for i, item in enumerate(items):
         where = ("expect", i)
@@ -61,13 +68,13 @@ def _expectations(
         named = {name: value for name, value in item.items() if name not in ("verdict", "metric")}
         try:
             one_of(item["verdict"], VERDICTS, "verdict")
-            one_of(item.get("metric", METRICS[0]), METRICS, "metric")
+            one_of(item.get("metric", metrics[0]), metrics, "metric")
             for name in named:
                 one_of(name, axes, "axis")
             values = {name: meant(name, value) for name, value in named.items()}
         except ValueError as error:
             file.fail(where, f"{error}.")
-        found = Expectation(values, item["verdict"], item.get("metric", METRICS[0]))
+        found = Expectation(values, item["verdict"], item.get("metric", metrics[0]))
         if not any(found.covers(cell) for cell in cells):
             file.fail(where, f"no cell has {found}; check its values against the axes.")
         yield found

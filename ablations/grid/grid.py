@@ -5,12 +5,15 @@ An example with every key:
     question: does a relation that is shared along offsets beat a free one?
     prediction: lrpe is ahead of dense at every layout
     expect: [{gate: dense, verdict: worse}]    # the same in verdicts, which the report checks
-    base: {preset: toy, data: moving-digits, train: {epochs: 6}}
+    base: {recipe: steady, data: moving-digits, train: {epochs: 6}}    # or a preset
     axes: {gate: [lrpe, dense], layout: [T+S, S]}    # every combination is a cell
     zip: [{num_frames: [8, 16], train.lr: [2e-3, 1e-3]}]    # axes that move together
     exclude: [{gate: dense, layout: S}]
     include: [{gate: none}]    # what is not named is as in the baseline
-    seeds: [0, 1, 2]    # or a count
+    seeds: [0, 1, 2]    # or a count, or {from: 3, to: 20, until: verdict}: decided variants stop
+    metric: [test_top1, {name: test_loss, direction: lower}]    # the first decides
+    equal_within: 2    # points (for a loss: its unit) that count as no difference
+    tune: {train.lr: [1e-3, 2e-3, 4e-3], train.weight_decay: [0.05, 0.2], seeds: 2, trials: 4}
     baseline: {gate: lrpe, layout: T+S}
     design: full    # or one-at-a-time, from the baseline
     match: params    # or gmacs: variants are resized to cost what the baseline does
@@ -19,6 +22,11 @@ An example with every key:
     repeat: true    # the baseline's first seed a second time; by default from 10 trainings on
     stop: {failed_alike: 3}    # trainings that fail for one cause, and none succeeds; 0: go on
 
+Under `tune` several settings multiply, and `trials` are sampled from all combinations, that of the
+base among them. Every variant tries the same ones, at `seeds` seeds from 1000 on. It is compared,
+at the seeds of the grid, with the values whose validation score is the best on average; a trial
+that failed counts as worst, and the base's values win a draw.
+
 A model file that trainings start from (`train.init_from`) counts by its content, not by its path:
 another file in its place makes other cells.
 """
@@ -26,16 +34,16 @@ another file in its place makes other cells.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from ablations.grid import datasets, weights
-from ablations.grid.expand import Combination, Expanded, Options, combinations, matches
+from ablations.grid.expand import Expanded, Options, combinations, matches
 from ablations.grid.expect import expectations
-from ablations.grid.gridfile import GridFile
+from ablations.grid.gridfile import Combination, GridFile
 from ablations.grid.matching import Match, matched
 from ablations.grid.settings import build, content_hash, identity, shown_value
 from posmlp.config import PosMLPConfig, TrainConfig
@@ -59,6 +67,8 @@ class Cell:
     """How it was resized to the baseline's cost, where the grid asks for that."""
     init_sha256: str = ""
     """Of the file that `train.init_from` names, where it names one."""
+    tuned: dict[str, Any] | None = field(default=None, hash=False)
+    """The values of what the grid tunes: a trial's, or what was chosen; None until then."""
 
     @cached_property
     def id(self) -> str:
@@ -96,6 +106,15 @@ class Job:
         return f"{name} repeated" if self.repeat else name
 
 
+class Asked(NamedTuple):
+    """How far a cell is in a grid whose seeds go on until the verdict."""
+
+    num_seeds: int
+    """As many of the grid's first seeds are asked of it so far."""
+    verdict: str | None
+    """Against the baseline; None for that itself, and before the first look."""
+
+
 @dataclass(frozen=True)
 class Grid:
     """A checked grid file."""
@@ -110,6 +129,14 @@ class Grid:
     options: Options
     left_out_seeds: tuple[int, ...] = ()
     """Those that a budget has no time for."""
+    points: tuple[Combination, ...] = ()
+    """The values that every cell tries before it is compared; empty without `tune`."""
+    trials: tuple[tuple[Cell, ...], ...] = ()
+    """Of each cell, in their order: itself at each of the points."""
+    untuned: int | None = None
+    """The place of the point that has the base's own values, if one has."""
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+    """By cell id, where seeds go on until the verdict; a cell that is not here has all seeds."""
 
     @property
     def question(self) -> str:
@@ -131,13 +158,33 @@ class Grid:
 
         So that stopping at any moment leaves a table whose cells have the same seeds.
         """
-        others = [cell for cell in self.cells if cell.id != self.baseline.id]
-        again = [Job((self.baseline,), self.seeds[:1], repeat=1)] if self.repeat else []
+        return self.jobs_of(self.cells, self.seeds)
+
+    def jobs_of(self, cells: Sequence[Cell], seeds: Sequence[int]) -> list[Job]:
+        """The same of some of the cells, at some of the seeds, and of the baseline at them."""
+        others = [cell for cell in cells if cell.id != self.baseline.id]
+        first = self.seeds[:1] if self.repeat and self.seeds[0] in seeds else ()
         return (
-            [Job((self.baseline,), (seed,)) for seed in self.seeds]
-            + again
-            + [Job((cell,), (seed,)) for seed in self.seeds for cell in others]
+            [Job((self.baseline,), (seed,)) for seed in seeds]
+            + [Job((self.baseline,), (seed,), repeat=1) for seed in first]
+            + [Job((cell,), (seed,)) for seed in seeds for cell in others]
         )
+
+    @property
+    def trial_jobs(self) -> list[Job]:
+        """Every variant's trials at each of their seeds; none without `tune`."""
+        tune = self.options.tune
+        seeds = tune.seeds if tune else ()
+        return [Job((cell,), (s,)) for s in seeds for each in self.trials for cell in each]
+
+    def with_chosen(self, chosen: Sequence[Cell | None]) -> Grid:
+        """The grid whose cells have the values of one of their trials each; None: not yet."""
+        cells = [
+            replace(trial, name=cell.name) if trial else cell
+            for cell, trial in zip(self.cells, chosen, strict=True)
+        ]
+        baseline = cells[[cell.id for cell in self.cells].index(self.baseline.id)]
+        return replace(self, cells=tuple(cells), baseline=baseline)
 
     def first_seeds(self, count: int) -> Grid:
         """The grid without its last seeds; each cell keeps the same ones."""
@@ -151,6 +198,8 @@ class Grid:
             weights.check(cell.train.init_from, cell.init_sha256, cell.config)
 
         _all_possible(self.file, self.settings, [lambda c=cell: check(c) for cell in self.cells])
+        tried = [lambda c=cell: check(c) for each in self.trials for cell in each]
+        _all_possible(self.file, _tried(self.settings, self.points), tried)
 
 
 def read_grid(grid: str | Path | Mapping[str, Any], data: str | None = None) -> Grid:
@@ -195,7 +244,52 @@ def read_grid(grid: str | Path | Mapping[str, Any], data: str | None = None) -> 
     expectations(file, plan.axes, [cell.axes for cell in cells])
     if plan.options.match:
         cells = _matched(file, plan, cells, baseline)
-    return Grid(file, tuple(cells), baseline, plan.seeds, plan.axes, plan.cells, plan.options)
+    if plan.options.until and len(cells) == 1:
+        file.fail(("seeds",), "until: verdict needs a variant beside the baseline to judge.")
+    whole = plan.seeds, plan.axes, plan.cells, plan.options
+    untuned = Grid(file, tuple(cells), baseline, *whole)
+    return _with_trials(untuned, cell_of) if plan.options.tune else untuned
+
+
+def _with_trials(grid: Grid, cell_of: Callable[[Combination], Cell]) -> Grid:
+    """The grid with what each of its cells tries."""
+    tune, base = grid.options.tune, grid.baseline
+    assert tune is not None
+    points = tune.tried({n: _one(_value(n, {}, base.config, base.train)) for n in tune.values})
+
+    def trial(cell: Cell, settings: Combination, point: Combination) -> Cell:
+        found = cell_of(settings | point)
+        values = {name: setting.value for name, setting in point.items()}
+        name = " ".join([cell.name, *(f"{n}={shown_value(v)}" for n, v in values.items())])
+        if cell.match:  # what is tuned then is no part of the model
+            found = replace(found, config=cell.config, match=cell.match)
+        return replace(found, name=name, axes=cell.axes, tuned=values)
+
+    attempts = [
+        lambda c=cell, s=settings, p=point: trial(c, s, p)
+        for cell, settings in zip(grid.cells, grid.settings, strict=True)
+        for point in points
+    ]
+    tried = _tried(grid.settings, points)
+    cells = _all_possible(grid.file, tried, attempts)
+    _all_different(grid.file, tried, cells)
+    each = len(points)
+    trials = tuple(tuple(cells[i : i + each]) for i in range(0, len(cells), each))
+    at_base = trials[grid.cells.index(base)]
+    untuned = next((i for i, each in enumerate(at_base) if each.id == base.id), None)
+    return replace(grid, points=points, trials=trials, untuned=untuned)
+
+
+def _tried(
+    settings: tuple[Combination, ...], points: tuple[Combination, ...]
+) -> tuple[Combination, ...]:
+    """The settings of all trials, cell by cell."""
+    return tuple(each | point for each in settings for point in points)
+
+
+def _one(value: Any) -> Any:
+    """A value a stage, if all are the same, as the one that a grid file would say."""
+    return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
 
 
 def _matched(file: GridFile, plan: Expanded, cells: list[Cell], baseline: Cell) -> list[Cell]:

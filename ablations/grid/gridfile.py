@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
+from ablations.grid.settings import TRAIN, meant
+from posmlp.config_checks import one_of
 from posmlp.settings import NotYamlError, Where, read_yaml
+
+
+class Setting(NamedTuple):
+    """One value, where it stands, and whether an axis (rather than `base`) gives it."""
+
+    value: Any
+    where: Where
+    varies: bool = True
+
+
+Combination = dict[str, Setting]
 
 
 class GridError(ValueError):
@@ -59,6 +72,34 @@ class GridFile:
         while place not in self._positions and place:
             place = place[:-1]
         raise GridError(_message(self.name, self._positions.get(place), problem))
+
+    def meant(self, where: Where, name: str, value: Any) -> Any:
+        """A setting's value as its field means it (`settings.meant`)."""
+        try:
+            return meant(name, value)
+        except ValueError as error:
+            self.fail(where, f"{error}.")
+
+    def named(self, where: Where, name: str, valid: Any, what: str, *, key: bool = True) -> None:
+        """Fail unless the name, or value, is one of the valid ones."""
+        if name not in valid and f"{TRAIN}{name}" in valid:
+            self.fail(where, f"unknown {what} {name!r}. Did you mean '{TRAIN}{name}'?", key=key)
+        try:
+            one_of(name, valid, what)
+        except ValueError as error:
+            self.fail(where, f"{error}.", key=key)
+
+    def mapping(self, where: Where, value: Any, *, empty: bool = True) -> dict[str, Any]:
+        """The value as a mapping; nothing counts as an empty one."""
+        if (value is None and empty) or (isinstance(value, dict) and (value or empty)):
+            return value or {}
+        self.fail(where, f"{where[0]} needs a mapping (name: value), not {value!r}.")
+
+    def sequence(self, where: Where, value: Any) -> list[Any]:
+        """The value as a list; nothing counts as an empty one."""
+        if value is None or isinstance(value, list):
+            return value or []
+        self.fail(where, f"{where[0]} needs a list (- item), not {value!r}.")
 
 
 def _message(name: str, mark: yaml.Mark | None, problem: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -12,12 +12,16 @@ from typing import Any
 from ablations.engines.dispatch import Engine
 from ablations.grid.grid import Cell, Grid, read_grid
 from ablations.grid.matching import costs
+from ablations.grid.settings import shown_value
 from ablations.plan.prediction import PROBE_S, Prediction, fitted, predict
+from ablations.plan.rounds import design, now, sd, seeds_of, with_chosen
 from ablations.progress import duration
 from ablations.store.store import Store
+from analysis.results.sequential import expected_seeds
 from analysis.results.statistics import detectable_effect
 
 POWER = 0.8
+STATES = ("done", "failed", "to do")
 UNKNOWN = "unknown, as nothing of this grid was trained here yet, and no probe measured it"
 
 
@@ -42,11 +46,15 @@ class Plan:
     grid: Grid
     """With those seeds that its budget has time for."""
     cells: list[PlannedCell]
+    trials: list[PlannedCell]
+    """What each cell tries before it is compared."""
     stale: list[str]
     """Stored cells that are not in the grid (any more), each with the reason."""
     workers: int
     repeat: str | None
     """State of the training that `Grid.repeat` adds; None where it adds none."""
+    sd: float | None = None
+    """Of the seed-paired differences that are stored, in the unit of the metric that decides."""
 
     @property
     def num_todo(self) -> int:
@@ -61,7 +69,8 @@ class Plan:
     @property
     def _todo(self) -> list[Prediction]:
         """Of each training that is to do, those that are repeated included."""
-        todo = [[planned.prediction] * planned.counts["to do"] for planned in self.cells]
+        each = chain(self.trials, self.cells)
+        todo = [[planned.prediction] * planned.counts["to do"] for planned in each]
         if self.repeat == "to do":
             todo += [[p.prediction] for p in self.cells if p.cell.id == self.grid.baseline.id]
         return list(chain(*todo))
@@ -81,19 +90,21 @@ class Plan:
                 yield f"{key}: {text}"
         yield from self._table()
         yield from self._matches()
-        counts = {k: sum(p.counts[k] for p in self.cells) for k in self.cells[0].counts}
-        states = ", ".join(f"{count} {state}" for state, count in counts.items())
+        yield from self._tuning()
         num_cells, num_seeds = len(self.cells), len(self.grid.seeds)
-        yield f"{num_cells} cells x {num_seeds} seeds = {num_cells * num_seeds} trainings: {states}"
+        at_most = "at most " * bool(self.grid.options.until)
+        total = f"{num_cells} cells x {at_most}{num_seeds} seeds = "
+        counts = _counts(self.cells)
+        yield f"{total}{at_most}{num_cells * num_seeds} trainings: {_states(counts)}"
         if self.repeat:
             yield f"and the baseline's first seed once more (do equal runs differ?): {self.repeat}"
-        if counts["failed"]:
+        if counts["failed"] + _counts(self.trials)["failed"]:
             yield "failed ones run again with --retry-failed"
         yield from (f"stale: {reason}" for reason in self.stale)
         yield from self._budget()
         yield f"time: {self._time()}"
         yield f"memory: {self._memory()}"
-        yield f"seeds: {detectable(num_seeds)}"
+        yield f"seeds: {self._until() if self.grid.options.until else detectable(num_seeds)}"
 
     def _table(self) -> Iterator[str]:
         width = max(len(planned.cell.name) for planned in self.cells)
@@ -104,14 +115,46 @@ class Plan:
         for planned in self.cells:
             cell, counts, predicted = planned.cell, planned.counts, planned.prediction
             mark = "*" if cell.id == self.grid.baseline.id else " "
+            cell_id = "to be tuned " if self.trials and cell.tuned is None else cell.id
             seconds = "?" if predicted.seconds is None else duration(predicted.seconds)
             memory = "?" if predicted.memory_mb is None else f"{predicted.memory_mb:,.0f} MB"
             yield (
-                f"{mark} {cell.name:{width}}  {cell.id}  {planned.params:>11,}  "
+                f"{mark} {cell.name:{width}}  {cell_id}  {planned.params:>11,}  "
                 f"{planned.gmacs:>9.4g}  {seconds:>12}  {memory:>9}  {counts['done']:>4} "
                 f"{counts['failed']:>6} {counts['to do']:>5}"
             )
         yield "* the baseline; time and memory are those of one training"
+
+    def _tuning(self) -> Iterator[str]:
+        """How many trials there are, and what they have chosen so far."""
+        tune = self.grid.options.tune
+        if tune is None:
+            return
+        cells, num_points = self.grid.cells, len(self.grid.points)
+        yield (
+            f"tune {', '.join(tune.values)}: {len(cells)} cells x {num_points} trials x "
+            f"{tune.num_seeds} seeds from {tune.seeds[0]} = {len(self.trials) * tune.num_seeds} "
+            f"trainings: {_states(_counts(self.trials))}"
+        )
+        for cell in cells:
+            if cell.tuned is not None:
+                values = ", ".join(f"{n}={shown_value(v)}" for n, v in cell.tuned.items())
+                yield f"  {cell.name}: chosen by {self.grid.options.metrics[0].of_val}: {values}"
+
+    def _until(self) -> str:
+        """The looks, and how many seeds a verdict takes at the spread that is stored."""
+        made, metric = design(self.grid), self.grid.options.metrics[0]
+        looks = ", ".join(map(str, made.looks))
+        within = self.grid.options.equal_within
+        unit = " points" * metric.is_share
+        words = ["better", "worse", *([f"equal within {within:g}{unit}"] if within else [])]
+        said = f"looks at {looks}; a variant stops when its {metric.name} is {' or '.join(words)}"
+        if not self.sd:
+            return f"{said}; at most {made.looks[-1]}, as no spread over seeds is stored yet"
+        true = [times * self.sd for times in (0, 1, 2, 3)]
+        found = zip(expected_seeds(made, self.sd, true), true, strict=True)
+        each = ", ".join(f"{num:.0f} if it is {d / metric.points:.2g}{unit}" for num, d in found)
+        return f"{said}; to expect by the true difference, at the spread stored so far: {each}"
 
     def _matches(self) -> Iterator[str]:
         """How each variant was brought to the baseline's cost."""
@@ -138,7 +181,8 @@ class Plan:
         if self.seconds is None:
             return UNKNOWN
         share = max(self.seconds / self.workers, self.seconds / self.num_todo)
-        return f"about {duration(share)} on {self.workers} worker(s), by {self._sources()}"
+        about = "at most about" if self.grid.options.until else "about"
+        return f"{about} {duration(share)} on {self.workers} worker(s), by {self._sources()}"
 
     def _memory(self) -> str:
         if self.memory_mb is None:
@@ -149,6 +193,14 @@ class Plan:
         """What the predictions come from, each said once."""
         sources = [planned.prediction.source for planned in self.cells]
         return ", ".join(f"{source} ({sources.count(source)})" for source in dict.fromkeys(sources))
+
+
+def _counts(cells: Sequence[PlannedCell]) -> dict[str, int]:
+    return {state: sum(planned.counts[state] for planned in cells) for state in STATES}
+
+
+def _states(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
 def detectable(num_seeds: int) -> str:
@@ -188,10 +240,22 @@ def plan(
     if store is not None:
         store.check(grid)
     predictions = predict(grid, store, place, num_threads, probe_s)
+    if store is not None:
+        grid = with_chosen(grid, store)
     grid = fitted(grid, predictions, store, workers)
-    cells = [_planned(cell, grid.seeds, store, predictions[cell.id]) for cell in grid.cells]
+    if store is not None:
+        grid = now(grid, store).grid
+    cells = [_planned(cell, seeds_of(grid, cell), store, predictions) for cell in grid.cells]
+    tune = grid.options.tune
+    trials = [
+        _planned(trial, tune.seeds, store, predictions)
+        for trial in chain(*grid.trials)
+        if tune is not None
+    ]
     repeat = _state(store, grid.baseline, grid.seeds[0], 1) if grid.repeat else None
-    return Plan(grid, cells, list(_stale(grid, store)) if store else [], workers, repeat)
+    stale = list(_stale(grid, store)) if store else []
+    spread = sd(grid, store) if store and grid.options.until else None
+    return Plan(grid, cells, trials, stale, workers, repeat, spread)
 
 
 def _place(engine: Engine) -> str:
@@ -204,13 +268,17 @@ def _place(engine: Engine) -> str:
 
 
 def _planned(
-    cell: Cell, seeds: tuple[int, ...], store: Store | None, prediction: Prediction
+    cell: Cell,
+    seeds: tuple[int, ...],
+    store: Store | None,
+    predictions: Mapping[str, Prediction],
 ) -> PlannedCell:
-    counts = {"done": 0, "failed": 0, "to do": 0}
+    counts = dict.fromkeys(STATES, 0)
     for seed in seeds:
         counts[_state(store, cell, seed)] += 1
     costs_of_it = costs(cell.config)
-    return PlannedCell(cell, counts, int(costs_of_it["params"]), costs_of_it["gmacs"], prediction)
+    params, gmacs = int(costs_of_it["params"]), costs_of_it["gmacs"]
+    return PlannedCell(cell, counts, params, gmacs, predictions[cell.id])
 
 
 def _state(store: Store | None, cell: Cell, seed: int, repeat: int = 0) -> str:
@@ -222,7 +290,7 @@ def _state(store: Store | None, cell: Cell, seed: int, repeat: int = 0) -> str:
 def _stale(grid: Grid, store: Store) -> Iterator[str]:
     """Each stored cell that the grid does not have, with what has changed."""
     by_name = {cell.name: cell for cell in grid.cells}
-    ids = {cell.id for cell in grid.cells}
+    ids = {cell.id for cell in chain(grid.cells, *grid.trials)}
     for cell_id in store.cell_ids():
         if cell_id in ids:
             continue

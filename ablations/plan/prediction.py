@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
+from ablations.engines.population import kind_of
 from ablations.grid.grid import Cell, Grid
 from ablations.grid.matching import costs
 from ablations.plan.probe import probe
@@ -34,23 +36,25 @@ def predict(
     probe_s: float = PROBE_S,
     cache_gib: float = CACHE_GIB,
 ) -> dict[str, Prediction]:
-    """A prediction for each cell, by id.
+    """A prediction for each cell and trial, by id.
 
-    From the cell's own finished trainings; or else from a probe of at most `probe_s` seconds for
-    all cells; or else from the other cells, in proportion to multiply-adds.
+    From the cell's own finished trainings; or else, where cells differ in values alone, from
+    those of one; or else from a probe of at most `probe_s` seconds for all cells; or else from the
+    other cells, in proportion to multiply-adds.
     """
-    records = {cell.id: finished(store, cell, grid.seeds) for cell in grid.cells}
-    unknown = [cell for cell in grid.cells if not records[cell.id]]
-    probes = probe(unknown, device, num_threads, probe_s, cache_gib)
-    known = {}
-    for cell in grid.cells:
-        if results := records[cell.id]:
-            known[cell.id] = _of_records(results)
-        elif cell.id in probes:
-            found = probes[cell.id]
-            known[cell.id] = Prediction(found.seconds, found.memory_mb, "a probe")
-    left = [cell for cell in grid.cells if cell.id not in known]
-    return known | _by_work(left, {cell: known[cell.id] for cell in grid.cells if cell not in left})
+    seeds = (*grid.seeds, *(grid.options.tune.seeds if grid.options.tune else ()))
+    cells = {cell.id: cell for cell in chain(grid.cells, *grid.trials)}
+    kinds = {cell_id: kind_of(cell) for cell_id, cell in cells.items()}
+    records = {cell_id: finished(store, cell, seeds) for cell_id, cell in cells.items()}
+    known = {cell_id: _of_records(found) for cell_id, found in records.items() if found}
+    alike = {kinds[cell_id]: prediction for cell_id, prediction in known.items()}
+    unknown = {kinds[i]: cell for i, cell in cells.items() if kinds[i] not in alike}
+    probes = probe(list(unknown.values()), device, num_threads, probe_s, cache_gib)
+    for cell_id, found in probes.items():
+        alike[kinds[cell_id]] = Prediction(found.seconds, found.memory_mb, "a probe")
+    known = {i: known.get(i) or alike[kinds[i]] for i in cells if kinds[i] in alike}
+    left = [cell for cell_id, cell in cells.items() if cell_id not in known]
+    return known | _by_work(left, {cells[cell_id]: each for cell_id, each in known.items()})
 
 
 def _by_work(cells: Sequence[Cell], known: Mapping[Cell, Prediction]) -> dict[str, Prediction]:
@@ -96,8 +100,8 @@ def fitted(
 ) -> Grid:
     """The grid with as many of its first seeds as its budget has time for, at all cells alike.
 
-    Seeds that are finished are never left out. Raises GridError if not even one seed fits, or
-    nothing tells how long one takes.
+    Trials, and seeds that are finished, are never left out. Raises GridError if not even one seed
+    fits, or nothing tells how long one takes.
     """
     budget_s = grid.options.budget_s
     if budget_s is None:
@@ -113,9 +117,10 @@ def fitted(
         needed_s = _needed_s(part, predictions, store) / at_once
         if needed_s <= budget_s or _is_finished(part, store):
             return part
+    first = "tuning and " * bool(grid.trials) + "the first seed of every cell"
     grid.file.fail(
         ("budget",),
-        f"the first seed of every cell takes about {duration(needed_s)} on {at_once} worker(s), "
+        f"{first} takes about {duration(needed_s)} on {at_once} worker(s), "
         f"more than the budget of {duration(budget_s)}; allow that, or take cells out.",
     )
 
@@ -123,7 +128,7 @@ def fitted(
 def _needed_s(grid: Grid, predictions: Mapping[str, Prediction], store: Store | None) -> float:
     """How long all trainings of a grid take one after the other, or have taken."""
     total = 0.0
-    for job in grid.jobs:
+    for job in (*grid.trial_jobs, *grid.jobs):
         for cell, seed in job.trainings:
             done = finished(store, cell, [seed], job.repeat)
             predicted_s = predictions[cell.id].seconds or 0.0

@@ -108,7 +108,7 @@ class Study:
 
     @property
     def num_declared(self) -> int:
-        return len(self.plan["cells"]) * len(self.plan["seeds"])
+        return sum(len(self.plan["seeds"][: c.get("num_seeds")]) for c in self.plan["cells"])
 
     @property
     def metrics(self) -> list[Metric]:

@@ -16,6 +16,7 @@ from ablations.report import bias, figures, prediction, tables, words
 from ablations.report.data import Metric, Study
 from ablations.report.figures import Drawn
 from ablations.report.provenance import grid_text, is_dirty, provenance, reproduce
+from ablations.report.tuning import Tuning, tuning
 from ablations.report.words import Finding
 from posmlp.checkpoint import write_atomically
 
@@ -70,16 +71,16 @@ def write_report(root: str | Path, out: str | Path | None = None, margin: float 
     histories = study.histories()
     compared = [_compared(study, metric, histories) for metric in study.metrics]
     effects = _effects(study)
-    maps = _bias(study)
+    maps, tuned = _bias(study), tuning(study)
     table = tables.variants(study)
-    page = _page(study, table, compared, effects, maps)
+    page = _page(study, table, compared, effects, maps, tuned)
     write_atomically(out, page.encode())
     tables.write_readable(study, table, out.parent)
     if study.store.published and out.parent.resolve() == study.store.root.resolve():
         return out  # which is kept small
     tables.write_tables(study, table, out.parent)
     drawn = [figure for each in compared for figure in each.figures]
-    for figure in [*drawn, *effects.figures, *maps]:
+    for figure in [*drawn, *effects.figures, *maps, *(tuned.figures if tuned else ())]:
         write_atomically(out.parent / "figures" / f"{figure.name}.png", figure.png)
     return out
 
@@ -139,6 +140,7 @@ def _page(
     compared: list[Compared],
     effects: Effects,
     maps: list[Drawn],
+    tuned: Tuning | None,
 ) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -169,6 +171,7 @@ def _page(
         "effects": effects,
         "most_sentences": MOST_SENTENCES,
         "bias": maps,
+        "tuning": tuned,
         "noise_floor": words.noise_floor(study),
         "failures": study.failed.to_dict("records"),
         "provenance": list(provenance(study)),

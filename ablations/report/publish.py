@@ -14,6 +14,7 @@ from typing import Any
 from ablations.commands import for_folder
 from ablations.store.files import in_checkout
 from ablations.store.published import CELLS, CURVES, GRID, csv_rows, pack
+from ablations.store.status import are_open
 from ablations.store.store import Result, Store, StoreError, write_durably, write_json
 
 LARGEST_MODEL = 2 * 2**20
@@ -37,7 +38,7 @@ def publish(out: str | Path, to: str | Path, *, models: str = "none") -> Path:
     plan = source.plan()
     _check_target(source, target)
     results = _finished(source, plan)
-    cells = {cell["id"]: source.cell(cell["id"]) for cell in plan["cells"]}
+    cells = {which[0]: source.cell(which[0]) for which in results}
     trainings = [
         (
             _repeatable(result, target.root),
@@ -52,8 +53,8 @@ def publish(out: str | Path, to: str | Path, *, models: str = "none") -> Path:
         write_durably(target.root / name, packed[name])
     shutil.rmtree(target.root / "cells", ignore_errors=True)  # models of an earlier version
     if models == "first":
-        for cell_id in cells:
-            _keep_model(source, target, (cell_id, plan["seeds"][0], 0))
+        for cell in plan["cells"]:
+            _keep_model(source, target, (cell["id"], plan["seeds"][0], 0))
     write_report(target.root)
     return target.root
 
@@ -62,13 +63,19 @@ def _finished(source: Store, plan: dict[str, Any]) -> dict[Which, Result]:
     """Every training's result. Raises StoreError if one has none, or a damaged one."""
     found: dict[Which, Result] = {}
     unfinished = []
-    for repeat, each in enumerate((source.results(plan), source.repeats(plan))):
-        for cell, seed, result in each:
-            if not isinstance(result, str):
-                found[cell["id"], seed, repeat] = result
-            elif not (repeat and result == "to do"):  # which leaves nothing out but itself
-                again = " repeated" * repeat
-                unfinished.append(f"{cell['name']} seed {seed}{again} ({result})")
+    rows = [(0, row) for row in (*source.trials(plan), *source.results(plan))]
+    rows += [(1, row) for row in source.repeats(plan)]
+    for repeat, (cell, seed, result) in rows:
+        if not isinstance(result, str):
+            found[cell["id"], seed, repeat] = result
+        elif not (repeat and result == "to do"):  # which leaves nothing out but itself
+            again = " repeated" * repeat
+            unfinished.append(f"{cell['name']} seed {seed}{again} ({result})")
+    if are_open(plan):
+        raise StoreError(
+            f"{source.root} has variants without a verdict that may have more seeds; go on with "
+            "its run, or lower seeds' to in the grid"
+        )
     if unfinished:
         raise StoreError(
             f"{len(unfinished)} trainings of {source.root} are not finished, the first is "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from ablations.store.store import OUT_OF_MEMORY, Result, Store
 
@@ -46,7 +47,8 @@ def unless_all_fail(results: Iterable[Result], store: Store, most: int) -> Itera
 
 
 def _any_done(store: Store) -> bool:
-    found = store.results(store.plan())
+    plan = store.plan()
+    found = chain(store.results(plan), store.trials(plan))
     return any(isinstance(each, dict) and each["status"] == "done" for _, _, each in found)
 
 

@@ -13,8 +13,24 @@ PLAN = {
     "left_out_seeds?": [int],
     "repeats?": [[str | int]],
     "match?": str | None,
+    "metrics?": [[str]],
+    "equal_within?": _NUMBER | None,
+    "until?": list | None,
     "baseline": str,
-    "cells": [{"id": str, "name": str, "axes": dict}],
+    "cells": [
+        {
+            **{"id": str, "name": str, "axes": dict},
+            **{"tuned?": dict | None, "num_seeds?": int, "verdict?": str | None},
+            **{"test_clips?": int},
+        }
+    ],
+    "trials?": {
+        "seeds": [int],
+        "values": {"*": list},
+        "cells": [
+            {"id": str, "name": str, "axes": dict, "of": int, "tuned": dict, "untuned": bool}
+        ],
+    },
     "command": str,
 }
 CELL = {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ablations.commands import for_folder
+from ablations.grid.settings import shown_value
 from ablations.store.alike import told_once
 from ablations.store.store import Result, Store
 
@@ -25,6 +27,7 @@ def status(out: str | Path) -> str:
     failed, troubles = [], []
     rows = [(cell, f"seed {seed}", result) for cell, seed, result in store.results(plan)]
     rows += [(cell, f"seed {seed} repeated", r) for cell, seed, r in store.repeats(plan)]
+    rows += [(cell, f"seed {seed}", result) for cell, seed, result in store.trials(plan)]
     for cell, seed, result in rows:
         state = result["status"] if isinstance(result, dict) else result.partition(":")[0]
         counts[state] += 1
@@ -34,7 +37,12 @@ def status(out: str | Path) -> str:
             troubles.append(f"  {cell['name']} {seed} is {result}; it will be trained again")
     states = ("done", "failed", "damaged", "to do")
     shown = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
-    lines = [f"{out}: {len(rows)} trainings: {shown}", *told_once(failed), *troubles]
+    lines = [
+        f"{out}: {len(rows)} trainings: {shown}",
+        *told_once(failed),
+        *troubles,
+        *_decisions(plan),
+    ]
     folder = shlex.quote(str(out))
     command = for_folder(plan["command"], store.root)
     again = f"{command} --retry-failed"
@@ -42,9 +50,29 @@ def status(out: str | Path) -> str:
         command = again = f"{plan['command']} --reuse {folder}"
     if counts["failed"]:
         lines.append(f"see why: ablations why {folder} CELL; again: {again}")
-    if counts["to do"] or counts["damaged"]:
+    if counts["to do"] or counts["damaged"] or are_open(plan):
         lines.append(f"go on with: {command}")
     return "\n".join(lines)
+
+
+def _decisions(plan: dict[str, Any]) -> Iterator[str]:
+    """What was chosen and judged so far."""
+    for cell in plan["cells"]:
+        if cell.get("tuned"):
+            values = ", ".join(f"{n}={shown_value(v)}" for n, v in cell["tuned"].items())
+            yield f"  {cell['name']} is tuned to {values}"
+    for cell in plan["cells"]:
+        if cell.get("verdict"):
+            at_most = f" of at most {len(plan['seeds'])}" * (cell["verdict"] == "undecided")
+            yield f"  {cell['name']} is {cell['verdict']} at {cell['num_seeds']}{at_most} seeds"
+
+
+def are_open(plan: dict[str, Any]) -> bool:
+    """Whether a variant without a verdict may have more seeds."""
+    return any(
+        cell.get("verdict") == "undecided" and cell["num_seeds"] < len(plan["seeds"])
+        for cell in plan["cells"]
+    )
 
 
 def why(out: str | Path, cell: str, seed: int | None = None) -> str:
@@ -55,21 +83,27 @@ def why(out: str | Path, cell: str, seed: int | None = None) -> str:
     store = Store(out)
     plan = store.plan()
     found = find_cell(plan, cell)
-    if seed is not None and seed not in plan["seeds"]:
-        raise ValueError(f"seed {seed} is not of this run; its seeds are {plan['seeds']}")
+    seeds = [*plan["seeds"], *plan.get("trials", {"seeds": []})["seeds"]]
+    if seed is not None and seed not in seeds:
+        raise ValueError(f"seed {seed} is not of this run; its seeds are {seeds}")
     parts = []
-    for each, its_seed, result in store.results(plan | {"cells": [found]}):
-        if seed in (None, its_seed):
+    for each, its_seed, result in (*store.trials(plan), *store.results(plan)):
+        if each["id"] == found["id"] and seed in (None, its_seed):
             parts.append(_account(store, f"{each['name']} ({each['id']}) seed {its_seed}", result))
     return "\n\n".join(parts)
 
 
 def find_cell(plan: dict[str, Any], wanted: str) -> dict[str, Any]:
-    """The one cell of that name, or whose id starts so. Raises ValueError naming the cells."""
-    named = [cell for cell in plan["cells"] if cell["name"] == wanted]
-    found = named or [cell for cell in plan["cells"] if cell["id"].startswith(wanted)]
+    """The one cell, or trial, of that name, or whose id starts so.
+
+    Raises ValueError naming the cells.
+    """
+    cells = [*plan["cells"], *plan.get("trials", {"cells": []})["cells"]]
+    named = [cell for cell in cells if cell["name"] == wanted]
+    started = {cell["id"]: cell for cell in cells[::-1] if cell["id"].startswith(wanted)}
+    found = named or list(started.values())
     if len(found) != 1:
-        known = "; ".join(f"{cell['id']} {cell['name']}" for cell in plan["cells"])
+        known = "; ".join(f"{cell['id']} {cell['name']}" for cell in cells)
         which = "several cells" if found else "no cell"
         raise ValueError(f"{wanted!r} is {which} of this run; its cells are: {known}")
     return found[0]

@@ -8,6 +8,7 @@ DIR/cells/ID/cell.json               one cell: configs, data, name, axes
 DIR/cells/ID/seed{k}/                the run folder of `posmlp.train.fit`, and result.json
 DIR/cells/ID/seed{k}.log             what the training printed, if anything
 DIR/cells/ID/seed{k}-repeat/, .log   the same seed a second time, for the noise floor
+DIR/cells/ID/seed{1000+k}/, .log     trials of a grid that tunes
 DIR/together/HASH/, .log             several trainings while they are one population, then as above
 """
 
@@ -39,6 +40,12 @@ DEVICE_ERROR = "device error"
 OUT_OF_MEMORY = "out of memory"
 _ANEW = "give the `ablations run` command of this folder again, which writes it anew"
 _AS_PUBLISHED = "put back what was published there, or publish the run again"
+
+
+def measured(result: Result) -> dict[str, Any]:
+    """All numbers that came out of a training, by the names of the table's columns."""
+    numbers = {"params": result.get("params"), **(result.get("timings") or {})}
+    return {**result["metrics"], **numbers, "peak_memory_mb": result.get("peak_memory_mb")}
 
 
 class StoreError(ValueError):
@@ -135,7 +142,7 @@ class Store:
 
     def check_cells(self, grid: Grid) -> None:
         """Raise StoreError if results of one of the grid's cells come from other defaults."""
-        for cell in grid.cells:
+        for cell in (*grid.cells, *(trial for each in grid.trials for trial in each)):
             self._check_cell(cell)
 
     def _is_ours(self) -> bool:
@@ -158,7 +165,9 @@ class Store:
 
     def declare(self, grid: Grid, command: str) -> None:
         """Write down what is to be run."""
-        for cell in grid.cells:
+        trials = {cell.id: cell for each in grid.trials for cell in each}
+        known = [cell for cell in grid.cells if cell.tuned is not None or not trials]
+        for cell in (trials | {cell.id: cell for cell in known}).values():
             if self.sound_cell(cell.id) != described_cell(cell):
                 write_json(self.cell_path(cell.id), described_cell(cell))
         write_durably(self.root / "grid.yaml", grid.file.text.encode())
@@ -293,14 +302,22 @@ class Store:
     def results(self, plan: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int, Result | str]]:
         """Each declared cell and seed with its result, or with why there is none."""
         for cell in plan["cells"]:
-            for seed in plan["seeds"]:
+            for seed in plan["seeds"][: cell.get("num_seeds")]:
+                waits = cell.get("tuned", {}) is None  # what stands there was not chosen
+                yield cell, seed, "to do" if waits else self._result_or_state(cell["id"], seed)
+
+    def trials(self, plan: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int, Result | str]]:
+        """The same of what each cell tries before it is compared; nothing without `tune`."""
+        trials = plan.get("trials", {"cells": [], "seeds": []})
+        for cell in trials["cells"]:
+            for seed in trials["seeds"]:
                 yield cell, seed, self._result_or_state(cell["id"], seed)
 
     def repeats(self, plan: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int, Result | str]]:
         """The same of what is trained a second time under its seed."""
         cells = {cell["id"]: cell for cell in plan["cells"]}
         for cell_id, seed in plan.get("repeats", []):
-            if cell_id in cells:
+            if cell_id in cells and cells[cell_id].get("tuned", {}) is not None:
                 yield cells[cell_id], seed, self._result_or_state(cell_id, seed, repeat=1)
 
     def _result_or_state(self, cell_id: str, seed: int, repeat: int = 0) -> Result | str:

@@ -129,7 +129,7 @@ def window_of(config: PosMLPConfig, place: Place) -> tuple[int, int, int]:
 def _is_tied(config: PosMLPConfig) -> bool:
     """Whether `bias_table()` is the relation itself: then no (G, N, N) array need be made."""
     softmaxed = config.gate == "gqpe" and config.gqpe_softmax
-    tied = ("lrpe", "attention", "centred-attention", "conv", "gqpe")
+    tied = ("lrpe", "attention", "qkv-attention", "centred-attention", "conv", "gqpe")
     return config.gate in tied and not softmaxed
 
 

@@ -123,8 +123,9 @@ def relation_params(
     With G groups, C mixed channels, N tokens and D offsets, the products of w and of 2w - 1 over
     the window's a axes: `lrpe` G D; `gqpe` G (a + s), with a centre and a spread of s = a^2 (full),
     a (diagonal) or 1 (scalar) numbers a group; `dense` G N^2; `lrpe+dense` G D + N^2; `attention` G
-    D + 2 C^2 + 2 C, its table and its projection to queries and keys; `conv` G k, with k taps, the
-    product of min(conv_size, 2w - 1); `mean` and `none` 0; a centred gate what the other has.
+    D + 2 C^2 + 2 C, its table and its projection to queries and keys; `qkv-attention` C^2 + 3 C
+    more; `conv` G k, with k taps, the product of min(conv_size, 2w - 1); `mean` and `none` 0; a
+    centred gate what the other has.
 
     `window`: (T,), (H, W) or (T, H, W) tokens; `dim`: C. Returns a count. Raises ValueError for an
     unknown gate. Source: the shapes in `posmlp.positions` and `posmlp.gating`; a test holds this
@@ -140,6 +141,7 @@ def relation_params(
         "dense": num_groups * num_tokens**2,
         "lrpe+dense": table + num_tokens**2,
         "attention": table + 2 * dim * dim + 2 * dim,  # the query and key projection
+        "qkv-attention": table + 3 * dim * dim + 5 * dim,  # the values' too, and the norm
         "conv": num_groups * _taps(window, conv_size),
         "mean": 0,
         "none": 0,
@@ -150,15 +152,16 @@ def relation_macs(gate: str, window: tuple[int, ...], dim: int, *, conv_size: in
     """Multiply-adds of mixing one window, by formula: N^2 C for any relation, however it is made.
 
     N tokens, C = `dim` channels. `attention` pays 2 N C^2 for queries and keys, N^2 C for their
-    products and N^2 C for the weighted sum; `conv` N C k with k taps; `mean` and `none` have no
-    products, nor has centring. Groups do not appear: they cost parameters, never multiply-adds.
-    Returns a count. Raises ValueError for an unknown gate. Source: as `relation_params`; a test
-    holds it against the trace.
+    products and N^2 C for the weighted sum; `qkv-attention` N C^2 more for values; `conv` N C k
+    with k taps; `mean` and `none` have no products, nor has centring. Groups do not appear: they
+    cost parameters, never multiply-adds. Returns a count. Raises ValueError for an unknown gate.
+    Source: as `relation_params`; a test holds it against the trace.
     """
     one_of(gate, GATE_NAMES, "gate")
     num_tokens = math.prod(window)
     return dim * {
         "attention": 2 * num_tokens * dim + 2 * num_tokens**2,
+        "qkv-attention": 3 * num_tokens * dim + 2 * num_tokens**2,
         "conv": num_tokens * _taps(window, conv_size),
         "mean": 0,
         "none": 0,

@@ -114,7 +114,7 @@ def _more_than_the_table(
             f"stage {place.stage}, block {place.block}, branch {place.branch} holds weights that "
             "are not finite; load a checkpoint from before the training diverged"
         )
-    if model.config.gate in ("attention", "centred-attention"):
+    if model.config.gate.endswith("attention"):
         return None, "position part, added to the content scores before the softmax"
     if spread.max() <= 1e-6 * np.abs(table).max():  # tied by offset, up to rounding
         return None, ""

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.results.paired import check_margin, equivalence_p, holm, t_interval, t_test, verdict
-from analysis.results.runs import refuse_unnamed, without_failed
+from analysis.results.runs import Compared, asked_of, finals, refuse_unnamed
 
 VERDICTS = {
     "main effect": ("lower", "higher"),
@@ -68,7 +68,8 @@ def effects(
     metric, seed : str
         Column names.
     margin : float, optional
-        The largest true effect, either way, that still counts as none, as for `compare`.
+        The largest true effect, either way, that still counts as none, as for `compare`; by default
+        the grid's, where the table is of `ablations.load`.
     unit : str
         Follows the numbers in sentences, for example " points".
 
@@ -88,8 +89,10 @@ def effects(
         If a column or a value of an axis is missing, an axis has one level, a run is there twice,
         no seed has every combination, or the margin is not above 0.
     """
+    if margin is None:
+        margin = asked_of(df).metrics.get(metric, Compared()).margin
     check_margin(margin)
-    wide, levels = _grid_by_seed(without_failed(df, metric), list(axes), metric, seed)
+    wide, levels = _grid_by_seed(finals(df, metric), list(axes), metric, seed)
     complete = wide.dropna()
     counts = {"n": len(complete), "incomplete": len(wide) - len(complete)}
     contrasts = list(_contrasts(levels))

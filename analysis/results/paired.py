@@ -230,7 +230,19 @@ def _undecided(row: Mapping[str, Any], num_tests: int, margin: float | None) -> 
         return "cannot tell: needs about 3 seeds at the least, one shows no spread"
     if row["difference"] == 0 and margin is None:
         return "cannot tell: the means are equal"
-    significance = SIGNIFICANCE / num_tests
+    needed = seeds_to_decide(row, margin, SIGNIFICANCE / num_tests)
+    if needed is None:
+        return f"cannot tell: needs more than {MOST_SEEDS} seeds"
+    return f"cannot tell: needs about {needed} seeds"
+
+
+def seeds_to_decide(
+    row: Mapping[str, Any], margin: float | None, significance: float
+) -> int | None:
+    """The fewest seeds that show a difference, or that there is none, with 80% power.
+
+    If the row's difference and spread (above 0) are the true ones; None if more than MOST_SEEDS.
+    """
     effect, needed = row["difference"] / row["spread"], []
     with suppress(ValueError):
         needed.append(seeds_needed(effect, significance=significance))
@@ -238,6 +250,4 @@ def _undecided(row: Mapping[str, Any], num_tests: int, margin: float | None) -> 
         with suppress(ValueError):
             room = margin / row["spread"]
             needed.append(seeds_needed_to_equal(effect, room, significance=significance))
-    if not needed:
-        return f"cannot tell: needs more than {MOST_SEEDS} seeds"
-    return f"cannot tell: needs about {min(needed)} seeds"
+    return min(needed, default=None)

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
+
+
+class Compared(NamedTuple):
+    """How a metric is compared."""
+
+    higher_is_better: bool = True
+    margin: float | None = None
+    """The largest difference that counts as none, in the metric's unit."""
+    whole: float | None = None
+    """What it is where all test clips are right; None: it is no share of clips."""
+
+
+class Asked(NamedTuple):
+    """What a table's grid asks for, as `ablations.load` writes it to `df.attrs["compares"]`."""
+
+    metrics: dict[str, Compared]
+    """The one that decides first."""
+    until: tuple[int, int] | None = None
+    """The fewest and the most seeds where they go on until the verdict."""
+    num_comparisons: int = 1
+    seeds: tuple[int, ...] = ()
+    """In the order in which they are used."""
+
+
+def asked_of(df: pd.DataFrame) -> Asked:
+    """What the table says of how it is compared; nothing where it is of another origin."""
+    said = {"metrics": {}} | df.attrs.get("compares", {})
+    metrics = {name: Compared(**how) for name, how in said["metrics"].items()}
+    return Asked(**said | {"metrics": metrics})
 
 
 def val_of(metric: str) -> str:
@@ -25,6 +54,16 @@ def without_failed(df: pd.DataFrame, metric: str) -> pd.DataFrame:
     if "status" not in df.columns or metric not in df.columns:
         return df
     return df.assign(**{metric: df[metric].mask(df["status"] == "failed")})
+
+
+def finals(df: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows that are compared, without trials and repetitions, and with NaN where one failed."""
+    kept = pd.Series(True, df.index)
+    if "role" in df.columns:
+        kept &= df["role"] != "trial"
+    if "repeat" in df.columns:
+        kept &= df["repeat"] != 1
+    return without_failed(df[kept], metric)
 
 
 def refuse_unnamed(df: pd.DataFrame, *columns: str) -> None:

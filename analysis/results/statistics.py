@@ -20,7 +20,15 @@ from analysis.results.paired import (
     t_test,
     verdict,
 )
-from analysis.results.runs import refuse_unnamed, same_value, variant_column, without_failed
+from analysis.results.runs import (
+    Compared,
+    asked_of,
+    finals,
+    refuse_unnamed,
+    same_value,
+    variant_column,
+)
+from analysis.results.sequential import Design, judge, looks, verdict_at_look
 
 __all__ = ["compare", "detectable_effect", "effects", "seeds_needed", "t_interval"]
 
@@ -28,38 +36,49 @@ __all__ = ["compare", "detectable_effect", "effects", "seeds_needed", "t_interva
 def compare(
     df: pd.DataFrame,
     baseline: Any = None,
-    metric: str = "test_top1",
+    metric: str | None = None,
     by: str | None = None,
     seed: str = "seed",
     *,
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = None,
     confidence: float = 0.95,
     margin: float | None = None,
     unit: str = "",
+    whole: float | None = None,
+    design: Design | None = None,
 ) -> pd.DataFrame:
     """Each variant against the baseline, paired by seed.
+
+    A table of `ablations.load` says what its grid compares, and how: what is not given here is
+    taken from there (`df.attrs["compares"]`), so that the verdicts are those of the report.
 
     Parameters
     ----------
     df : DataFrame
         One row a variant and seed, such as `ablations.load` gives. A run that is missing has a NaN
-        metric, or "failed" in a column `status`.
+        metric, or "failed" in a column `status`. Rows of trials and of repetitions are left out.
     baseline : optional
         The value of column `by` that the others are compared with, or its text; by default that of
         the rows which a column `baseline` marks as true.
     metric, seed : str
-        Column names.
+        Column names. The metric is by default the grid's first, or test_top1.
     by : str, optional
         The column that tells variants apart; by default `variant`, or `name` where there is none.
-    higher_is_better : bool
-        False for a loss, an error or a time.
+    higher_is_better : bool, optional
+        False for a loss, an error or a time; by default as the grid says, or True.
     confidence : float
         Of the intervals, each by itself: they are not widened for the number of variants.
     margin : float, optional
-        The largest true difference, either way, that still counts as none. Without it nothing is
-        called equal: a test that finds no difference has not shown that there is none.
+        The largest true difference, either way, that still counts as none; by default the grid's.
+        Without it nothing is called equal: a test that finds no difference has not shown that there
+        is none.
     unit : str
         Follows the margin in verdicts, for example " points".
+    whole : float, optional
+        What the metric is where all test clips are right, such as 1 or 100; by default as the grid
+        says, or none: the metric is no share of clips.
+    design : Design, optional
+        Of a study whose seeds go on until the verdict; by default the grid's, or none.
 
     Returns
     -------
@@ -70,6 +89,9 @@ def compare(
           not used;
         - mean : the variant's mean over those n seeds; difference : that minus the baseline's;
           low, high : t-interval of the mean difference (`t_interval`);
+        - from_seeds, from_clips (only with `whole` and a column test_clips) : the half-width that
+          is left to chance in training, and the most of it that the choice of test clips explains
+          (binomial, the clips of both counted as independent); their squares sum to the whole's;
         - bootstrap_low, bootstrap_high (only if some n is at least 10, and NaN where it is not) :
           BCa bootstrap interval of the mean difference (Efron, 1987), which supposes no normal
           values;
@@ -86,40 +108,110 @@ def compare(
           and how many seeds would be needed to show the one or the other, if the difference seen
           is the true one, with 80% power at 0.05 / variants tested.
 
+        With a design the verdicts are those of `judge`: n, mean and difference are of the seeds at
+        which a comparison stopped, low and high its repeated confidence interval, look the number
+        of seeds at its last look; there is no p, and "cannot tell" says how many more seeds might
+        decide.
+
     Raises
     ------
     ValueError
         If a column, a value of `by` or the baseline is missing, a variant has two rows of one
         seed, or the margin is not above 0.
     """
+    asked = asked_of(df)
+    metric = metric or next(iter(asked.metrics), "test_top1")
+    of = asked.metrics.get(metric, Compared())
+    margin = of.margin if margin is None else margin
+    whole = of.whole if whole is None else whole
+    higher_is_better = of.higher_is_better if higher_is_better is None else higher_is_better
     check_margin(margin)
-    by = variant_column(df, by)
-    wide = _runs_by_seed(without_failed(df, metric), metric, by, seed)
+    if design is None and asked.until:
+        design = Design(looks(*asked.until), asked.num_comparisons, margin)
+    by, df = variant_column(df, by), finals(df, metric)
+    wide = _runs_by_seed(df, metric, by, seed)
     baseline = _marked(df, by) if baseline is None else same_value(df[by], baseline)
     sign = 1 if higher_is_better else -1
-    rows = [
-        {by: variant, **_paired(wide[variant], wide[baseline], sign, confidence, margin)}
-        for variant in df[by].unique()
-        if variant != baseline
-    ]
-    columns = ["n", "unpaired", "mean", "difference", "low", "high", "spread", "p"]
-    columns += ["p_equal"] if margin is not None else []
+    order = [each for each in asked.seeds or wide.index if each in wide.index]
+    run = df.assign(run=1).pivot(index=seed, columns=by, values="run").notna()
+    clips = df.groupby(by)["test_clips"].min().dropna() if "test_clips" in df else {}
+    rows: list[dict[Any, Any]] = []
+    for variant in df[by].unique():
+        if variant == baseline:
+            continue
+        both = pd.DataFrame({"variant": wide[variant], "baseline": wide[baseline]})
+        if design is None:
+            row = _paired(both, sign, confidence, margin)
+        else:
+            both = both.loc[order][(run[variant] & run[baseline]).loc[order].cummin()]
+            row = _at_look(both, sign, design, unit)
+        if whole and row["n"] and variant in clips and baseline in clips:
+            row |= _parts(row, [clips[variant], clips[baseline]], both.mean(), whole)
+        rows.append({by: variant, **row})
+    if design is not None:
+        return _columns(rows, by, ("look",), ("verdict",))
+    return _tested(rows, by, margin, unit, ("worse", "better")[::sign])
+
+
+def _columns(
+    rows: list[dict[Any, Any]], by: str, before: tuple[str, ...], after: tuple[str, ...]
+) -> pd.DataFrame:
+    """The rows with the columns that every comparison has, and others before and after."""
+    parts = ("from_seeds", "from_clips") if any("from_clips" in row for row in rows) else ()
+    shared = ("mean", "difference", "low", "high")
+    columns = [by, "n", *before, *shared, *parts, "probability_of_improvement", *after]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _tested(
+    rows: list[dict[Any, Any]], by: str, margin: float | None, unit: str, words: tuple[str, str]
+) -> pd.DataFrame:
+    """The rows of fixed seeds, with corrected p-values and verdicts."""
+    tests = ["p"] if margin is None else ["p", "p_equal"]
+    table = _columns(rows, by, ("unpaired",), ("spread", *tests))
     if any(row["n"] >= BOOTSTRAP_SEEDS for row in rows):
-        after = columns.index("high") + 1
-        columns[after:after] = ["bootstrap_low", "bootstrap_high"]
-    table = pd.DataFrame(rows, columns=[by, *columns, "probability_of_improvement"])
-    for column in ["p"] if margin is None else ["p", "p_equal"]:
+        for name in ("bootstrap_high", "bootstrap_low"):
+            table.insert(table.columns.get_loc("high") + 1, name, [row.get(name) for row in rows])
+    for column in tests:
         corrected = holm(table[column].to_numpy(float))
         table.insert(table.columns.get_loc(column) + 1, f"{column}_holm", corrected)
     num_tests = max(1, int(table["p"].notna().sum()))
-    words = ("worse", "better") if higher_is_better else ("better", "worse")
     verdicts = [
         verdict(row, words, num_tests, margin, unit)
         if row["n"]
         else "cannot tell: no seed in common with the baseline"
         for row in table.to_dict("records")
     ]
+    table["probability_of_improvement"] = table.pop("probability_of_improvement")
     return table.drop(columns="spread").assign(verdict=verdicts)
+
+
+def _at_look(both: pd.DataFrame, sign: int, design: Design, unit: str) -> dict[str, Any]:
+    """A row of `compare` at the look that decided, or at the last one that was reached."""
+    differences = sign * (both["variant"] - both["baseline"])
+    found = judge({"": differences.tolist()}, design).loc[0]
+    row = _paired(both[: found["look"]], sign, 0.95, None)
+    bounds = {"low": found["low"], "high": found["high"]}
+    if sign < 0:
+        bounds = {"low": -found["high"], "high": -found["low"]}
+    row |= {"look": int(found["look"]), **(bounds if row["n"] else {})}
+    return row | {"verdict": verdict_at_look(row, found["verdict"], design, unit)}
+
+
+def _parts(
+    row: dict[str, Any], clips: list[float], means: pd.Series, whole: float
+) -> dict[str, float]:
+    """What the interval's half-width owes to the seeds, and to the choice of test clips.
+
+    A share of m clips that are drawn by chance has the variance p (1 - p) / m (binomial), which is
+    part of the spread over seeds as far as seeds and variants err on different clips.
+    """
+    half = (row.get("high", np.nan) - row.get("low", np.nan)) / 2
+    shares = (means / whole).clip(0, 1).to_numpy()
+    by_clips = float((shares * (1 - shares) / np.array(clips)).sum()) * whole**2
+    spread = row.get("spread", np.nan)
+    part = min(1.0, by_clips / spread**2) if spread else np.nan
+    return {"from_seeds": half * np.sqrt(1 - part), "from_clips": half * np.sqrt(part)}
 
 
 def _marked(df: pd.DataFrame, by: str) -> Any:
@@ -149,17 +241,16 @@ def _runs_by_seed(df: pd.DataFrame, metric: str, by: str, seed: str) -> pd.DataF
 
 
 def _paired(
-    variant: pd.Series[float],
-    baseline: pd.Series[float],
-    sign: int,
-    confidence: float,
-    margin: float | None,
-) -> dict[str, float]:
-    """The measured columns of one row of `compare`, and the spread of the differences."""
-    both = variant.notna() & baseline.notna()
-    x, y = variant[both].to_numpy(), baseline[both].to_numpy()
-    alone = variant.notna() ^ baseline.notna()
-    row: dict[str, float] = {"n": len(x), "unpaired": int(alone.sum())}
+    pairs: pd.DataFrame, sign: int, confidence: float, margin: float | None
+) -> dict[str, Any]:
+    """The measured columns of one row of `compare`, and the spread of the differences.
+
+    `pairs`: a row a seed, columns variant and baseline.
+    """
+    there = pairs.notna()
+    x, y = pairs[there.all(axis=1)].to_numpy().T
+    alone = there["variant"] ^ there["baseline"]
+    row: dict[str, Any] = {"n": len(x), "unpaired": int(alone.sum())}
     if not len(x):
         return row
     difference, low, high = t_interval(x - y, confidence)

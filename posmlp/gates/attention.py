@@ -30,9 +30,12 @@ class AttentionGate(GatingUnit):
         self.positions = LRPE(window, num_groups)
         self.query_key = init_linear(nn.Linear(dim, 2 * dim))
 
+    def query_key_value(self, u: Tensor) -> tuple[Tensor, ...]:
+        """Each (B, N, C)."""
+        return *self.query_key(u).chunk(2, dim=-1), u
+
     def mix(self, u: Tensor) -> Tensor:
-        halves = self.query_key(u).chunk(2, dim=-1)
-        query, key, value = (self.in_groups(x).movedim(-1, -3) for x in (*halves, u))
+        query, key, value = (self.in_groups(x).movedim(-1, -3) for x in self.query_key_value(u))
         scores = query @ key.mT / math.sqrt(query.shape[-1]) + self.relation()  # (B, G, N, N)
         mixed = scores.softmax(-1).to(value.dtype) @ value
         return mixed.movedim(-3, -1).flatten(-2)
@@ -43,3 +46,24 @@ class AttentionGate(GatingUnit):
 
     def bias_table(self) -> Tensor:
         return self.positions.bias_table()
+
+
+class QKVAttentionGate(AttentionGate):
+    """Attention as vision transformers have it: of normalised u, its values projected too."""
+
+    def __init__(
+        self,
+        dim: int,
+        window: tuple[int, ...],
+        num_groups: int = 1,
+        *,
+        form: str = "multiply",
+        token_bias: bool = True,
+    ) -> None:
+        super().__init__(dim, window, num_groups, form=form, token_bias=token_bias)
+        self.norm = nn.LayerNorm(dim)
+        self.value = init_linear(nn.Linear(dim, dim))
+
+    def query_key_value(self, u: Tensor) -> tuple[Tensor, ...]:
+        normed = self.norm(u)
+        return *self.query_key(normed).chunk(2, dim=-1), self.value(normed)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from posmlp.config import PosMLPConfig
-from posmlp.gates.attention import AttentionGate
+from posmlp.gates.attention import AttentionGate, QKVAttentionGate
 from posmlp.gates.centred import CentredAttention, CentredGQPE, CentredMean
 from posmlp.gates.controls import MeanGate, NoMixing
 from posmlp.gates.convolution import ConvGate
@@ -38,6 +38,7 @@ GATES: dict[str, Callable[..., GatingUnit]] = {
     "conv": ConvGate,
     "mean": MeanGate,
     "none": NoMixing,
+    "qkv-attention": QKVAttentionGate,
     "centred-attention": CentredAttention,
     "centred-gqpe": partial(tied, relation=CentredGQPE),
     "centred-mean": CentredMean,

@@ -5,6 +5,8 @@ Shapes: B clips.
 
 from __future__ import annotations
 
+from itertools import islice
+
 import torch
 from torch import Tensor
 
@@ -23,13 +25,15 @@ def keep_rates(config: PosMLPConfig) -> Tensor:
 
     All steps of a block share its rate.
     """
-    rates = drop_rates(config.drop_path, sum(config.depths))
-    steps = [
-        len(parse_layout(layout))
-        for depth, layout in zip(config.depths, config.layouts, strict=True)
-        for _ in range(depth)
-    ]
-    return 1 - torch.tensor(rates).repeat_interleave(torch.tensor(steps))
+    rates = iter(drop_rates(config.drop_path, sum(config.depths)))
+    return 1 - torch.tensor(
+        [
+            rate
+            for depth, layout in zip(config.depths, config.layouts, strict=True)
+            for rate in islice(rates, depth)
+            for _ in parse_layout(layout)
+        ]
+    )
 
 
 def drop_path(update: Tensor, rate: float, scale: Tensor | None = None) -> Tensor:

@@ -39,24 +39,26 @@ def initialise(unit: Any, init: str) -> None:
     - `normal`: tables and the like truncated normal of std 0.02, as the released code intended.
     - `fan_in`: truncated normal of std N^-1/2, which keeps the variance of u through the mixing.
     - `unit_bias`: std 1e-3 and token biases 1, gMLP's start: the unit first passes v on.
-    - `steady`: std 0.1 in units over time alone, else as `normal`.
+    - `steady`: in units over time std 0.1, and GQPE's centres N(0, 1), in frames; else as `normal`.
 
-    GQPE starts at centres N(0, 0.01^2) and spreads identity + N(0, 0.01^2) under every name.
+    Layers within a unit, such as attention's projections, keep their own start. GQPE else starts at
+    centres N(0, 0.01^2) under every name, and at spreads identity + N(0, 0.01^2).
     """
     one_of(init, INITS, "init")
     fan_in = unit.num_tokens**-0.5
-    steady = 0.1 if len(unit.window) == 1 else 0.02
+    over_time = len(unit.window) == 1
+    steady = 0.1 if over_time else 0.02
     stds = {"released": 0.0, "normal": 0.02, "fan_in": fan_in, "unit_bias": 1e-3, "steady": steady}
     std = stds[init]
     for name, parameter in unit.named_parameters():
-        last = name.rsplit(".", 1)[-1]
+        layer, last = name.rpartition(".")[::2]
         if last == "centers":
-            nn.init.normal_(parameter, std=0.01)
+            nn.init.normal_(parameter, std=1.0 if init == "steady" and over_time else 0.01)
         elif last == "spreads":
             nn.init.normal_(parameter, std=0.01)
             with torch.no_grad():
                 parameter.add_(torch.eye(parameter.shape[-1]) if parameter.dim() == 3 else 1.0)
         elif last == "token_bias":
             nn.init.constant_(parameter, 1.0 if init == "unit_bias" else 0.0)
-        elif not name.startswith("query_key"):
+        elif not isinstance(unit.get_submodule(layer), nn.Linear | nn.LayerNorm):
             nn.init.trunc_normal_(parameter, std=std) if std else nn.init.zeros_(parameter)

@@ -81,18 +81,19 @@ def _differentiate(loss_of: Callable[..., Any]) -> Callable[..., Any]:
     return differentiated
 
 
-def _take_any_precision(model: nn.Module) -> None:
-    """Let norms compute in the dtype of their parameters: vmap's take no other, as autocast gives.
+def _make_norms_vmappable(model: nn.Module) -> None:
+    """Let norms compute as vmap can: in their parameters' dtype, on contiguous memory.
 
-    On a GPU autocast does the same for layer norm.
+    Autocast gives another dtype, and on a GPU does the same for layer norm; convolutions give
+    channels-last memory, about which a GPU's batch norm asks.
     """
 
-    def in_its_dtype(norm: Any, inputs: tuple[Tensor, ...]) -> Tensor:
-        return inputs[0].to(norm.weight.dtype)
+    def as_vmap_can(norm: Any, inputs: tuple[Tensor, ...]) -> Tensor:
+        return inputs[0].to(norm.weight.dtype).contiguous()
 
     for module in model.modules():
         if isinstance(module, nn.LayerNorm | nn.BatchNorm2d) and module.weight is not None:
-            module.register_forward_pre_hook(in_its_dtype)
+            module.register_forward_pre_hook(as_vmap_can)
 
 
 def _refuse_ties(model: nn.Module) -> None:
@@ -105,6 +106,11 @@ def _refuse_ties(model: nn.Module) -> None:
                 f"{other} and {name} are one parameter, which cannot be trained; register it once,"
                 " and use it in both places"
             )
+
+
+def _stacked(*parts: Tensor) -> Tensor:
+    """The parts one after the other along a new first axis; of a single one no copy is made."""
+    return torch.stack(parts) if len(parts) > 1 else parts[0][None]
 
 
 class _Crew:
@@ -184,7 +190,7 @@ class Population:
         if prepare is not None:
             prepare(self.model)
         if vectorised:
-            _take_any_precision(self.model)
+            _make_norms_vmappable(self.model)
         _refuse_ties(self.model)
         one_by_one = vectorised or prepare is not None or self.device.type != "cpu"
         self._crew = _Crew(
@@ -296,7 +302,7 @@ class Population:
                 return function(model, *(tree_map(lambda t: t[i], each) for each in stacked))
 
             results = self._crew.each(of_seed, len(self.seeds))
-            return tree_map(lambda *parts: torch.stack(parts), *results)
+            return tree_map(_stacked, *results)
 
         return by_themselves
 

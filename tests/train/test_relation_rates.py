@@ -20,7 +20,8 @@ TRAIN = TrainConfig(epochs=2, lr=1e-2, warmup_epochs=0.5, grad_clip=0.0)
 LEARNED = {
     "lrpe": ["positions.table"], "gqpe": ["positions.centers", "positions.spreads"],
     "dense": ["positions.weight"], "lrpe+dense": ["positions.table", "positions.weight"],
-    "attention": ["positions.table"], "centred-attention": ["positions.table"],
+    "attention": ["positions.table"], "qkv-attention": ["positions.table"],
+    "centred-attention": ["positions.table"],
     "centred-gqpe": ["positions.centers", "positions.spreads"], "centred-mean": [],
     "conv": ["kernel"], "mean": [], "none": [],
 }  # fmt: skip

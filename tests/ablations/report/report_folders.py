@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ablations.grid.grid import Cell, read_grid
+from ablations.plan.rounds import with_chosen
 from ablations.store.store import Store
 
 BASE = {"preset": "toy", "data": "moving-digits:easy", "train": {"epochs": 2}}
@@ -18,10 +19,14 @@ Score = Callable[[Cell, int], dict[str, float] | str | None]
 def fill(root: Path, grid: dict[str, Any], score: Score, repeat: float | None = None) -> Path:
     """Store what `score` gives for each run: metrics, the reason of a failure, or None for to do.
 
-    `repeat`: how much the top-1 of a second run of the baseline's first seed differs.
+    Trials come first, and cells are chosen by them. `repeat`: how much the top-1 of a second run
+    of the baseline's first seed differs.
     """
     grid = {"question": "Does it matter?", "base": BASE, "repeat": repeat is not None} | grid
     checked, store = read_grid(grid), Store(root)
+    for job in checked.trial_jobs:
+        _write(store, job.cells[0], job.seeds[0], score(job.cells[0], job.seeds[0]))
+    checked = with_chosen(checked, store)
     store.declare(checked, "ablations run grid.yaml")
     for cell in checked.cells:
         for seed in checked.seeds:
