@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
 
     plan = commands.add_parser("plan", help="cells, parameters, cost, time; runs nothing")
     plan.set_defaults(command=_plan)
-    run = commands.add_parser("run", help="train what is missing; exit code 1 if any failed")
+    run = commands.add_parser(
+        "run", help="train what is missing; exit code 1 if what it compares failed"
+    )
     run.set_defaults(command=_run)
     for command in (plan, run):
         command.add_argument("grid", type=Path, help="a grid file (YAML)")
@@ -100,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     repeat.add_argument("--threads", type=int, default=1, help="CPU threads")
     report.add_argument("--out", type=Path, help="the HTML file (default: FOLDER/report.html)")
     report.add_argument(
-        "--margin", type=float, default=2.0, help="points of accuracy that count as no difference"
+        "--margin", type=float, help="what counts as no difference, for the grid's equal_within"
     )
     repeat.add_argument("--to", type=Path, help="a new folder for the run (default: temporary)")
     publish.add_argument("to", type=Path, help="the folder to write to")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ablations.engines.dispatch import Engine
 from ablations.grid.grid import Cell, Grid, Job, read_grid
 from ablations.plan.prediction import PROBE_S, Hindsight, fitted, predict
-from ablations.plan.rounds import rounds, with_chosen
+from ablations.plan.rounds import current, rounds, with_chosen
 from ablations.progress import reporter, say
 from ablations.store import reuse as other_runs
 from ablations.store.alike import FAILED_ALIKE, unless_all_fail
@@ -85,15 +85,16 @@ def run(
         place = "cuda" if runner.on_gpu else "cpu"
         predictions = predict(grid, store, place, num_threads, probe_s, cache_gib)
         grid = fitted(with_chosen(grid, store), predictions, store, runner.at_once)
+        with store.written():
+            store.declare(current(grid, store).grid, command)
         hindsight = Hindsight(predictions)
         alike = grid.options.failed_alike
         most = FAILED_ALIKE if alike is None else alike
         for now in rounds(grid, store):
             jobs = part(runner.grouped(list(now.jobs)), shard)
-            with store.written():
-                todo = _missing(store, jobs, retry_failed, sources)
-                if todo or not now.jobs:
-                    store.declare(now.grid, command)
+            todo = _missing(store, jobs, retry_failed, sources)
+            if todo or not now.jobs:  # else this round is over, and what is stored may be further
+                store.declare(now.grid, command)
             num_all, num_todo = (sum(len(job.trainings) for job in each) for each in (jobs, todo))
             show = progress and bool(now.jobs)
             done = num_all - num_todo

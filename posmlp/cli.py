@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     train = command("train", _train)
-    train.add_argument("--config", default="toy", help="a preset's name or a YAML file")
+    train.add_argument("--config", default="toy", help="a preset, a recipe or a YAML file")
     train.add_argument("--data", default="moving-digits", help=DATA_HELP)
     train.add_argument("--seeds", default="0", help="comma-separated, for example 0,1,2")
     train.add_argument("--out", required=True, help="the run folder; an interrupted run goes on")

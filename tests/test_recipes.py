@@ -127,7 +127,7 @@ def test_recipes_are_found_from_any_folder(tmp_path, monkeypatch):
     config, _ = configs("recipes/ssv1-s16.yaml", ["depths=[1,1,1,1]"])
     assert config.dims == (72, 144, 288, 576)
     assert config.depths == (1, 1, 1, 1)
-    with pytest.raises(ValueError, match=r"Did you mean 'ssv1-s16\.yaml'"):
+    with pytest.raises(ValueError, match=r"Did you mean 'ssv1-s16'"):
         configs("recipes/ssv1-s61.yaml", [])
 
 

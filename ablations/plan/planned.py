@@ -14,7 +14,7 @@ from ablations.grid.grid import Cell, Grid, read_grid
 from ablations.grid.matching import costs
 from ablations.grid.settings import shown_value
 from ablations.plan.prediction import PROBE_S, Prediction, fitted, predict
-from ablations.plan.rounds import design, now, sd, seeds_of, with_chosen
+from ablations.plan.rounds import current, design, sd, seeds_of, with_chosen
 from ablations.progress import duration
 from ablations.store.store import Store
 from analysis.results.sequential import expected_seeds
@@ -244,7 +244,7 @@ def plan(
         grid = with_chosen(grid, store)
     grid = fitted(grid, predictions, store, workers)
     if store is not None:
-        grid = now(grid, store).grid
+        grid = current(grid, store).grid
     cells = [_planned(cell, seeds_of(grid, cell), store, predictions) for cell in grid.cells]
     tune = grid.options.tune
     trials = [

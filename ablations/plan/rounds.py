@@ -64,7 +64,7 @@ def rounds(grid: Grid, store: Store) -> Iterator[Round]:
     yield Round(grid, ())
 
 
-def now(grid: Grid, store: Store) -> Round:
+def current(grid: Grid, store: Store) -> Round:
     """The round that has not ended; where all have, the last one, without jobs."""
     *_, last = rounds(grid, store)
     return last

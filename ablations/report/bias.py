@@ -10,8 +10,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ablations.report.data import Metric, Study
+from ablations.report.data import Study
 from ablations.report.figures import Drawn, drawn
+from ablations.report.labels import Metric
 from analysis.bias.draw_bias import check_weights, draw_temporal_bias
 from analysis.bias.figures import bias_figures
 from analysis.bias.maps import bias_maps
@@ -23,9 +24,9 @@ from posmlp.train.population import seeded_model
 
 
 def chosen(study: Study, metric: Metric) -> list[str]:
-    """The baseline and the variant with the highest mean."""
+    """The baseline and the variant with the best mean."""
     means = study.done.groupby("label", sort=False)[metric.column].mean().dropna()
-    return list(dict.fromkeys([study.baseline, str(means.idxmax())]))
+    return list(dict.fromkeys([study.baseline, str((metric.sign * means).idxmax())]))
 
 
 def bias(study: Study, label: str, prefix: str) -> Iterator[Drawn]:

@@ -8,45 +8,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from ablations.commands import command
+from ablations.grid.deciding import margin_in, metrics_in
 from ablations.grid.expect import Expectation, expectations
 from ablations.grid.gridfile import GridError, GridFile
-from ablations.report.labels import short_labels, short_values, varying_axes
+from ablations.report.labels import Metric, short_labels, short_values, varying_axes
 from ablations.store.store import Result, Store, StoreError
 from ablations.store.table import load
 from analysis.cost.costs import cost
 from analysis.results.effects import crossed, effects
 from analysis.results.runs import val_of
+from analysis.results.sequential import Design, looks
 from analysis.results.statistics import compare, t_interval
 
-POINTS = " points"
 COSTS = ("params", "gmacs")
 SAME_COST = 0.01
 """Costs that differ by no more than this share count as equal."""
 
 
-class Metric(NamedTuple):
-    """A column of shares, what it is called, and what a table's head has room for."""
-
-    column: str
-    name: str
-    short: str
-
-
-METRICS = (
-    Metric("test_top1", "top-1 accuracy", "top-1"),
-    Metric("test_within_pair", "within-pair accuracy", "within-pair"),
-)
-"""Those that are compared; the first that a run has is the main one."""
-
-
 @dataclass(frozen=True)
 class Study:
-    """One ablation's folder. Shares are in percent throughout: differences are points."""
+    """One ablation's folder. Shares are in percent throughout: their differences are points."""
 
     store: Store
     plan: dict[str, Any]
@@ -54,20 +40,23 @@ class Study:
     """A row a finished or failed run, baseline first, with `label`; no metrics where it failed."""
     repeats: pd.DataFrame
     """Runs made a second time under the same seed."""
-    margin: float
-    """The largest difference, in points, that counts as none."""
+    margin: float | None = None
+    """The largest difference that counts as none, if other than the grid's."""
 
     @classmethod
-    def open(cls, root: str | Path, margin: float) -> Study:
+    def open(cls, root: str | Path, margin: float | None = None) -> Study:
         """Read a folder. Raises ValueError if it holds no ablation, or nothing has ended there."""
         store = Store(root)
         plan, table = store.plan(), load(root, repeats=True)
         if table.empty:
             raise ValueError(f"no run in {root} has ended yet; see: {command('status', root)}")
-        labels, columns = short_labels(plan), [m.column for m in METRICS if m.column in table]
-        table = table.assign(label=table["id"].map(labels))
-        table[columns] = 100 * table[columns].where(table["status"] == "done").astype(float)
+        table = table.assign(label=table["id"].map(short_labels(plan)))
+        for metric in map(Metric, metrics_in(plan)):
+            if metric.column in table:
+                done = table[metric.column].where(table["status"] == "done").astype(float)
+                table[metric.column] = metric.whole * done
         table = table.sort_values("baseline", ascending=False, kind="stable")
+        table.attrs = {"compares": {"metrics": {}, "seeds": plan["seeds"]}}
         again = table["repeat"] == 1
         return cls(store, plan, table[~again], table[again], margin)
 
@@ -108,13 +97,28 @@ class Study:
 
     @property
     def num_declared(self) -> int:
-        return sum(len(self.plan["seeds"][: c.get("num_seeds")]) for c in self.plan["cells"])
+        return sum(len(self.seeds_of(cell)) for cell in self.plan["cells"])
+
+    def seeds_of(self, cell: dict[str, Any]) -> list[int]:
+        """Those that a cell was asked for so far."""
+        return list(self.plan["seeds"][: cell.get("num_seeds")])
 
     @property
     def metrics(self) -> list[Metric]:
-        """The metrics that any finished run has."""
+        """Those that the grid compares and any finished run has; the first is the main one."""
         columns = self.done.columns[self.done.notna().any()]
-        return [metric for metric in METRICS if metric.column in columns]
+        return [m for m in map(Metric, metrics_in(self.plan)) if m.column in columns]
+
+    def margin_of(self, metric: Metric) -> float | None:
+        """The largest difference that counts as none, in points or the metric's own unit."""
+        return margin_in(self.plan, metric.of, self.margin)
+
+    def design(self, metric: Metric) -> Design | None:
+        """Of a grid whose seeds go on until the verdict; None for others."""
+        until, num_others = self.plan.get("until"), len(self.plan["cells"]) - 1
+        if not until:
+            return None
+        return Design(looks(*until), num_others, self.margin_of(metric))
 
     @cached_property
     def costs(self) -> pd.DataFrame:
@@ -147,8 +151,17 @@ class Study:
         """Each variant against the baseline (`analysis.compare`); None without the baseline."""
         if not self.interval(self.baseline, metric)[0]:
             return None
-        return compare(self.runs, self.baseline, metric.column, by="label", margin=self.margin,
-                       unit=POINTS)  # fmt: skip
+        return compare(
+            self.runs,
+            self.baseline,
+            metric.column,
+            by="label",
+            higher_is_better=metric.sign > 0,
+            margin=self.margin_of(metric),
+            unit=metric.points,
+            whole=metric.whole if metric.is_share else None,
+            design=self.design(metric),
+        )
 
     def effects(self, metric: Metric) -> pd.DataFrame:
         """Main effects and interactions. Raises ValueError with why the design has none."""
@@ -171,7 +184,9 @@ class Study:
                 "single axes cannot be told from those of the others."
             )
         try:
-            found = effects(kept, factors, metric.column, margin=self.margin, unit=POINTS)
+            found = effects(
+                kept, factors, metric.column, margin=self.margin_of(metric), unit=metric.points
+            )
         except ValueError as error:
             raise ValueError(f"They cannot be estimated: {error}.") from error
         sentences = found["sentence"].str.replace(metric.column, metric.name, regex=False)
@@ -236,9 +251,9 @@ class Study:
         if not parts:
             return pd.DataFrame()
         table = pd.concat(parts, ignore_index=True)
-        wanted = {name for each in METRICS for name in (each.column, val_of(each.column))}
-        columns = [name for name in table if name in wanted]
-        table[columns] *= 100
+        for metric in map(Metric, metrics_in(self.plan)):
+            for name in {metric.column, val_of(metric.column)} & set(table):
+                table[name] *= metric.whole
         return table
 
     def model_path(self, label: str) -> Path | None:

@@ -11,7 +11,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from ablations.report.data import POINTS, Metric, Study
+from ablations.report.data import Study
+from ablations.report.labels import Metric
 from ablations.report.words import label_key
 from analysis.results.draw_comparison import draw_differences, tally
 from analysis.results.draw_learning import draw_learning_curves
@@ -59,7 +60,7 @@ def highlighted(study: Study, metric: Metric) -> list[str]:
     means = study.done.groupby("label", sort=False)[metric.column].mean().dropna()
     if len(means) <= MOST_COLOURS:
         return means.index.tolist()
-    ordered = means.sort_values(ascending=False).index.tolist()
+    ordered = means.sort_values(ascending=metric.sign < 0).index.tolist()
     chosen = [study.baseline, *ordered[:4], *ordered[-2:]]
     return [label for label in dict.fromkeys(chosen) if label in means.index]
 
@@ -70,12 +71,16 @@ def differences(study: Study, metric: Metric, table: pd.DataFrame | None) -> Ite
         return
     title = f"{metric.name.capitalize()} against {study.baseline}: {tally(table['verdict'])}"
     axes = draw_differences(
-        table.rename(columns={"label": "variant"}), margin=study.margin, unit=POINTS, title=title
+        table.rename(columns={"label": "variant"}),
+        margin=study.margin_of(metric),
+        unit=metric.points,
+        title=title,
     )
     caption = (
-        "Points of percent, paired by seed. A bar that crosses 0 leaves the sign open. Colours are "
-        "verdicts after correction for all comparisons; shaded: differences that count as none."
+        f"{'Points of percent, p' if metric.is_share else 'P'}aired by seed. A bar that crosses 0 "
+        "leaves the sign open. Colours are verdicts after correction for all comparisons"
     )
+    caption += "; shaded: differences that count as none." if study.margin_of(metric) else "."
     key = f" Labels: {label_key(study)}." if len(study.axes) > 1 else ""
     yield drawn(f"difference-{metric.short}", title, axes, caption + key)
 
@@ -84,9 +89,10 @@ def accuracies(study: Study, metric: Metric) -> Iterator[Drawn]:
     """Each variant's mean, interval and seeds."""
     runs = _named(study, metric)
     order = "does-it-see-the-order-of-frames"
+    named = f"{metric.name}{metric.percent}"
     if metric.short == "within-pair":
         axes = draw_accuracy(
-            runs, metric=f"{metric.name} (%)", chance=CHANCE_WITHIN_PAIR, bounds=SHARE,
+            runs, metric=named, chance=CHANCE_WITHIN_PAIR, bounds=SHARE,
             title="Does it see the order of frames?",
         )  # fmt: skip
         caption = (
@@ -96,8 +102,8 @@ def accuracies(study: Study, metric: Metric) -> Iterator[Drawn]:
         yield drawn(order, "Does it see the order of frames?", axes, caption)
         return
     title = f"{metric.name.capitalize()}, held-out clips"
-    axes = draw_accuracy(runs, metric=f"{metric.name} (%)", bounds=SHARE, title=title)
-    yield drawn("accuracy", title, axes)
+    axes = draw_accuracy(runs, metric=named, bounds=SHARE if metric.is_share else None, title=title)
+    yield drawn("accuracy" if metric.short == "top-1" else metric.column, title, axes)
 
 
 def learning_curves(study: Study, histories: pd.DataFrame, metric: Metric) -> Iterator[Drawn]:
@@ -110,32 +116,33 @@ def learning_curves(study: Study, histories: pd.DataFrame, metric: Metric) -> It
         histories, metric=metric.column, by="label", highlight=chosen, title=title
     )
     clips = axes.get_ylabel().replace(metric.column.removeprefix("test_"), "")
-    axes.set_ylabel(f"{metric.name} (%): {clips.replace('_', '')}")
+    axes.set_ylabel(f"{metric.name}{metric.percent}: {clips.replace('_', '')}")
     yield drawn(f"learning-curves-{metric.short}", title, axes, _others(study, chosen).strip())
 
 
 def costs(study: Study, metric: Metric) -> Iterator[Drawn]:
     """Accuracy against each cost, with the front that no variant beats."""
-    runs = _named(study, metric)
+    runs, named = _named(study, metric), f"{metric.short}{metric.percent}"
     for name in ("params", "gmacs"):
         runs[name] = runs["variant"].map(study.costs[name])
     chosen = highlighted(study, metric)
     chosen = chosen if len(chosen) == study.done["label"].nunique() else chosen[:NAMED_AMONG_MANY]
     for name, words in COSTS.items():
-        known = runs[runs[name].notna() & runs[f"{metric.short} (%)"].notna()]
+        known = runs[runs[name].notna() & runs[named].notna()]
         if known.empty:
             continue
         title = f"{metric.short.capitalize()} against {words}"
         axes = draw_cost_accuracy(
             known,
             x=name,
-            y=f"{metric.short} (%)",
-            front=True,
+            y=named,
+            front=metric.sign > 0,
             highlight=chosen,
-            bounds=SHARE,
+            bounds=SHARE if metric.is_share else None,
             title=title,
         )
-        caption = "Grey line: the best mean to be had at each cost." + _others(study, chosen)
+        front = "Grey line: the best mean to be had at each cost." * (metric.sign > 0)
+        caption = (front + _others(study, chosen)).strip()
         yield drawn(f"cost-{name}", title, axes, caption)
 
 
@@ -149,9 +156,13 @@ def effects(study: Study, metric: Metric, table: pd.DataFrame | None) -> Iterato
     )
     title = f"What each setting changes in {metric.name}"
     axes = draw_differences(
-        table.assign(effect_of=names), label="effect_of", value="effect", margin=study.margin,
-        unit=POINTS, title=title,
-    )  # fmt: skip
+        table.assign(effect_of=names),
+        label="effect_of",
+        value="effect",
+        margin=study.margin_of(metric),
+        unit=metric.points,
+        title=title,
+    )
     caption = (
         "A main effect is the mean change over all combinations of the other settings; an "
         "interaction (x) is what two settings do together beyond the sum of each alone. Accuracy "
@@ -164,7 +175,8 @@ def _named(study: Study, metric: Metric) -> pd.DataFrame:
     """The runs with the columns as axes of figures call them."""
     runs = study.runs.rename(columns={"label": "variant"})
     values = runs[metric.column]
-    return runs.assign(**{f"{name} (%)": values for name in (metric.name, metric.short)})
+    names = {f"{name}{metric.percent}" for name in (metric.name, metric.short)}
+    return runs.assign(**dict.fromkeys(names, values))
 
 
 def _others(study: Study, chosen: list[str]) -> str:

@@ -1,14 +1,19 @@
-"""Short names of variants: what they differ in, and no more."""
+"""Short names of variants, what they differ in and no more, and of metrics and their values."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from ablations.grid.deciding import Metric as Column
 from ablations.grid.settings import shown_value
 
 BETWEEN = " · "
+MINUS = "−"
+_SPLITS = {"test": "", "val": "validation ", "train": "training "}
+_SCORES = {"top1": "top-1", "top5": "top-5", "within_pair": "within-pair", "loss": "loss"}
 
 
 def varying_axes(plan: Mapping[str, Any]) -> list[str]:
@@ -57,3 +62,63 @@ def short_value(value: Any) -> str:
 def _part(axis: str, value: Any, shown: str, num_axes: int) -> str:
     alone = num_axes == 1 or (isinstance(value, str) and not shown.isdigit())
     return shown if alone else f"{axis.rpartition('.')[2]}={shown}"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column that a grid compares. Shares are written in percent, their differences in points."""
+
+    of: Column
+
+    @property
+    def column(self) -> str:
+        return self.of.name
+
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, -1 where lower is."""
+        return self.of.sign
+
+    @property
+    def is_share(self) -> bool:
+        return self.of.is_share
+
+    @property
+    def whole(self) -> float:
+        """What a stored value is multiplied by: 100 for a share."""
+        return 100.0 if self.is_share else 1.0
+
+    @property
+    def short(self) -> str:
+        """What a table's head has room for."""
+        split, _, score = self.column.partition("_")
+        if split in _SPLITS and score:
+            return _SPLITS[split] + _SCORES.get(score, score.replace("_", " "))
+        return self.column.replace("_", " ")
+
+    @property
+    def name(self) -> str:
+        return f"{self.short} accuracy" if self.is_share else self.short
+
+    @property
+    def points(self) -> str:
+        """The unit of a difference, with a space before it."""
+        return " points" if self.is_share else ""
+
+    @property
+    def percent(self) -> str:
+        """The unit of a value, for the heads of columns and axes."""
+        return " (%)" if self.is_share else ""
+
+    def value(self, value: float) -> str:
+        """A value without its unit."""
+        return f"{value:.1f}" if self.is_share else f"{value:.4g}"
+
+    def full(self, value: float) -> str:
+        """A value with its unit."""
+        return self.value(value) + "%" * self.is_share
+
+    def change(self, value: float) -> str:
+        """A signed difference, with a true minus sign."""
+        shown = (f"{value:+.1f}" if self.is_share else f"{value:+.3g}").replace("-", MINUS)
+        return shown[1:] if not shown[1:].strip("0.") else shown

@@ -13,15 +13,14 @@ import jinja2
 import pandas as pd
 
 from ablations.report import bias, figures, prediction, tables, words
-from ablations.report.data import Metric, Study
+from ablations.report.data import Study
 from ablations.report.figures import Drawn
+from ablations.report.labels import Metric
 from ablations.report.provenance import grid_text, is_dirty, provenance, reproduce
 from ablations.report.tuning import Tuning, tuning
 from ablations.report.words import Finding
 from posmlp.checkpoint import write_atomically
 
-MARGIN = 2.0
-"""Points of accuracy, either way, that count as no difference unless the reader says otherwise."""
 MOST_SENTENCES = 8
 
 
@@ -56,16 +55,18 @@ class Effects:
     figures: list[Drawn] = field(default_factory=list)
 
 
-def write_report(root: str | Path, out: str | Path | None = None, margin: float = MARGIN) -> Path:
+def write_report(
+    root: str | Path, out: str | Path | None = None, margin: float | None = None
+) -> Path:
     """Write the report of the grid stored in `root` and return its path: root/report.html or `out`.
 
     Beside it table.md and rows.csv (a row a run). Unless that is a published folder, also
-    table.csv, .parquet and .tex, and the figures as PNG files in figures/. `margin`: points of
-    accuracy, either way, that count as no difference. Raises ValueError if nothing has ended
-    there, or the margin is not above 0.
+    table.csv, .parquet and .tex, and the figures as PNG files in figures/. `margin`: what
+    counts as no difference, either way, in place of the grid's `equal_within`. Raises ValueError if
+    nothing has ended there, or the margin is not above 0.
     """
-    if not margin > 0:
-        raise ValueError(f"margin={margin} must be above 0 points, for example {MARGIN:g}")
+    if margin is not None and not margin > 0:
+        raise ValueError(f"margin={margin} must be above 0 points, for example 2")
     study = Study.open(root, margin)
     out = Path(out) if out else study.store.root / "report.html"
     histories = study.histories()
@@ -92,7 +93,7 @@ def _compared(study: Study, metric: Metric, histories: pd.DataFrame) -> Compared
         metric,
         words.headline(study, metric, table),
         words.highest(study, metric, table),
-        words.findings(study, table),
+        words.findings(study, metric, table),
         study.classes(metric),
         list(figures.differences(study, metric, table)),
         list(figures.accuracies(study, metric)),

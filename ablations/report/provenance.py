@@ -12,7 +12,9 @@ from ablations.store.files import in_checkout
 
 def provenance(study: Study) -> Iterator[tuple[str, str]]:
     """Where the numbers come from, as stored with them; several values where runs differ."""
+    trials = (result for *_, result in study.store.trials(study.plan))
     results = [result for *_, result in study.results()]
+    results += [result for result in trials if isinstance(result, dict)]
     environments = [result.get("environment") or {} for result in results]
     workers = [result.get("worker") or {} for result in results]
     commits = {
@@ -58,7 +60,7 @@ def reproduce(study: Study) -> str:
     commits = {str(commit) for commit in recorded if commit}
     checkout = [f"git checkout {commit}" for commit in commits] if len(commits) == 1 else []
     folder = shlex.quote(str(in_checkout(study.store.root)))
-    report = f"ablations report {folder} --margin {study.margin:g}"
+    report = f"ablations report {folder}" + (f" --margin {study.margin:g}" if study.margin else "")
     return "\n".join([*checkout, study.plan["command"], report])
 
 

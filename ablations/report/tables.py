@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from ablations.report.data import Metric, Study
-from ablations.report.words import MINUS, points
+from ablations.report.data import Study
+from ablations.report.labels import MINUS, Metric
 from ablations.store.table import load
 from analysis.results.draw_comparison import verdict_kind
 from posmlp.checkpoint import write_atomically
@@ -18,6 +18,8 @@ from posmlp.checkpoint import write_atomically
 NOTHING = "–"
 _SHORTER = {
     r": needs about (\d+) seeds.*": r" (\1 seeds?)",
+    r" at \d+ of .*: about (\d+) more might decide": r" (\1 more seeds?)",
+    r" (at|yet)\b.*: .*": "",
     r", but by (less than .+)": r" (by \1)",
     r" (within .+)": r" (\1)",
 }
@@ -75,10 +77,13 @@ def _measured(
     )  # fmt: skip
     compared = None if table is None else table[table["label"] == label]
     if compared is not None and len(compared):
-        keys = ("difference", "low", "high", "p", "p_holm", "p_equal_holm", "verdict")
-        found = compared.iloc[0]
-        row |= {f"{name}_difference_{k}".replace("_difference_difference", "_difference"): found[k]
-                for k in keys}  # fmt: skip
+        row[f"{name}_difference"] = compared["difference"].iloc[0]
+        keys = ("low", "high", "from_seeds", "from_clips", "p", "p_holm", "p_equal_holm", "look")
+        row |= {
+            f"{name}_difference_{key}": compared[key].iloc[0]
+            for key in (*keys, "verdict")
+            if key in compared
+        }
     return row
 
 
@@ -87,8 +92,8 @@ def shown(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, list[str]] = {"variant": table["label"].tolist()}
     rows = table.to_dict("records")
     for metric in study.metrics:
-        columns[f"{metric.short} (%)"] = [_interval(row, metric.column) for row in rows]
-        columns[f"Δ {metric.short}"] = [_difference(row, metric.column) for row in rows]
+        columns[metric.short + metric.percent] = [_interval(row, metric) for row in rows]
+        columns[f"Δ {metric.short}"] = [_difference(row, metric) for row in rows]
         columns[f"verdict ({metric.short})"] = [_verdict(study, row, metric) for row in rows]
     columns["parameters"] = [_cost(study, row, "params", ",.0f") for row in rows]
     columns["GMACs"] = [_cost(study, row, "gmacs", ".3g") for row in rows]
@@ -97,21 +102,22 @@ def shown(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _interval(row: dict[str, Any], name: str) -> str:
-    mean, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+def _interval(row: dict[str, Any], metric: Metric) -> str:
+    mean, low, high = (row[f"{metric.column}{key}"] for key in ("", "_low", "_high"))
     if mean != mean:
         return NOTHING
-    spread = f" [{low:.1f}, {high:.1f}]" if low == low else ""
-    return f"{mean:.1f}{spread}".replace("-", MINUS)
+    spread = f" [{metric.value(low)}, {metric.value(high)}]" if low == low else ""
+    return f"{metric.value(mean)}{spread}".replace("-", MINUS)
 
 
-def _difference(row: dict[str, Any], name: str) -> str:
+def _difference(row: dict[str, Any], metric: Metric) -> str:
     nothing = float("nan")
     keys = ("", "_low", "_high")
-    mean, low, high = (row.get(f"{name}_difference{key}", nothing) for key in keys)
+    mean, low, high = (row.get(f"{metric.column}_difference{key}", nothing) for key in keys)
     if mean != mean:
         return NOTHING
-    return points(mean) + (f" [{points(low)}, {points(high)}]" if low == low else "")
+    spread = f" [{metric.change(low)}, {metric.change(high)}]" if low == low else ""
+    return metric.change(mean) + spread
 
 
 def _verdict(study: Study, row: dict[str, Any], metric: Metric) -> str:
@@ -199,11 +205,19 @@ def latex(text: str) -> str:
 
 def _note(study: Study) -> str:
     """What the numbers are, for who sees the table alone."""
-    return (
-        f"Mean and 95% t-interval over seeds, in percent; Δ: difference to the baseline, "
-        f"{study.baseline}, in points, paired by seed; verdict at 5% after Holm's correction, "
-        f"equal meaning within {study.margin:g} points."
-    )
+    parts = [
+        "Mean and 95% t-interval over seeds, accuracies in percent; Δ: difference to the baseline, "
+        f"{study.baseline}, paired by seed, accuracies in points"
+    ]
+    if study.plan.get("until"):
+        parts += ["with its repeated 95% interval over all comparisons"]
+        parts += ["verdict of the first look that decided, at 5% over all looks and comparisons"]
+    else:
+        parts += ["verdict at 5% after Holm's correction"]
+    margins = {m: study.margin_of(m) for m in study.metrics}
+    within = [f"{margin:g}{m.points} of {m.name}" for m, margin in margins.items() if margin]
+    parts += [f"equal meaning within {', '.join(within)}"] if within else []
+    return "; ".join(parts) + "."
 
 
 def kind_of(cell: str) -> str:

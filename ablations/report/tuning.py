@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from ablations.grid.deciding import Metric as Column
 from ablations.grid.deciding import metrics_in
 from ablations.grid.settings import shown_value
-from ablations.report.data import POINTS, Study
+from ablations.report.data import Study
 from ablations.report.figures import MOST_COLOURS, Drawn, drawn
+from ablations.report.labels import Metric
 from ablations.report.tables import NOTHING
-from ablations.report.words import points
 from ablations.store.store import Result, measured
 from analysis.figures.style import colours, styled, wrapped
 from analysis.results.statistics import compare
@@ -169,7 +169,7 @@ def _chosen(study: Study, table: pd.DataFrame, edges: list[Edge]) -> pd.DataFram
         row |= {n: shown_value(best[n]) + marks.get((label, n), "") for n in names}
         row[f"{_words(study)}{unit}"] = _number(best["score"])
         row[f"untuned{unit}"] = _number(before)
-        row["change"] = _signed(best["score"] - before)
+        row["change"] = _signed(Metric(by), best["score"] - before)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -213,26 +213,33 @@ def _verdicts(study: Study) -> pd.DataFrame:
     rows = []
     for trial, seed, result in study.store.trials(study.plan):
         if trial["untuned"]:
-            score = _score(result, metric.column, 0.01)
+            score = _score(result, metric.column, metric.of.points)
             label = study.labels[study.plan["cells"][trial["of"]]["id"]]
             rows.append({"label": label, "seed": seed, metric.column: score})
     tuned = study.comparison(metric)
     if not rows or tuned is None:
         return pd.DataFrame()
     untuned = compare(
-        pd.DataFrame(rows), study.baseline, metric.column, by="label", margin=study.margin,
-        unit=POINTS,
-    )  # fmt: skip
+        pd.DataFrame(rows),
+        study.baseline,
+        metric.column,
+        by="label",
+        higher_is_better=metric.sign > 0,
+        margin=study.margin_of(metric),
+        unit=metric.points,
+    )
     both = untuned.merge(tuned, on="label", suffixes=("_untuned", "_tuned"))
     shown = {"variant": both["label"]}
     for way in ("untuned", "tuned"):
-        shown[f"Δ {metric.short} {way}"] = both[f"difference_{way}"].map(_signed)
+        shown[f"Δ {metric.short} {way}"] = [
+            _signed(metric, difference) for difference in both[f"difference_{way}"]
+        ]
         shown[f"verdict {way}"] = both[f"verdict_{way}"]
     return pd.DataFrame(shown)
 
 
-def _signed(value: float) -> str:
-    return points(value) if value == value else NOTHING
+def _signed(metric: Metric, value: float) -> str:
+    return metric.change(value) if value == value else NOTHING
 
 
 def _figure(study: Study, table: pd.DataFrame, name: str, edges: list[Edge]) -> Drawn:

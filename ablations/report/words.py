@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ablations.report.data import Metric, Study
-from ablations.report.labels import BETWEEN
+from ablations.report.data import Study
+from ablations.report.labels import BETWEEN, Metric
 from analysis.results.draw_comparison import verdict_kind
 from analysis.results.paired import SIGNIFICANCE
 
-MINUS = "−"
 KINDS = ("better", "worse", "equal", "cannot tell")
 MOST_PAIRS = 3
 COST_NAMES = {"params": "parameters", "gmacs": "multiply-adds"}
@@ -32,8 +31,12 @@ class Finding(NamedTuple):
 def progress(study: Study) -> str:
     """How much of the ablation has ended, and on what the page therefore rests."""
     done, failed, declared = len(study.done), len(study.failed), study.num_declared
-    seeds = study.plan["seeds"]
-    what = f"{_count(len(study.labels), 'variant')}, {_count(len(seeds), 'seed')} each"
+    counts = sorted({len(study.seeds_of(cell)) for cell in study.plan["cells"]})
+    seeds = f"{_count(counts[0], 'seed')} each"
+    if study.plan.get("until"):
+        asked = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
+        seeds = f"{asked} of at most {len(study.plan['seeds'])} seeds, until the verdict"
+    what = f"{_count(len(study.labels), 'variant')}, {seeds}"
     if done == declared:
         return f"All {declared} declared runs have finished: {what}."
     parts = [f"{done} of {declared} declared runs have finished ({what})"]
@@ -51,15 +54,19 @@ def headline(study: Study, metric: Metric, table: pd.DataFrame | None) -> str:
             "with it yet."
         )
     n, mean, *_ = study.interval(study.baseline, metric)
-    base = f"the baseline, {study.baseline}, which has {mean:.1f}% {metric.name}"
+    base = f"the baseline, {study.baseline}, which has {metric.full(mean)} {metric.name}"
     if table.empty:
-        only = f"{metric.name} {mean:.1f}% over {_count(n, 'seed')}"
+        only = f"{metric.name} {metric.full(mean)} over {_count(n, 'seed')}"
         return f"Only the baseline, {study.baseline}, has finished: {only}."
     counts = Counter(verdict_kind(verdict) for verdict in table["verdict"])
     if counts["cannot tell"] == len(table):
         which = "it" if len(table) == 1 else f"any of the {len(table)} variants"
         return f"These runs cannot tell {which} from {base}."
-    words = {"better": "better", "worse": "worse", "equal": f"equal within {study.margin:g} points"}
+    words = {
+        "better": "better",
+        "worse": "worse",
+        "equal": f"equal within {_margin(study, metric)}",
+    }
     parts = [
         f"{counts[kind]} {'is' if counts[kind] == 1 else 'are'} {word}"
         for kind, word in words.items()
@@ -70,14 +77,17 @@ def headline(study: Study, metric: Metric, table: pd.DataFrame | None) -> str:
 
 
 def highest(study: Study, metric: Metric, table: pd.DataFrame | None) -> str:
-    """Which variant has the highest mean, and whether that means anything."""
+    """Which variant has the best mean, and whether that means anything."""
     means = {label: study.interval(label, metric)[1] for label in study.labels.values()}
     means = {label: mean for label, mean in means.items() if mean == mean}
     if table is None or len(means) < 2:
         return ""
-    best = max(means, key=lambda label: means[label])
+    best = max(means, key=lambda label: metric.sign * means[label])
+    mean, higher, highest = metric.full(means[best]), "higher", "highest"
+    if metric.sign < 0:
+        higher, highest = "lower", "lowest"
     if best == study.baseline:
-        return f"No variant has a higher mean than the baseline ({means[best]:.1f}%)."
+        return f"No variant has a {higher} mean than the baseline ({mean})."
     verdict = table.set_index("label").loc[best, "verdict"]
     so_what = {
         "better": "and it is better than the baseline",
@@ -85,30 +95,36 @@ def highest(study: Study, metric: Metric, table: pd.DataFrame | None) -> str:
         "equal": "but that is no more than the baseline has, within the margin",
         "worse": "but on the seeds that both have it is worse than the baseline",
     }[verdict_kind(verdict)]
-    return f"The highest mean is that of {best} ({means[best]:.1f}%), {so_what}."
+    return f"The {highest} mean is that of {best} ({mean}), {so_what}."
+
+
+def _margin(study: Study, metric: Metric) -> str:
+    """The largest difference that counts as none, with its unit."""
+    return f"{study.margin_of(metric) or 0:g}{metric.points}"
 
 
 def together(study: Study, table: pd.DataFrame) -> str:
     """Whether two settings give what each gives alone; empty where no pair was compared."""
-    pairs = table[table["kind"] == "interaction"]
+    metric, pairs = study.metrics[0], table[table["kind"] == "interaction"]
     kinds = pairs["verdict"].map(verdict_kind)
     counts, told = Counter(kinds), pairs[kinds.isin(["better", "worse"])]
     largest = told.loc[told["effect"].abs().nlargest(MOST_PAIRS).index].to_dict("records")
-    shown = ", ".join(f"{row['levels']}: {points(row['effect'])} points" for row in largest)
+    shown = ", ".join(
+        f"{r['levels']}: {metric.change(r['effect'])}{metric.points}" for r in largest
+    )
     more = ", ..." * (len(told) > MOST_PAIRS)
     parts = []
     if len(told):
         parts.append(f"{_give(len(told))} more or less than the sum of each alone ({shown}{more})")
     if counts["equal"]:
-        parts.append(
-            f"{_give(counts['equal'])} the sum of each alone within {study.margin:g} points"
-        )
+        within = _margin(study, metric)
+        parts.append(f"{_give(counts['equal'])} the sum of each alone within {within}")
     if counts["cannot tell"]:
         parts.append(f"for {counts['cannot tell']} these runs cannot tell")
     return f"Of {_count(len(pairs), 'pair')} of settings, {_listed(parts)}." if parts else ""
 
 
-def findings(study: Study, table: pd.DataFrame | None) -> list[Finding]:
+def findings(study: Study, metric: Metric, table: pd.DataFrame | None) -> list[Finding]:
     """Every variant, those that are told apart first, the largest differences before others."""
     if table is None:
         return []
@@ -118,7 +134,7 @@ def findings(study: Study, table: pd.DataFrame | None) -> list[Finding]:
             verdict_kind(row["verdict"]),
             row["label"],
             row["verdict"],
-            _numbers(row),
+            _numbers(metric, row),
             _caution(row, num_tests),
             cost_note(study, row["label"]),
         )
@@ -128,13 +144,20 @@ def findings(study: Study, table: pd.DataFrame | None) -> list[Finding]:
     return sorted(found, key=lambda f: (KINDS.index(f.kind), -sizes[f.label]))
 
 
-def _numbers(row: dict[str, Any]) -> str:
+def _numbers(metric: Metric, row: dict[str, Any]) -> str:
     if not row["n"]:
         return "no finished run at a seed of the baseline's"
-    difference = f"{row['mean']:.1f}%, {points(row['difference'])} points by seed"
+    by_seed = f"{metric.change(row['difference'])}{metric.points} by seed"
+    difference = f"{metric.full(row['mean'])}, {by_seed}"
     if row["n"] == 1:
         return f"{difference} (1 seed, hence no interval)"
-    spread = f"95% interval {points(row['low'])} to {points(row['high'])}"
+    spread = f"95% interval {metric.change(row['low'])} to {metric.change(row['high'])}"
+    if row.get("from_clips", float("nan")) == row.get("from_clips"):
+        seeds, clips = (metric.value(row[part]) for part in ("from_seeds", "from_clips"))
+        spread += f", of which seeds give ±{seeds} and the choice of test clips up to ±{clips}"
+    if "look" in row:
+        stopped = "stopped" if verdict_kind(row["verdict"]) != "cannot tell" else "last"
+        return f"{difference} (repeated {spread}; {stopped} at the look of {row['look']} seeds)"
     return f"{difference} ({spread}; {row['n']} seeds; {_chance(row['p_holm'])})"
 
 
@@ -144,7 +167,7 @@ def _chance(p: float) -> str:
 
 def _caution(row: dict[str, Any], num_tests: int) -> str:
     """Why an interval that leaves out 0 may still not tell."""
-    alone = row["n"] > 1 and row["p"] < SIGNIFICANCE <= row["p_holm"]
+    alone = "p" in row and row["n"] > 1 and row["p"] < SIGNIFICANCE <= row["p_holm"]
     if not alone or verdict_kind(row["verdict"]) != "cannot tell":
         return ""
     return f"Alone it would count as a difference, but not as one of {num_tests} comparisons."
@@ -160,23 +183,77 @@ def how_to_read(study: Study, table: pd.DataFrame | None) -> str:
     """Level, correction, margin and seeds, for a reader who knows what a mean is."""
     if table is None or table.empty:
         return ""
+    metric = study.metrics[0]
+    paired = (
+        "Each variant is compared with the baseline seed by seed: the same seed gives both the "
+        "same clips in the same order. "
+    )
+    return (
+        paired + (_looks(study) if study.design(metric) else _fixed(study, table)) + _parts(table)
+    )
+
+
+def _fixed(study: Study, table: pd.DataFrame) -> str:
+    """The same of a grid whose number of seeds is fixed."""
     tested = int((table["n"] > 1).sum())
     seeds = sorted(set(table["n"]))
     shown = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     return (
-        "Each variant is compared with the baseline seed by seed: the same seed gives both the "
-        f"same clips in the same order. Here {shown} seeds are shared. Runs differ by luck, so a "
+        f"Here {shown} seeds are shared. Runs differ by luck, so a "
         "difference counts as real (better, worse) only if luck alone would give one so clear in "
         "fewer than 5% of studies such as this one; with "
         f"{_count(tested, 'comparison')} the bar is raised so that this holds for all of them "
         "together (paired t-test, Holm's correction; p is how often luck alone would do it, after "
-        "the correction). Equal is said only where the true difference "
-        f"is shown, with the same care, to be smaller than {study.margin:g} points either way (two "
-        f"one-sided t-tests). The margin of {study.margin:g} points was chosen for this report; it "
-        "is not a result. Everything else is 'cannot tell', with the number of seeds that would "
-        "probably settle it (80%) if the difference seen is the true one. A 95% interval is the "
+        f"the correction). {_equality(study)}Everything else is 'cannot tell', with the number of "
+        "seeds that would "
+        "probably settle it (80%) if the difference seen is the true one. That is a guide for a "
+        "new study: adding seeds to this one and testing again would find differences that are not "
+        "there; 'seeds: {from, to, until: verdict}' is the grid that may. A 95% interval is the "
         "range of true differences that these runs leave plausible, each by itself; over few seeds "
         "it is wide, and one of an accuracy may reach beyond 100%."
+    )
+
+
+def _looks(study: Study) -> str:
+    """The same of a grid whose seeds go on until the verdict."""
+    design = study.design(study.metrics[0])
+    assert design is not None
+    *before, last = map(str, design.looks)
+    at = f"{', '.join(before)} and {last}" if before else last
+    return (
+        f"The looks were fixed beforehand, at {at} seeds, and a comparison stops at the first that "
+        "decides it. Luck alone would give any false verdict, at any look, in fewer than 5% of "
+        f"studies such as this one, all {_count(design.num_comparisons, 'comparison')} of a metric "
+        "together (alpha spending of the O'Brien-Fleming type on paired t-tests, Bonferroni's "
+        f"correction). {_equality(study)}The repeated 95% interval holds at every look and for all "
+        "comparisons together, so it is wider than one of a single test, and very wide at the "
+        "first looks. 'Cannot tell' says how many more seeds might decide, if the difference seen "
+        f"is the true one. More than {last} are another study, with seeds of its own. The first "
+        "metric alone decides when a comparison stops."
+    )
+
+
+def _equality(study: Study) -> str:
+    metric = study.metrics[0]
+    if study.margin_of(metric) is None:
+        return "Nothing is called equal, as the grid names no equal_within. "
+    within = _margin(study, metric)
+    return (
+        "Equal is said only where the true difference is shown, with the same care, to be smaller "
+        f"than {within} either way (two one-sided t-tests). The margin of {within} was chosen by "
+        "the grid or for this report; it is not a result. "
+    )
+
+
+def _parts(table: pd.DataFrame) -> str:
+    """What the two parts of an interval's width are, where they are known."""
+    if "from_clips" not in table:
+        return ""
+    return (
+        " Part of an interval's width is the chance of training, part is which clips "
+        "happened to be tested; the squares of the two add up. More test clips make the latter "
+        "smaller. All variants are tested on the same clips, which spares the differences some of "
+        "it, so that part is an upper bound."
     )
 
 
@@ -188,7 +265,7 @@ def noise_floor(study: Study) -> str:
             "Not measured here: no variant was trained twice under one seed. 'repeat: true' in the "
             "grid file asks for it."
         )
-    sizes = _listed([f"{max(d):.2f} points of {m.name}" for m, d in found.items() if d])
+    sizes = _listed([f"{max(d):.3g}{m.points} of {m.name}" for m, d in found.items() if d])
     if all(max(differences) == 0 for differences in found.values() if differences):
         return (
             f"{study.baseline} was trained twice under one seed and gave the same metrics to the "
@@ -215,12 +292,6 @@ def matching(study: Study) -> str:
 def label_key(study: Study) -> str:
     """What a label's parts are, for example `gate · layout`."""
     return BETWEEN.join(axis.rpartition(".")[2] for axis in study.axes)
-
-
-def points(value: float) -> str:
-    """A signed difference with a true minus sign."""
-    shown = f"{value:+.1f}".replace("-", MINUS)
-    return "0.0" if shown[1:] == "0.0" else shown
 
 
 def _count(number: int, noun: str) -> str:

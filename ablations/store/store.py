@@ -251,6 +251,9 @@ class Store:
         wrong = fault(plan, PLAN)
         if not wrong and plan["baseline"] not in {cell["id"] for cell in plan["cells"]}:
             wrong = f"baseline is {plan['baseline']!r}, no cell"
+        trials = plan.get("trials", {"cells": []})["cells"] if not wrong else []
+        if any(not 0 <= trial["of"] < len(plan["cells"]) for trial in trials):
+            wrong = "a trial is of no cell"
         if not wrong and any(len(pair) != 2 for pair in plan.get("repeats", [])):
             wrong = f"repeats is {plan['repeats']!r}, no pairs of cell and seed"
         if wrong:

@@ -62,16 +62,19 @@ def is_published(folder: Path) -> bool:
 
 
 def _published_curves(grid: Path) -> pd.DataFrame:
-    """The same of a published grid, without what was trained a second time under its seed."""
+    """The same of a published grid, without trials and what was trained twice under its seed."""
     path, rows = grid / "cells.json", read_metrics(grid / "curves.csv")
     try:
-        known = {key: _known(cell) for key, cell in json.loads(path.read_bytes())["cells"].items()}
+        content = json.loads(path.read_bytes())
+        known = {key: _known(cell) for key, cell in content["cells"].items()}
+        trials = _seeds_of_trials(content["plan"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is damaged ({error!r}); put back what was published, or publish the run again"
         ) from error
     try:
-        found = [{**row, **known[row["id"]]} for row in rows if row["repeat"] == 0]
+        kept = [row for row in rows if row["repeat"] == 0 and str(row["seed"]) not in trials]
+        found = [{**row, **known[row["id"]]} for row in kept]
     except KeyError as error:
         raise ValueError(
             f"{grid / 'curves.csv'} is damaged (it lacks {error}, or {path} does); put back what "
@@ -147,9 +150,10 @@ def highest_in_words(runs: pd.DataFrame, metric: str) -> str:
 def runs_under(folder: str | Path) -> list[Path]:
     """The run folders in or below a folder: those that hold metrics.csv and config.json.
 
-    Not another run: a seed that a grid trained a second time, to see how equal runs differ, and the
-    population in which some of its cells were trained, since each has a run folder of its own. What
-    `posmlp.tasks` trained is none either. Raises ValueError for a damaged config.json.
+    Not another run: a seed that a grid trained a second time, to see how equal runs differ, a trial
+    by which it has chosen, and the population in which some of its cells were trained, since each
+    has a run folder of its own. What `posmlp.tasks` trained is none either. Raises ValueError for
+    a damaged config.json.
     """
     found = (path.parent for path in sorted(Path(folder).rglob("metrics.csv")))
     return [run for run in found if is_training(run) and not _is_second(run)]
@@ -158,7 +162,22 @@ def runs_under(folder: str | Path) -> list[Path]:
 def _is_second(run: Path) -> bool:
     repeats = run.name.endswith("-repeat") and (run.parent / "cell.json").is_file()
     together = run.parent.name == "together" and (run.parents[1] / "cells").is_dir()
-    return repeats or together
+    return repeats or together or _is_trial(run)
+
+
+def _is_trial(run: Path) -> bool:
+    """Whether a grid has chosen by this training, and does not compare it."""
+    plan = run.parent.parent.parent / "plan.json"
+    if not ((run.parent / "cell.json").is_file() and plan.is_file()):
+        return False
+    try:
+        return run.name.removeprefix("seed") in _seeds_of_trials(json.loads(plan.read_bytes()))
+    except ValueError as error:
+        raise ValueError(f"{plan} is damaged ({error}); run the grid again") from error
+
+
+def _seeds_of_trials(plan: dict[str, Any]) -> set[str]:
+    return {str(seed) for seed in plan.get("trials", {}).get("seeds", ())}
 
 
 def variant_of(run: Path, root: Path, variant: str = "") -> tuple[str, dict[str, Any]]:

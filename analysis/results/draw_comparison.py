@@ -63,8 +63,9 @@ def draw_differences(
     `table`: rows of `compare`, or of `effects` with `value="effect"`. `label`: the column of names;
     by default `variant`, else the first, which is the `by` of `compare`; of effects their levels.
     A row without a difference (no seed in common) is named but has no point. `margin`: the band in
-    which differences count as none, shaded. Raises ValueError for no rows, a missing column, a
-    margin not above 0, and a verdict in other words than theirs.
+    which differences count as none, shaded. Of a design with looks the bars are repeated intervals,
+    which are cut where they are too wide to tell anything. Raises ValueError for no rows, a missing
+    column, a margin not above 0, and a verdict in other words than theirs.
     """
     label = label or _label(table)
     columns = (label, value, "low", "high", "verdict")
@@ -86,10 +87,23 @@ def draw_differences(
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:+g}" if x else "0"))
     ax.xaxis.set_major_locator(ticker.MaxNLocator(6))
-    ax.set_xlabel(f"{value}{unit and f' in{unit}'} (diamond: mean; bar: 95% t-interval)")
+    bar = "repeated 95% interval" if "look" in table else "95% t-interval"
+    ax.set_xlabel(f"{value}{unit and f' in{unit}'} (diamond: mean; bar: {bar})")
+    if "look" in table:
+        _cut(ax, table, value, margin)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     ax.set_title(wrapped(title or f"{value} by {label}", 4.2))
     return ax
+
+
+def _cut(ax: Axes, table: pd.DataFrame, value: str, margin: float | None) -> None:
+    """Leave room for the differences, the margin and every bar that decided; cut the others."""
+    decided = table[table["verdict"].map(verdict_kind) != "cannot tell"]
+    shown = [*table[value].abs(), *decided["low"].abs(), *decided["high"].abs(), margin or 0]
+    reach = 1.5 * np.nanmax(shown)
+    left, right = ax.get_xlim()
+    if reach:
+        ax.set_xlim(max(left, -reach), min(right, reach))
 
 
 def _label(table: pd.DataFrame) -> str:

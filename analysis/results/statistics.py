@@ -150,7 +150,8 @@ def compare(
         rows.append({by: variant, **row})
     if design is not None:
         return _columns(rows, by, ("look",), ("verdict",))
-    return _tested(rows, by, margin, unit, ("worse", "better")[::sign])
+    words = ("worse", "better") if sign > 0 else ("better", "worse")
+    return _tested(rows, by, margin, unit, words)
 
 
 def _columns(

@@ -25,9 +25,11 @@ from ablations.engines import local
 from ablations.engines.job import Training
 from ablations.grid.grid import Cell, Job
 from ablations.plan.prediction import Prediction, fitted
+from ablations.repeat import repeat
 from ablations.report.publish import publish
 from ablations.store.status import status, why
 from ablations.store.store import Store
+from analysis.results.curves import gather_curves
 
 Scores = Callable[[Cell, int], dict[str, float]]
 RATES = [1e-3, 2e-3, 4e-3]
@@ -237,6 +239,8 @@ def test_why_and_names_of_trials(trained: Trained, tmp_path: Path) -> None:
     assert why(out, table.id[0]) == why(out, "gate=lrpe")
     assert why(out, "gate=lrpe").count("done") == 4  # as it was tried, and compared
     assert "seed 1001: done" in why(out, "gate=lrpe train.lr=0.001", 1001)
+    said, _ = repeat(out, "gate=mean train.lr=0.002", 1000)
+    assert "gate=mean train.lr=0.002 seed 1000: the same to the last bit" in said
     with pytest.raises(ValueError, match=r"seed 7 is not of this run; .* \[0, 1, 1000, 1001\]"):
         why(out, "gate=lrpe", 7)
 
@@ -311,3 +315,7 @@ def test_real_trainings_go_on_after_a_kill_to_the_same_table(
     both = load(out, trials=True)
     best = both[both.role == "trial"].sort_values("val_top1", kind="stable").groupby("gate").last()
     assert dict(zip(table.gate, table["train.lr"], strict=True)) == best["train.lr"].to_dict()
+    for folder in (out, publish(out, tmp_path / "kept")):
+        curves = gather_curves(folder)
+        assert set(curves.variant) == {"gate=lrpe", "gate=mean"}
+        assert set(curves.seed) == set(whole.seed)

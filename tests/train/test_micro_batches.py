@@ -72,7 +72,7 @@ def test_fit_in_parts_gives_the_numbers_of_whole_batches(tmp_path: Path) -> None
     parts = fit(CONFIG, train, sources, out=tmp_path / "run", progress=False, micro_batches=4)
     for one, other in zip(whole, parts, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
-        assert one["test_loss"] == pytest.approx(other["test_loss"], rel=1e-4)
+        assert one["test_loss"] == pytest.approx(other["test_loss"], rel=1e-4, nan_ok=True)
     # A way of computing, no part of the configuration: the folder holds the same, finished run.
     again = fit(CONFIG, train, sources, out=tmp_path / "run", progress=False)
     assert [row["train_loss"] for row in again] == [row["train_loss"] for row in parts]

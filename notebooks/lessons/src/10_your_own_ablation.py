@@ -25,6 +25,7 @@ from scipy import stats
 import ablations
 from analysis import compare, detectable_effect, draw_accuracy, t_interval
 from analysis.figures.style import STYLE
+from analysis.results.false_alarms import peeking
 from lessons import stored
 from lessons.checks import nb10
 
@@ -270,6 +271,33 @@ for num_seeds in (2, 3, 5, 10, 20):
 
 # %% [markdown]
 # **Reading.** From two to three seeds gains most; later, four times the seeds halve it.
+#
+# ## Looking again is another chance to be fooled
+#
+# The word is "cannot tell". May you add a seed and test again, until a word comes? Each test at 5%
+# is a chance of a false alarm, and you would stop at the first. Below, 4,000 pretended studies
+# compare two variants that are *equal*. One kind of student tests after every seed. The other fixes
+# the looks beforehand, and spends the 5% over them: almost nothing early, most of it at the end.
+#
+# **Your guess:** of the studies that test after every seed up to 20, how many claim a difference?
+
+# %%
+alarms = peeking()
+fig, ax = plt.subplots(figsize=(6, 3.2))
+ax.plot(alarms.seeds, 100 * alarms.every_seed, color="#D55E00", label="after every seed")
+step = {"where": "post", "color": "#0072B2", "label": "looks fixed beforehand"}
+ax.step(alarms.seeds, 100 * alarms.designed, **step)
+ax.axhline(5, color="0.6", linewidth=0.8, zorder=0)
+ax.set(xlabel="seeds so far", ylabel="studies with a false alarm (%)", xticks=range(5, 21, 5))
+ax.legend()
+ax.set_title("Testing until something is found finds what is not there")
+plt.show()
+
+# %% [markdown]
+# **Reading.** Testing after every seed is wrong in nearly one study of four, not in one of twenty.
+# So never add seeds to this grid because its word did not please you. Say before the run that the
+# seeds may go on: `seeds: {from: 3, to: 20, until: verdict}` with `equal_within: 2`. Each variant
+# then stops at its first word, and all looks at all variants err in 5% of studies together.
 
 # %% tags=["trained"]
 tables = [(table, "#0072B2"), (compare(mine, baseline, METRIC, by="name", margin=0.02), "#D55E00")]
@@ -298,15 +326,14 @@ plt.show()
 # %% [markdown]
 # **Reading.** (Intervals are cut at half a unit. A bar is for one comparison, a word for all of
 # them: `conv` lies on one side of zero, and still the word is "cannot tell".) Your conclusion is
-# one sentence: the difference, its interval, the number of seeds, and one of the four words. If it
-# is "cannot tell", say how many seeds would tell, and run those: `seeds: 5` in the grid trains only
-# what is missing.
+# one sentence: the difference, its interval, the number of seeds, and one of the four words.
 #
 # ## What to remember
 #
 # - Question, prediction, baseline and seeds are written down before the run.
 # - Compare pairs of the same seed; give the interval; correct for the number of variants.
 # - Not significant is not equal.
+# - Fix the looks before the run; testing until a word comes is a false alarm in waiting.
 # - `ablations plan | run | status | report` do all of this from a shell, over files that survive a
 #   kill.
 #

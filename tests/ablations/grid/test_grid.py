@@ -16,6 +16,7 @@ from ablations import GridError, read_grid
 from ablations.grid.datasets import describe
 from ablations.grid.settings import content_hash, identity, meant
 from posmlp import PRESETS, PosMLPConfig, TrainConfig
+from posmlp.settings import configs
 
 GRID: dict[str, Any] = {
     "base": {"preset": "toy", "train": {"epochs": 2}},
@@ -142,6 +143,13 @@ class _WithNewField(PosMLPConfig):
         object.__setattr__(self, "novelty", values[: self.num_stages])
 
 
+def test_a_base_may_start_from_a_recipe_and_say_more() -> None:
+    (cell,) = read_grid({"base": {"recipe": "steady", "train": {"lr": 1e-3}}}).cells
+    config, train = configs("steady", ["lr=1e-3"])
+    assert (cell.config, cell.train) == (config, train)
+    assert (cell.train.balanced, cell.config.init) == (True, "steady")
+
+
 @pytest.mark.parametrize("preset", ["toy", "toy-16", "s16", "image-t"])
 def test_a_new_field_with_a_default_changes_no_id(preset: str) -> None:
     config = PRESETS[preset]
@@ -193,6 +201,8 @@ BAD = {
         "unknown training field 'train.epoch'. Did you mean 'train.epochs'? Use one of: train.",
     ),
     "base: {preset: toi}": ("1:16", "unknown preset 'toi'. Did you mean 'toy'?"),
+    "base: {recipe: stedy}": ("1:16", "unknown recipe 'stedy'. Did you mean 'steady'?"),
+    "base: {recipe: [steady]}": ("1:16", "unknown recipe ['steady']"),
     "base: {depths: 2}": ("1:16", "must be a list"),
     "base: {num_frames: 8.5}": ("1:20", "num_frames=8.5 must be a whole number"),
     "axes: {windows: [1, 3]}": ("1:21", "window 3"),

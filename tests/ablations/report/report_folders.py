@@ -13,12 +13,13 @@ from ablations.plan.rounds import with_chosen
 from ablations.store.store import Store
 
 BASE = {"preset": "toy", "data": "moving-digits:easy", "train": {"epochs": 2}}
-Score = Callable[[Cell, int], dict[str, float] | str | None]
+Score = Callable[[Cell, int], dict[str, Any] | str | None]
 
 
 def fill(root: Path, grid: dict[str, Any], score: Score, repeat: float | None = None) -> Path:
     """Store what `score` gives for each run: metrics, the reason of a failure, or None for to do.
 
+    Metrics with a key "reason" are those of a training that diverged for that reason.
     Trials come first, and cells are chosen by them. `repeat`: how much the top-1 of a second run
     of the baseline's first seed differs.
     """
@@ -39,15 +40,17 @@ def fill(root: Path, grid: dict[str, Any], score: Score, repeat: float | None = 
 
 
 def _write(
-    store: Store, cell: Cell, seed: int, found: dict[str, float] | str | None, repeat: int = 0
+    store: Store, cell: Cell, seed: int, found: dict[str, Any] | str | None, repeat: int = 0
 ) -> None:
     if found is None:
         return
-    failed = isinstance(found, str)
+    metrics = {} if isinstance(found, str) else {k: v for k, v in found.items() if k != "reason"}
+    reason = found if isinstance(found, str) else found.get("reason")
+    failed = reason is not None
     folder = store.run_folder(cell.id, seed, repeat)
     folder.mkdir(parents=True)
     if not failed:
-        rows = [{"epoch": epoch, "seed": seed, **found} for epoch in (1, 2)]
+        rows = [{"epoch": epoch, "seed": seed, **metrics} for epoch in (1, 2)]
         pd.DataFrame(rows).to_csv(folder / "metrics.csv", index=False)
     result = {
         "cell": cell.id,
@@ -56,8 +59,8 @@ def _write(
         "repeat": repeat,
         "status": "failed" if failed else "done",
         "failure": "exception" if failed else None,
-        "reason": found if failed else None,
-        "metrics": {} if failed else found,
+        "reason": reason,
+        "metrics": metrics,
         "history": None if failed else str((folder / "metrics.csv").relative_to(store.root)),
         "timings": {
             "started": "2026-01-01T00:00:00+00:00",

@@ -149,7 +149,7 @@ def test_what_is_published_into_a_checkout_names_no_place_on_this_machine(
     for training in trainings:
         assert training["command"].startswith("ablations repeat results/kept ")
     report = (kept / "report.html").read_text()
-    assert "ablations report results/kept --margin" in report
+    assert "ablations report results/kept" in report
     assert str(tmp_path / "results") not in report
 
 

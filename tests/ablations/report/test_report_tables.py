@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_folders import FIVE_GATES, GATES, fill, planted
+from report_folders import FIVE_GATES, GATES, OFFSETS, fill, planted
 from statsmodels.stats.multitest import multipletests
 
 from ablations import load
+from ablations.grid.grid import Cell
+from ablations.report.data import Study
 from ablations.report.page import write_report
 from ablations.report.tables import latex, two_lines
+from ablations.report.tuning import tuning
+from analysis import compare, draw_differences, effects
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +114,128 @@ def test_two_lines_splits_what_stands_in_brackets():
     assert two_lines("60.4 [58.3, 62.6]") == ("60.4", "[58.3, 62.6]")
     assert two_lines("cannot tell (19 seeds?)") == ("cannot tell", "(19 seeds?)")
     assert two_lines("lrpe · T+S") == ("lrpe · T+S", "")
+
+
+def half_diverged(cell, seed):
+    """A window of null is the baseline's; rate 0.002 is better, and diverges at seed 1 with 4."""
+    window, rate = cell.axes["temporal_windows"], cell.axes["train.lr"]
+    better = (0.1 + 0.002 * (seed % 3)) * (rate == 2e-3)
+    top1 = 0.5 + 0.01 * seed * (1 + seed) + better + 0.001 * seed * (window is None)
+    if window == 4 and rate == 2e-3 and seed == 1:
+        return {"test_top1": 0.07, "reason": "the loss is not finite"}
+    return {"test_top1": top1}
+
+
+def test_from_python_a_table_says_what_the_page_says(tmp_path):
+    """As in a notebook: load, compare, effects, groups and a figure, with no words of one's own."""
+    grid = {
+        "axes": {"temporal_windows": [None, 4], "train.lr": [1e-3, 2e-3]},
+        "seeds": 4,
+        "baseline": {"temporal_windows": None, "train.lr": 1e-3},
+    }
+    root = fill(tmp_path / "run", grid, half_diverged)
+    table = load(root)
+    page = Study.open(root)
+    of_page = page.comparison(page.metrics[0])
+    found = compare(table)
+    assert found["n"].tolist() == of_page["n"].tolist() == [4, 4, 3]
+    for column in ("mean", "difference", "low", "high", "from_seeds", "from_clips"):
+        assert 100 * found[column].to_numpy() == pytest.approx(of_page[column].to_numpy())
+    assert found["p_equal_holm"].to_numpy() == pytest.approx(of_page["p_equal_holm"].to_numpy())
+    words = found["verdict"].str.replace(" 0.02", " 2 points")
+    assert words.tolist() == of_page["verdict"].tolist()
+    done = table[table["status"] == "done"]
+    assert done.groupby("temporal_windows")["test_top1"].count().to_dict() == {"null": 8, 4: 7}
+    main = effects(table, ["temporal_windows", "train.lr"], "test_top1").set_index("axes")
+    assert main.loc["train.lr", ["n", "references"]].tolist() == [3, "0.001"]
+    assert main.loc["temporal_windows", "references"] == "null"
+    by_text = compare(done[done["train.lr"] == 1e-3], "null", by="temporal_windows")
+    by_rate = compare(done[done["temporal_windows"] == "null"], "0.001", by="train.lr")
+    assert (by_text["temporal_windows"].tolist(), by_rate["train.lr"].tolist()) == ([4], [2e-3])
+    with pytest.raises(ValueError, match=r"no baseline '0.003' in 'train.lr'; it has \[0.001"):
+        compare(done[done["temporal_windows"] == "null"], "0.003", by="train.lr")
+    axes = draw_differences(found)
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == found["name"].tolist()
+    plt.close(axes.figure)
+
+
+RATES = [5e-4, 1e-3, 2e-3, 4e-3]
+BEST = {"lrpe": 2e-3, "dense": 4e-3, "conv": 1e-3, "gqpe": 5e-4, "mean": 2e-3}
+
+
+def by_rate(cell: Cell, seed: int) -> dict[str, float] | str:
+    """Validation scores fall off with the distance from the best rate; conv fails at the last."""
+    gate, away = cell.axes["gate"], abs(math.log2(cell.train.lr / BEST[cell.axes["gate"]]))
+    if gate == "conv" and cell.train.lr == 4e-3:
+        return "diverged"
+    score = 0.6 - 0.1 * away + 0.001 * (seed % 2)
+    return {"val_top1": score, "test_top1": score + OFFSETS[gate]}
+
+
+@pytest.fixture(scope="module")
+def tuned_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    grid = FIVE_GATES | {"tune": {"train.lr": RATES, "train.weight_decay": [0.0, 0.05, 0.2]}}
+    return fill(tmp_path_factory.mktemp("tuned") / "run", grid, by_rate)
+
+
+@pytest.fixture
+def tuned(tuned_folder: Path, unrendered: None) -> Study:
+    return Study.open(tuned_folder, margin=2.0)
+
+
+def test_best_values_at_an_edge_are_marked_with_the_way_to_extend(tuned: Study) -> None:
+    found = tuning(tuned)
+    assert found is not None
+    assert [edge.partition(":")[0] for edge in found.edges] == [
+        "dense is best at train.lr=0.004, the highest that was tried",
+        "gqpe is best at train.lr=0.0005, the lowest that was tried",
+    ]  # a decay of 0, where others have no edge, can be no lower
+    assert ["Add higher values" in edge for edge in found.edges] == [True, False]
+    shown = dict(zip(found.chosen["variant"], found.chosen["train.lr"], strict=True))
+    assert shown["dense"] == "0.004 ↑ edge"
+    assert shown["lrpe"] == "0.002"
+
+
+def test_scores_against_tuned_values_are_those_of_validation_clips(tuned: Study) -> None:
+    found = tuning(tuned)
+    assert found is not None
+    chosen = found.chosen.set_index("variant")
+    assert chosen.loc["dense"].tolist()[2:] == ["60.05", "50.05", "+10.0"]
+    trials = found.trials.set_index(["variant", "train.lr", "train.weight_decay"])
+    assert trials.loc[("conv", "0.004", "0"), "by seed"] == "failed at a seed"
+    assert trials.loc[("gqpe", "0.001", "0")].tolist() == ["50.05", "50, 50.1", ""]
+    assert len(trials) == 5 * 12
+    assert [figure.name for figure in found.figures] == [
+        "tuning-train-lr",
+        "tuning-train-weight_decay",
+    ]
+    assert "2 of 5 best at an edge" in found.figures[0].title
+
+
+def test_verdicts_untuned_come_from_the_trials_at_the_base_values(tuned: Study) -> None:
+    found = tuning(tuned)
+    assert found is not None
+    assert "Untuned, all variants would have had train.lr=0.002, train.weight_decay=0.05." in (
+        found.untuned
+    )
+    table = found.verdicts.set_index("variant")
+    assert table.loc["dense", "Δ top-1 untuned"] == "0.0"  # 10 points ahead, 10 lost by the rate
+    assert table.loc["dense", "Δ top-1 tuned"] == "+10.0"
+    assert table.loc["dense", "verdict tuned"] == "better"
+
+
+def test_grid_without_the_bases_values_says_so_and_one_untuned_has_no_section(
+    tmp_path: Path, unrendered: None
+) -> None:
+    grid = FIVE_GATES | {"tune": {"train.lr": [1e-3, 4e-3]}}
+    found = tuning(Study.open(fill(tmp_path / "run", grid, by_rate), margin=2.0))
+    assert found is not None
+    assert "not among the trials" in found.untuned
+    assert found.verdicts.empty
+    assert tuning(Study.open(fill(tmp_path / "plain", FIVE_GATES, planted), margin=2.0)) is None
+
+
+def test_page_of_a_tuned_grid_has_the_section(tuned: Study) -> None:
+    page = write_report(tuned.store.root).read_text()
+    assert '<h2 id="tuning">Tuning</h2>' in page
+    assert "the highest that was tried" in page

@@ -18,6 +18,8 @@ from ablations.report.data import Study
 from ablations.report.figures import highlighted
 from ablations.report.labels import short_labels, short_value
 from ablations.report.page import write_report
+from ablations.store.table import load
+from analysis import compare
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
@@ -31,7 +33,7 @@ def text_of(path: Path) -> str:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Study:
     root = fill(tmp_path_factory.mktemp("words") / "run", FIVE_GATES, planted, repeat=0.004)
-    return Study.open(root, margin=2.0)
+    return Study.open(root)
 
 
 def test_verdicts_are_the_planted_ones(study):
@@ -54,7 +56,7 @@ def test_headline_counts_the_verdicts(study):
     assert report_words.highest(study, metric, table) == (
         "The highest mean is that of dense (66.0%), and it is better than the baseline."
     )
-    found = report_words.findings(study, table)
+    found = report_words.findings(study, metric, table)
     assert [finding.label for finding in found] == ["dense", "conv", "gqpe", "mean"]
     assert found[1].numbers.startswith("36.0%, −20.0 points by seed (95% interval −2")
     assert found[0].cost == "1.01× the parameters"
@@ -62,7 +64,7 @@ def test_headline_counts_the_verdicts(study):
 
 def test_highest_mean_that_is_not_shown_to_be_better_is_not_called_so(tmp_path):
     grid = FIVE_GATES | {"axes": {"gate": ["lrpe", "mean"]}}
-    study = Study.open(fill(tmp_path / "run", grid, planted), margin=2.0)
+    study = Study.open(fill(tmp_path / "run", grid, planted))
     metric = study.metrics[0]
     table = study.comparison(metric)
     said = report_words.highest(study, metric, table)
@@ -77,14 +79,14 @@ def test_how_to_read_states_level_correction_margin_and_seeds(study):
 
 
 def test_prediction_is_set_beside_the_verdicts_of_what_it_names(study):
-    found = report_words.findings(study, study.comparison(study.metrics[0]))
+    found = report_words.findings(study, study.metrics[0], study.comparison(study.metrics[0]))
     assert report_prediction.named(study, found) == ["dense: better", "conv: worse"]
 
 
 def test_noise_floor_is_the_difference_of_equal_runs(study, tmp_path):
-    assert "differ by up to 0.40 points of top-1 accuracy" in report_words.noise_floor(study)
+    assert "differ by up to 0.4 points of top-1 accuracy" in report_words.noise_floor(study)
     assert study.interval("lrpe", study.metrics[0])[0] == 5, "the second run counts in no mean"
-    without = Study.open(fill(tmp_path / "run", FIVE_GATES, planted), margin=2.0)
+    without = Study.open(fill(tmp_path / "run", FIVE_GATES, planted))
     assert report_words.noise_floor(without).startswith("Not measured here")
 
 
@@ -149,7 +151,7 @@ def crossed(cell, seed) -> dict[str, float]:
 
 
 def test_effects_and_their_interaction_are_the_planted_ones(tmp_path):
-    study = Study.open(fill(tmp_path / "run", CROSSED, crossed), margin=2.0)
+    study = Study.open(fill(tmp_path / "run", CROSSED, crossed))
     table = study.effects(study.metrics[0])
     np.testing.assert_allclose(table["effect"], [20.0, -20.0, 20.0], atol=1e-9)
     assert table["verdict"].tolist() == ["higher", "lower", "above the sum"]
@@ -176,14 +178,14 @@ def test_settings_that_add_up_or_cannot_be_told_are_counted(study):
 
 def test_effects_are_refused_where_the_design_has_none(tmp_path):
     star = CROSSED | {"design": "one-at-a-time"}
-    study = Study.open(fill(tmp_path / "star", star, crossed), margin=2.0)
+    study = Study.open(fill(tmp_path / "star", star, crossed))
     with pytest.raises(ValueError, match="varies one axis at a time"):
         study.effects(study.metrics[0])
-    single = Study.open(fill(tmp_path / "single", FIVE_GATES, planted), margin=2.0)
+    single = Study.open(fill(tmp_path / "single", FIVE_GATES, planted))
     with pytest.raises(ValueError, match="Only one thing varies"):
         single.effects(single.metrics[0])
     holed = CROSSED | {"exclude": [{"gate": "dense", "layout": "S"}]}
-    holed_study = Study.open(fill(tmp_path / "holed", holed, crossed), margin=2.0)
+    holed_study = Study.open(fill(tmp_path / "holed", holed, crossed))
     with pytest.raises(ValueError, match="form no full grid of two axes"):
         holed_study.effects(holed_study.metrics[0])
 
@@ -200,7 +202,7 @@ def test_axes_that_move_together_are_one_factor(tmp_path):
         gain = 0.1 * (cell.axes["gate"] == "dense") - 0.2 * (cell.axes["num_frames"] == 4)
         return {"test_top1": 0.5 + 0.02 * seed + gain}
 
-    study = Study.open(fill(tmp_path / "run", grid, score), margin=2.0)
+    study = Study.open(fill(tmp_path / "run", grid, score))
     table = study.effects(study.metrics[0]).set_index("axes")
     assert table.loc["num_frames & temporal_windows", "effect"] == pytest.approx(-20)
     assert table.loc["num_frames & temporal_windows", "levels"] == "4 & 4"
@@ -256,7 +258,7 @@ def test_classes_are_shown_where_they_were_scored(tmp_path):
         for name, v in (("left", offset), ("right", offset + 0.5 + 0.1 * seed))
     ]
     pd.DataFrame(rows).to_csv(root / "classes.csv", index=False)
-    study = Study.open(root, margin=2.0)
+    study = Study.open(root)
     table = study.classes(study.metrics[0])
     assert table.index.tolist() == ["lrpe · S", "dense · S"]
     np.testing.assert_allclose(table.loc["dense · S", ["left", "right"]], [30.0, 85.0])
@@ -272,7 +274,7 @@ def test_expectations_are_checked_against_the_verdicts(tmp_path):
         {"gate": "gqpe", "verdict": "better", "metric": "test_within_pair"},
     ]
     root = fill(tmp_path / "run", FIVE_GATES | {"expect": expect}, planted)
-    found = report_prediction.outcomes(Study.open(root, margin=2.0))
+    found = report_prediction.outcomes(Study.open(root))
     assert [(outcome.label, outcome.state) for outcome in found] == [
         ("dense", "held"),
         ("conv", "did not hold"),
@@ -299,3 +301,71 @@ def test_expectations_are_checked_against_the_verdicts(tmp_path):
 def test_expectations_that_cannot_be_checked_are_refused(expect, message):
     with pytest.raises(GridError, match=re.escape(message)):
         read_grid({"base": BASE} | FIVE_GATES | {"expect": expect})
+
+
+UNTIL = FIVE_GATES | {"seeds": {"from": 3, "to": 20, "until": "verdict"}, "equal_within": 2}
+
+
+def drawn_by_chance(cell, seed):
+    """dense is far better, conv far worse, gqpe and mean are as lrpe, mean noisily."""
+    rng = np.random.default_rng([seed, *cell.axes["gate"].encode()])
+    shift = {"lrpe": 0.0, "dense": 0.3, "conv": -0.3, "gqpe": 0.0, "mean": 0.005}
+    spread = 0.05 if cell.axes["gate"] == "mean" else 0.002
+    top1 = 0.5 + shift[cell.axes["gate"]] + spread * rng.standard_normal()
+    return {"test_top1": top1, "test_loss": 2 - top1}
+
+
+def test_until_the_verdict_the_report_shows_where_each_comparison_stopped(tmp_path):
+    root = fill(tmp_path / "run", UNTIL, drawn_by_chance)
+    study = Study.open(root)
+    metric = study.metrics[0]
+    table = study.comparison(metric).set_index("label")
+    assert table.loc[["dense", "conv", "gqpe"], "verdict"].tolist() == [
+        "better",
+        "worse",
+        "equal within 2 points",
+    ]
+    assert (table.loc[["dense", "conv", "gqpe"], "look"] < 20).all()
+    assert table.loc["mean", "verdict"].startswith("cannot tell at 20 of at most 20 seeds: about ")
+    assert "p" not in table
+    found = {f.label: f for f in report_words.findings(study, metric, study.comparison(metric))}
+    assert f"stopped at the look of {table.loc['dense', 'look']} seeds" in found["dense"].numbers
+    assert "test clips up to ±" in found["dense"].numbers
+    assert "the looks were fixed beforehand" in report_words.how_to_read(study, table).lower()
+    wider = Study.open(root, margin=50).comparison(metric).set_index("label")
+    assert wider.loc["mean", "verdict"] == "equal within 50 points"
+    from_python = compare(load(root)).set_index("name")
+    assert from_python["verdict"].str.partition(" ")[0].tolist() == (
+        table["verdict"].str.partition(" ")[0].tolist()
+    )
+    assert from_python["look"].tolist() == table["look"].tolist()
+    assert 100 * from_python["low"].to_numpy() == pytest.approx(table["low"].to_numpy())
+
+
+def test_without_equal_within_seeds_until_the_verdict_call_nothing_equal(tmp_path):
+    grid = {key: value for key, value in UNTIL.items() if key != "equal_within"}
+    study = Study.open(fill(tmp_path / "run", grid, drawn_by_chance))
+    table = study.comparison(study.metrics[0]).set_index("label")
+    assert table.loc["gqpe", "verdict"].startswith("cannot tell")
+    assert "Nothing is called equal" in report_words.how_to_read(study, table)
+
+
+def test_a_metric_of_the_grid_is_compared_in_its_own_unit_and_direction(tmp_path):
+    metrics = [{"name": "test_loss", "direction": "lower"}, "test_top1"]
+    expect = [{"gate": "dense", "verdict": "better"}]
+    grid = FIVE_GATES | {"metric": metrics, "equal_within": 0.02, "expect": expect}
+    root = fill(tmp_path / "run", grid, drawn_by_chance)
+    study = Study.open(root)
+    loss, top1 = study.metrics
+    assert (loss.column, top1.column) == ("test_loss", "test_top1")
+    table = study.comparison(loss).set_index("label")
+    assert table.loc["dense", "difference"] == pytest.approx(-0.3, abs=0.01)
+    assert table.loc["dense", "verdict"] == "better"
+    assert table.loc["gqpe", "verdict"] == "equal within 0.02"
+    assert "p_equal" not in study.comparison(top1)  # 0.02 is no number of points
+    assert report_words.highest(study, loss, study.comparison(loss)).startswith(
+        "The lowest mean is that of dense (1.2"
+    )
+    (outcome,) = report_prediction.outcomes(study)
+    assert (outcome.expected, outcome.state) == ("gate=dense better in loss", "held")
+    assert compare(load(root))["verdict"].tolist() == table["verdict"].tolist()
