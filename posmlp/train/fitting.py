@@ -88,7 +88,8 @@ def fit(
     summed gradient; a model with batch norm (the stem's) then sees each part's statistics instead
     of the batch's.
     `checkpoint_activations`, `compiled`: see `execution.preparation`. Raises ValueError for data,
-    configuration and folder that do not fit together.
+    configuration and folder that do not fit together, and for a folder in which another process
+    trains. With `out`, Ctrl-C, SIGTERM and SIGUSR1 store the middle of the epoch (`stopping.py`).
     """
     config, train = resolve(config), train or TrainConfig()
     whole_seeds = checked_seeds(seeds)
