@@ -8,17 +8,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP
+from posmlp.shapes import NotWrittenError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Exit code: 0; 1 something failed; 2 wrong input, or a path that cannot be used; 130 Ctrl-C.
+    Exit code: 0; 1 something failed; 2 wrong input, or a path that cannot be used; 75 stopped by
+    SIGTERM or SIGUSR1, for a scheduler to requeue; 130 Ctrl-C.
     """
     options = _parser().parse_args(arguments)
     code = 1 if options.command is _run else 0  # where a closed pipe stops it
@@ -34,9 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         is_path = isinstance(error, OSError) and options.command not in (_run, _repeat, _bench)
         more = "; give a path that can be used" if is_path else ""
         more = "; what is finished is kept" if options.command is _run else more
-        print(f"ablations: {type(error).__name__}: {error}{more}", file=sys.stderr)
+        kind = "" if isinstance(error, NotWrittenError) else f"{type(error).__name__}: "
+        print(f"ablations: {kind}{error}{more}", file=sys.stderr)
         return 2 if is_path else 1
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends what still has to be closed
         return 130
     return code
 
@@ -137,25 +142,30 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from ablations.run import run
+    from ablations.store.alike import FailedAlikeError
 
     out = options.out or _default_out(options.grid)
-    table = run(
-        options.grid,
-        out,
-        data=options.data,
-        engine=options.engine,
-        workers=options.workers,
-        device=options.device,
-        num_threads=options.threads,
-        address=options.address,
-        per_gpu=options.per_gpu,
-        together=options.together,
-        cache_gib=options.cache_gib,
-        retry_failed=options.retry_failed,
-        reuse=options.reuse,
-        shard=options.shard,
-        progress=not options.quiet,
-    )
+    try:
+        table = run(
+            options.grid,
+            out,
+            data=options.data,
+            engine=options.engine,
+            workers=options.workers,
+            device=options.device,
+            num_threads=options.threads,
+            address=options.address,
+            per_gpu=options.per_gpu,
+            together=options.together,
+            cache_gib=options.cache_gib,
+            retry_failed=options.retry_failed,
+            reuse=options.reuse,
+            shard=options.shard,
+            progress=not options.quiet,
+        )
+    except FailedAlikeError as error:
+        print(f"ablations: {error}", file=sys.stderr)
+        return 1
     num_failed = 0 if table.empty else int((table["status"] == "failed").sum())
     with contextlib.suppress(BrokenPipeError):  # whoever does not read it, all has been run
         from ablations.commands import command

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ablations.store.store import Result
+from posmlp.train.stopping import Stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +29,7 @@ def reporter(
     name: str = "",
     show: bool = True,
 ) -> Iterator[Report]:
-    """A function to call with each result. Ctrl-C, on its way out, says how to go on.
+    """A function to call with each result. What stops a run, on its way out, says how to go on.
 
     `metrics`: those that are shown of a result; `name`: what these trainings are, if not all.
     """
@@ -48,7 +49,7 @@ def reporter(
                 yield report
         else:
             yield lambda result: say(state.line(result))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         say(f"stopped at {state.summary()}; go on with: {command}")
         raise
     say(state.summary())

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
-import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from filelock import FileLock, Timeout
 
 from ablations.engines.dispatch import Engine
 from ablations.grid.grid import Cell, Grid, Job, read_grid
@@ -20,10 +16,11 @@ from ablations.plan.prediction import PROBE_S, Hindsight, fitted, predict
 from ablations.plan.rounds import current, rounds, with_chosen
 from ablations.progress import reporter, say
 from ablations.store import reuse as other_runs
-from ablations.store.files import read_json, write_json
-from ablations.store.store import Result, Store, StoreError
+from ablations.store.alike import FAILED_ALIKE, unless_all_fail
+from ablations.store.store import Result, Store
 from ablations.store.table import load
 from posmlp.data.user_cache import CACHE_GIB
+from posmlp.train.run_folder import alone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +66,7 @@ def run(
 
     A cell that fails has a row that says so, and the rest goes on. Raises ValueError, before
     anything runs, for a grid, a folder or arguments that cannot be; EngineError where results
-    cannot be stored.
+    cannot be stored; FailedAlikeError where trainings fail for one cause and none succeeds.
     """
     runner = Engine(engine, workers, device, num_threads, address, per_gpu, together, cache_gib)
     part([], shard)  # or ValueError, before anything is read
@@ -91,6 +88,8 @@ def run(
         with store.written():
             store.declare(current(grid, store).grid, command)
         hindsight = Hindsight(predictions)
+        alike = grid.options.failed_alike
+        most = FAILED_ALIKE if alike is None else alike
         for now in rounds(grid, store):
             jobs = part(runner.grouped(list(now.jobs)), shard)
             todo = _missing(store, jobs, retry_failed, sources)
@@ -103,7 +102,7 @@ def run(
                 name=now.name,
                 show=progress and bool(now.jobs),
             ) as report:
-                for result in runner.run(todo, store.root):
+                for result in unless_all_fail(runner.run(todo, store.root), store, most):
                     hindsight.add(result)
                     report(result)
         if progress and str(hindsight):
@@ -192,29 +191,12 @@ def _alone(store: Store, shard: str | None) -> Iterator[None]:
     if shard is not None:
         yield
         return
-    lock = FileLock(store.lock_path, timeout=0)
-    with store.written():
-        store.root.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise StoreError(f"{store.root} is in use by {_owner(store.owner_path)}") from error
-    try:
+    advice = "wait for it, or stop it, or give each runner its shard with --shard i/n"
+    lock = alone(store.root, store.lock_path, store.owner_path, "runner", advice)
+    with ExitStack() as held:
         with store.written():
-            write_json(store.owner_path, {"pid": os.getpid(), "host": socket.gethostname()})
+            held.enter_context(lock)
         yield
-    finally:
-        store.owner_path.unlink(missing_ok=True)
-        lock.release()
-
-
-def _owner(path: Path) -> str:
-    try:
-        owner = read_json(path)
-        who = f"another runner (process {owner['pid']} on {owner['host']})"
-    except (OSError, ValueError, KeyError):
-        who = "another runner"
-    return f"{who}; wait for it, or stop it, or give each runner its shard with --shard i/n"
 
 
 def _resume_command(grid: Grid, out: str | Path, data: str | None, engine: Engine) -> str:

@@ -7,6 +7,7 @@ import copy
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path, PosixPath, WindowsPath
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from posmlp.config_checks import parse_layout
 from posmlp.model import PosMLP, PosMLPVideo, create_model
 from posmlp.released.configs import StateDict, infer_config
 from posmlp.released.names import DERIVED, as_ours, released_name, released_shape
+from posmlp.shapes import not_written
 
 Model = TypeVar("Model", bound=nn.Module)
 _CONTAINERS = ("model_state", "state_dict", "model", "state_dict_ema", "model_ema", "ema")
@@ -34,16 +36,27 @@ _WRAPPED = re.compile(r"(^|\.)(module|_orig_mod)(?=\.)")
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Raises NotWrittenError (an OSError), which says in a sentence why it cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
         temporary.replace(path)
+    except OSError as error:
+        _remove(temporary)
+        raise not_written(path, len(content), error) from error
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise
+
+
+def _remove(temporary: Path) -> None:
+    with suppress(OSError):  # it may never have come to be
+        temporary.unlink()
 
 
 def save(model: PosMLPVideo, path: str | Path, **metadata: str) -> None:

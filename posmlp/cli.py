@@ -10,6 +10,8 @@ import io
 import json
 import os
 import re
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from posmlp.config import TrainConfig
 from posmlp.data.cli import DATA_HELP, add_data_commands
-from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP
+from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP, NUM_WORKERS
 from posmlp.presets import PRESET_SOURCES, PRESETS, resolve
 from posmlp.settings import configs
+from posmlp.shapes import NO_ROOM, not_written
 
 if TYPE_CHECKING:
     from posmlp.predict import Prediction
@@ -28,7 +31,8 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a ValueError or OSError ends with its message and exit code 2.
 
-    Exit code 1: the command has done its work, and found something wrong (`data check`).
+    Exit code 1: the command has done its work, and found something wrong (`data check`). 75: a
+    signal stopped a training, whose middle is stored (`train/stopping.py`). 130: Ctrl-C.
     """
     options = _parsed(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text
@@ -38,18 +42,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            error = not_written(_written_to(options), 0, error)
         print(f"posmlp {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("posmlp: stopped; the same command goes on from the last epoch", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends what still has to be closed
+        print(f"posmlp {options.command}: stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def _written_to(options: argparse.Namespace) -> Path:
+    """Where a command writes."""
+    names = ("annotate", "target", "out", "root")
+    return Path(next((found for n in names if (found := getattr(options, n, None))), "."))
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options; argparse takes one group of settings, so those after an option are added."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
+    options.words = sys.argv[1:] if arguments is None else list(arguments)
     if rest and not (hasattr(options, "settings") and all(re.match(r"\w+=", w) for w in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
@@ -74,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seeds", default="0", help="comma-separated, for example 0,1,2")
     train.add_argument("--out", required=True, help="the run folder; an interrupted run goes on")
     train.add_argument("--device", help="cpu or cuda; the GPU if there is one")
-    train.add_argument("--workers", type=int, default=2, help="video decoding processes")
+    train.add_argument("--workers", type=int, default=NUM_WORKERS, help="decoding processes")
     train.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
     train.add_argument("--micro-batches", type=int, default=1, help="parts of a batch, one by one")
     train.add_argument(
@@ -92,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--out", metavar="DIR", help="write a row a clip, a row a class, and the confusion matrix"
     )
-    evaluate.add_argument("--workers", type=int, default=2, help="video decoding processes")
+    evaluate.add_argument("--workers", type=int, default=NUM_WORKERS, help="decoding processes")
     evaluate.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
 
     guess = command("predict", _predict)
@@ -134,25 +148,39 @@ def _train(options: argparse.Namespace) -> None:
     except ValueError as error:
         raise ValueError(f"--seeds {options.seeds!r} must be whole numbers, as in 0,1,2") from error
     from posmlp.train.fitting import fit
+    from posmlp.train.run_folder import LengthenedError
 
-    rows = fit(
-        config,
-        train,
-        options.data,
-        seeds,
-        options.out,
-        device=options.device,
-        num_workers=options.workers,
-        cache_gib=options.cache_gib,
-        micro_batches=options.micro_batches,
-        checkpoint_activations=options.checkpoint_activations,
-        compiled=options.compile,
-    )
+    try:
+        rows = fit(
+            config,
+            train,
+            options.data,
+            seeds,
+            options.out,
+            device=options.device,
+            num_workers=options.workers,
+            cache_gib=options.cache_gib,
+            micro_batches=options.micro_batches,
+            checkpoint_activations=options.checkpoint_activations,
+            compiled=options.compile,
+        )
+    except LengthenedError as error:
+        commands = "".join(f"\nnext: {_longer(options, seed, error.epochs)}" for seed in seeds)
+        raise ValueError(f"{error}{commands}") from error
     if os.environ.get("RANK", "0") != "0":  # torchrun's other processes say nothing
         return
     for row in rows[-len(seeds) :]:
         print(_line(f"seed {row['seed']}", {k: v for k, v in row.items() if k[:5] == "test_"}))
     print(f"run folder: {options.out}")
+
+
+def _longer(options: argparse.Namespace, seed: int, epochs: int) -> str:
+    """The command that trains a finished run's model of one seed on, in a folder beside it."""
+    words = [word for word in options.words if not word.startswith(("epochs=", "init_from="))]
+    start = Path(options.out) / f"model-seed{seed}.safetensors"
+    more = ["--out", f"{Path(options.out)}-more-seed{seed}", "--seeds", str(seed)]
+    more += [f"epochs={epochs}", f"init_from={start}"]
+    return shlex.join(["posmlp", *words, *more])  # of an option that comes twice the last counts
 
 
 def _eval(options: argparse.Namespace) -> None:

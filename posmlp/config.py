@@ -169,7 +169,7 @@ class TrainConfig:
     batch_size: int = 32
     """Clips a step and seed."""
     balanced: bool = False
-    """Whether numbers of clips a class differ by at most one in a batch: `train/balance.py`."""
+    """Whether numbers of clips a class differ by at most one in a batch: `train/batches.py`."""
     lr: float = 2e-3
     """Peak learning rate; not scaled by the batch."""
     relation_lr_scale: float = 1.0

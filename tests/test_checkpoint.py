@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import pickle
 import re
 from argparse import Namespace
@@ -19,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from ablations.store.files import write_durably
 from posmlp import (
     PosMLP,
     PosMLPConfig,
@@ -31,6 +34,7 @@ from posmlp import (
 )
 from posmlp.checkpoint import write_atomically
 from posmlp.config_checks import GATE_NAMES
+from posmlp.shapes import NotWrittenError
 from tests import reference
 from tests.test_model import SMALL, listed_shapes, make, randn, randomise
 
@@ -169,7 +173,7 @@ def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
 
 def test_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "file").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(NotWrittenError, match="file cannot be written: Is a directory"):
         write_atomically(tmp_path / "file", b"content")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -495,3 +499,41 @@ def test_inflate_leaves_the_image_model_as_it_was() -> None:
         for parameter in video.parameters():
             parameter.zero_()
     assert all(torch.equal(v, before[k]) for k, v in image.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (
+            errno.ENOSPC,
+            r"the disk of .*there is full \([\d,.]+ MB free, 2\.5 MB wanted\); ",
+        ),
+        (errno.EDQUOT, r"your quota in .*there is used up \(2\.5 MB wanted\)"),
+        (errno.EROFS, r"there is read-only; give a folder that can be written to"),
+        (errno.EACCES, r"you may not write to .*there"),
+        (errno.ENAMETOOLONG, r", or the whole path, is too long a name; give a"),
+        (errno.EIO, r"Input/output error \(2\.5 MB wanted\)"),
+    ],
+)
+@pytest.mark.parametrize("write", [write_atomically, write_durably])
+def test_what_cannot_be_written_is_said_in_a_sentence_and_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any, number: int, words: str
+) -> None:
+    path = tmp_path / "there" / "file"
+    write(path, b"before")
+
+    def fail(_path: Path, content: bytes) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(NotWrittenError, match=f"^/.*file cannot be written: .*{words}") as said:
+        write(path, bytes(2_500_000))
+    assert said.value.errno == number
+    assert "Errno" not in str(said.value)
+    assert [each.name for each in path.parent.iterdir()] == ["file"]
+    assert path.read_bytes() == b"before"
+
+
+def test_names_that_no_disk_takes_are_said_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(NotWrittenError, match="is too long a name; give a shorter one"):
+        write_atomically(tmp_path / ("n" * 300), b"content")

@@ -51,7 +51,7 @@ HOUSE = {
     "posmlp": {
         "__main__": "cli",
         "cli": "pictures predict clip_scores settings train data export checkpoint model presets "
-        "config",
+        "config shapes",
         "pictures": "predict data",
         "clip_scores": "train data checkpoint",
         "predict": "train data checkpoint model",
@@ -60,7 +60,7 @@ HOUSE = {
         "train": "data checkpoint model gating parts presets config config_checks shapes",
         "data": "model config config_checks",
         "export": "checkpoint model config_checks",
-        "checkpoint": "model released config config_checks",
+        "checkpoint": "model released config config_checks shapes",
         "model": "gates gating parts presets config config_checks",
         "gates": "parts gating positions config",
         "gating": "parts positions config_checks",
@@ -73,12 +73,12 @@ HOUSE = {
         "shapes": "",
     },
     "posmlp.data": {
-        "cli": "show speed check playback digits clips",
+        "cli": "show speed check playback digits clips user_cache",
         "show": "sources augment",
-        "speed": "sources datasets clips files",
+        "speed": "sources datasets clips files user_cache",
         "sources": "datasets clips digits user_cache",
         "datasets": "check clips files layouts user_cache",
-        "check": "clips files layouts",
+        "check": "clips files layouts user_cache",
         "clips": "files sampling",
         "playback": "files layouts sampling",
         "digits": "files",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,14 +21,15 @@ from ablations.grid.grid import Job
 from ablations.store.files import write_durably
 from ablations.store.store import Result, Store
 from posmlp.config_checks import one_of
-from posmlp.data.user_cache import CACHE_GIB
+from posmlp.data.user_cache import CACHE_GIB, usable_cores
+from posmlp.train.stopping import obeyed, whole
 
 if TYPE_CHECKING:
     from ablations.engines.ray_engine import Request
     from ablations.engines.ray_node import Parcel
 
 ENGINES = ("local", "ray")
-CORES = os.cpu_count() or 1
+CORES = usable_cores()
 MOST_A_CORE = 16
 """Workers, or threads, that a core of this machine may be asked to share: more is a slip."""
 
@@ -126,7 +126,7 @@ class Engine:
             if getattr(self, name) > MOST_A_CORE * CORES:
                 raise ValueError(
                     f"{name}={getattr(self, name)} is more than {MOST_A_CORE} for each of the "
-                    f"{CORES} CPU cores of this machine; use about {CORES}"
+                    f"{CORES} CPU cores that this process may use; use about {CORES}"
                 )
 
     @property
@@ -151,19 +151,23 @@ class Engine:
         """A result for each training of each job as it comes, stored below `root`.
 
         A worker's death is a result too, and so is what no rung of the memory ladder could help.
-        Raises OSError if results cannot be stored.
+        A signal stops all jobs, which store how far they are (`posmlp.train.stopping`). Raises
+        OSError if results cannot be stored.
         """
         if not jobs:
             return
         task, store = Training(root, cache_gib=self.cache_gib), Store(root)
         run_them = self._on_ray if self.kind == "ray" else self._here
-        for batch in run_them(jobs, task):
-            results = [result for each in batch for result in _results_of(*each, root)]
-            store.write_results(results)
-            for job, outcome in batch:
-                if len(job.trainings) > 1 and not isinstance(outcome, WorkerDied):  # it was split
-                    shutil.rmtree(store.work_folder(job), ignore_errors=True)
-            yield from results
+        with obeyed():
+            for batch in run_them(jobs, task):
+                with whole():
+                    results = [result for each in batch for result in _results_of(*each, root)]
+                    store.write_results(results)
+                    for job, outcome in batch:
+                        is_split = len(job.trainings) > 1 and not isinstance(outcome, WorkerDied)
+                        if is_split:
+                            shutil.rmtree(store.work_folder(job), ignore_errors=True)
+                yield from results
 
     @property
     def _request(self) -> Request:
@@ -185,8 +189,17 @@ class Engine:
         with self.connected():
             place = Place(0, "cuda:0" if self.on_gpu else "cpu", self.num_threads)
             ray_engine.num_at_once(self._request)
-            for job, parcel in ray_engine.on_ray(jobs, task, place, self._request):
+            begun, keep = partial(_begun, task.root), partial(_unpacked, task.root)
+            for job, parcel in ray_engine.on_ray(jobs, task, place, self._request, begun, keep):
                 yield [(job, _unpacked(task.root, job, parcel))]
+
+
+def _begun(root: Path, job: Job) -> dict[str, bytes]:
+    """The files of a job that was stopped in its middle, by their paths below the root."""
+    folder = Store(root).work_folder(job)
+    found = folder.rglob("*") if (folder / "state.safetensors").is_file() else []
+    files = (path for path in found if path.is_file() and not path.name.startswith("."))
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
 def _unpacked(root: Path, job: Job, parcel: Parcel) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import shutil
@@ -28,15 +27,15 @@ from ablations.grid.description import started_from
 from ablations.grid.grid import Cell, Job
 from ablations.store.files import read_json
 from ablations.store.store import DEVICE_ERROR, OUT_OF_MEMORY, Result, Store
-from posmlp.data.user_cache import CACHE_GIB
+from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 from posmlp.model import create_model
+from posmlp.shapes import NO_ROOM
 from posmlp.train.environment import environment
 from posmlp.train.fitting import fit
 from posmlp.train.run_folder import read_config
 from posmlp.train.same_run import wherever_it_starts
 
 NOT_METRICS = ("epoch", "variant", "seed", "lr", "seconds", "data_wait_share")
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass
@@ -44,7 +43,7 @@ class Training:
     """Trains jobs under `root`; goes to worker processes by pickle. Who runs it stores results."""
 
     root: Path
-    num_decoders: int = 2
+    num_decoders: int = NUM_WORKERS
     cache_gib: float = CACHE_GIB
 
     def log_path(self, job: Job) -> Path:
@@ -117,7 +116,7 @@ class Attempt:
         try:
             outcomes = train()
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in _NO_SPACE:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
                 raise
             reason = f"{type(error).__name__}: {error}"
             return self.failed(_kind(error), reason, traceback.format_exc())

@@ -21,6 +21,7 @@ from typing import TextIO
 
 from ablations.engines.ladder import is_out_of_memory, lighter, with_step
 from ablations.engines.processes import (
+    GRACE_S,
     MAX_STARTS,
     EngineError,
     Outcome,
@@ -167,12 +168,17 @@ class _Crew:
         return news
 
     def stop(self) -> None:
-        """End all workers, in the middle of a job if they have one."""
+        """End all workers; one in the middle of a training has `GRACE_S` to store that."""
         with self.changed:
             self.stopping = True
             for member in self.workers.values():
-                member.process.kill()
+                member.process.terminate()
             self.changed.notify_all()
+        deadline = time.monotonic() + GRACE_S
+        for thread in self.threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        for member in self.workers.values():
+            member.process.kill()
         for thread in self.threads:
             thread.join()
 
@@ -183,6 +189,9 @@ class _Crew:
                 outcome = self.workers[place].run(job)
                 if self.stopping:
                     return
+                if isinstance(outcome, WorkerDied) and outcome.stopped:
+                    self._put_back(place, job)
+                    continue
                 drop_if_empty(self.task.log_path(job))
                 self._hand_in(place, job, outcome)
         except BaseException as error:
@@ -205,6 +214,14 @@ class _Crew:
                 if busy.device == device:
                     self.crowds[busy] = max(self.crowds.get(busy, 0), self.running[device])
             return self.waiting.popleft()
+
+    def _put_back(self, place: Place, job: Job) -> None:
+        """Have a job go on whose worker was asked to stop, and the driver was not."""
+        with self.changed:
+            self.crowds.pop(place)
+            self.waiting.appendleft(job)
+            self.running[place.device] -= 1
+            self.changed.notify_all()
 
     def _hand_in(self, place: Place, job: Job, outcome: Outcome) -> None:
         """Pass an outcome on, or try again in less memory, and judge the device by it."""

@@ -18,8 +18,11 @@ from ablations.engines import worker
 from ablations.engines.worker import Place
 from ablations.grid.grid import Job
 from ablations.store.store import DEVICE_ERROR, Result
+from posmlp.train.stopping import EXIT_CODE
 
 MAX_STARTS = 3
+GRACE_S = 20.0
+"""For a worker to store the middle of its training; schedulers and containers leave about 30 s."""
 
 
 def same_imports() -> dict[str, str]:
@@ -49,6 +52,8 @@ class WorkerDied:
     """None where a whole machine was lost."""
     seconds: float
     host: str = field(default_factory=socket.gethostname)
+    stopped: bool = False
+    """Whether it obeyed a signal: its job goes on from where it was."""
 
 
 Outcome = list[Result] | WorkerDied
@@ -58,7 +63,7 @@ Outcome = list[Result] | WorkerDied
 def is_devices_fault(outcome: Outcome) -> bool:
     """Whether a job failed for a reason that is its device's: the worker died, or CUDA gave up."""
     if isinstance(outcome, WorkerDied):
-        return True
+        return not outcome.stopped
     return any(result.get("failure") == DEVICE_ERROR for result in outcome)
 
 
@@ -88,7 +93,9 @@ class WorkerProcess:
         reply = self._receive() if self._send(job) else None
         if reply is None:
             seconds = time.perf_counter() - started
-            return WorkerDied(self.place, self.cause(), self.process.pid, seconds)
+            stopped = self.process.wait() == EXIT_CODE
+            pid = self.process.pid
+            return WorkerDied(self.place, self.cause(), pid, seconds, stopped=stopped)
         kind, content = reply
         if kind == worker.ERROR:
             raise EngineError(f"{job}: {content[0]}")

@@ -2,7 +2,9 @@
 
 On its machine each job runs in a worker process of the local engine, in a scratch folder. So a
 crash is told as it is here, and an error of Ray's own means that a machine or its Ray was lost:
-the job then runs again elsewhere. Machines need the same packages and data, but share no folder.
+the job then runs again elsewhere. Where the driver stops, or a machine is asked to, the middle of a
+training comes back and goes on from there. Machines need the same packages and data, but share no
+folder.
 """
 
 from __future__ import annotations
@@ -13,17 +15,18 @@ import os
 import socket
 import warnings
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ablations.engines.ladder import is_out_of_memory, lighter, with_step
 from ablations.engines.local import MAX_FAULTS, Faults, none_left
-from ablations.engines.processes import EngineError, Outcome, WorkerDied
-from ablations.engines.ray_node import MovableTask, Parcel, run_there
+from ablations.engines.processes import GRACE_S, EngineError, Outcome, WorkerDied
+from ablations.engines.ray_node import Bell, MovableTask, Parcel, run_there
 from ablations.engines.worker import Place
 from ablations.grid.grid import Job
+from posmlp.data.user_cache import usable_cores
 
 MAX_TRIES = 3
 LOOK_AGAIN_S = 2.0
@@ -80,7 +83,9 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         _check_answers(address)
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
+        cores = None if address else usable_cores()  # Ray itself does not ask the affinity
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        ray.init(address=address or "local", num_cpus=cores, **quiet)
     except OSError as error:  # ConnectionError, where "auto" finds none
         raise ValueError(
             f"no Ray cluster answers at address={address!r} ({error}); start one with: "
@@ -127,15 +132,24 @@ def num_at_once(request: Request, set_aside: Collection[str] = ()) -> int:
 
 
 def on_ray(
-    jobs: Sequence[Job], task: MovableTask, place: Place, request: Request
+    jobs: Sequence[Job],
+    task: MovableTask,
+    place: Place,
+    request: Request,
+    begun: Callable[[Job], dict[str, bytes]] = lambda _: {},
+    keep: Callable[[Job, Parcel], object] = lambda *_: None,
 ) -> Iterator[tuple[Job, Parcel]]:
     """Jobs on the connected cluster, as many at once as fit.
 
-    A machine on which several jobs in a row fail by its own fault is set aside with a warning.
-    Raises EngineError if a machine cannot store results, or none is left that is large enough.
+    `keep` stores what a job had written that was stopped, here or on its machine, and `begun`
+    gives that back. A machine on which several jobs in a row fail by its own fault is set aside
+    with a warning. Raises EngineError if a machine cannot store results, or none is left that is
+    large enough.
     """
     import ray
+    from ray.exceptions import RayError
 
+    bell = ray.remote(num_cpus=0, max_concurrency=10_000)(Bell).remote()
     tries: Counter[Job] = Counter()
     faults = Faults()
     waiting, running = deque(jobs), dict[Any, Job]()
@@ -146,14 +160,16 @@ def on_ray(
                 job = waiting.popleft()
                 tries[job] += 1
                 asked = requests.setdefault(job, request)
-                running[_remote(asked, faults).remote(task, job, place)] = job
+                running[_remote(asked, faults).remote(task, job, place, begun(job), bell)] = job
             ready, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_AGAIN_S)
             if not ready:
                 _num_now(request, faults)
             for reference in ready:
                 job = running.pop(reference)
                 parcel = _opened(reference, job, place, is_last=tries[job] == MAX_TRIES)
-                if parcel is None:
+                if parcel is None or _is_stopped(parcel):
+                    if parcel is not None:
+                        keep(job, parcel)
                     waiting.appendleft(job)
                     continue
                 again = _again(job, parcel.outcome, requests.pop(job))
@@ -165,8 +181,20 @@ def on_ray(
                     _warn_of(parcel.node)
                 yield job, parcel
     finally:
-        for reference in running:
+        bell.ring.remote()
+        stopped, late = [], list(running)
+        if running:
+            stopped, late = ray.wait(list(running), num_returns=len(running), timeout=GRACE_S)
+        for reference in stopped:
+            with suppress(RayError):  # whatever it was, the run ends for another reason
+                keep(running[reference], ray.get(reference))
+        for reference in late:
             ray.cancel(reference, force=True)
+        ray.kill(bell)
+
+
+def _is_stopped(parcel: Parcel) -> bool:
+    return isinstance(parcel.outcome, WorkerDied) and parcel.outcome.stopped
 
 
 def _again(job: Job, outcome: Outcome, request: Request) -> dict[Job, Request]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import functools
 import os
@@ -9,9 +10,10 @@ import pickle
 import shutil
 import socket
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from ablations.engines.processes import (
     EngineError,
@@ -23,6 +25,9 @@ from ablations.engines.processes import (
 )
 from ablations.engines.worker import Place
 from ablations.grid.grid import Job
+from ablations.store.files import write_durably
+
+LOOK_AGAIN_S = 0.5
 
 
 class MovableTask(Task, Protocol):
@@ -42,15 +47,39 @@ class Parcel:
     """By their paths below the task's folder."""
 
 
-def run_there(task: MovableTask, job: Job, place: Place) -> Parcel:
-    """On a machine of the cluster: run the job in a worker process, and pack what it wrote."""
+class Bell:
+    """A Ray actor that tells every machine when the driver stops."""
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+
+    async def ring(self) -> None:
+        self._rung.set()
+
+    async def wait(self) -> None:
+        await self._rung.wait()
+
+
+def run_there(
+    task: MovableTask, job: Job, place: Place, files: dict[str, bytes], bell: Any
+) -> Parcel:
+    """On a machine of the cluster: run the job in a worker process, and pack what it wrote.
+
+    `files` is how far the job had come, if it had begun. When the `bell` rings, the worker stores
+    how far it is, which is packed too.
+    """
     import ray
 
     scratch = _scratch()
+    for name, content in files.items():
+        write_durably(scratch / name, content)
     away = task.moved_to(scratch)
     worker = _worker(pickle.dumps(away), place, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    ended = threading.Event()
+    threading.Thread(target=_stop_when_rung, args=(bell, worker, ended), daemon=True).start()
     try:
         outcome = worker.run(job)
+        ended.set()
         if is_devices_fault(outcome):  # after a device error it cannot compute any more
             worker.process.kill()
             worker.process.wait()
@@ -58,12 +87,24 @@ def run_there(task: MovableTask, job: Job, place: Place) -> Parcel:
         files = {
             str(path.relative_to(scratch)): path.read_bytes()
             for path in scratch.rglob("*")
-            if path.is_file()
+            if path.is_file() and not path.name.startswith(".")
         }
         return Parcel(outcome, ray.get_runtime_context().get_node_id(), files)
     finally:
+        ended.set()
         for path in scratch.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _stop_when_rung(bell: Any, worker: WorkerProcess, ended: threading.Event) -> None:
+    import ray
+
+    rung = bell.wait.remote()
+    while not ended.is_set():
+        if ray.wait([rung], timeout=LOOK_AGAIN_S)[0]:
+            if not ended.is_set():
+                worker.process.terminate()
+            return
 
 
 @functools.cache

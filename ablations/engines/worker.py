@@ -2,7 +2,8 @@
 
 It is a plain program rather than a multiprocessing child, so that a script without a
 `__name__ == "__main__"` guard, or a notebook, can start workers. It ends at once when its input
-closes, which happens when the driver dies, however it dies.
+closes, which happens when the driver dies, however it dies. SIGTERM, from the driver or from a
+scheduler, lets a training store its middle; the worker then exits with `stopping.EXIT_CODE`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import threading
 import traceback
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+
+from posmlp.train.stopping import Stopped, obeyed
 
 
 class Place(NamedTuple):
@@ -38,15 +41,18 @@ def main() -> None:
     task_bytes = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_listen, args=(sys.stdin.buffer, inbox), daemon=True).start()
     task, place = pickle.loads(task_bytes)
-    _reply(replies, READY, os.getpid())
-    while True:
-        job = inbox.get()
-        _send_output_to(task.log_path(job))
-        try:
-            _reply(replies, RESULT, task(job, place))
-        except BaseException as error:
-            trace = traceback.format_exc()
-            _reply(replies, ERROR, (f"{type(error).__name__}: {error}", trace))
+    with obeyed():
+        _reply(replies, READY, os.getpid())
+        while True:
+            job = inbox.get()
+            _send_output_to(task.log_path(job))
+            try:
+                _reply(replies, RESULT, task(job, place))
+            except Stopped:
+                raise
+            except BaseException as error:
+                trace = traceback.format_exc()
+                _reply(replies, ERROR, (f"{type(error).__name__}: {error}", trace))
 
 
 def _listen(commands: BinaryIO, inbox: queue.SimpleQueue[Any]) -> None:

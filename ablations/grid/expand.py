@@ -23,7 +23,7 @@ from posmlp.settings import read_recipe, recipes
 
 KEYS = (
     *("question", "prediction", "expect", "base", "axes", "zip", "exclude", "include", "seeds"),
-    *("baseline", "design", "match", "match_within", "budget", "repeat"),
+    *("baseline", "design", "match", "match_within", "budget", "repeat", "stop"),
     *("metric", "equal_within", "tune"),
 )
 DESIGNS = ("full", "one-at-a-time")
@@ -51,6 +51,8 @@ class Options:
     until: Until | None
     """Seeds go on until every comparison has its verdict; None: all seeds are used."""
     tune: Tune | None
+    failed_alike: int | None
+    """Trainings that may fail for one cause before all stop; 0: any number; None: the default."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _whole_grid_options(file: GridFile, until: Until | None, tune: Tune | None) 
     within, budget_s = _match_within(file), _budget_s(file)
     return Options(
         *(design, match, within, budget_s, repeat),
-        *(metrics_of(file), equal_within(file), until, tune),
+        *(metrics_of(file), equal_within(file), until, tune, _failed_alike(file)),
     )
 
 
@@ -161,6 +163,17 @@ def _budget_s(file: GridFile) -> float | None:
         units = ", ".join(_UNITS_S)
         file.fail(("budget",), f"budget={budget!r} must be a time such as 30min (units: {units}).")
     return seconds
+
+
+def _failed_alike(file: GridFile) -> int | None:
+    stop = file.mapping(("stop",), file.values.get("stop"))
+    for key in stop:
+        file.named(("stop", key), key, ("failed_alike",), "key of stop")
+    number = stop.get("failed_alike")
+    if number is not None and (type(number) is not int or number < 0):
+        problem = f"failed_alike={number!r} must be a number of trainings, or 0 to never stop."
+        file.fail(("stop", "failed_alike"), problem)
+    return number
 
 
 def _joined(options: Any) -> Combination:

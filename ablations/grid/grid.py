@@ -20,6 +20,7 @@ An example with every key:
     match_within: 2%    # how near they must come; 1% by default
     budget: 30min    # the last seeds are left out until the predicted time fits; not with --shard
     repeat: true    # the baseline's first seed a second time; by default from 10 trainings on
+    stop: {failed_alike: 3}    # trainings that fail for one cause, and none succeeds; 0: go on
 
 Under `tune` several settings multiply, and `trials` are sampled from all combinations, that of the
 base among them. Every variant tries the same ones, at `seeds` seeds from 1000 on. It is compared,

@@ -3,17 +3,32 @@
 #
 #   sbatch --array=1-8 ablations/grids/slurm_array.sh ablations/grids/gates-full.yaml runs/gates
 #
-# Shards share no training and take no lock. Submitting the same line again goes on where a task was
-# stopped; afterwards: ablations status runs/gates; ablations report runs/gates
+# Shards share no training and take no lock. Two minutes before its time is over, or when another
+# job needs the place, a task stores the middle of its training, exits with code 75, and is queued
+# again, to go on from there. So does the same line. Afterwards:
+# ablations status runs/gates; ablations report runs/gates
 #SBATCH --job-name=ablations
 #SBATCH --gres=gpu:1
 #SBATCH --cpus-per-task=4
 #SBATCH --time=24:00:00
+#SBATCH --signal=B:USR1@120
 #SBATCH --requeue
+#SBATCH --open-mode=append
 #SBATCH --output=%x-%A-%a.log
 
 set -euo pipefail
 grid=${1:?"usage: sbatch --array=1-N slurm_array.sh GRID OUT [options of ablations run]"}
 out=${2:?"usage: sbatch --array=1-N slurm_array.sh GRID OUT [options of ablations run]"}
 shift 2
-ablations run "$grid" --out "$out" --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT" "$@"
+ablations run "$grid" --out "$out" --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT" "$@" &
+runner=$!
+trap 'kill -USR1 "$runner"' USR1 TERM # Slurm signals this script alone
+while [ -n "$(jobs -pr)" ]; do
+    wait "$runner" || true # which a signal ends early
+done
+code=0
+wait "$runner" || code=$?
+if [ "$code" -eq 75 ]; then
+    scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+fi
+exit "$code"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from posmlp.shapes import not_written
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -44,7 +47,7 @@ def write_all_durably(contents: Mapping[Path, bytes]) -> None:
 
     They are written first and synchronised afterwards: a file system's first commit then takes
     most of what waits along. No threads, as none can be had where memory has run out. Raises
-    OSError if a file cannot be written, when all others are.
+    NotWrittenError (an OSError) if a file cannot be written, when all others are.
     """
     staged: dict[Path, Path] = {}
     failed: list[OSError] = []
@@ -52,14 +55,14 @@ def write_all_durably(contents: Mapping[Path, bytes]) -> None:
         try:
             staged[path] = _staged(path, content)
         except OSError as error:
-            failed.append(error)
+            failed.append(not_written(path, len(content), error))
     for path, temporary in staged.items():
         try:
             _synchronise(temporary)
             temporary.replace(path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            failed.append(error)
+            failed.append(not_written(path, len(contents[path]), error))
     if os.name == "posix":  # elsewhere folders cannot be opened
         for folder in {path.parent for path in staged}:
             _synchronise(folder)
@@ -74,7 +77,8 @@ def _staged(path: Path, content: bytes) -> Path:
     try:
         temporary.write_bytes(content)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may never have come to be
+            temporary.unlink()
         raise
     return temporary
 

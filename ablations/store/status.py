@@ -10,20 +10,21 @@ from typing import Any
 
 from ablations.commands import for_folder
 from ablations.grid.settings import shown_value
+from ablations.store.alike import told_once
 from ablations.store.store import Result, Store
 
 LOG_LINES = 20
 
 
 def status(out: str | Path) -> str:
-    """How many trainings are done, failed, damaged and to do, and the reasons of those that failed.
+    """How many trainings are done, failed, damaged and to do, and each cause of failure once.
 
     Raises ValueError if there is no run in `out`.
     """
     store = Store(out)
     plan = store.plan()
     counts: Counter[str] = Counter()
-    troubles = []
+    failed, troubles = [], []
     rows = [(cell, f"seed {seed}", result) for cell, seed, result in store.results(plan)]
     rows += [(cell, f"seed {seed} repeated", r) for cell, seed, r in store.repeats(plan)]
     rows += [(cell, f"seed {seed}", result) for cell, seed, result in store.trials(plan)]
@@ -31,13 +32,17 @@ def status(out: str | Path) -> str:
         state = result["status"] if isinstance(result, dict) else result.partition(":")[0]
         counts[state] += 1
         if isinstance(result, dict) and state == "failed":
-            trouble = f"{result['failure']}: {result['reason']}"
-            troubles.append(f"  {cell['name']} {seed} failed ({trouble})")
+            failed.append((f"{cell['name']} {seed}", result | {"name": cell["name"]}))
         elif state == "damaged":
             troubles.append(f"  {cell['name']} {seed} is {result}; it will be trained again")
     states = ("done", "failed", "damaged", "to do")
     shown = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
-    lines = [f"{out}: {len(rows)} trainings: {shown}", *troubles, *_decisions(plan)]
+    lines = [
+        f"{out}: {len(rows)} trainings: {shown}",
+        *told_once(failed),
+        *troubles,
+        *_decisions(plan),
+    ]
     folder = shlex.quote(str(out))
     command = for_folder(plan["command"], store.root)
     again = f"{command} --retry-failed"

@@ -31,6 +31,7 @@ from analysis.results.statistics import t_interval
 from posmlp.config import TrainConfig
 from posmlp.data.augment import normalise
 from posmlp.data.sources import ClipSource, open_clips
+from posmlp.data.user_cache import NUM_WORKERS
 from posmlp.model import PosMLPVideo
 
 BYTES_A_NUMBER = 4
@@ -47,7 +48,7 @@ def intervene(
     batch_size: int = 64,
     max_memory_mib: int = 256,
     train: TrainConfig | None = None,
-    num_workers: int = 2,
+    num_workers: int = NUM_WORKERS,
 ) -> pd.DataFrame:
     """Accuracy after each intervention, and its paired change against the intact model.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.data.user_cache import NUM_WORKERS
 
 DATA_HELP = "moving-digits[:difficulty], a folder of videos, or LAYOUT:FOLDER"
 NUM_PROBLEMS = 20  # that `check` shows; the list holds all
@@ -24,7 +25,7 @@ def add_data_commands(data: argparse.ArgumentParser, configs: Configs) -> None:
     check.add_argument("root", metavar="DIR", help="a folder of videos, or LAYOUT:FOLDER")
     check.add_argument("--frames", type=int, default=8, help="frames of the clip that is tried")
     check.add_argument("--size", type=int, default=32, help="side in pixels of that clip")
-    check.add_argument("--workers", type=int, help="decoding processes; one a CPU core")
+    check.add_argument("--workers", type=int, help="decoding processes; one a usable CPU core")
     check.add_argument("--timeout", type=float, default=20.0, help="seconds to wait for a frame")
     check.add_argument("--min-frames", type=int, default=2, help="shorter videos are left out")
     check.add_argument(
@@ -46,7 +47,7 @@ def add_data_commands(data: argparse.ArgumentParser, configs: Configs) -> None:
     speed.set_defaults(run=partial(_data_speed, configs))
     speed.add_argument("root", metavar="DIR", help="a folder of videos, or LAYOUT:FOLDER")
     speed.add_argument("--config", default="toy", help="a preset's name or a YAML file")
-    speed.add_argument("--workers", type=int, default=2, help="decoding processes")
+    speed.add_argument("--workers", type=int, default=NUM_WORKERS, help="decoding processes")
     speed.add_argument("--clips", type=int, default=256, help="clips to load in each measurement")
     speed.add_argument(
         "--set", nargs="*", default=[], dest="settings", metavar="key=value", help="as for train"

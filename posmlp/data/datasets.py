@@ -26,7 +26,7 @@ from posmlp.data.files.pool import DecodePool, under_way
 from posmlp.data.files.video import VideoError, VideoFrames
 from posmlp.data.layouts.layouts import list_videos, say
 from posmlp.data.layouts.listing import Listing, place_of
-from posmlp.data.user_cache import CACHE_GIB
+from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 
 
 class VideoClips:
@@ -77,7 +77,7 @@ class VideoClips:
         sampling_rate: int = 1,
         min_crop_area: float = 1.0,
         test_short_side: int = 0,
-        num_workers: int = 2,
+        num_workers: int = NUM_WORKERS,
         timeout_s: float = 20.0,
         max_bad_share: float = 0.0,
         cache_gib: float = CACHE_GIB,

@@ -21,7 +21,7 @@ from posmlp.data.clips import Sampling
 from posmlp.data.datasets import VideoClips
 from posmlp.data.digits.catalogue import DIFFICULTIES
 from posmlp.data.digits.moving_digits import MovingDigits, RenderedClips
-from posmlp.data.user_cache import CACHE_GIB
+from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 
 
 def check_source(source: object) -> None:
@@ -133,7 +133,7 @@ def open_clips(
     config: PosMLPConfig,
     *,
     train: TrainConfig,
-    num_workers: int = 2,
+    num_workers: int = NUM_WORKERS,
     cache_gib: float = CACHE_GIB,
 ) -> VideoClips | GeneratedClips:
     """The clips that `data` names, at the frames and size that `config` takes.
@@ -179,7 +179,7 @@ def open_videos(
     config: PosMLPConfig,
     *,
     train: TrainConfig,
-    num_workers: int = 2,
+    num_workers: int = NUM_WORKERS,
     cache_gib: float = CACHE_GIB,
 ) -> VideoClips:
     """The videos of `ROOT` or `LAYOUT:ROOT` at the frames and size that `config` takes.

@@ -19,6 +19,7 @@ from posmlp.data.clips import ClipRule, Draw, load_clip
 from posmlp.data.datasets import VideoClips
 from posmlp.data.files.packets import list_packets
 from posmlp.data.sources import open_videos
+from posmlp.data.user_cache import NUM_WORKERS
 from posmlp.model import PosMLPVideo
 
 WARM_UP_CLIPS = 16
@@ -29,7 +30,7 @@ def measure_loading(
     config: PosMLPConfig,
     train: TrainConfig | None = None,
     *,
-    num_workers: int = 2,
+    num_workers: int = NUM_WORKERS,
     num_clips: int = 256,
     device: torch.device | str | None = None,
 ) -> dict[str, float]:

@@ -87,10 +87,28 @@ def train_detector(
         for split, part in (("train", learn), ("test", test))
     }
     described = {"model": config.to_dict(), "train": train.to_dict(), "data": about, "seed": seed}
-    folder = RunFolder(out, {**described, "classes": list(learn.classes)}, device)
+    folder = RunFolder(out, {**described, "classes": list(learn.classes)})
     finished = folder.root / "detector.safetensors"
     if finished.exists():
         return load_detector(finished)[0].to(device), folder.rows()
+    with folder.alone():
+        folder.begin(device)
+        detector, history = _trained(config, train, key_frames, folder, seed, device, progress)
+        save_detector(detector, finished, learn.classes)
+    return detector, history
+
+
+def _trained(
+    config: PosMLPConfig,
+    train: TrainConfig,
+    key_frames: tuple[KeyFrames, KeyFrames],
+    folder: RunFolder,
+    seed: int,
+    device: torch.device,
+    progress: bool,
+) -> tuple[Detector, list[dict[str, float]]]:
+    """The detector after all epochs, and its history, which `folder` gets as it grows."""
+    learn, test = key_frames
     detector = Detector(config, len(learn.classes), seed, train.init_from).to(device)
     decayed = [p for p in detector.parameters() if p.dim() >= 2]
     others = [p for p in detector.parameters() if p.dim() < 2]
@@ -114,7 +132,6 @@ def train_detector(
             history.append({**row, **{f"test_{name}": value for name, value in scores.items()}})
             folder.write_rows(history)
             bar.set_postfix(map=f"{scores['map']:.3f}")
-    save_detector(detector, finished, learn.classes)
     return detector, history
 
 

@@ -35,10 +35,15 @@ class Team(NamedTuple):
     @contextmanager
     def first_first(self) -> Iterator[None]:
         """The first process runs the block before the others do."""
-        if self.size > 1 and not self.is_first:
-            dist.barrier()
+        if not self.is_first:
+            self.wait()
         yield
-        if self.size > 1 and self.is_first:
+        if self.is_first:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until every process of the team has come here."""
+        if self.size > 1:
             dist.barrier()
 
     def mean(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import reprlib
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ParamSpec, SupportsIndex, TypeVar
@@ -23,7 +24,7 @@ from posmlp.data.check.survey import tell
 from posmlp.data.datasets import VideoClips
 from posmlp.data.layouts.listing import SplitMissing
 from posmlp.data.sources import ClipSource, GeneratedClips, check_source, open_clips
-from posmlp.data.user_cache import CACHE_GIB
+from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 from posmlp.presets import PRESETS, resolve
 from posmlp.train.distributed import Team, join
 from posmlp.train.execution import kept_memory, preparation, usual_defaults
@@ -64,7 +65,7 @@ def fit(
     *,
     variants: Variants | None = None,
     device: torch.device | str | None = None,
-    num_workers: int = 2,
+    num_workers: int = NUM_WORKERS,
     cache_gib: float = CACHE_GIB,
     progress: bool = True,
     micro_batches: int = 1,
@@ -96,7 +97,8 @@ def fit(
     summed gradient; a model with batch norm (the stem's) then sees each part's statistics instead
     of the batch's.
     `checkpoint_activations`, `compiled`: see `execution.preparation`. Raises ValueError for data,
-    configuration and folder that do not fit together.
+    configuration and folder that do not fit together, and for a folder in which another process
+    trains. With `out`, Ctrl-C, SIGTERM and SIGUSR1 store the middle of the epoch (`stopping.py`).
     """
     config, train = resolve(config), train or TrainConfig()
     whole_seeds = checked_seeds(seeds)
@@ -126,17 +128,25 @@ def fit(
             config, train, clips, whole_seeds, variants, device, micro_batches, team, prepare
         )
         training.source = data if isinstance(data, str) else None
-        folder = None
-        if out is not None:
+        if out is None:
+            with kept_memory():
+                training.run(None, progress)
+            return training.history
+        with ExitStack() as in_use:
             with team.first_first():
-                names = Splits._fields if clips.val is not None else ("train", "test")
-                kept = {split: c.kept for split, c in zip(names, opened, strict=False)}
-                computed = {"micro_batches": micro_batches, "frames_kept": kept}
-                folder = RunFolder(out, training.describe(), device, computed)
-            if training.resume(folder):
-                return folder.rows()
-        with kept_memory():
-            training.run(folder, progress)
+                folder = RunFolder(out, training.describe())
+                if folder.is_complete(train.epochs):  # nothing is written, nor waited for
+                    training.resume(folder)
+                    return folder.rows()
+                if team.is_first:
+                    in_use.enter_context(folder.alone())
+                    names = Splits._fields if clips.val is not None else ("train", "test")
+                    kept = {split: c.kept for split, c in zip(names, opened, strict=False)}
+                    folder.begin(device, {"micro_batches": micro_batches, "frames_kept": kept})
+                if training.resume(folder):
+                    return folder.rows()
+            with kept_memory():
+                training.run(folder, progress)
         return training.history
     finally:
         for source in opened:
@@ -147,7 +157,7 @@ def open_splits(
     data: str,
     config: PosMLPConfig,
     train: TrainConfig,
-    num_workers: int = 2,
+    num_workers: int = NUM_WORKERS,
     cache_gib: float = CACHE_GIB,
 ) -> list[VideoClips | GeneratedClips]:
     """The clips of train, val and test that `data` names; close them when done.

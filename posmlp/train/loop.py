@@ -9,7 +9,8 @@ import hashlib
 import math
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,11 @@ from posmlp.train.population import Population
 from posmlp.train.run_folder import RunFolder
 from posmlp.train.run_members import model_path
 from posmlp.train.scoring import EVALUATION_BATCH, metric_names, score
+from posmlp.train.stopping import Stopped, StoppedAtOnce, asked, obeyed, whole
 from posmlp.train.variants import Variants, members
+
+STORE_EVERY_S = 300.0
+"""Seconds after which the middle of a long epoch is stored, for a death that gives no notice."""
 
 
 class Splits(NamedTuple):
@@ -86,6 +91,9 @@ class Training:
         self.history: list[dict[str, Any]] = []
         self.epochs_done, self.steps_done = 0, 0  # whole epochs, and steps of the next one
         self.sums = torch.zeros(2, len(settings), device=device)  # loss, accuracy over those steps
+        self.spent = (0.0, 0.0)  # seconds of them, in all and waiting, in processes before this one
+        self.began = self.stored = time.perf_counter()
+        self.votes = torch.zeros(())  # the share of the team that was asked to stop
         self.source: str | None = None
         autocast = {"auto": device.type == "cuda", "bfloat16": True, "float32": False}
         self.autocast = autocast[train.precision]
@@ -111,13 +119,13 @@ class Training:
     def resume(self, folder: RunFolder) -> bool:
         """Take up a stored state; returns whether the run was already complete."""
         self.history = [row for row in folder.rows() if row["epoch"] <= self.train.epochs]
+        if folder.is_complete(self.train.epochs):
+            self._tell_lost_models(folder.root)
+            return True
         stored = folder.load_state()
         if stored is None:
-            complete = bool(self.history) and self.history[-1]["epoch"] == self.train.epochs
-            self.history = self.history if complete else []
-            if complete:
-                self._tell_lost_models(folder.root)
-            return complete
+            self.history = []
+            return False
         tensors, self.epochs_done = stored
         self.history = [row for row in self.history if row["epoch"] <= self.epochs_done]
         self.population.load_state(_with_prefix("model.", tensors))
@@ -129,6 +137,8 @@ class Training:
         if "epoch.steps" in tensors:
             self.steps_done = int(tensors["epoch.steps"])
             self.sums = tensors["epoch.sums"].to(self.population.device)
+            spent = tensors.get("epoch.seconds", torch.zeros(2)).tolist()
+            self.spent = (spent[0], spent[1])
         return False
 
     def _tell_lost_models(self, root: Path) -> None:
@@ -143,6 +153,7 @@ class Training:
                 )
 
     def run(self, folder: RunFolder | None, progress: bool) -> None:
+        """Train to the end. A signal, or a video that is lost, stores the middle of the epoch."""
         num_steps = self.batches.num_steps
         bar = tqdm(
             total=self.train.epochs * num_steps,
@@ -151,43 +162,80 @@ class Training:
             unit="step",
             disable=None if progress and self.team.is_first else True,
         )
-        with bar:
+        with nullcontext() if folder is None else self._stoppable(folder), bar:
             for epoch in range(self.epochs_done, self.train.epochs):
-                started, self.batches.waited = time.perf_counter(), 0.0
-                try:
-                    self._train_epoch(epoch, bar)
-                    self._record(epoch + 1, time.perf_counter() - started)
-                except VideoError as error:  # it could be read before: keep what is trained
-                    if folder is None:
-                        raise
-                    if self.history:  # any process may write: all of them hold the same
-                        folder.write_rows(self.history)
-                    self._save_state(folder)
-                    raise VideoError(
-                        error.path,
-                        f"{error.reason}. What is trained is kept in {folder.root}: put the file "
-                        "back, or let `posmlp data check` leave it out, and give the same command",
-                    ) from error
+                self.began = time.perf_counter() - self.spent[0]
+                self.batches.waited = self.spent[1]
+                self._train_epoch(epoch, bar, folder)
+                self._record(epoch + 1, time.perf_counter() - self.began)
                 bar.set_postfix_str(f"waiting for clips {self.history[-1]['data_wait_share']:.1%}")
-                self.epochs_done, self.steps_done = epoch + 1, 0
-                self.sums = torch.zeros_like(self.sums)
-                if folder is not None and self.team.is_first:
-                    self._store(folder, epoch + 1)
+                with whole():
+                    self.epochs_done, self.steps_done, self.spent = epoch + 1, 0, (0.0, 0.0)
+                    self.sums = torch.zeros_like(self.sums)
+                    if folder is not None and self.team.is_first:
+                        with folder.keeping():
+                            self._store(folder, epoch + 1)
         if progress and self.team.is_first:
             print(waiting(self.history), file=sys.stderr)
 
-    def _train_epoch(self, epoch: int, bar: tqdm) -> None:
+    @contextmanager
+    def _stoppable(self, folder: RunFolder) -> Iterator[None]:
+        """Within the block, what stops the training stores what is trained, and says so.
+
+        A team agrees on its last step (`_team_stops`), as its processes wait for each other.
+        """
+        together = whole(patient=True) if self.team.size > 1 else nullcontext()
+        with obeyed(), together:
+            try:
+                yield
+            except StoppedAtOnce:
+                print(f"stopped at once; {folder.kept()}", file=sys.stderr)
+                raise
+            except (KeyboardInterrupt, Stopped) as stop:
+                with whole(patient=True):
+                    if self.team.is_first:
+                        self._save_middle(folder)
+                        cause = stop.cause if isinstance(stop, Stopped) else "Ctrl-C"
+                        print(f"stopped by {cause}; {folder.kept()}", file=sys.stderr)
+                    self.team.wait()
+                raise
+            except VideoError as error:  # it could be read before: keep what is trained
+                with whole(patient=True):
+                    self._save_middle(folder)  # any process may write: all of them hold the same
+                raise VideoError(
+                    error.path,
+                    f"{error.reason}. What is trained is kept in {folder.root}: put the file "
+                    "back, or let `posmlp data check` leave it out, and give the same command",
+                ) from error
+
+    def _train_epoch(self, epoch: int, bar: tqdm, folder: RunFolder | None) -> None:
         """Train from the step that was reached to the epoch's end."""
         num_steps = self.batches.num_steps
         batches = self.batches.epoch(epoch, self.steps_done)
         for step in range(self.steps_done, num_steps):
             batch = next(batches)
-            self.sums += self._step(batch, epoch + step / num_steps)
-            self.steps_done = step + 1
-            if self.average is not None:
-                self.average.update(epoch * num_steps + step + 1)
+            with whole():
+                self.sums += self._step(batch, epoch + step / num_steps)
+                self.steps_done = step + 1
+                if self.average is not None:
+                    self.average.update(epoch * num_steps + step + 1)
             bar.update()
+            if self.team.size > 1 and self._team_stops():
+                raise Stopped(asked() or "a signal to another process")
+            if folder is not None and time.perf_counter() - self.stored > STORE_EVERY_S:
+                with whole():
+                    if self.team.is_first:
+                        self._save_state(folder)
         batches.close()
+
+    def _team_stops(self) -> bool:
+        """Whether a process of the team had been asked to stop by the end of the step before this.
+
+        One step late, so that no process waits for the votes of this one.
+        """
+        vote = torch.tensor(float(bool(asked())), device=self.population.device)
+        before, self.votes = self.votes, self.team.mean({"asked": vote})["asked"]
+        return bool(before > 0)
 
     def _step(self, batch: Batch, epoch: float) -> Tensor:
         """One step at the rates of a fractional epoch; the batch's loss and accuracy, (2, S)."""
@@ -274,6 +322,14 @@ class Training:
             about = {"epoch": str(epochs[i])} if epochs else {}
             save(self.population.member(i), path, seed=str(member.seed), **about)
 
+    def _save_middle(self, folder: RunFolder) -> None:
+        """Store what is trained, wherever in an epoch that is; a finished run stores its end."""
+        if self.epochs_done == self.train.epochs:
+            return
+        if rows := [row for row in self.history if row["epoch"] <= self.epochs_done]:
+            folder.write_rows(rows)
+        self._save_state(folder)
+
     def _save_state(self, folder: RunFolder) -> None:
         """All that going on from here needs, in the middle of an epoch too."""
         state = {f"model.{name}": tensor for name, tensor in self.population.state().items()}
@@ -283,8 +339,11 @@ class Training:
         if self.best is not None:
             state |= self.best.state()
         if self.steps_done:
+            spent = torch.tensor([time.perf_counter() - self.began, self.batches.waited])
             state |= {"epoch.steps": torch.tensor(self.steps_done), "epoch.sums": self.sums}
-        folder.save_state(state, self.epochs_done)
+            state |= {"epoch.seconds": spent}
+        folder.save_state(state, self.epochs_done, self.steps_done)
+        self.stored = time.perf_counter()
 
 
 def waiting(rows: list[dict[str, Any]]) -> str:

@@ -6,25 +6,34 @@ RUN/metrics.csv              a row an epoch and seed (and variant, where there a
                              scored every epoch, test_* once, in the last one's row
 RUN/model-seed{k}.safetensors, or model-{variant}-seed{k}.safetensors
 RUN/state.safetensors        what resuming needs; removed when the run is complete
+RUN/.lock, RUN/.owner.json   held, and written, by the process that trains
 """
 
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from posmlp.checkpoint import write_atomically
-from posmlp.shapes import fault
+from posmlp.shapes import NotWrittenError, fault, not_written
 from posmlp.train.environment import environment
 from posmlp.train.same_run import as_now, difference, only_lost_clips, wherever_it_starts
 
@@ -33,31 +42,83 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-class RunFolder:
-    """One run's files; `computed` is how it is computed, which does not tell it from others.
+class LengthenedError(ValueError):
+    """A run that is complete was asked for `epochs` more."""
 
-    Raises ValueError if the folder holds a run of another configuration.
+    def __init__(self, root: Path, done: int, asked: int) -> None:
+        self.epochs = asked - done
+        super().__init__(
+            f"{root} is complete: its learning rate came to its end with epoch {done}, so {asked} "
+            f"epochs are {self.epochs} more from its model, with a rate that rises and falls anew; "
+            f"for that give another folder, epochs={self.epochs} and init_from="
+            f"{root / 'model-seedN.safetensors'}, a seed at a time"
+        )
+
+
+class RunFolder:
+    """One run's files; nothing is written before `begin`.
+
+    Raises ValueError if the folder holds a run of another configuration, and LengthenedError where
+    that is the same with fewer epochs, and complete.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        config: dict[str, Any],
-        device: torch.device,
-        computed: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, root: str | Path, config: dict[str, Any]) -> None:
         self.root = Path(root)
-        config = json.loads(json.dumps(config))
-        stored = self._stored()
-        if stored is None or only_lost_clips(as_now(stored), config):
-            write_json(self.root / "config.json", config)
-        elif wherever_it_starts(as_now(stored)) != wherever_it_starts(config):
-            raise ValueError(
-                f"{self.root} holds a run of another configuration "
-                f"({difference(stored, config)}); give another folder, or the same "
-                "configuration to resume"
-            )
-        write_json(self.root / "environment.json", environment(device) | (computed or {}))
+        self._config = json.loads(json.dumps(config))
+        self._reached: tuple[int, int] | None = None
+        self._begun = False
+        with _said():
+            stored = self._stored()
+        if stored is None or only_lost_clips(as_now(stored), self._config):
+            return
+        self._begun = True
+        if wherever_it_starts(as_now(stored)) == wherever_it_starts(self._config):
+            return
+        done, asked = (each["train"].get("epochs", 0) for each in (as_now(stored), self._config))
+        lengthened = {**as_now(stored), "train": {**as_now(stored)["train"], "epochs": asked}}
+        if asked > done and lengthened == self._config and self.is_complete(done):
+            raise LengthenedError(self.root, done, asked)
+        raise ValueError(
+            f"{self.root} holds a run of another configuration "
+            f"({difference(stored, self._config)}); give another folder, or the same "
+            "configuration to resume"
+        )
+
+    def begin(self, device: torch.device, computed: dict[str, Any] | None = None) -> None:
+        """Write what is to be trained, and where; `computed` is how, which tells no run apart."""
+        with self.keeping():
+            if not self._begun:
+                write_json(self.root / "config.json", self._config)
+            write_json(self.root / "environment.json", environment(device) | (computed or {}))
+
+    def is_complete(self, epochs: int) -> bool:
+        """Whether all is stored that a training of so many epochs leaves, as its rows tell."""
+        rows = [] if (self.root / "state.safetensors").exists() else self.rows()
+        return bool(rows) and rows[-1]["epoch"] == epochs
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Within the block no other process trains here. Raises ValueError if one does."""
+        advice = "wait for it, or stop it, or give another folder"
+        return alone(self.root, self.root / ".lock", self.root / ".owner.json", "training", advice)
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Within the block, the error for what cannot be written says what is kept."""
+        try:
+            yield
+        except OSError as error:
+            why = not_written(self.root, 0, error)
+            if self.kept() in str(why):
+                raise
+            raise NotWrittenError(error.errno, f"{why}. {self.kept()}") from error
+
+    def kept(self) -> str:
+        """What is stored, in a sentence."""
+        if self._reached is None:
+            return f"{self.root} keeps nothing of this training yet"
+        epochs, steps = self._reached
+        so_far = f"{steps} steps of epoch {epochs + 1}" if steps else f"all of epoch {epochs}"
+        return f"{self.root} keeps the training up to {so_far}; the same command goes on from there"
 
     def _stored(self) -> dict[str, Any] | None:
         if (self.root / "config.json").exists():
@@ -79,12 +140,15 @@ class RunFolder:
         writer.writeheader()
         for row in rows:
             writer.writerow({k: "" if _not_scored(k, v) else v for k, v in row.items()})
-        write_atomically(self.root / "metrics.csv", text.getvalue().encode())
+        with self.keeping():
+            write_atomically(self.root / "metrics.csv", text.getvalue().encode())
 
-    def save_state(self, tensors: dict[str, Tensor], epoch: int) -> None:
-        """Everything needed to go on after `epoch` epochs."""
+    def save_state(self, tensors: dict[str, Tensor], epoch: int, steps: int) -> None:
+        """Everything needed to go on after `epoch` epochs and so many steps of the next."""
         content = to_bytes({k: v.contiguous() for k, v in tensors.items()}, {"epoch": str(epoch)})
-        write_atomically(self.root / "state.safetensors", content)
+        with self.keeping():
+            write_atomically(self.root / "state.safetensors", content)
+        self._reached = epoch, steps
 
     def load_state(self) -> tuple[dict[str, Tensor], int] | None:
         path = self.root / "state.safetensors"
@@ -93,7 +157,9 @@ class RunFolder:
         try:
             with safe_open(str(path), "pt") as file:
                 epoch = int(file.metadata()["epoch"])
-            return load_file(str(path)), epoch
+            tensors = load_file(str(path))
+            self._reached = epoch, int(tensors.get("epoch.steps", torch.tensor(0)))
+            return tensors, epoch
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is damaged ({error}); put a sound one back, or remove it to train again "
@@ -102,6 +168,61 @@ class RunFolder:
 
     def drop_state(self) -> None:
         (self.root / "state.safetensors").unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(
+    folder: Path, lock_path: Path, owner_path: Path, what: str, advice: str
+) -> Iterator[None]:
+    """Within the block no other process holds the lock, which falls with its process.
+
+    Raises ValueError that names process and host if one does. Where a file system has no locks,
+    stderr says so.
+    """
+    lock = FileLock(lock_path, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(f"{folder} is in use by {_owner(owner_path, what)}; {advice}") from error
+    except (OSError, NotImplementedError) as error:
+        number = getattr(error, "errno", None)
+        if number not in (None, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise not_written(lock_path, 0, OSError(number, os.strerror(number))) from error
+        print(f"{folder} has no locks: see to it that one process writes there", file=sys.stderr)
+        yield
+        return
+    try:
+        write_json(owner_path, {"pid": os.getpid(), "host": socket.gethostname()})
+        yield
+    finally:
+        for path in (owner_path, lock_path):  # who waits for a lock that is gone makes it anew
+            with suppress(OSError):
+                path.unlink()
+        lock.release()
+
+
+def _owner(path: Path, what: str) -> str:
+    """Who holds a lock; one that has only just begun has a moment to tell."""
+    for _ in range(20):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            owner = json.loads(path.read_bytes())
+            pid, host = int(owner["pid"]), str(owner["host"])
+            if host == socket.gethostname():
+                os.kill(pid, 0)  # OSError for one that was killed before
+            return f"another {what} (process {pid} on {host})"
+        time.sleep(0.1)
+    return f"another {what}"
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """An OSError within the block is said in a sentence."""
+    try:
+        yield
+    except OSError as error:
+        path = Path(error.filename or ".")
+        raise NotWrittenError(error.errno, f"{path} cannot be used: {error.strerror}") from error
 
 
 def read_config(run: str | Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from posmlp.config import TrainConfig
 from posmlp.data.augment import normalise
 from posmlp.data.sampling import check_views
 from posmlp.data.sources import ClipSource, check_source, open_clips
-from posmlp.data.user_cache import CACHE_GIB
+from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 from posmlp.model import PosMLPVideo
 from posmlp.train.distributed import ALONE, Team
 from posmlp.train.execution import few_windows_at_once, kept_memory
@@ -147,7 +147,7 @@ def evaluate(
     clips: int = 1,
     crops: int = 1,
     batch_size: int = EVALUATION_BATCH,
-    num_workers: int = 2,
+    num_workers: int = NUM_WORKERS,
     cache_gib: float = CACHE_GIB,
     train: TrainConfig | None = None,
     classes: Sequence[str] | None = None,

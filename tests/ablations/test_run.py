@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,13 @@ from pandas.testing import assert_frame_equal
 
 import ablations
 from ablations import load, plan, read_grid, run
+from ablations.engines import job
 from ablations.engines.job import Attempt
 from ablations.engines.worker import Place
 from ablations.run import part
+from ablations.store.alike import FailedAlikeError, unless_all_fail
 from ablations.store.files import read_json, write_json
+from ablations.store.status import status
 from ablations.store.store import Store
 from analysis.results.curves import runs_under
 
@@ -119,6 +124,33 @@ def test_slurm_array_runs_every_training_once_in_one_folder(
     assert_frame_equal(facts(load(out)), facts(undisturbed[1]), check_exact=True)
     pids = {Store(out).result(i, s)["worker"]["pid"] for i in load(out).id for s in (0, 1)}  # type: ignore[index]
     assert len(pids) == 2
+
+
+def test_slurm_array_queues_a_stopped_task_again(tmp_path: Path) -> None:
+    """With stand-ins for Slurm's command and for a runner that takes a second to stop."""
+    script = Path(ablations.__file__).with_name("grids") / "slurm_array.sh"
+    stand_ins = {
+        "scontrol": 'echo "$@" > requeued',
+        "ablations": "trap 'sleep 1; touch stored; exit 75' USR1; touch begun; "
+        "while true; do sleep 0.1; done",
+    }
+    for name, text in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    of_slurm = {"ARRAY_TASK_ID": "2", "ARRAY_TASK_COUNT": "4", "ARRAY_JOB_ID": "77"}
+    task = subprocess.Popen(
+        ["bash", str(script), "grid.yaml", "out"],
+        env=os.environ | {"PATH": path} | {f"SLURM_{k}": v for k, v in of_slurm.items()},
+        cwd=tmp_path,
+    )
+    wait_until((tmp_path / "begun").exists)
+    task.send_signal(signal.SIGUSR1)
+    time.sleep(0.3)
+    task.send_signal(signal.SIGTERM)  # while the runner stops
+    assert task.wait(timeout=60) == 75
+    assert (tmp_path / "stored").exists()
+    assert (tmp_path / "requeued").read_text() == "requeue 77_2\n"
 
 
 def test_damaged_result_is_named_and_trained_again(
@@ -285,6 +317,88 @@ def test_second_runner_is_refused_killed_worker_is_a_row_and_interrupt_says_how_
     assert table.seconds[0] > 0
     assert f"go on with: ablations run {path} --out {out} --workers 2 --device cpu" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes through /proc")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_run_that_a_scheduler_stops_goes_on_in_the_middle_with_the_same_bits(
+    tmp_path: Path, workers: str
+) -> None:
+    grid = changed(train={"epochs": 80}) | {"axes": {}, "seeds": 1}
+    path, out = written(grid, tmp_path), tmp_path / "run"
+    runner = started(path, out, "--device", "cpu", "--workers", workers)
+    try:
+        wait_until(lambda: any(out.glob("cells/*/seed0/state.safetensors")), runner)
+        if workers == "2":  # a worker that is asked to stop alone is replaced, and its job goes on
+            os.kill(children(runner.pid)[0], signal.SIGTERM)
+            time.sleep(1)
+        runner.send_signal(signal.SIGUSR1)
+        _, said = runner.communicate(timeout=100)
+    finally:
+        runner.kill()
+    assert runner.returncode == 75, said
+    assert "Traceback" not in said
+    assert "failed" not in said
+    assert f"go on with: ablations run {path} --out {out}" in said
+    (log,) = (log.read_text() for log in out.glob("cells/*/seed0.log"))
+    assert "stopped by SIG" in log
+    assert "keeps the training up to" in log
+    assert not len(load(out))
+    first = next(out.glob("cells/*/seed0/metrics.csv"))
+    began = first.read_text().splitlines()[1]
+    table = run(path, out, device="cpu", progress=False)
+    assert first.read_text().splitlines()[1] == began, "it began anew"
+    undisturbed = run(path, tmp_path / "undisturbed", device="cpu", progress=False)
+    assert_frame_equal(facts(table), facts(undisturbed), check_exact=True)
+
+
+@pytest.mark.parametrize(("stop", "num_failed"), [({}, 3), ({"failed_alike": 2}, 2), (None, 9)])
+def test_run_stops_when_all_fail_alike_and_says_so_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: dict[str, int] | None,
+    num_failed: int,
+) -> None:
+    def unreadable(_config: Any, train: Any, _data: Any, seeds: Any, out: Path, **_: Any) -> None:
+        raise ValueError(f"{out}: 12 of {12 + seeds[0]} videos cannot be read")
+
+    monkeypatch.setattr(job, "fit", unreadable)
+    grid = TINY | {"axes": {"gate": ["lrpe", "mean", "none"]}, "seeds": 3}
+    grid |= {"stop": {"failed_alike": 0} if stop is None else stop}
+    out = tmp_path / "run"
+    if stop is None:
+        run(grid, out, device="cpu", progress=False)
+    else:
+        with pytest.raises(RuntimeError, match=r"failed alike and none succeeded.*videos cannot"):
+            run(grid, out, device="cpu", progress=False)
+    assert list(load(out).status) == ["failed"] * num_failed
+    told = status(out)
+    assert told.count("cannot be read") == 1
+    assert f"{num_failed} trainings failed alike (exception: ValueError: " in told
+
+
+def test_failures_of_a_cells_own_do_not_stop_a_run(
+    undisturbed: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "new")
+    store.declare(read_grid(TINY), "none")
+    failed = {"status": "failed", "cell": "c", "name": "n", "seed": 0}
+
+    def num_before_the_end(where: Store, failure: str, reasons: list[str]) -> int:
+        seen = 0
+        results = ({**failed, "failure": failure, "reason": reason} for reason in reasons)
+        with suppress(FailedAlikeError):
+            for _ in unless_all_fail(results, where, 3):
+                seen += 1
+        return seen
+
+    alike = ["in step 7", "in step 12", "in step 1.5", "in step 2"]
+    assert num_before_the_end(store, "exception", alike) == 3
+    assert num_before_the_end(store, "exception", ["a", "b", "c", "d"]) == 4
+    for failure in ("not finite", "out of memory"):
+        assert num_before_the_end(store, failure, alike) == 4
+    others_succeeded = Store(copied(undisturbed, tmp_path))
+    assert num_before_the_end(others_succeeded, "exception", alike) == 4
 
 
 def test_ray_that_is_not_installed_is_told_with_the_way_to_get_it(

@@ -17,8 +17,7 @@ from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.files.video import VideoError
 from posmlp.data.sources import GeneratedClips
 from posmlp.train import loop
-from posmlp.train.balance import balanced_order
-from posmlp.train.batches import TrainingBatches
+from posmlp.train.batches import TrainingBatches, balanced_order
 from posmlp.train.distributed import Team
 from posmlp.train.fitting import fit
 from posmlp.train.population import Population

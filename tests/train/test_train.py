@@ -28,7 +28,7 @@ from posmlp.model import create_model
 from posmlp.train import loop
 from posmlp.train.fitting import fit, one_at_a_time, usable_device
 from posmlp.train.optimisation import Optimiser, learning_rate
-from posmlp.train.run_folder import read_metrics
+from posmlp.train.run_folder import LengthenedError, read_metrics
 from posmlp.train.scoring import evaluate, metrics
 from tests.train.test_population import TINY
 
@@ -379,8 +379,19 @@ def test_environment_tells_the_commit_of_the_checkout(tmp_path):
 
 
 def test_fit_refuses_a_folder_of_another_configuration(clips, finished):
-    with pytest.raises(ValueError, match=r"train\.epochs: 1 there, 3 asked"):
+    with pytest.raises(ValueError, match=r"train\.lr: 0\.01 there, 0\.02 asked"):
+        fit(CONFIG, replace(TRAIN, epochs=1, lr=0.02), clips, [0], finished, progress=False)
+
+
+def test_fit_names_what_lengthens_a_complete_run(clips, finished):
+    with pytest.raises(LengthenedError, match=r"complete: .* 3 epochs are 2 more .*epochs=2 and"):
         fit(CONFIG, TRAIN, clips, [0], finished, progress=False)
+
+
+def test_asking_for_a_complete_run_writes_nothing(clips, finished):
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in finished.iterdir()}
+    fit(CONFIG, replace(TRAIN, epochs=1), clips, [0], finished, progress=False, micro_batches=2)
+    assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in finished.iterdir()}
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from posmlp.data.layouts.folders import IMAGE_FOLDERS
 from posmlp.data.layouts.layouts import read_listing, say, split_spec
 from posmlp.data.layouts.listing import SPLITS, Listing, Problem, SplitMissing, is_frame_folder
 from posmlp.data.layouts.problem_list import FileFacts, write_files, write_problems, write_root
+from posmlp.data.user_cache import usable_cores
 
 AHEAD = 64  # files in work for each worker: one slow file does not keep the others waiting
 
@@ -65,7 +66,7 @@ def check_data(
     their frames. The lists go to `out`, by default the data set's folder, where training looks for
     them; another folder then stands for the data set, and is what training is given. See
     `problem_list`. Footage that two splits share is told, and nothing left out for it.
-    `num_workers`: processes, by default one a CPU core.
+    `num_workers`: processes, by default one a CPU core that may be used.
 
     Raises:
         ValueError: there is no data set, or the folder for the lists cannot be written.
@@ -77,7 +78,7 @@ def check_data(
             f"the lists cannot be written to {target}; make it a folder that you may write to, or "
             "name another with --out"
         )
-    workers = (os.cpu_count() or 1) if num_workers is None else num_workers
+    workers = usable_cores() if num_workers is None else num_workers
     check = DataCheck(root)
     with DecodePool(workers, timeout_s) as pool:
         for listing in _listings(spec):

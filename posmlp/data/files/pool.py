@@ -15,6 +15,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import TracebackType
@@ -80,13 +81,14 @@ class DecodePool:
     def _schedule(self, job: Callable[[], T]) -> ProcessFuture[T]:
         if self._workers is None or not self._workers.active:
             self.close()
+            context = _Workers()
             self._workers = ProcessPool(
                 max_workers=self.num_workers,
-                context=_Workers(),
+                context=context,
                 initializer=_die_with,
                 initargs=(os.getpid(),),
             )
-            self._stop = weakref.finalize(self, _stop, self._workers)
+            self._stop = weakref.finalize(self, _stop, self._workers, context)
         return self._workers.schedule(job)
 
     def _wait(self, future: ProcessFuture[T], job: Callable[[], T], path: str) -> T:
@@ -131,31 +133,56 @@ def _watched(read: Callable[[], T], timeout_s: float) -> T:
 
 
 class _Worker(SpawnProcess):
-    """A process that does not import the script that started it, which may have no guard.
+    """A process that neither the script that started it nor a terminal's Ctrl-C reaches.
 
     Without `if __name__ == "__main__":` each worker would begin that script again. Workers need
-    nothing of it: their functions are this package's.
+    nothing of it: their functions are this package's. What Ctrl-C means their parent decides.
     """
 
     _starting = threading.Lock()
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:
-        main = sys.modules["__main__"]
-        hidden = ("__spec__", "__file__")  # what multiprocessing finds the script by
-        with _Worker._starting:
-            before = {name: vars(main)[name] for name in hidden if name in vars(main)}
-            vars(main).update(__spec__=None, __file__=None)
-            try:
-                return SpawnProcess._Popen(process_obj)
-            finally:
-                for name in hidden:
-                    vars(main).pop(name)
-                vars(main).update(before)
+        with _Worker._starting, _without_script(), _without_interrupts():
+            return SpawnProcess._Popen(process_obj)
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Hide what multiprocessing finds the caller's script by."""
+    main, hidden = vars(sys.modules["__main__"]), ("__spec__", "__file__")
+    before = {name: main[name] for name in hidden if name in main}
+    main.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        for name in hidden:
+            main.pop(name)
+        main.update(before)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Block SIGINT, which a process that is started inherits."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Workers(SpawnContext):
-    Process = _Worker
+    """Starts processes, and knows them."""
+
+    def __init__(self) -> None:
+        self.started: list[_Worker] = []
+
+    def Process(self, *arguments: Any, **options: Any) -> _Worker:  # type: ignore[override]
+        self.started.append(_Worker(*arguments, **options))
+        return self.started[-1]
 
 
 def _cause_of_death(exitcode: int) -> str:
@@ -164,8 +191,11 @@ def _cause_of_death(exitcode: int) -> str:
     return f"exit code {exitcode}"
 
 
-def _stop(workers: ProcessPool) -> None:
+def _stop(workers: ProcessPool, context: _Workers) -> None:
     workers.stop()
+    for worker in context.started:  # before the pool takes the locks away that one may be loading
+        if worker.pid is not None:
+            worker.kill()
     workers.join()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ablations.engines.processes import WorkerDied
 from ablations.engines.ray_engine import Request, connected, on_ray
 from ablations.engines.worker import Place
 from ablations.store.store import Store
+from posmlp.train.stopping import Stopped
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (extra: ray)")
 
@@ -160,3 +162,21 @@ def test_what_can_never_be_met_is_an_error_before_anything_runs(
 def test_no_cluster_at_the_address_is_an_error(tmp_path: Path, address: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run(TINY, tmp_path / "run", engine="ray", address=address, progress=False)
+
+
+def test_a_stopped_driver_keeps_the_middle_of_what_machines_train(
+    cluster: Any, tmp_path: Path
+) -> None:
+    grid = changed(train={"epochs": 400, "num_clips": 64}) | {"axes": {}, "seeds": 1}
+    out = tmp_path / "ray"
+    threading.Timer(20, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(Stopped):
+        run(grid, out, engine="ray", device="cpu", address=cluster.address, progress=False)
+    (state,) = out.glob("cells/*/seed0/state.safetensors")
+    reached = len(pd.read_csv(state.with_name("metrics.csv")))
+    assert 0 < reached < 400
+    began = (state.with_name("metrics.csv")).read_text().splitlines()[1]
+    run(grid, out, engine="ray", device="cpu", address=cluster.address, progress=False)
+    rows = state.with_name("metrics.csv").read_text().splitlines()
+    assert len(rows) == 401
+    assert rows[1] == began, "it began anew: the time of its first epoch is another"

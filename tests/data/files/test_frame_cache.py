@@ -20,7 +20,7 @@ from posmlp.config import TrainConfig
 from posmlp.data.check import survey
 from posmlp.data.datasets import VideoClips
 from posmlp.data.files import frame_cache, frame_file
-from posmlp.data.user_cache import cache_folder
+from posmlp.data.user_cache import cache_folder, usable_cores
 from posmlp.presets import resolve
 from posmlp.train.fitting import fit
 from tests.ablations.ablation_tasks import wait_until
@@ -299,3 +299,41 @@ def test_numbers_and_resuming_do_not_depend_on_the_cache(data, folder, tmp_path,
         about["cached"] = False
     config.write_text(json.dumps(stored))
     assert rows("plain", 2.0) == plain
+
+
+@pytest.mark.parametrize(
+    ("told", "quotas", "cores"),
+    [
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "100000 100000"}, 1),
+        ("0::/\n", {"cpu.max": "150000 100000"}, 1),  # as a container sees itself
+        ("0::/docker/x\n", {"cpu.max": "50000 100000"}, 1),  # its host's name for it
+        ("4:cpu,cpuacct:/a\n1:name=systemd:/\n", {"cpu/a/cpu.cfs": "100000 100000"}, 1),
+        ("4:cpu,cpuacct:/a\n", {"cpu/a/cpu.cfs": "-1 100000"}, None),
+        ("0::/a\n", {"a/cpu.max": "9900000 100000"}, None),
+        ("", {}, None),
+    ],
+)
+def test_usable_cores_are_those_of_affinity_and_control_groups(
+    tmp_path: Path, told: str, quotas: dict[str, str], cores: int | None
+) -> None:
+    (tmp_path / "cgroup").write_text(told)
+    for name, text in quotas.items():
+        path = tmp_path / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("cfs"):
+            for what, value in zip(("quota", "period"), text.split(), strict=True):
+                Path(f"{path}_{what}_us").write_text(f"{value}\n")
+        else:
+            path.write_text(f"{text}\n")
+    allowed = len(os.sched_getaffinity(0))
+    assert usable_cores(tmp_path / "groups", tmp_path) == (cores or allowed)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux alone pins processes")
+def test_usable_cores_are_those_that_taskset_leaves() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)

@@ -1,0 +1,268 @@
+"""Signals that stop a training: nothing of a whole step is lost, and no bit differs afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file
+
+from posmlp.cli import main
+from posmlp.train import loop
+from posmlp.train.fitting import fit
+from posmlp.train.run_folder import read_metrics
+from posmlp.train.stopping import EXIT_CODE, Stopped, obeyed, whole
+from tests.train.test_train import CONFIG, TRAIN, clips, values
+
+__all__ = ["clips"]
+
+SIGNALS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
+SETTINGS = ["num_frames=2", "image_size=16", "windows=4", "temporal_windows=2", "depths=[1]"]
+SETTINGS += ["dims=[8]", "num_groups=1", "downsample=[]", "batch_size=16", "drop_path=0.2"]
+
+
+def training(out: Path, *settings: str, seeds: str = "0") -> list[str]:
+    """The command of a tiny training."""
+    words = ["-m", "posmlp", "train", "--data", "moving-digits:easy", "--out", str(out)]
+    return [sys.executable, *words, "--device", "cpu", "--seeds", seeds, *SETTINGS, *settings]
+
+
+@pytest.fixture(autouse=True)
+def heed_interrupts() -> Iterator[None]:
+    """As in a terminal; what a shell starts in the background, these tests too, may ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def start(words: Sequence[str]) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.01)
+
+
+def raising(*numbers: int, patient: bool | None = None) -> list[str]:
+    """What was done before an error came: signals, obeyed, in a `whole` block unless it is None."""
+    done: list[str] = []
+
+    def act() -> None:
+        try:
+            for number in numbers:
+                signal.raise_signal(number)
+                done.append("next")
+        finally:
+            signal.raise_signal(signal.SIGTERM)  # a scheduler's reminder
+            done.append("end")
+
+    def act_whole() -> None:
+        with whole(patient=bool(patient)):
+            act()
+        done.append("after")
+
+    try:
+        with obeyed():
+            act() if patient is None else act_whole()
+    except BaseException as error:
+        done.append(type(error).__name__)
+    return done
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signals_raise_at_once_but_wait_for_the_end_of_what_is_whole(number: int) -> None:
+    error = "KeyboardInterrupt" if number == signal.SIGINT else "Stopped"
+    assert raising(number) == ["end", error], "a reminder disturbed the end"
+    assert raising(number, patient=False) == ["next", "end", error]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert EXIT_CODE == os.EX_TEMPFAIL
+
+
+def test_a_second_ctrl_c_waits_for_nothing_but_what_is_patient() -> None:
+    twice = (signal.SIGINT, signal.SIGINT)
+    assert raising(*twice, patient=False) == ["next", "end", "StoppedAtOnce"]
+    assert raising(*twice, patient=True) == ["next", "next", "end", "KeyboardInterrupt"]
+
+
+def test_a_signal_that_somebody_else_handles_is_left_to_them(
+    clips: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        at_step(monkeypatch, 3, lambda: signal.raise_signal(signal.SIGTERM))
+        fit(CONFIG, replace(TRAIN, epochs=1), clips, out=tmp_path / "run", progress=False)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert came == [signal.SIGTERM]
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) -> None:
+    """Do something in the middle of a step, counted from 1 over all epochs."""
+    step, count = loop.Training._step, iter(range(1, 10**6))
+
+    def wrapped(self: loop.Training, *arguments: Any) -> Any:
+        if next(count) == number:
+            act()
+        return step(self, *arguments)
+
+    monkeypatch.setattr(loop.Training, "_step", wrapped)
+
+
+def same_models(one: Path, other: Path) -> bool:
+    found = sorted(path.name for path in one.glob("model-*"))
+    assert found
+    return all(
+        torch.equal(tensor, load_file(other / name)[key])
+        for name in found
+        for key, tensor in load_file(one / name).items()
+    )
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("step", [1, 5, 7])
+def test_training_stopped_anywhere_goes_on_with_the_same_bits(
+    clips: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: int
+) -> None:
+    train = replace(TRAIN, epochs=2, ema_decay=0.9, erase=0.5)
+    config = replace(CONFIG, drop_path=0.3)
+    whole_rows = fit(config, train, clips, [0, 3], tmp_path / "whole", progress=False)
+    at_step(monkeypatch, step, lambda: signal.raise_signal(number))
+    with pytest.raises((Stopped, KeyboardInterrupt)):
+        fit(config, train, clips, [0, 3], tmp_path / "cut", progress=False)
+    monkeypatch.undo()
+    assert not list((tmp_path / "cut").glob("model-*"))
+    resumed = fit(config, train, clips, [0, 3], tmp_path / "cut", progress=False)
+    assert values(resumed) == values(whole_rows)
+    assert same_models(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_training_stopped_while_it_is_scored_goes_on_with_the_same_numbers(
+    clips: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_rows = fit(CONFIG, TRAIN, clips, out=tmp_path / "whole", progress=False)
+    monkeypatch.setattr(loop, "score", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Stopped):
+        fit(CONFIG, TRAIN, clips, out=tmp_path / "cut", progress=False)
+    monkeypatch.undo()
+    steps = len(clips[0]) // TRAIN.batch_size
+    assert load_file(tmp_path / "cut" / "state.safetensors")["epoch.steps"] == steps
+    assert values(fit(CONFIG, TRAIN, clips, out=tmp_path / "cut", progress=False)) == values(
+        whole_rows
+    )
+
+
+def test_long_epochs_store_their_middle(
+    clips: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A death without notice loses the steps since then alone."""
+    monkeypatch.setattr(loop, "STORE_EVERY_S", 0.0)
+    whole_rows = fit(CONFIG, TRAIN, clips, progress=False)
+
+    def die() -> None:
+        raise MemoryError
+
+    at_step(monkeypatch, 4, die)
+    with pytest.raises(MemoryError):
+        fit(CONFIG, TRAIN, clips, out=tmp_path / "run", progress=False)
+    monkeypatch.undo()
+    assert load_file(tmp_path / "run" / "state.safetensors")["epoch.steps"] == 3
+    resumed = fit(CONFIG, TRAIN, clips, out=tmp_path / "run", progress=False)
+    assert values(resumed) == values(whole_rows)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_command_says_what_is_kept_and_how_it_goes_on(tmp_path: Path, number: int) -> None:
+    out = tmp_path / "run"
+    process = start(training(out, "epochs=9999", "num_clips=64"))
+    wait_for(out / "metrics.csv", process)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == (130 if number == signal.SIGINT else EXIT_CODE)
+    assert re.search(
+        r"^stopped by \S+; .*run keeps the training up to (\d+ steps|all) of epoch \d+; the same "
+        r"command goes on from there$",
+        said,
+        re.MULTILINE,
+    ), said
+    assert "Traceback" not in said
+    assert (out / "state.safetensors").exists()
+
+
+def test_processes_of_torchrun_stop_together(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = training(out, "epochs=9999", "num_clips=64")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = start([words[0], *launch, *words[1:]])
+    wait_for(out / "metrics.csv", process)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=100)[1]
+    assert "stopped by" in said, said
+    assert (out / "state.safetensors").exists()
+
+
+def test_a_second_training_in_a_folder_is_refused_by_process_and_host(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = start(training(out, "epochs=9999", "num_clips=64"))
+    wait_for(out / "metrics.csv", first)
+    second = start(training(out, "epochs=9999", "num_clips=64"))
+    said = second.communicate(timeout=100)[1]
+    first.kill()
+    first.communicate()
+    assert second.returncode == 2
+    wanted = f"in use by another training (process {first.pid} on {os.uname().nodename})"
+    assert wanted in said, said
+    FileLock(out / ".lock").acquire(timeout=0)  # the lock fell with its process
+
+
+def test_threads_that_wait_do_not_spin() -> None:
+    code = "import posmlp, torch; torch.zeros(1)"
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, "OMP_DISPLAY_ENV": "TRUE"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    if "OMP_WAIT_POLICY" not in told:
+        pytest.skip("this build of torch does not tell of its threads")
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in told
+
+
+def test_command_lengthens_a_complete_run_as_it_is_told_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a run"
+    asked = training(out, "num_clips=32", seeds="0,2")[3:]
+    assert main([*asked, "epochs=1"]) == 0
+    assert main([*asked, "epochs=3"]) == 2
+    said = capsys.readouterr().err
+    first, second = (line for line in said.splitlines() if line.startswith("next: "))
+    assert "--seeds 0 " in first
+    assert main(shlex.split(second.removeprefix("next: posmlp "))) == 0
+    more = tmp_path / "a run-more-seed2"
+    assert [(row["epoch"], row["seed"]) for row in read_metrics(more / "metrics.csv")] == [
+        *[(1, 2), (2, 2)]
+    ]
+    train = json.loads((more / "config.json").read_text())["train"]
+    assert train["init_from"] == str(out / "model-seed2.safetensors")
