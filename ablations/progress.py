@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,23 +16,28 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Report = Callable[[Result], None]
-SHOWN_METRICS = ("test_top1", "test_within_pair")
 
 
 @contextmanager
 def reporter(
-    num_jobs: int, num_finished: int, command: str, *, name: str = "", show: bool
+    num_jobs: int,
+    num_finished: int,
+    command: str,
+    *,
+    metrics: Sequence[str],
+    name: str = "",
+    show: bool = True,
 ) -> Iterator[Report]:
     """A function to call with each result. Ctrl-C, on its way out, says how to go on.
 
-    `name`: what these trainings are, if they are not all.
+    `metrics`: those that are shown of a result; `name`: what these trainings are, if not all.
     """
     if not show:
         yield lambda result: None
         return
     from rich.console import Console
 
-    state, console = _State(num_jobs, num_finished), Console(stderr=True)
+    state, console = _State(num_jobs, num_finished, metrics), Console(stderr=True)
     say(f"{name and f'{name}: '}{num_jobs} trainings, {num_finished} finished before")
     try:
         if console.is_jupyter:
@@ -59,8 +64,9 @@ def say(text: str) -> None:
 class _State:
     """Counts and times of a run."""
 
-    def __init__(self, num_jobs: int, num_finished: int) -> None:
+    def __init__(self, num_jobs: int, num_finished: int, metrics: Sequence[str]) -> None:
         self.num_jobs, self.num_finished = num_jobs, num_finished
+        self.metrics = metrics
         self.num_here = 0
         self.counts: Counter[str] = Counter()
         self.started = time.monotonic()
@@ -75,7 +81,16 @@ class _State:
     def line(self, result: Result) -> str:
         self.add(result)
         cell = f"{result['name']} seed {_seed(result)}"
-        return f"[{self.num_finished}/{self.num_jobs}] {cell}: {outcome(result)}"
+        return f"[{self.num_finished}/{self.num_jobs}] {cell}: {self.outcome(result)}"
+
+    def outcome(self, result: Result) -> str:
+        """A result in a few words."""
+        took, metrics = duration(result["timings"]["seconds"]), result["metrics"]
+        if result["status"] == "failed":
+            reason = result["reason"].partition("\n")[0]
+            return f"failed ({result['failure']}) after {took}: {reason}"
+        found = [f"{name} {metrics[name]:.3f}" for name in self.metrics if name in metrics]
+        return ", ".join(["done", *found, took])
 
     def summary(self) -> str:
         """How far the run is, and how long the rest takes at the pace so far."""
@@ -91,16 +106,6 @@ class _State:
 
 def _seed(result: Result) -> str:
     return f"{result['seed']} repeated" if result["repeat"] else str(result["seed"])
-
-
-def outcome(result: Result) -> str:
-    """A result in a few words."""
-    seconds = result["timings"]["seconds"]
-    if result["status"] == "failed":
-        reason = result["reason"].partition("\n")[0]
-        return f"failed ({result['failure']}) after {duration(seconds)}: {reason}"
-    found = [f"{n} {result['metrics'][n]:.3f}" for n in SHOWN_METRICS if n in result["metrics"]]
-    return ", ".join(["done", *found, duration(seconds)])
 
 
 def duration(seconds: float) -> str:
@@ -133,7 +138,7 @@ def _live_in_notebook(state: _State) -> Iterator[Report]:
     from IPython.display import HTML, display
 
     def table() -> HTML:
-        rows = [(result["name"], _seed(result), outcome(result)) for result in state.rows]
+        rows = [(result["name"], _seed(result), state.outcome(result)) for result in state.rows]
         shown = pd.DataFrame(rows, columns=["cell", "seed", "result"])
         return HTML(shown.to_html(index=False))
 
@@ -153,5 +158,5 @@ def _table(state: _State, height: int) -> Table:
     table = Table("cell", "seed", "result", caption=state.summary())
     for result in state.rows[-max(height - 6, 3) :]:
         style = "red" if result["status"] == "failed" else None
-        table.add_row(result["name"], _seed(result), outcome(result), style=style)
+        table.add_row(result["name"], _seed(result), state.outcome(result), style=style)
     return table

@@ -97,9 +97,12 @@ def run(
             if todo or not now.jobs:  # else this round is over, and what is stored may be further
                 store.declare(now.grid, command)
             num_all, num_todo = (sum(len(job.trainings) for job in each) for each in (jobs, todo))
-            show = progress and bool(now.jobs)
-            done = num_all - num_todo
-            with reporter(num_all, done, here, name=now.name, show=show) as report:
+            with reporter(
+                *(num_all, num_all - num_todo, here),
+                metrics=now.metrics,
+                name=now.name,
+                show=progress and bool(now.jobs),
+            ) as report:
                 for result in runner.run(todo, store.root):
                     hindsight.add(result)
                     report(result)

@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+
+Model = TypeVar("Model", bound=nn.Module)
+_LENT: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_LENDING = threading.Lock()
+
+
+def unwrapped(model: Model) -> Model:
+    """What a compiled or data-parallel model wraps, which computes the same; else the model."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner  # type: ignore[assignment]
 
 
 @contextmanager
 def borrowed(model: nn.Module, *, steps: bool = False) -> Iterator[None]:
     """In eval mode without gradients of parameters; afterwards the model is as it was.
 
+    Another thread that wants the same model waits until it is back.
+
     That is the mode of each module, what parameters want and hold of gradients, and buffers, such
     as batch norm's running statistics. `steps`: training steps are taken, in whatever mode; no
     parameter holds a gradient at first, and none may be updated.
     """
+    with _LENDING:
+        lent = _LENT.setdefault(model, threading.RLock())
+    with lent:
+        yield from _borrow(model, steps)
+
+
+def _borrow(model: nn.Module, steps: bool) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     learning = [(each, each.requires_grad, each.grad) for each in model.parameters()]
     kept = model.state_dict().keys() if steps else ()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path, PosixPath, WindowsPath
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import torch
@@ -23,6 +24,7 @@ from posmlp.model import PosMLP, PosMLPVideo, create_model
 from posmlp.released.configs import StateDict, infer_config
 from posmlp.released.names import DERIVED, as_ours, released_name, released_shape
 
+Model = TypeVar("Model", bound=nn.Module)
 _CONTAINERS = ("model_state", "state_dict", "model", "state_dict_ema", "model_ema", "ema")
 """Keys under which savers put the tensors; of two, the first counts."""
 _SETTINGS = (argparse.Namespace, PosixPath, WindowsPath)
@@ -67,6 +69,19 @@ def save(model: PosMLPVideo, path: str | Path, **metadata: str) -> None:
         shared = owners.setdefault(tensor.untyped_storage().data_ptr(), name) != name
         state[name] = tensor.detach().clone() if shared else tensor.contiguous()
     write_atomically(path, to_bytes(state, header))
+
+
+def copied(model: Model) -> Model:
+    """A copy of a model; ValueError for a pruned one and its like, whose weights are made anew."""
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        if "graph leaves" not in str(error):
+            raise
+        raise ValueError(
+            f"{type(model).__name__} makes weights from others, as a pruned model does, and cannot "
+            "be copied; end the pruning first with torch.nn.utils.prune.remove"
+        ) from error
 
 
 def own_model(model: Any) -> PosMLPVideo | None:

@@ -13,13 +13,16 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from posmlp.config import TrainConfig
 from posmlp.data.cli import DATA_HELP, add_data_commands
 from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP
 from posmlp.presets import PRESET_SOURCES, PRESETS, resolve
 from posmlp.settings import configs
+
+if TYPE_CHECKING:
+    from posmlp.predict import Prediction
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", choices=("val", "test"), default="test")
     evaluate.add_argument("--clips", type=int, default=1, help="temporal views a video")
     evaluate.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
+    evaluate.add_argument(
+        "--out", metavar="DIR", help="write a row a clip, a row a class, and the confusion matrix"
+    )
     evaluate.add_argument("--workers", type=int, default=2, help="video decoding processes")
     evaluate.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
 
@@ -96,6 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     guess.add_argument("--variant", help="which of the run's variants, where it has several")
     guess.add_argument("--clips", type=int, default=1, help="temporal views a video")
     guess.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
+    guess.add_argument(
+        "--slide", type=float, metavar="SECONDS", help="answer every so many seconds, as a table"
+    )
+    guess.add_argument("--out", metavar="DIR", help="write that table there, and a coloured line")
     guess.add_argument("--annotate", metavar="OUT.mp4", help="write the one video with its classes")
 
     add_data_commands(commands.add_parser("data", help="Make, check or time a data set."), configs)
@@ -147,8 +157,9 @@ def _train(options: argparse.Namespace) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     """Score a run's models on its test clips, or its val clips."""
+    from posmlp.clip_scores import ClipScores, write_scores
     from posmlp.train.run_folder import read_config
-    from posmlp.train.scoring import evaluate
+    from posmlp.train.scoring import logits_of
 
     run = Path(options.run_folder)
     if run.suffix == ".safetensors":
@@ -161,8 +172,9 @@ def _eval(options: argparse.Namespace) -> None:
             raise ValueError(f"{run} holds no trained model yet; run `posmlp train` to its end")
     if spec is None:
         raise ValueError("a bare checkpoint does not name its data; give --data")
+    answers = []
     for path in paths:
-        scores = evaluate(
+        logits, source = logits_of(
             path,
             spec,
             split=options.split,
@@ -173,7 +185,12 @@ def _eval(options: argparse.Namespace) -> None:
             train=train,
             classes=classes,
         )
-        print(_line(path.name, scores))
+        answers.append(ClipScores.of(path.stem, logits, source))
+        print(_line(path.name, answers[-1].metrics()))
+        for line in answers[-1].say():
+            print(line)
+    if options.out:
+        print("written: " + ", ".join(map(str, write_scores(answers, options.out))))
 
 
 def _line(name: str, scores: dict[str, Any]) -> str:
@@ -182,32 +199,60 @@ def _line(name: str, scores: dict[str, Any]) -> str:
 
 def _predict(options: argparse.Namespace) -> int:
     """Name the five likeliest classes of videos, with their probabilities."""
-    from posmlp.annotate import annotate_video
     from posmlp.data.files.packets import VideoError
-    from posmlp.predict import open_run, predict_video
+    from posmlp.pictures.annotate import annotate_video
+    from posmlp.predict import open_run, predict_parts, predict_video
 
-    if options.annotate and len(options.videos) > 1:
-        raise ValueError(
-            f"--annotate {options.annotate} takes one video, not {len(options.videos)}; run the "
-            "command once for each"
-        )
+    for option in ("annotate", "out"):
+        if getattr(options, option) and len(options.videos) > 1:
+            raise ValueError(
+                f"--{option} {getattr(options, option)} takes one video, not "
+                f"{len(options.videos)}; run the command once for each"
+            )
+    if options.out and options.slide is None:
+        raise ValueError(f"--out {options.out} is for the table of --slide SECONDS; give both")
     trained = open_run(options.run_folder, options.seed, options.variant)
+    views = {"num_views": options.clips, "num_crops": options.crops}
     failed = 0
     for video in options.videos:
         try:
-            found = predict_video(trained, video, num_views=options.clips, num_crops=options.crops)
+            if options.slide is not None:
+                found = list(predict_parts(trained, video, options.slide, **views))
+                _tell_parts(found, options.out)
+            else:
+                found = [predict_video(trained, video, **views)]
+                _tell_video(found[0])
         except VideoError as error:  # the others are still worth reading
             print(f"posmlp predict: {error}", file=sys.stderr)
             failed = 2
             continue
-        lacking = f", {found.num_damaged} more are damaged" if found.num_damaged else ""
-        print(f"{video} ({found.num_frames} frames{lacking}, read by {found.decoder})")
-        for name, probability in found.top(5):
-            print(f"  {probability:6.1%}  {name}")
         if options.annotate:
             annotate_video(found, options.annotate)
-            print(f"annotated: {options.annotate}")
+            print(f"annotated: {options.annotate}", file=sys.stderr)
     return failed
+
+
+def _tell_video(found: Prediction) -> None:
+    lacking = f", {found.num_damaged} more are damaged" if found.num_damaged else ""
+    print(f"{found.video} ({found.num_frames} frames{lacking}, read by {found.decoder})")
+    for name, probability in found.top(5):
+        print(f"  {probability:6.1%}  {name}")
+
+
+def _tell_parts(found: list[Prediction], out: str | None) -> None:
+    """Print the table of a recording's parts, or write it and the coloured line to a folder."""
+    from posmlp.checkpoint import write_atomically
+    from posmlp.pictures.timeline import as_csv, draw_timeline
+
+    if out is None:
+        print(as_csv(found), end="")
+        return
+    picture = io.BytesIO()
+    draw_timeline(found).save(picture, "png")
+    table = as_csv(found).encode(errors="surrogateescape")
+    for name, content in (("timeline.csv", table), ("timeline.png", picture.getvalue())):
+        write_atomically(Path(out) / name, content)
+        print(f"written: {Path(out) / name}")
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -6,7 +6,6 @@ configuration's frames and size. What was written is read back and compared with
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from posmlp.checkpoint import copied, own_model
 from posmlp.config_checks import one_of
 from posmlp.model import PosMLPVideo
 
@@ -33,7 +33,11 @@ def export(model: PosMLPVideo, path: str | Path) -> float:
     """
     path = Path(path)
     _check_place(path)
-    model = copy.deepcopy(model).cpu().float().eval()
+    if (own := own_model(model)) is None:
+        raise ValueError(
+            f"{type(model).__name__} is no model of this package, which alone is exported"
+        )
+    model = copied(own).cpu().float().eval()
     temporary = path.with_name(f".{uuid4().hex}.{path.name}")
     _make(temporary)
     try:

@@ -5,7 +5,11 @@ Shapes: T frames, S pixels a side, K classes.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import count, pairwise
 from pathlib import Path
 from typing import cast
 
@@ -17,10 +21,14 @@ from torch import Tensor
 from posmlp.checkpoint import load
 from posmlp.data.augment import normalise
 from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
+from posmlp.data.files.video import read_video
 from posmlp.data.sampling import check_views
 from posmlp.model import PosMLPVideo
 from posmlp.train.run_folder import read_config
 from posmlp.train.run_members import model_path, one_variant
+
+FRAME_FOLDER_FPS = 12.0  # frame folders do not tell; Something-Something's rate
+PARTS_AT_ONCE = 16  # of a long recording, whose frames are decoded together
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,10 @@ def open_run(run: str | Path, seed: int | None = None, variant: str | None = Non
 
 @dataclass(frozen=True)
 class Prediction:
-    """The classes of one video; `indices` are the frames that the model saw, sorted."""
+    """The classes of a video, or of a part of it; `indices` are the frames seen, sorted.
+
+    The part is frames `first` to `last`, that not included.
+    """
 
     video: str
     classes: tuple[str, ...]
@@ -76,6 +87,14 @@ class Prediction:
     num_damaged: int
     fps: float | None
     decoder: str
+    first: int
+    last: int
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Where the part begins and ends."""
+        fps = self.fps or FRAME_FOLDER_FPS
+        return self.first / fps, self.last / fps
 
     def top(self, count: int) -> list[tuple[str, float]]:
         """The likeliest classes with their probabilities, the likeliest first."""
@@ -91,20 +110,105 @@ def predict_video(
 
     Raises VideoError for a video that cannot be read, ValueError for views that do not exist.
     """
-    check_views(num_views, num_crops)
-    places = [(view, crop) for view in range(num_views) for crop in range(num_crops)]
-    draws = [Draw(None, view, num_views, crop, num_crops) for view, crop in places]
+    draws = _draws(num_views, num_crops)
     clips = [load_clip(str(video), trained.rule, draw) for draw in draws]
-    frames = torch.from_numpy(np.stack([clip.frames for clip in clips]))
-    with torch.no_grad():
-        logits = torch.cat([trained.model(normalise(each[None])) for each in frames])
     return Prediction(
         video=str(video),
         classes=trained.classes,
-        probabilities=logits.mean(0).softmax(-1),
+        probabilities=_probabilities(trained, [clip.frames for clip in clips]),
         indices=np.unique(np.concatenate([clip.indices for clip in clips])),
         num_frames=clips[0].num_frames,
         num_damaged=clips[0].num_damaged,
         fps=clips[0].fps,
         decoder=clips[0].backend,
+        first=0,
+        last=clips[0].num_frames,
     )
+
+
+def predict_parts(
+    trained: TrainedModel,
+    video: str | Path,
+    every_s: float,
+    *,
+    num_views: int = 1,
+    num_crops: int = 1,
+) -> Iterator[Prediction]:
+    """Classify one part after another of a long recording, each `every_s` seconds and a video.
+
+    The last part is from half to one and a half times as long. Frame folders are taken to have
+    FRAME_FOLDER_FPS. Raises as `predict_video`, and ValueError for parts shorter than a frame.
+    """
+    draws = _draws(num_views, num_crops)
+    short_side = max(trained.rule.short_side(draw) for draw in draws)
+    for start in count(0, PARTS_AT_ONCE):
+        choose = partial(_frames_of_parts, trained.rule, draws, every_s, start)
+        found = read_video(video, choose, short_side=short_side)
+        parts = _parts(found.num_frames, found.fps, every_s)[start : start + PARTS_AT_ONCE]
+        for first, last in parts:
+            seen = [_seen(trained.rule, (first, last), found.fps, draw) for draw in draws]
+            frames = [found.frames[np.searchsorted(found.indices, each)] for each in seen]
+            clips = [trained.rule.crop(f, d) for f, d in zip(frames, draws, strict=True)]
+            yield Prediction(
+                video=str(video),
+                classes=trained.classes,
+                probabilities=_probabilities(trained, clips),
+                indices=np.unique(np.concatenate(seen)),
+                num_frames=found.num_frames,
+                num_damaged=found.num_damaged,
+                fps=found.fps,
+                decoder=found.backend,
+                first=first,
+                last=last,
+            )
+        if len(parts) < PARTS_AT_ONCE:
+            return
+
+
+def _draws(num_views: int, num_crops: int) -> list[Draw]:
+    check_views(num_views, num_crops)
+    places = [(view, crop) for view in range(num_views) for crop in range(num_crops)]
+    return [Draw(None, view, num_views, crop, num_crops) for view, crop in places]
+
+
+def _parts(num_frames: int, fps: float | None, every_s: float) -> list[tuple[int, int]]:
+    """First and last frame of each part."""
+    step = every_s * (fps or FRAME_FOLDER_FPS)
+    if not 1 <= step < math.inf:
+        raise ValueError(
+            f"{every_s:g} seconds are no part of a video of {fps or FRAME_FOLDER_FPS:g} frames a "
+            "second; use a number that holds a frame"
+        )
+    num_parts = max(1, int(num_frames / step + 0.5))
+    ends = [round(i * step) for i in range(num_parts)]
+    return list(pairwise([*ends, num_frames]))
+
+
+def _frames_of_parts(
+    rule: ClipRule,
+    draws: list[Draw],
+    every_s: float,
+    start: int,
+    num_frames: int,
+    fps: float | None,
+) -> NDArray[np.int64]:
+    """All frames that are seen of the parts from number `start` on that are read together."""
+    parts = _parts(num_frames, fps, every_s)[start : start + PARTS_AT_ONCE]
+    seen = [_seen(rule, part, fps, draw) for part in parts for draw in draws]
+    return np.unique(np.concatenate(seen)) if seen else np.zeros(1, np.int64)
+
+
+def _seen(
+    rule: ClipRule, part: tuple[int, int], fps: float | None, draw: Draw
+) -> NDArray[np.int64]:
+    first, last = part
+    return first + rule.indices(last - first, fps, draw)
+
+
+def _probabilities(trained: TrainedModel, clips: list[NDArray[np.uint8]]) -> Tensor:
+    """(K,) of clips (T, S, S, 3): softmax of their mean logits."""
+    frames = torch.from_numpy(np.stack(clips))
+    dtype = next(trained.model.parameters()).dtype
+    with torch.no_grad():
+        logits = torch.cat([trained.model(normalise(each[None]).to(dtype)) for each in frames])
+    return logits.mean(0).softmax(-1)

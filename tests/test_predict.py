@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from posmlp.annotate import annotate_video
 from posmlp.cli import main
+from posmlp.clip_scores import ClipScores, draw_confusion
 from posmlp.config import TrainConfig
 from posmlp.data.files.video import VideoError, read_video
-from posmlp.predict import open_run, predict_video
+from posmlp.pictures.annotate import annotate_video
+from posmlp.predict import open_run, predict_parts, predict_video
 from posmlp.presets import resolve
 from posmlp.train.fitting import fit
 from posmlp.train.scoring import evaluate
@@ -167,3 +170,95 @@ def test_bad_requests_are_named(run, write_clip, tmp_path, capsys, words, expect
 def test_unreadable_video_is_an_error(run, shared):
     with pytest.raises(VideoError, match="no video stream"):
         predict_video(open_run(run), shared / "clips/audio_only.mp4")
+
+
+def flicker(write_clip, path: Path, seconds: list[int], fps: int = 10) -> Path:
+    """A recording whose seconds are dark (0) or light (1)."""
+    levels = [45 + 160 * second + k % 3 for second in seconds for k in range(fps)]
+    return write_clip(path, levels, fps=fps)
+
+
+def test_parts_of_a_recording_are_answered_as_videos_of_their_own(run, write_clip, tmp_path):
+    seconds = [0, 0, 1, 0, 1, 1] * 3 + [1]  # more parts than are decoded at once
+    video = flicker(write_clip, tmp_path / "long.mp4", seconds)
+    trained = open_run(run)
+    parts = list(predict_parts(trained, video, 1.0, num_views=2, num_crops=3))
+    assert [part.top(1)[0][0] for part in parts] == [NAMES[second] for second in seconds]
+    assert [part.seconds for part in parts] == [(k, k + 1) for k in range(len(seconds))]
+    alone = flicker(write_clip, tmp_path / "one.mp4", [seconds[2]])
+    whole = predict_video(trained, alone, num_views=2, num_crops=3)
+    np.testing.assert_allclose(parts[2].probabilities, whole.probabilities, atol=1e-3)
+    assert {int(i) // 10 for i in parts[2].indices} == {2}
+    uneven = list(predict_parts(trained, video, 2.0))
+    assert uneven[-1].seconds == (18, 19)  # half a part, and no frame is left out
+    with pytest.raises(ValueError, match="hold"):
+        list(predict_parts(trained, video, 0.01))
+
+
+def test_slide_writes_a_table_a_line_and_a_video_that_follow(run, write_clip, tmp_path, capsys):
+    video = flicker(write_clip, tmp_path / "long.mp4", [0, 1, 1])
+    command = ["predict", str(run), str(video), "--slide", "1"]
+    assert main(command) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [(row["start_s"], row["end_s"], row["class"]) for row in rows] == [
+        ("0.000", "1.000", "dark"),
+        ("1.000", "2.000", "light"),
+        ("2.000", "3.000", "light"),
+    ]
+    out = tmp_path / "out"
+    assert main([*command, "--out", str(out), "--annotate", str(out / "x.mp4")]) == 0
+    assert list(csv.DictReader((out / "timeline.csv").open())) == rows
+    band = np.asarray(Image.open(out / "timeline.png").convert("RGB"))[40]
+    assert len({tuple(band[x]) for x in (100, 500, 900)}) == 2
+    frames = read_video(out / "x.mp4").frames
+    first, last = (np.asarray(frames[k][-120:], int) for k in (3, 25))
+    assert np.abs(first - last).max() > 100  # the bars change places of their names
+    assert main(["predict", str(run), str(video), "--out", str(out)]) == 2
+    assert "--slide SECONDS" in capsys.readouterr().err
+
+
+# ---- eval ----------------------------------------------------------------------------------------
+
+
+def answers(logits, labels, names=("a", "b", "c")) -> ClipScores:
+    files = tuple(f"{i}.mp4" for i in range(len(labels)))
+    return ClipScores("m", names, files, torch.tensor(labels), torch.tensor(logits))
+
+
+def test_scores_by_class_name_what_top1_hides():
+    found = answers([[3.0, 0, 0], [2, 1, 0], [0, 1, 2.5], [5, 0, 0]], [0, 1, 0, 0])
+    assert found.metrics()["top1"] == pytest.approx(0.5)
+    assert found.metrics()["class_mean"] == pytest.approx((2 / 3 + 0) / 2)  # c has no clips
+    assert "top5" not in found.metrics()
+    rows = found.by_class()
+    assert [row["class"] for row in rows] == ["a", "b"]
+    assert [row["num_predicted"] for row in rows] == [3, 0]
+    assert [row["taken_for"] for row in rows] == ["c", "a"]
+    assert found.confusion().tolist() == [[2, 0, 1], [1, 0, 0], [0, 0, 0]]
+    assert [row["file"] for row in found.by_clip()] == ["2.mp4", "1.mp4", "0.mp4", "3.mp4"]
+    assert list(found.say())[-1] == "  never predicted: b"
+
+
+def test_eval_writes_a_row_a_clip_a_class_and_a_matrix(run, tmp_path, capsys):
+    out = tmp_path / "scores"
+    assert main(["eval", str(run), "--workers", "0", "--out", str(out)]) == 0
+    assert "mean over classes 100.0%" in capsys.readouterr().out
+    rows = list(csv.DictReader((out / "clips.csv").open()))
+    assert {Path(row["file"]).parent.name for row in rows} == set(NAMES)
+    assert all(Path(row["file"]).is_file() and row["truth"] == row["first"] for row in rows)
+    likely = [float(row["probability"]) for row in rows]
+    assert likely == sorted(likely)
+    for row in rows:
+        logits = torch.tensor([float(row[f"logit {name}"]) for name in NAMES])
+        own = logits.softmax(0)[NAMES.index(row["truth"])]
+        assert float(row["probability"]) == pytest.approx(float(own), abs=1e-5)
+    table = list(csv.DictReader((out / "confusion.csv").open()))
+    assert [[int(row[name]) for name in NAMES] for row in table] == [[2, 0], [0, 2]]
+    assert Image.open(out / "confusion.png").size[0] > 60
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 60, 400])
+def test_confusion_is_drawn_for_any_number_of_classes(num_classes):
+    names = [f"class {k}" for k in range(num_classes)]
+    picture = draw_confusion(torch.eye(num_classes, dtype=torch.int64), names)
+    assert max(picture.size) < 2000

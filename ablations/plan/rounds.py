@@ -19,6 +19,7 @@ from ablations.store.store import Result, Store, StoreError, measured
 if TYPE_CHECKING:
     from analysis.results.sequential import Design
 
+TRIALS = "trials"
 UNDECIDED = "undecided"
 
 
@@ -32,6 +33,12 @@ class Round:
     name: str = ""
     """Where there are several rounds."""
 
+    @property
+    def metrics(self) -> list[str]:
+        """What tells how a training went: of trials, the validation scores that choose."""
+        of_trials = self.name == TRIALS
+        return [m.of_val if of_trials else m.name for m in self.grid.options.metrics]
+
 
 def rounds(grid: Grid, store: Store) -> Iterator[Round]:
     """Each round as soon as the one before has ended in the store, and at the end one without jobs.
@@ -40,7 +47,7 @@ def rounds(grid: Grid, store: Store) -> Iterator[Round]:
     undecided. Raises StoreError if a result lacks the metric that decides.
     """
     if grid.trials:
-        yield Round(grid, tuple(grid.trial_jobs), "trials")
+        yield Round(grid, tuple(grid.trial_jobs), TRIALS)
         grid = with_chosen(grid, store)
         if any(cell.tuned is None for cell in grid.cells):
             return

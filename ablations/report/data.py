@@ -170,6 +170,12 @@ class Study:
                 "The design varies one axis at a time from the baseline. The differences above are "
                 "the effects of each axis there; how axes act together cannot be known from it."
             )
+        if self.plan.get("until"):
+            raise ValueError(
+                "Seeds went on until each comparison had its verdict, so results chose how many "
+                "there are, and intervals of effects over them would be too narrow. The "
+                "differences above hold at every look."
+            )
         table, factors = self._factors()
         if len(factors) < 2:
             raise ValueError(

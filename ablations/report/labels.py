@@ -118,6 +118,11 @@ class Metric:
         """A value with its unit."""
         return self.value(value) + "%" * self.is_share
 
+    def said(self, value: float) -> str:
+        """A value with what it is of: `75.0% top-1 accuracy`, `loss 1.2`."""
+        both = (self.full(value), self.name) if self.is_share else (self.name, self.full(value))
+        return " ".join(both)
+
     def change(self, value: float) -> str:
         """A signed difference, with a true minus sign."""
         shown = (f"{value:+.1f}" if self.is_share else f"{value:+.3g}").replace("-", MINUS)

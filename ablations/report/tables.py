@@ -205,12 +205,13 @@ def latex(text: str) -> str:
 
 def _note(study: Study) -> str:
     """What the numbers are, for who sees the table alone."""
+    until = study.plan.get("until")
     parts = [
-        "Mean and 95% t-interval over seeds, accuracies in percent; Δ: difference to the baseline, "
-        f"{study.baseline}, paired by seed, accuracies in points"
+        "Mean and 95% t-interval over seeds, accuracies in percent",
+        f"Δ: difference to the baseline, {study.baseline}, paired by seed, accuracies in points"
+        + ", with its repeated 95% interval over all comparisons" * bool(until),
     ]
-    if study.plan.get("until"):
-        parts += ["with its repeated 95% interval over all comparisons"]
+    if until:
         parts += ["verdict of the first look that decided, at 5% over all looks and comparisons"]
     else:
         parts += ["verdict at 5% after Holm's correction"]

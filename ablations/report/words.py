@@ -54,7 +54,7 @@ def headline(study: Study, metric: Metric, table: pd.DataFrame | None) -> str:
             "with it yet."
         )
     n, mean, *_ = study.interval(study.baseline, metric)
-    base = f"the baseline, {study.baseline}, which has {metric.full(mean)} {metric.name}"
+    base = f"the baseline, {study.baseline}, which has {metric.said(mean)}"
     if table.empty:
         only = f"{metric.name} {metric.full(mean)} over {_count(n, 'seed')}"
         return f"Only the baseline, {study.baseline}, has finished: {only}."
@@ -154,7 +154,7 @@ def _numbers(metric: Metric, row: dict[str, Any]) -> str:
     spread = f"95% interval {metric.change(row['low'])} to {metric.change(row['high'])}"
     if row.get("from_clips", float("nan")) == row.get("from_clips"):
         seeds, clips = (metric.value(row[part]) for part in ("from_seeds", "from_clips"))
-        spread += f", of which seeds give ±{seeds} and the choice of test clips up to ±{clips}"
+        spread += f", of which seeds give ±{seeds} or more, the choice of clips ±{clips} or less"
     if "look" in row:
         stopped = "stopped" if verdict_kind(row["verdict"]) != "cannot tell" else "last"
         return f"{difference} (repeated {spread}; {stopped} at the look of {row['look']} seeds)"

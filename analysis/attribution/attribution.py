@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from analysis.attribution.baselines import Baseline, baseline_clips, warn_of_no_way
 from analysis.attribution.method_options import checked_options
 from analysis.attribution.methods import METHODS, REFUSED, Chunk, Method, target_scores
-from analysis.borrow import borrowed
+from analysis.borrow import borrowed, unwrapped
 from posmlp.config_checks import one_of
 
 
@@ -134,6 +134,7 @@ def attribute(
         compute something else on these models (DeepLift, guided backpropagation, ...).
     """
     run, signed, complete = checked_method(method)
+    model = unwrapped(model)
     if not isinstance(internal_batch_size, int) or internal_batch_size < 1:
         raise ValueError(
             f"internal_batch_size={internal_batch_size!r} must be a whole number of at least 1"
@@ -142,7 +143,7 @@ def attribute(
     options = checked_options(method, options, model, clips)
     if "baseline" in options:
         warn_of_no_way(options["baseline"], clips)
-    device = next((p.device for p in model.parameters()), clips.device)
+    like = next((p for p in model.parameters() if p.is_floating_point()), clips)
     parts = []
     with borrowed(model), torch.inference_mode(False), torch.enable_grad():
         classes = _checked_target(target, len(clips))
@@ -150,8 +151,8 @@ def attribute(
             chosen = {k: v[rows] if isinstance(v, Tensor) else v for k, v in options.items()}
             chunk = Chunk(
                 model,
-                clips[rows.to(clips.device)].detach().clone().to(device),
-                classes[rows].to(device),
+                clips[rows.to(clips.device)].detach().clone().to(like),
+                classes[rows].to(like.device),
                 rows,
                 internal_batch_size,
             )

@@ -17,8 +17,13 @@ import torch
 from numpy.typing import NDArray
 
 from posmlp.config import PosMLPConfig
+from posmlp.gates.attention import AttentionGate
+from posmlp.gates.convolution import ConvGate
+from posmlp.gates.gqpe import GQPE
+from posmlp.gates.row_bank import RowBankUnit
+from posmlp.gating import PositionalGatingUnit
 from posmlp.model import PosMLPVideo
-from posmlp.positions import relative_position_index
+from posmlp.positions import Relation, relative_position_index
 
 Array = NDArray[np.float64]
 UNIT = ["stage", "block", "step", "branch"]
@@ -110,7 +115,7 @@ def unit_tables(model: PosMLPVideo) -> Iterator[tuple[Place, Array, Array]]:
     for place in units(model):
         frames, side, _ = window_of(config, place)
         with torch.no_grad():
-            if _is_tied(config):
+            if _is_tied(place.unit):
                 table = place.unit.bias_table().double().cpu().numpy()
                 spread = np.zeros_like(table)
             else:
@@ -126,11 +131,32 @@ def window_of(config: PosMLPConfig, place: Place) -> tuple[int, int, int]:
     return frames, side, side
 
 
-def _is_tied(config: PosMLPConfig) -> bool:
-    """Whether `bias_table()` is the relation itself: then no (G, N, N) array need be made."""
-    softmaxed = config.gate == "gqpe" and config.gqpe_softmax
-    tied = ("lrpe", "attention", "qkv-attention", "centred-attention", "conv", "gqpe")
-    return config.gate in tied and not softmaxed
+def kind_of(unit: Any) -> str:
+    """The name of what makes a unit's relation: its class of positions, or else its own."""
+    return type(getattr(unit, "positions", unit)).__name__
+
+
+def _is_tied(unit: Any) -> bool:
+    """Whether `bias_table()` is the relation itself: then no (G, N, N) array need be made.
+
+    The unit is asked, not the configuration: it may have been put in place of another.
+    """
+    if isinstance(unit, ConvGate):
+        return type(unit).relation is ConvGate.relation
+    positions = getattr(unit, "positions", None)
+    if not isinstance(positions, Relation) or type(unit).relation not in _PLAIN:
+        return False
+    unnormalised = isinstance(positions, GQPE) and not positions.softmax
+    if getattr(type(unit), "frames_of_rows", _BANK) is not _BANK:
+        return False
+    finish = type(positions).finish
+    return type(positions).forward is Relation.forward and (
+        finish is Relation.finish or (unnormalised and finish is GQPE.finish)
+    )
+
+
+_PLAIN = (PositionalGatingUnit.relation, RowBankUnit.relation, AttentionGate.relation)
+_BANK = RowBankUnit.frames_of_rows
 
 
 def _mean_by_offset(place: Place, window: tuple[int, ...]) -> tuple[Array, Array]:

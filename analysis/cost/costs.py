@@ -6,7 +6,6 @@ norms, GELU, sums, u * v. One multiply-add is what other tools call two FLOPs.
 
 from __future__ import annotations
 
-import copy
 import math
 import reprlib
 from collections import Counter
@@ -17,8 +16,10 @@ import torch
 from torch import nn
 
 from analysis.bias.maps import units
+from analysis.borrow import unwrapped
 from analysis.cost.count import count_macs
 from analysis.cost.memory import activation_memory
+from posmlp.checkpoint import copied
 from posmlp.config import PosMLPConfig
 from posmlp.config_checks import GATE_NAMES, one_of
 from posmlp.model import PosMLPVideo, create_model
@@ -175,10 +176,11 @@ def _taps(window: tuple[int, ...], conv_size: int) -> int:
 def _countable(model_or_config: nn.Module | PosMLPConfig | str) -> nn.Module:
     """A model whose tensors are real: fvcore cannot trace one on `meta`."""
     if isinstance(model_or_config, nn.Module):
+        model_or_config = unwrapped(model_or_config)
         if not any(tensor.is_meta for tensor in model_or_config.parameters()):
             return model_or_config
         if not isinstance(model_or_config, PosMLPVideo):
-            return copy.deepcopy(model_or_config).to_empty(device="cpu")
+            return copied(model_or_config).to_empty(device="cpu")
         model_or_config = model_or_config.config
     if not isinstance(model_or_config, PosMLPConfig | str):
         raise ValueError(

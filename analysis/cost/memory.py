@@ -6,7 +6,6 @@ the tensors that operations return; the scratch that a kernel uses inside one op
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +15,8 @@ from torch import Tensor, UntypedStorage, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from posmlp.checkpoint import copied
 
 
 def activation_memory(model: nn.Module, clip_shape: tuple[int, ...]) -> dict[str, int]:
@@ -37,7 +38,7 @@ def activation_memory(model: nn.Module, clip_shape: tuple[int, ...]) -> dict[str
             "numbers of at least 1"
         )
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        twin = copy.deepcopy(model).to("meta")
+        twin = copied(model).to("meta")
         weight = next(twin.parameters(), torch.empty(0))
         clip = torch.zeros(1, *clip_shape, dtype=weight.dtype)
         given = _Storages([*twin.parameters(), *twin.buffers(), clip])

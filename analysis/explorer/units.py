@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from analysis.bias.maps import Place, columns_of, unit_tables, window_of
 from analysis.figures.style import symmetric_limit
+from posmlp.gates.attention import AttentionGate
 from posmlp.model import PosMLPVideo
 
 Array = NDArray[np.float64]
@@ -114,7 +115,7 @@ def _more_than_the_table(
             f"stage {place.stage}, block {place.block}, branch {place.branch} holds weights that "
             "are not finite; load a checkpoint from before the training diverged"
         )
-    if model.config.gate.endswith("attention"):
+    if isinstance(place.unit, AttentionGate):
         return None, "position part, added to the content scores before the softmax"
     if spread.max() <= 1e-6 * np.abs(table).max():  # tied by offset, up to rounding
         return None, ""

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.bias.maps import Place, units
+from analysis.bias.maps import Place, kind_of, units
 from posmlp.config_checks import BRANCHES, one_of
 from posmlp.gates.convolution import ConvGate
 from posmlp.model import PosMLPVideo
@@ -105,7 +105,7 @@ def free_tables(model: PosMLPVideo) -> list[Table]:
         values = _values(place.unit)
         if values is None or id(values) not in names:
             raise ValueError(
-                f"gate {model.config.gate!r} (stage {place.stage}) has no table of free numbers by "
+                f"gate {kind_of(place.unit)} (stage {place.stage}) has no table of free numbers by "
                 "offset, which is what an intervention changes; use a model with gate lrpe, "
                 "lrpe+dense, attention or conv"
             )

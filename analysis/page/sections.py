@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.bias.figures import bias_figures
-from analysis.bias.maps import bias_maps
+from analysis.bias.maps import bias_maps, kind_of, unit_tables
 from analysis.bias.statistics import DISTANCE, STATISTICS, bias_statistics
 from analysis.cost.costs import cost
 from analysis.explorer.explorer import BiasExplorer
@@ -110,9 +110,12 @@ def maps(run: Path, variant: str | None = None) -> Section:
     )
     hidden = learned["bias_std"].max()
     if hidden > 0:
+        kinds = sorted(
+            {kind_of(p.unit) for p, _, spread in unit_tables(opened.model) if spread.any()}
+        )
         words += (
-            f"This gate, {opened.model.config.gate}, is not tied by offset: a map shows means over "
-            f"pairs of equal offset, which differ by up to {hidden:.2g} (standard deviation)."
+            f"This gate ({', '.join(kinds)}) is not tied by offset: a map shows means over pairs "
+            f"of equal offset, which differ by up to {hidden:.2g} (standard deviation)."
         )
     explorer = BiasExplorer(opened.model, initial, names=["trained", "initial"])
     caption = "Explorer: choose a unit, then click a token or use the arrow keys."

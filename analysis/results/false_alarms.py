@@ -131,13 +131,11 @@ def _rows(grids: int) -> Iterator[dict[str, Any]]:
                 yield {**case, "design": name, "any_false": float((p < level).mean())}
 
 
-def write_false_alarms(out: str | Path, grids: int = 4_000) -> Path:
-    """Write sequential.csv, a row a case and design, and sequential.md; returns the latter."""
-    out = Path(out)
+def write_false_alarms(out: str | Path, grids: int = 4_000) -> str:
+    """Write sequential.csv, a row a case and design; returns what it says, in Markdown."""
     table = pd.DataFrame(_rows(grids))
-    write_atomically(out / "sequential.csv", table.to_csv(index=False).encode())
-    write_atomically(out / "sequential.md", _page(table, grids).encode())
-    return out / "sequential.md"
+    write_atomically(Path(out) / "sequential.csv", table.to_csv(index=False).encode())
+    return _page(table, grids)
 
 
 def _page(table: pd.DataFrame, grids: int) -> str:
@@ -156,10 +154,10 @@ def _page(table: pd.DataFrame, grids: int) -> str:
     at = ", ".join(map(str, looks(FIRST, LAST)))
     return f"""# Seeds until the verdict: how often it errs
 
-Made by `python -m analysis sequential --out ablations/results/sequential`; nothing is trained.
-{grids:,} simulated grids a row, of {VARIANTS} variants and the baseline that they share. Looks at
-{at} seeds; 5% over all comparisons and looks. Differences are in standard deviations of one
-training over seeds. The sampling error of a share of 5% is {error:.1f} points.
+{grids:,} simulated grids a row, of {VARIANTS} variants and the baseline that they share; nothing is
+trained. Looks at {at} seeds; 5% over all comparisons and looks. Differences are in
+standard deviations of one training over seeds. The sampling error of a share of 5% is
+{error:.1f} points.
 
 ## No true difference: grids with any variant called better or worse
 

@@ -153,7 +153,7 @@ def _measure(
     clips = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0)).to(device)
     about = machine(device)
     with ExitStack() as lent:
-        for model in models.values():
+        for model in sorted(models.values(), key=id):  # threads wait for them in one order
             lent.enter_context(borrowed(model, steps=True))
         steps = {name: make_step(model, clips, phase, mode) for name, model in models.items()}
         times = in_turns(steps, limits, device)

@@ -1,8 +1,9 @@
-"""`posmlp data make | check | speed`. Nothing heavy is imported before it is needed."""
+"""`posmlp data make | check | show | speed`. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,12 +25,23 @@ def add_data_commands(data: argparse.ArgumentParser, configs: Configs) -> None:
     check.add_argument("--frames", type=int, default=8, help="frames of the clip that is tried")
     check.add_argument("--size", type=int, default=32, help="side in pixels of that clip")
     check.add_argument("--workers", type=int, help="decoding processes; one a CPU core")
-    check.add_argument("--timeout", type=float, default=20.0, help="seconds for one file")
+    check.add_argument("--timeout", type=float, default=20.0, help="seconds to wait for a frame")
     check.add_argument("--min-frames", type=int, default=2, help="shorter videos are left out")
     check.add_argument(
         "--max-lost", type=float, default=0.1, help="share of lost frames that training still takes"
     )
     check.add_argument("--out", metavar="DIR", help="where the lists go; the data's own folder")
+    show = verbs.add_parser("show", help="Draw training clips, as augmented, with their labels.")
+    show.set_defaults(run=partial(_data_show, configs))
+    show.add_argument("root", metavar="DIR", help=DATA_HELP)
+    show.add_argument("--config", default="toy", help="a preset's name or a YAML file")
+    show.add_argument("--clips", type=int, default=12, help="clips to show")
+    show.add_argument("--seed", type=int, default=0, help="another seed shows others")
+    show.add_argument("--workers", type=int, default=2, help="decoding processes")
+    show.add_argument("--out", metavar="PNG", default="clips.png", help="the picture to write")
+    show.add_argument(
+        "--set", nargs="*", default=[], dest="settings", metavar="key=value", help="as for train"
+    )
     speed = verbs.add_parser("speed", help="Time the loading of a data set beside decord alone.")
     speed.set_defaults(run=partial(_data_speed, configs))
     speed.add_argument("root", metavar="DIR", help="a folder of videos, or LAYOUT:FOLDER")
@@ -154,6 +166,27 @@ def _data_check(options: argparse.Namespace) -> int:
     if found.written and not found.written.parent.samefile(found.root):
         print(f"these lists stand for {found.root}: train with --data {found.written.parent}")
     return 1 if found.problems else 0
+
+
+def _data_show(configs: Configs, options: argparse.Namespace) -> None:
+    """Draw training clips, as augmented, with their labels."""
+    from posmlp.data.show import show_data
+
+    if not options.out.lower().endswith(".png"):
+        raise ValueError(f"--out {options.out} must be a .png, which is what is drawn")
+    config, train = configs(options.config, options.settings)
+    sheet = show_data(
+        options.root,
+        config,
+        train,
+        num_clips=options.clips,
+        seed=options.seed,
+        num_workers=options.workers,
+    )
+    partial_name = f"{options.out}.partial.png"
+    sheet.save(partial_name)
+    os.replace(partial_name, options.out)
+    print(f"written: {options.out}")
 
 
 def _data_speed(configs: Configs, options: argparse.Namespace) -> None:

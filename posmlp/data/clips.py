@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from posmlp.data.files.video import VideoFrames, read_video
+from posmlp.data.files.video import VideoFrames, num_pixels, read_video
 from posmlp.data.sampling import (
     check_crop,
     crop_offsets,
@@ -23,6 +23,8 @@ from posmlp.data.sampling import (
 )
 
 Sampling = Literal["segment", "dense"]
+LONG_FILM = 2**32
+"""Pixels of all frames, about a minute of 1080p, above which a film is not decoded whole."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,13 @@ def load_clip(path: str, rule: ClipRule, draw: Draw) -> VideoFrames:
 
 
 def load_whole(path: str, rule: ClipRule, max_frames: int) -> VideoFrames:
-    """Read all frames, resized but not cropped; only the first if there are over `max_frames`."""
+    """Read all frames, resized but not cropped; only the first if there are over `max_frames`.
+
+    None of a LONG_FILM, of which a clip is read as a check.
+    """
+    if num_pixels(path) > LONG_FILM:
+        clip = load_clip(path, rule, Draw())
+        return replace(clip, frames=clip.frames[:0])
     video = read_video(
         path,
         lambda num_frames, fps: np.arange(num_frames if num_frames <= max_frames else 1),

@@ -62,7 +62,7 @@ class VideoClips:
 
     @property
     def cached(self) -> bool:
-        """Whether no file is decoded again."""
+        """Whether no file is decoded again, but long films."""
         return self.kept["where"] != "nowhere"
 
     @classmethod
@@ -89,7 +89,8 @@ class VideoClips:
         disk for this and later processes (`frame_cache.py`), or else in memory. Otherwise one test
         clip of each file is read as a check, unless a data check has read the file, and batches are
         decoded when they are asked for, by `num_workers` processes (0: in this one, without a time
-        limit).
+        limit). So are clips of long films, of which no whole is kept (`clips.LONG_FILM`). A worker
+        is ended, and its file unreadable, where no frame of it comes for `timeout_s` seconds.
 
         Raises:
             ValueError: the folder is not a data set.
@@ -112,7 +113,7 @@ class VideoClips:
         except BaseException:
             pool.close()
             raise
-        if survey.kept.where != "nowhere":
+        if survey.kept.where != "nowhere" and not survey.kept.num_long:
             pool.close()
         return cls(listing, rule, pool, survey)
 
@@ -203,17 +204,15 @@ class VideoClips:
             )
         if self._clips is not None:
             return partial(self._clips.index_select, 0, torch.tensor(indices, dtype=torch.int64))
-        if self._videos is not None:
-            videos = [self._videos[i] for i in indices]
-            clips: list[Callable[[], NDArray[np.uint8]]]
-            clips = [partial(_cut, v, self.rule, d) for v, d in zip(videos, draws, strict=True)]
-        else:
-            reads = [
-                partial(self._pool.submit, load_clip, self.paths[i], self.rule, draw)
-                for i, draw in zip(indices, draws, strict=True)
-            ]
-            clips = [partial(_frames, read(), read) for read in reads]
+        clips = [self._start_clip(i, draw) for i, draw in zip(indices, draws, strict=True)]
         return lambda: torch.from_numpy(np.stack([clip() for clip in clips]))
+
+    def _start_clip(self, i: int, draw: Draw) -> Callable[[], NDArray[np.uint8]]:
+        """Begin to read a clip, or cut it from what is cached when its turn comes."""
+        if self._videos is not None and len(self._videos[i].frames):
+            return partial(_cut, self._videos[i], self.rule, draw)
+        read = partial(self._pool.submit, load_clip, self.paths[i], self.rule, draw)
+        return partial(_frames, read(), read)
 
 
 def _draws(

@@ -22,7 +22,7 @@ from posmlp.train.balance import balanced_order
 from posmlp.train.distributed import ALONE, Team
 from posmlp.train.population import Population
 
-CLIP, MIXING = 1, 2  # purposes of random numbers beside frames and crops
+CLIP, MIXING, MODULES = 1, 2, 3  # purposes of random numbers beside frames and crops
 
 
 class Batch(NamedTuple):
@@ -31,11 +31,13 @@ class Batch(NamedTuple):
     clips: (S, B, 3, T, H, W) float, on the training device.
     targets: labels (S, B), or shares of classes (S, B, K) where clips are mixed.
     scales: stochastic depth (S, steps, B); None: no step drops a clip.
+    draws: seeds (S,) int64 for what a user's own modules draw.
     """
 
     clips: Tensor
     targets: Tensor
     scales: Tensor | None
+    draws: Tensor
 
     @property
     def labels(self) -> Tensor:
@@ -94,7 +96,10 @@ class TrainingBatches:
                 inputs, targets = inputs[where], targets[where]
             if scales is not None:
                 scales = scales[:, :, part].to(self.population.device)
-            yield Batch(inputs, targets, scales)
+            draws = [
+                mixed(seed, epoch, step, MODULES, self.team.rank) for seed in self.population.seeds
+            ]
+            yield Batch(inputs, targets, scales, torch.tensor(draws))
 
     def _order(self, seed: int, epoch: int) -> tuple[Tensor, torch.Generator]:
         """A seed's order of clips in an epoch, and the generator after drawing it."""
@@ -139,6 +144,6 @@ class TrainingBatches:
         return torch.stack(inputs), torch.stack(targets)
 
 
-def mixed(seed: int, epoch: int) -> int:
-    """One generator seed for (seed, epoch), so that neighbouring pairs share nothing."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+def mixed(*keys: int) -> int:
+    """One generator seed for (seed, epoch, ...), so that neighbouring keys share nothing."""
+    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)

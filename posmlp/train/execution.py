@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -23,6 +25,11 @@ Prepare = Callable[[PosMLPVideo], None]
 
 WORKING_SET = 2**18
 """Elements of tokens that a CPU takes through a block at once, so that they stay in its caches."""
+
+_COUNTING = threading.Lock()
+_USERS: Counter[Block] = Counter()
+_BEFORE: dict[Block, Callable[..., Tensor] | None] = {}
+"""Blocks that `few_windows_at_once` changes, in how many threads, and their own forwards."""
 
 
 def preparation(team: Team, checkpoint_activations: bool, compiled: bool) -> Prepare | None:
@@ -56,17 +63,23 @@ def few_windows_at_once(*models: nn.Module) -> Iterator[None]:
 
     For inference alone: nothing is drawn a clip. Hooks inside of a block see each part by itself.
     """
-    blocks = [module for model in models for module in model.modules() if isinstance(module, Block)]
-    before = [vars(block).get("forward") for block in blocks]
-    for block in blocks:
-        vars(block)["forward"] = partial(_in_parts, block.forward)
+    blocks = {module for model in models for module in model.modules() if isinstance(module, Block)}
+    with _COUNTING:
+        for block in blocks:
+            if not _USERS[block]:
+                _BEFORE[block] = vars(block).get("forward")
+                vars(block)["forward"] = partial(_in_parts, block.forward)
+            _USERS[block] += 1
     try:
         yield
     finally:
-        for block, forward in zip(blocks, before, strict=True):
-            vars(block).pop("forward", None)
-            if forward is not None:
-                vars(block)["forward"] = forward
+        with _COUNTING:
+            for block in blocks:
+                _USERS[block] -= 1
+                if not _USERS[block]:
+                    del _USERS[block], vars(block)["forward"]
+                    if (forward := _BEFORE.pop(block)) is not None:
+                        vars(block)["forward"] = forward
 
 
 def _in_parts(forward: Callable[[Tensor], Tensor], x_BWTnC: Tensor) -> Tensor:
@@ -100,3 +113,20 @@ def kept_memory() -> Iterator[None]:
         libc.mallopt(mmap_threshold, 2**25)
         libc.mallopt(trim_threshold, 2**26)
         libc.malloc_trim(0)
+
+
+@contextmanager
+def usual_defaults() -> Iterator[None]:
+    """Within the block torch is as it is at first: in float32, with gradients, on the CPU."""
+    chosen = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    elsewhere = torch.get_default_device().type != "cpu"
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.device("cpu") if elsewhere else nullcontext(),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(chosen)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 import reprlib
+import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
@@ -22,9 +24,9 @@ from posmlp.data.datasets import VideoClips
 from posmlp.data.layouts.listing import SplitMissing
 from posmlp.data.sources import ClipSource, GeneratedClips, check_source, open_clips
 from posmlp.data.user_cache import CACHE_GIB
-from posmlp.presets import resolve
+from posmlp.presets import PRESETS, resolve
 from posmlp.train.distributed import Team, join
-from posmlp.train.execution import kept_memory, preparation
+from posmlp.train.execution import kept_memory, preparation, usual_defaults
 from posmlp.train.loop import Splits, Training
 from posmlp.train.run_folder import RunFolder
 from posmlp.train.variants import Variants, checked_seeds, members
@@ -36,12 +38,18 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 def one_at_a_time(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, called in one thread after another."""
+    """The function, called in one thread after another, with torch's own defaults."""
 
     @functools.wraps(function)
     def call(*args: P.args, **options: P.kwargs) -> R:
-        with _ONE_AT_A_TIME:
-            return function(*args, **options)
+        if not _ONE_AT_A_TIME.acquire(timeout=1.0):
+            print("fit: waiting for a fit in another thread of this process", file=sys.stderr)
+            _ONE_AT_A_TIME.acquire()
+        try:
+            with usual_defaults():
+                return function(*args, **options)
+        finally:
+            _ONE_AT_A_TIME.release()
 
     return call
 
@@ -65,6 +73,7 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train a model at each seed and return its history, a dict an epoch and member.
 
+    `config`: a preset, by name or as it is, takes the data's number of classes.
     `data`: what `open_clips` takes (`moving-digits[:difficulty]` or a folder of videos), or sources
     (train, val, test), or a pair (train, test), of which nothing is chosen. Val clips are scored
     every epoch, test clips once, with the weights that are kept. `out`: a run folder; a run that
@@ -110,6 +119,8 @@ def fit(
             opened = open_splits(data, config, train, num_workers, cache_gib)
         sources = opened if isinstance(data, str) else data
         clips = Splits(sources[0], sources[1] if len(sources) == 3 else None, sources[-1])
+        if config in PRESETS.values():
+            config = replace(config, num_classes=len(clips.train.classes))
         _check_together(config, train, clips, micro_batches, team)
         training = Training(
             config, train, clips, whole_seeds, variants, device, micro_batches, team, prepare

@@ -198,6 +198,7 @@ class Training:
             label_smoothing=self.train.label_smoothing,
             autocast=self.autocast,
             micro_batches=self.micro_batches,
+            draws=batch.draws,
         )
         accuracy = (logits.argmax(-1) == batch.labels).float().mean(-1)
         scores = self.team.mean({"scores": torch.stack([loss, accuracy])})["scores"]

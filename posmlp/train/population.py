@@ -14,8 +14,10 @@ one small operation wait for each other; so there each core advances a member of
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from queue import SimpleQueue
 from threading import Barrier
@@ -34,6 +36,7 @@ from posmlp.parts.drop_path import keep_rates
 from posmlp.train.execution import Prepare
 
 Tensors = dict[str, Tensor]
+_ONE_DRAWS = threading.Lock()
 
 
 def seeded_model(config: PosMLPConfig, seed: int, init_from: str = "") -> PosMLPVideo:
@@ -108,6 +111,29 @@ def _refuse_ties(model: nn.Module) -> None:
             )
 
 
+def _may_draw(model: nn.Module) -> bool:
+    """Whether a forward pass may draw random numbers: a user's module might, our own do not."""
+    draw = (nn.modules.dropout._DropoutNd, nn.RReLU)
+    return any(
+        isinstance(module, draw) or type(module).__module__.split(".")[0] not in ("posmlp", "torch")
+        for module in model.modules()
+    )
+
+
+@contextmanager
+def _draws_from(seed: int, device: torch.device) -> Iterator[None]:
+    """Within the block random numbers come from a seed; the caller's generators do not move.
+
+    One thread at a time, as all threads have one generator.
+    """
+    with _ONE_DRAWS, torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
 def _stacked(*parts: Tensor) -> Tensor:
     """The parts one after the other along a new first axis; of a single one no copy is made."""
     return torch.stack(parts) if len(parts) > 1 else parts[0][None]
@@ -179,6 +205,7 @@ class Population:
         trained = {name for name, each in models[0].named_parameters() if each.requires_grad}
         self.seeds, self.configs = tuple(seeds), each
         self.device = torch.device(device)
+        self._may_draw = _may_draw(models[0])
         if vectorised is None:
             vectorised = self.device.type == "cuda" and prepare is None
         self.vectorised = vectorised
@@ -209,11 +236,13 @@ class Population:
         label_smoothing: float = 0.0,
         autocast: bool = False,
         micro_batches: int = 1,
+        draws: Tensor | None = None,
     ) -> tuple[Tensors, Tensor, Tensor]:
         """Gradients by name, losses (S,) and logits (S, B, K) of one training batch a seed.
 
         `clips` (S, B, 3, T, H, W), `labels` (S, B) or shares of classes (S, B, K),
-        `residual_scales` (S, steps, B), None for ones. Batch-norm
+        `residual_scales` (S, steps, B), None for ones. `draws` (S,)
+        int64 seeds the random numbers of a user's own modules, such as dropout. Batch-norm
         statistics move on. `autocast` computes in bfloat16 where that is safe. `micro_batches`
         computes the batch in that many parts, in the memory of one of them, and sums gradients:
         the same mathematics but for batch norm, which normalises each part by itself. Raises
@@ -224,12 +253,14 @@ class Population:
             raise ValueError(f"micro_batches={micro_batches} must be at most the {num_clips} clips")
         total: Tensors = {}
         losses, logits = [], []
-        for part in torch.arange(num_clips).tensor_split(micro_batches):
+        draws = torch.zeros(len(self.seeds), dtype=torch.int64) if draws is None else draws
+        for i, part in enumerate(torch.arange(num_clips).tensor_split(micro_batches)):
             chosen = slice(int(part[0]), int(part[-1]) + 1)
             gradients, loss, scores = self._gradients_of(
                 clips[:, chosen],
                 labels[:, chosen],
                 None if residual_scales is None else residual_scales[:, :, chosen],
+                draws + i,
                 label_smoothing=label_smoothing,
                 autocast=autocast,
             )
@@ -246,6 +277,7 @@ class Population:
         clips: Tensor,
         labels: Tensor,
         residual_scales: Tensor | None,
+        draws: Tensor,
         *,
         label_smoothing: float,
         autocast: bool,
@@ -256,9 +288,11 @@ class Population:
             statistics: Tensors,
             x: Tensor,
             y: Tensor,
+            draw: Tensor,
         ) -> tuple[Tensor, tuple[Tensor, Tensors]]:
             model.train()
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
+            autocasting = torch.autocast(self.device.type, torch.bfloat16, enabled=autocast)
+            with autocasting, self._drawing(draw):
                 logits = functional_call(model, parameters | statistics, (x,), tie_weights=False)
             loss = F.cross_entropy(logits.float(), y, label_smoothing=label_smoothing)
             return loss, (logits, statistics)
@@ -272,7 +306,7 @@ class Population:
         if residual_scales is not None:
             scales = zip(self._steps, residual_scales.unbind(1), strict=True)
             buffers |= {f"{step}.scale": scale for step, scale in scales}
-        gradients, (losses, (logits, buffers)) = step(parameters, buffers, clips, labels)
+        gradients, (losses, (logits, buffers)) = step(parameters, buffers, clips, labels, draws)
         self.statistics = {name: buffers[name] for name in self.statistics}
         return gradients, losses, logits
 
@@ -286,16 +320,24 @@ class Population:
     def logits(self, clips: Tensor) -> Tensor:
         """Evaluation logits (S, B, K) of the same clips (B, 3, T, H, W) for every seed."""
 
-        def logits_of(model: PosMLPVideo, parameters: Tensors, statistics: Tensors) -> Tensor:
+        def logits_of(
+            model: PosMLPVideo, parameters: Tensors, statistics: Tensors, draw: Tensor
+        ) -> Tensor:
             lent = (parameters, statistics)
-            return functional_call(model.eval(), lent, (clips,), tie_weights=False)
+            with self._drawing(draw):
+                return functional_call(model.eval(), lent, (clips,), tie_weights=False)
 
-        return self._over_seeds(logits_of)(self.parameters, self.statistics)
+        draws = torch.zeros(len(self.seeds), dtype=torch.int64)
+        return self._over_seeds(logits_of)(self.parameters, self.statistics, draws)
+
+    def _drawing(self, draw: Tensor) -> AbstractContextManager[None]:
+        """Within this a user's modules draw from a seed; ours draw nothing."""
+        if not self._may_draw or self.vectorised:
+            return nullcontext()
+        return _draws_from(int(draw), self.device)
 
     def _over_seeds(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` of a model and one seed's tensors as a function of stacked tensors."""
-        if self.vectorised:
-            return vmap(partial(function, self.model))
 
         def by_themselves(*stacked: Any) -> Any:
             def of_seed(model: PosMLPVideo, i: int) -> Any:
@@ -304,7 +346,16 @@ class Population:
             results = self._crew.each(of_seed, len(self.seeds))
             return tree_map(_stacked, *results)
 
-        return by_themselves
+        def at_once(*stacked: Any) -> Any:
+            try:
+                return vmap(partial(function, self.model))(*stacked)
+            except RuntimeError as error:
+                if "randomness" not in str(error):
+                    raise
+            self.vectorised = False  # a user's module draws, which vmap does not do seed by seed
+            return by_themselves(*stacked)
+
+        return at_once if self.vectorised else by_themselves
 
     def state(self) -> Tensors:
         """Every stacked tensor by name."""

@@ -6,6 +6,7 @@ Shapes: S seeds, N clips, K classes; clips arrive as uint8 (B, T, H, W, 3).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def predict(
     device = model.device if isinstance(model, Population) else next(model.parameters()).device
     forward = model.logits if isinstance(model, Population) else model
     eager = model.eager_models if isinstance(model, Population) else []
+    dtype = torch.float32 if isinstance(model, Population) else next(model.parameters()).dtype
     if isinstance(model, PosMLPVideo):
         model.eval()
         eager = [model] if device.type == "cpu" else []
@@ -58,7 +60,9 @@ def predict(
                 indices, view=view, num_views=num_views, crop=crop, num_crops=num_crops
             )
             with torch.no_grad(), few_windows_at_once(*eager):
-                parts = [forward(normalise(batch.to(device))).float().cpu() for batch in stream]
+                parts = [
+                    forward(normalise(batch.to(device)).to(dtype)).float().cpu() for batch in stream
+                ]
             total = total + torch.cat(parts, dim=-2)
     return team.gather(total / (num_views * num_crops), dim=-2)
 
@@ -100,6 +104,41 @@ def score(
 
 
 @kept_memory()
+def logits_of(
+    model: PosMLPVideo | str | Path,
+    data: str | Path | ClipSource = "moving-digits",
+    *,
+    split: str = "test",
+    clips: int = 1,
+    crops: int = 1,
+    batch_size: int = EVALUATION_BATCH,
+    num_workers: int = 2,
+    cache_gib: float = CACHE_GIB,
+    train: TrainConfig | None = None,
+    classes: Sequence[str] | None = None,
+) -> tuple[Tensor, ClipSource]:
+    """Logits (N, K) of every clip of a split, and its source, closed; arguments as `evaluate`'s."""
+    given = load(model) if isinstance(model, str | Path) else model
+    if (own := own_model(given)) is None:
+        raise ValueError(
+            f"{type(given).__name__} is no model of this package; give one, or a file of one"
+        )
+    with ExitStack() as opened:
+        if isinstance(data, str | Path):
+            data = open_clips(
+                str(data),
+                split,
+                own.config,
+                train=train or TrainConfig(),
+                num_workers=num_workers,
+                cache_gib=cache_gib,
+            )
+            opened.callback(data.close)
+        check_source(data)
+        _check_classes(own, data, classes)
+        return predict(own, data, num_views=clips, num_crops=crops, batch_size=batch_size), data
+
+
 def evaluate(
     model: PosMLPVideo | str | Path,
     data: str | Path | ClipSource = "moving-digits",
@@ -120,38 +159,22 @@ def evaluate(
     `open_clips` takes, or a source. `cache_gib`: see `fit`. `train` tells how frames are sampled,
     `classes` what the outputs mean. Raises ValueError for what does not fit together.
     """
-    given = load(model) if isinstance(model, str | Path) else model
-    if (own := own_model(given)) is None:
-        raise ValueError(
-            f"{type(given).__name__} is no model of this package; give one, or a file of one"
-        )
-    model = own
-    if isinstance(data, str | Path):
-        train = train or TrainConfig()
-        source = open_clips(
-            str(data),
-            split,
-            model.config,
-            train=train,
-            num_workers=num_workers,
-            cache_gib=cache_gib,
-        )
-        try:
-            return _evaluate(model, source, clips, crops, batch_size, classes)
-        finally:
-            source.close()
-    check_source(data)
-    return _evaluate(model, data, clips, crops, batch_size, classes)
+    logits, source = logits_of(
+        model,
+        data,
+        split=split,
+        clips=clips,
+        crops=crops,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        cache_gib=cache_gib,
+        train=train,
+        classes=classes,
+    )
+    return metrics(logits, source.labels, source.reverse_of)
 
 
-def _evaluate(
-    model: PosMLPVideo,
-    source: ClipSource,
-    num_views: int,
-    num_crops: int,
-    batch_size: int,
-    classes: Sequence[str] | None,
-) -> dict[str, float]:
+def _check_classes(model: PosMLPVideo, source: ClipSource, classes: Sequence[str] | None) -> None:
     if len(source.classes) != model.config.num_classes:
         raise ValueError(
             f"the model has {model.config.num_classes} classes but {source.name} has "
@@ -163,5 +186,3 @@ def _evaluate(
                 f"class {own!r} of the run is {other!r} in {source.name}; give data with the run's "
                 "classes, in their order (a class file names them)"
             )
-    logits = predict(model, source, num_views=num_views, num_crops=num_crops, batch_size=batch_size)
-    return metrics(logits, source.labels, source.reverse_of)

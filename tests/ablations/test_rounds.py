@@ -30,6 +30,8 @@ from ablations.report.publish import publish
 from ablations.store.status import status, why
 from ablations.store.store import Store
 from analysis.results.curves import gather_curves
+from analysis.results.draw_comparison import verdict_kind
+from analysis.results.statistics import compare
 
 Scores = Callable[[Cell, int], dict[str, float]]
 RATES = [1e-3, 2e-3, 4e-3]
@@ -116,6 +118,20 @@ def test_choice_is_by_validation_clips_and_never_by_test(trained: Trained, tmp_p
     assert table.id[0] == plain.id
 
 
+def test_progress_shows_of_trials_what_chooses(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(TUNED, tmp_path / "run", device="cpu")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "trials: 12 trainings, 0 finished before"
+    assert lines[14] == "4 trainings, 0 finished before"
+    told = {"1000": "val_top1", "1001": "val_top1", "0": "test_top1", "1": "test_top1"}
+    for line in (*lines[1:13], *lines[15:19]):
+        seed = line.partition("seed ")[2].partition(":")[0]
+        assert f"done, {told[seed]} 0." in line
+        assert line.count("top1") == 1
+
+
 def test_loss_is_chosen_the_lower(trained: Trained, tmp_path: Path) -> None:
     trained.scores = lambda cell, seed: {"val_loss": 1 - by_rate(cell, seed)["val_top1"]}
     table = ran(TUNED | {"metric": "test_loss"}, tmp_path / "run")
@@ -157,6 +173,11 @@ def test_decided_variants_stop_and_the_others_go_on_with_the_baseline(
     verdicts = {gate: cell["verdict"] for gate, cell in cells.items()}
     assert verdicts == {"lrpe": None, "dense": "better", "mean": "undecided", "none": "worse"}
     assert cells["dense"]["num_seeds"] == len(seeds["dense"])
+    compared = compare(load(tmp_path / "run")).set_index("name")["verdict"].map(verdict_kind)
+    words = {"undecided": "cannot tell"}
+    assert compared.to_dict() == {
+        f"gate={gate}": words.get(found, found) for gate, found in verdicts.items() if found
+    }
     said = status(tmp_path / "run")
     assert f"gate=dense is better at {len(seeds['dense'])} seeds" in said
     assert "gate=mean is undecided at 12 of at most 12 seeds" in said
@@ -315,7 +336,6 @@ def test_real_trainings_go_on_after_a_kill_to_the_same_table(
     both = load(out, trials=True)
     best = both[both.role == "trial"].sort_values("val_top1", kind="stable").groupby("gate").last()
     assert dict(zip(table.gate, table["train.lr"], strict=True)) == best["train.lr"].to_dict()
-    for folder in (out, publish(out, tmp_path / "kept")):
-        curves = gather_curves(folder)
-        assert set(curves.variant) == {"gate=lrpe", "gate=mean"}
-        assert set(curves.seed) == set(whole.seed)
+    curves = gather_curves(out)
+    assert set(curves.variant) == {"gate=lrpe", "gate=mean"}
+    assert set(curves.seed) == set(whole.seed)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
-from analysis import cost, intervene, knock_outs, measure_speed
+from analysis import attribute, cost, intervene, knock_outs, measure_speed
 from posmlp import PosMLPVideo, create_model
+from posmlp.train.execution import few_windows_at_once
 
 CLIPS = torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -45,3 +50,46 @@ def test_model_comes_back_as_it_was(use: Callable[[PosMLPVideo], object]) -> Non
     before = seen(model)
     use(model)
     torch.testing.assert_close(seen(model), before, rtol=0, atol=0)
+
+
+def test_threads_take_turns_with_a_model() -> None:
+    model = create_model("toy").train()
+    model.requires_grad_(True)
+    before = seen(model)
+    with ThreadPoolExecutor(3) as pool:
+        ways = ["saliency", "integrated_gradients", "grad_cam"] * 2
+        maps = list(pool.map(lambda way: attribute(model, CLIPS, 0, way).values, ways))
+    torch.testing.assert_close(seen(model), before)
+    for one, again in zip(maps[:3], maps[3:], strict=True):
+        torch.testing.assert_close(one, again)
+
+
+def test_scoring_in_threads_leaves_no_trace() -> None:
+    model = create_model("toy").eval()
+    entered = Barrier(2)
+
+    def use(wait_s: float) -> None:
+        with few_windows_at_once(model):
+            entered.wait()
+            time.sleep(wait_s)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(use, [0.0, 0.2]))
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_wrapped_models_are_analysed_as_what_they_wrap() -> None:
+    model = create_model("toy").eval()
+    wrapped = nn.DataParallel(model)
+    found = [attribute(each, CLIPS, 0, "grad_cam").values for each in (model, wrapped)]
+    torch.testing.assert_close(*found)
+    assert cost(wrapped)["macs"] == cost(model)["macs"]
+
+
+def test_halves_are_attributed_and_pruned_models_refused() -> None:
+    half = create_model("toy").to(torch.bfloat16)
+    assert attribute(half, CLIPS, 0, "saliency").values.dtype == torch.float32
+    pruned = create_model("toy")
+    prune.l1_unstructured(pruned.head, "weight", amount=0.5)
+    with pytest.raises(ValueError, match="end the pruning first"):
+        cost(pruned)

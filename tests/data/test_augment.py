@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from posmlp.config import TrainConfig
 from posmlp.data.augment import Augmentation, cut_box, mix, normalise
+from posmlp.data.show import show_data
+from posmlp.presets import resolve
 
 torchvision = pytest.importorskip("torchvision")
 from posmlp.data.randaugment import (  # noqa: E402
@@ -223,3 +225,22 @@ def test_drawn_operations_follow_their_law():
     assert strengths.mean() == pytest.approx(0.7, abs=0.01)
     assert strengths.std() == pytest.approx(0.05, abs=0.01)
     assert {op.name for ops in drawn for op in ops} == set(OPERATIONS)
+
+
+def test_sheet_shows_clips_as_training_sees_them(write_clip, tmp_path):
+    for split in ("train", "test"):
+        for i in range(6):
+            write_clip(tmp_path / split / "ab"[i % 2] / f"{i}.mp4", [40 + 160 * (i % 2)] * 8)
+    config = resolve("toy", num_classes=2)
+
+    def sheet(**how: object) -> np.ndarray:
+        train = TrainConfig(**how)
+        return np.asarray(show_data(str(tmp_path), config, train, num_clips=4, num_workers=0))
+
+    plain, again = sheet(), sheet()
+    np.testing.assert_array_equal(plain, again)
+    rows = [plain[8 + (18 + 96 + 8) * i + 60, 8:100].mean() for i in range(4)]
+    assert sorted(round(level, -1) for level in rows) == [40, 40, 200, 200]  # two of each class
+    assert np.abs(sheet(mixup=5.0)[:, 8:100].astype(int) - plain[:, 8:100]).max() > 20
+    with pytest.raises(ValueError, match="--clips 0"):
+        show_data(str(tmp_path), config, TrainConfig(), num_clips=0)

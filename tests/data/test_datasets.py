@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import av
@@ -10,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from posmlp.data import clips as clips_module
+from posmlp.data.check import survey
 from posmlp.data.datasets import VideoClips
 from posmlp.data.files.video import VideoError
 from posmlp.data.layouts import layouts
@@ -362,3 +368,58 @@ def test_bad_batches_are_named(listed):
         clips.batch(torch.tensor([0]), view=1)
     with pytest.raises(ValueError, match="one generator a batch"):
         list(clips.batches([torch.tensor([0])] * 2, rngs=[np.random.default_rng(0)]))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_long_film_is_decoded_clip_by_clip_beside_cached_ones(
+    num_workers, write_clip, tmp_path, monkeypatch
+):
+    for i in range(4):
+        path = tmp_path / "train" / "ab"[i // 2] / f"{i}.mp4"
+        write_clip(path, [level(i, k % 10) for k in range(60 if i == 1 else 6)], width=64)
+    sizes = SIZES | {"num_workers": num_workers}
+    monkeypatch.setattr(clips_module, "LONG_FILM", 32 * 64 * 20)
+    if num_workers:  # a worker knows nothing of the patch
+        monkeypatch.setattr(survey, "load_whole", load_whole_but_of_60)
+    plain = VideoClips.open(tmp_path, "train", **(sizes | {"cache_gib": 0.0}))
+    kept = VideoClips.open(tmp_path, "train", **sizes)
+    again = VideoClips.open(tmp_path, "train", **sizes)
+    order = [torch.tensor([3, 1, 0, 2])] * 2
+
+    def read(clips):
+        with closing(clips):
+            drawn = clips.batches(order, rngs=[np.random.default_rng(s) for s in (1, 2)])
+            return torch.cat([*drawn, clips.batch(order[0])])
+
+    assert [clips.kept["where"] for clips in (plain, kept, again)] == ["nowhere", "disk", "disk"]
+    expected = read(plain)
+    assert torch.equal(read(kept), expected)
+    assert torch.equal(read(again), expected)
+
+
+def load_whole_but_of_60(path, rule, max_frames):
+    clips_module.LONG_FILM = 32 * 64 * 20
+    return clips_module.load_whole(path, rule, max_frames)
+
+
+def test_script_without_a_guard_trains(write_clip, tmp_path):
+    for i in range(12):
+        write_clip(
+            tmp_path / "data" / "ab"[i % 2] / f"{i}.mp4", [level(i % 4, k) for k in range(6)]
+        )
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import sys\n"
+        "from posmlp.train import TrainConfig, fit\n"
+        "print('begun')\n"
+        "fit('toy', TrainConfig(epochs=1, batch_size=4), sys.argv[1], num_workers=1)\n"
+        "print('trained')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.stdout.split() == ["begun", "trained"], done.stderr

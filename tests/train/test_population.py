@@ -193,3 +193,40 @@ def test_seeded_model_depends_on_the_seed_alone():
     assert all(torch.equal(first[name], second[name]) for name in first)
     other = seeded_model(TINY, 8).state_dict()
     assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+class Dropping(nn.Module):
+    """A notebook's gate that draws."""
+
+    def __init__(self, dim, window, num_groups):
+        super().__init__()
+        self.share = nn.Parameter(torch.ones(dim))
+
+    def forward(self, h):
+        u, v = h.chunk(2, -1)
+        return F.dropout(u * self.share, 0.5, self.training) * v
+
+
+@pytest.mark.parametrize("vectorised", [False, True])
+def test_own_module_draws_from_its_seed_alone_beside_others_and_in_threads(vectorised):
+    config = replace(TINY, gate=Dropping)
+    clips, labels, scales = batch(3)
+    draws = torch.tensor([11, 12, 13])
+    before = torch.random.get_rng_state()
+    torch.set_num_threads(3)  # a thread for each seed, of which all have one generator
+    try:
+        together = Population(config, [3, 5, 8], vectorised=vectorised)
+        found = [together.gradients(clips, labels, scales, draws=draws)[1] for _ in range(3)]
+        alone = [
+            Population(config, [seed]).gradients(
+                clips[i : i + 1], labels[i : i + 1], scales[i : i + 1], draws=draws[i : i + 1]
+            )[1]
+            for i, seed in enumerate((3, 5, 8))
+        ]
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    for losses in found:
+        torch.testing.assert_close(losses, torch.cat(alone), rtol=1e-5, atol=1e-6)
+    other = Population(config, [3]).gradients(clips[:1], labels[:1], scales[:1], draws=draws[1:2])
+    assert other[1] != alone[0]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from posmlp.checkpoint import load, save
 from posmlp.config import TrainConfig
 from posmlp.data.augment import normalise
 from posmlp.data.digits.moving_digits import MovingDigits
-from posmlp.data.sources import GeneratedClips
+from posmlp.data.sources import GeneratedClips, HeldClips
 from posmlp.model import create_model
 from posmlp.train import loop
 from posmlp.train.fitting import fit, one_at_a_time, usable_device
@@ -509,3 +510,33 @@ def test_fit_in_one_thread_waits_for_that_in_another() -> None:
         assert list(pool.map(training, range(6))) == list(range(6))
     assert max(most) == 1
     assert posmlp.fit.__wrapped__  # which is called in the same way
+
+
+@pytest.mark.parametrize("surroundings", ["no_grad", "inference", "float64", "meta"])
+def test_numbers_do_not_depend_on_what_the_caller_made_default(clips, surroundings):
+    train = replace(TRAIN, epochs=1)
+    plain = fit(CONFIG, train, clips, progress=False)
+    around = {"no_grad": torch.no_grad, "inference": torch.inference_mode}.get(
+        surroundings, nullcontext
+    )
+    if surroundings == "float64":
+        torch.set_default_dtype(torch.float64)
+    try:
+        with around(), torch.device("meta" if surroundings == "meta" else "cpu"):
+            found = fit(CONFIG, train, clips, progress=False)
+    finally:
+        changed = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+    assert changed == (torch.float64 if surroundings == "float64" else torch.float32)
+    assert values(found) == values(plain)
+
+
+def test_preset_takes_the_number_of_classes_of_the_data(tmp_path):
+    labels = torch.arange(8) % 3
+    frames = torch.zeros(8, 8, 32, 32, 3, dtype=torch.uint8)
+    three = HeldClips("three", ("a", "b", "c"), labels, None, frames, {"name": "three"})
+    train = TrainConfig(epochs=1, batch_size=8)
+    fit("toy", train, (three, three), out=tmp_path, progress=False)
+    assert load(tmp_path / "model-seed0.safetensors").config.num_classes == 3
+    with pytest.raises(ValueError, match="num_classes=14 but three has 3 classes"):
+        fit(replace(posmlp.PRESETS["toy"], drop_path=0.1), train, (three, three), progress=False)

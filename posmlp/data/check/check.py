@@ -15,10 +15,9 @@ from tqdm import tqdm
 
 from posmlp.data.check.leaks import leaks
 from posmlp.data.clips import ClipRule, Draw, load_clip
-from posmlp.data.files.frame_folder import frame_size
 from posmlp.data.files.packets import list_packets
 from posmlp.data.files.pool import DecodePool, under_way
-from posmlp.data.files.video import VideoError, count_frames, iterate_frames
+from posmlp.data.files.video import VideoError, decoded_sizes
 from posmlp.data.layouts.folders import IMAGE_FOLDERS
 from posmlp.data.layouts.layouts import read_listing, say, split_spec
 from posmlp.data.layouts.listing import SPLITS, Listing, Problem, SplitMissing, is_frame_folder
@@ -164,17 +163,18 @@ def read_facts(path: str, rule: ClipRule, split: str, place: str, label: int) ->
     """Read a file as training does, then all of its frames; raises VideoError."""
     video = load_clip(path, rule, Draw())
     status = os.stat(path)
-    num_frames, num_lacking = video.num_frames, video.num_damaged
+    num_lacking = video.num_damaged
+    sizes = decoded_sizes(path)
+    num_frames = sum(sizes.values())
     notes: tuple[str, ...] = ()
     if video.backend == "images":
-        height, width = frame_size(path)
-        num_frames = sum(1 for _ in iterate_frames(path, short_side=rule.image_size))
+        height, width = next(iter(sizes))
     else:
         index = list_packets(path)
         height, width, notes = index.height, index.width, index.notes
-        if video.backend == "decord":  # PyAV has decoded every frame already
-            num_frames = count_frames(path)
-            num_lacking = index.num_declared - num_frames
+        num_lacking = index.num_declared - num_frames
+    if len(sizes) > 1:
+        notes += ("frames of several sizes: all are cut to the first one's",)
     return FileFacts(
         split=split,
         place=place,

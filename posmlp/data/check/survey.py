@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
-from posmlp.data.clips import ClipRule, Draw, load_clip, load_whole
+from posmlp.data.clips import LONG_FILM, ClipRule, Draw, load_clip, load_whole
 from posmlp.data.files.frame_cache import FrameCache, over
 from posmlp.data.files.frame_file import Kept
 from posmlp.data.files.pool import DecodePool, under_way
@@ -144,8 +144,8 @@ def _cached_bytes(known: dict[str, FileFacts], listing: Listing, rule: ClipRule)
     """Return the bytes of all frames, resized, as far as they are known."""
     total = 0
     for path in map(str, listing.paths):
-        if path in known:
-            file = known[path]
+        file = known.get(path)
+        if file is not None and file.num_frames * file.height * file.width <= LONG_FILM:
             short, long = sorted((file.height, file.width))
             total += 3 * file.num_frames * rule.image_size * (long * rule.image_size // short)
     return total

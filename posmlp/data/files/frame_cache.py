@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import platform
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from posmlp.data.files.frame_file import Kept
 from posmlp.data.files.video import VideoFrames
 from posmlp.data.user_cache import cache_folder
 
+PATIENCE_S = 1.0  # after which who waits for another process says so
 MEMORY_BYTES = 2 * 2**30  # of a split's frames that a process keeps where the disk cannot
 
 
@@ -51,6 +53,7 @@ class FrameCache:
             self._folder / f"{self._key}{suffix}" for suffix in frame_file.SUFFIXES
         )
         self._lock = FileLock(self._folder / f"{self._key}.lock")
+        self._holder = self._folder / f"{self._key}.holder"  # says whose the lock is
         self._sink: io.FileIO | io.BytesIO | None = io.BytesIO()  # None: given up
         self._described: list[dict[str, Any]] = []
         self._num_bytes, self._checksum = 0, 0
@@ -63,12 +66,13 @@ class FrameCache:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             try:
-                self._lock.acquire(timeout=0)
+                self._lock.acquire(timeout=PATIENCE_S)
             except Timeout:
-                self._tell("cache: another process is decoding the same videos; waiting for it")
+                self._tell(f"cache: waiting for {self._whole}, which {self._whose()} is making")
                 self._lock.acquire()
             self.found = self._read(self._tell)
             if self.found is None:
+                self._holder.write_text(f"process {os.getpid()} on {platform.node()}")
                 self._sink = io.FileIO(self._partial, "w+")
                 frame_file.hold(self._sink, exclusive=True)
         except (OSError, NotImplementedError) as error:
@@ -78,7 +82,16 @@ class FrameCache:
     def __exit__(self, *_: object) -> None:
         self._leave_file()
         with contextlib.suppress(OSError):
+            if self._lock.is_locked:
+                self._holder.unlink(missing_ok=True)
             self._lock.release()
+
+    def _whose(self) -> str:
+        """The process that has the lock, as it says itself."""
+        try:
+            return self._holder.read_text() or "another process"
+        except OSError:
+            return "another process"
 
     @property
     def is_open(self) -> bool:
@@ -93,10 +106,11 @@ class FrameCache:
     def add(self, video: VideoFrames) -> None:
         """Keep a video; all is given up where frames come to be too many, or this one lacks some.
 
-        A reader lacks frames on purpose where they would be more than there is room for.
+        A reader lacks frames on purpose where they would be more than there is room for, and has
+        none of a long film, which is then read anew for every clip.
         """
         data = np.ascontiguousarray(video.frames).data
-        if data.nbytes > self.room or len(data) < video.num_frames:
+        if data.nbytes > self.room or 0 < len(video.frames) < video.num_frames:
             self.give_up(over(self._limit_bytes))
         if isinstance(self._sink, io.FileIO):
             try:
@@ -151,14 +165,15 @@ class FrameCache:
             os.utime(self._whole)  # when it was used last
         return found
 
-    def _write(self, file: io.FileIO, data: memoryview | bytes) -> None:
-        left = memoryview(data).cast("B")
+    def _write(self, file: io.FileIO, data: memoryview) -> None:
+        left = memoryview(data).cast("B") if data.nbytes else memoryview(b"")  # else no view of it
         frame_file.make_room(self._folder, len(left), self._limit_bytes)
         while left:
             left = left[file.write(left) :]
 
     def _published(self, file: io.FileIO) -> Kept:
-        self._write(file, frame_file.tail_of(self._key, self._described, self._checksum))
+        tail = frame_file.tail_of(self._key, self._described, self._checksum)
+        self._write(file, memoryview(tail))
         frame_file.hold(file, exclusive=False)
         self._partial.replace(self._whole)
         return frame_file.mapped(file, self._key)

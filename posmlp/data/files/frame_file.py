@@ -53,8 +53,15 @@ class Kept:
     videos: list[VideoFrames] = field(default_factory=list)
     frames: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
 
+    @property
+    def num_long(self) -> int:
+        """Videos that are too long to be decoded whole: their clips are read one by one."""
+        return sum(not len(video.frames) for video in self.videos)
+
     def __str__(self) -> str:
         size = f"{len(self.frames) / 2**20:,.1f} MiB of decoded frames"
+        if self.num_long:
+            size += f" (but of {self.num_long} long films, whose clips are decoded one by one)"
         if self.where == "disk":
             return f"{size} on disk, shared by all processes"
         if self.where == "memory":

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from posmlp.data.files.packets import VideoError
+from posmlp.data.files.packets import VideoError, got_on
 from posmlp.data.layouts.listing import FRAME_SUFFIXES
+
+_ANIMATED = ("GIF", "PNG", "WEBP")  # formats of which a file may be a film
 
 
 def is_stored_as_images(path: str) -> bool:
@@ -48,11 +51,13 @@ def frame_files(path: str) -> tuple[list[str], int]:
     return files, order[-1] - order[0] + 1 - len(order)
 
 
-def frame_size(path: str) -> tuple[int, int]:
-    """Return height and width of a folder's first frame."""
-    files, _ = frame_files(path)
-    with Image.open(files[0]) as image:
-        return image.height, image.width
+def frame_sizes(path: str) -> list[tuple[int, int]]:
+    """Return height and width of each of a folder's frames, from their headers."""
+    sizes = []
+    for file in frame_files(path)[0]:
+        with _opened(path, file) as image:
+            sizes.append((image.height, image.width))
+    return sizes
 
 
 def decode_frames(
@@ -60,25 +65,53 @@ def decode_frames(
 ) -> NDArray[np.uint8]:
     """Read the frames `indices` of `files`, (N, H, W, 3); JPEGs are decoded at a reduced size.
 
-    Raises VideoError that names the frame that cannot be read or that has another size.
+    H, W are those of the first of all frames: a frame of another size is scaled to cover that, and
+    cut in its middle. Raises VideoError that names the frame that cannot be read.
     """
+    with _opened(path, files[0]) as first:
+        _reduce(first, short_side)
+        size = first.size
     frames: list[NDArray[np.uint8]] = []
     for index in indices:
-        name = os.path.basename(files[index])
-        try:
-            with Image.open(files[index]) as image:
-                if short_side is not None:
-                    image.draft("RGB", _bounds(image.size, short_side))
-                frames.append(np.asarray(image.convert("RGB")))
-        except (UnidentifiedImageError, OSError) as error:
-            what = "is no image" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise VideoError(path, f"frame {name} cannot be read ({what})") from error
-        if frames[-1].shape != frames[0].shape:
-            raise VideoError(
-                path,
-                f"frame {name} is {_size(frames[-1])} pixels but an earlier one {_size(frames[0])}",
+        got_on()
+        with _opened(path, files[index]) as image:
+            _reduce(image, short_side)
+            rgb = image.convert("RGB")
+        frames.append(
+            np.asarray(
+                rgb if rgb.size == size else ImageOps.fit(rgb, size, Image.Resampling.BILINEAR)
             )
+        )
     return np.stack(frames)
+
+
+@contextmanager
+def _opened(path: str, file: str) -> Iterator[Image.Image]:
+    """An image of 8 bits a colour and of one picture; VideoError names it where it is not."""
+    name = os.path.basename(file)
+    try:
+        with Image.open(file) as image:
+            if image.mode.startswith(("I", "F")):
+                raise VideoError(
+                    path,
+                    f"frame {name} has more than 8 bits a pixel (mode {image.mode}); convert it to "
+                    "8 bits, as its range of values is not known here",
+                )
+            if image.format in _ANIMATED and getattr(image, "n_frames", 1) > 1:
+                raise VideoError(
+                    path,
+                    f"frame {name} is an animation, of which a frame has but one picture; convert "
+                    "it to a video, or to one picture a file",
+                )
+            yield image
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        what = "is no image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise VideoError(path, f"frame {name} cannot be read ({what})") from error
+
+
+def _reduce(image: Image.Image, short_side: int | None) -> None:
+    if short_side is not None:
+        image.draft("RGB", _bounds(image.size, short_side))
 
 
 def _bounds(size: tuple[int, int], short_side: int) -> tuple[int, int]:
@@ -88,7 +121,3 @@ def _bounds(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     """
     scale = (short_side + 1) / min(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _size(frame: NDArray[np.uint8]) -> str:
-    return f"{frame.shape[1]}x{frame.shape[0]}"

@@ -5,14 +5,23 @@ No torch here: decoding workers import this file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import faulthandler
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 
+GOT_STUCK = 1
+"""Exit code of a process that `watched` has ended."""
 _TRUSTED = {"mp4", "matroska", "avi"}  # FFmpeg's names; mov and webm are read by the same two
 
 
@@ -41,6 +50,9 @@ class PacketIndex:
     width: int
     fps: float | None
     variable_rate: bool = False  # frames are not evenly spaced in time
+    # Clock ticks of the shown frames, in order, and of key frames; None where some have none.
+    times: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+    key_times: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
 
     @property
     def decord_is_exact(self) -> bool:
@@ -70,8 +82,14 @@ def list_packets(path: str) -> PacketIndex:
     if not Path(path).is_file():
         kind = "a folder" if Path(path).is_dir() else "no such file"
         raise VideoError(path, f"{kind}; give the path of a video file")
-    if Path(path).stat().st_size == 0:
+    status = os.stat(path)
+    if status.st_size == 0:
         raise VideoError(path, "the file is empty (0 bytes); fetch it again or remove it")
+    return _list_packets(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=32)  # a long file is read to its end for this, and clips are taken one by one
+def _list_packets(path: str, size_bytes: int, changed_ns: int) -> PacketIndex:
     try:
         with av.open(path) as container:
             stream = container.streams.best("video")
@@ -90,6 +108,7 @@ def _index_of(container: Any, stream: Any) -> PacketIndex:
     key_time: int | None = None
     times: set[int] = set()
     shown_times: list[int] = []
+    key_times: list[int] = []
     for packet in packets_of(container, stream):
         shown += not packet.is_discard
         hidden += bool(packet.is_discard)
@@ -101,8 +120,10 @@ def _index_of(container: Any, stream: Any) -> PacketIndex:
             shown_times.append(packet.pts)
         if packet.is_keyframe:
             key_time = packet.pts
+            key_times.append(packet.pts)
         elif key_time is None or packet.pts < key_time:
             reorders = True
+    is_timed = len(times) == shown + hidden
     rate = stream.average_rate or stream.guessed_rate
     return PacketIndex(
         num_frames=shown,
@@ -114,6 +135,8 @@ def _index_of(container: Any, stream: Any) -> PacketIndex:
         width=stream.width,
         fps=float(rate) if rate else None,
         variable_rate=_is_uneven(shown_times),
+        times=np.sort(shown_times) if is_timed else None,
+        key_times=np.sort(key_times) if is_timed else None,
     )
 
 
@@ -127,6 +150,7 @@ def packets_of(container: Any, stream: Any) -> Iterator[Any]:
     """Yield the packets that hold data, up to where the file is cut short."""
     try:
         for packet in container.demux(stream):
+            got_on()
             if packet.size:
                 yield packet
     except av.error.InvalidDataError:
@@ -137,3 +161,39 @@ def in_short(error: Exception) -> str:
     """Return the error's first line, without the place in decord's or FFmpeg's sources."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text.splitlines()[0].split("Check failed: ")[-1].strip()
+
+
+# ---- Time limit ----------------------------------------------------------------------------------
+
+_extend: Callable[[], None] | None = None
+
+
+@contextmanager
+def watched(patience_s: float) -> Iterator[None]:
+    """Within the block, end this process with GOT_STUCK if `got_on` is not called for so long.
+
+    A thread of native code does it, since a decoder that hangs may let no Python code run.
+    """
+    global _extend
+    due = -math.inf
+    with open(os.devnull, "w") as nowhere:
+
+        def extend() -> None:
+            nonlocal due
+            if (now := time.monotonic()) >= due:  # arming it starts a thread: not for every packet
+                due = now + patience_s / 10
+                faulthandler.dump_traceback_later(1.1 * patience_s, exit=True, file=nowhere)
+
+        _extend = extend
+        extend()
+        try:
+            yield
+        finally:
+            _extend = None
+            faulthandler.cancel_dump_traceback_later()
+
+
+def got_on() -> None:
+    """Say that the reading of a file has got on, by a packet or a frame."""
+    if _extend is not None:
+        _extend()

@@ -6,9 +6,9 @@ killed. This file does not import torch: its workers start quickly and stay smal
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -16,20 +16,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing.context import SpawnContext, SpawnProcess
 from types import TracebackType
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
-from posmlp.data.files.video import VideoError
+from posmlp.data.files.packets import GOT_STUCK, VideoError, watched
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class DecodePool:
-    """Workers that each read one file at a time, with a time limit for a file.
+    """Workers that each read one file at a time, and are ended when that no longer gets on.
 
+    `timeout_s` is for the next packet or frame of a file, however long it is.
     `num_workers=0` reads in this process, without protection from files that hang or crash.
     Workers start at the first `submit`, afresh (spawned), and end with `close`, with this process,
     or when the pool is garbage-collected.
@@ -39,7 +41,7 @@ class DecodePool:
         if num_workers < 0:
             raise ValueError(f"num_workers={num_workers} is negative; use 0 to read in-process")
         if timeout_s <= 0:
-            raise ValueError(f"timeout_s={timeout_s} is not positive; use seconds for one file")
+            raise ValueError(f"timeout_s={timeout_s} is not positive; use seconds for a frame")
         self.num_workers = num_workers
         self.timeout_s = timeout_s
         self._workers: ProcessPool | None = None
@@ -50,12 +52,13 @@ class DecodePool:
     ) -> Callable[[], T]:
         """Start `function(path, ...)`; calling what is returned waits for its value.
 
-        That call raises VideoError if the worker took longer than `timeout_s` or died, twice, and
+        That call raises VideoError if the worker got stuck for `timeout_s` or died, twice, and
         otherwise whatever the function raised. In-process, the call does the work.
         """
-        job = partial(function, path, *args, **kw)
+        read = partial(function, path, *args, **kw)
         if self.num_workers == 0:
-            return job
+            return read
+        job = partial(_watched, read, self.timeout_s)
         return partial(self._wait, self._schedule(job), job, path)
 
     def close(self) -> None:
@@ -79,17 +82,17 @@ class DecodePool:
             self.close()
             self._workers = ProcessPool(
                 max_workers=self.num_workers,
-                context=multiprocessing.get_context("spawn"),
+                context=_Workers(),
                 initializer=_die_with,
                 initargs=(os.getpid(),),
             )
             self._stop = weakref.finalize(self, _stop, self._workers)
-        return self._workers.schedule(job, timeout=self.timeout_s)
+        return self._workers.schedule(job)
 
     def _wait(self, future: ProcessFuture[T], job: Callable[[], T], path: str) -> T:
         try:
             return future.result()
-        except (TimeoutError, ProcessExpired, BrokenProcessPool):
+        except (ProcessExpired, BrokenProcessPool):
             # Once more: the machine may have slept or been out of memory. In a new pool, if the
             # death of an idle worker has ended this one.
             pass
@@ -97,9 +100,8 @@ class DecodePool:
             return _result(self._schedule(job), path, self.timeout_s)
         except BrokenProcessPool as error:
             raise RuntimeError(
-                f"the {self.num_workers} decoding workers died before they read a file; if this "
-                'is a script, put its code under `if __name__ == "__main__":` (each worker '
-                "imports the script), or use num_workers=0"
+                f"the {self.num_workers} decoding workers died before they read a file, of which "
+                "the lines above may tell why; use num_workers=0 to read in this process"
             ) from error
 
 
@@ -116,12 +118,44 @@ def under_way(started: Iterable[T], num_ahead: int) -> Iterator[T]:
 def _result(future: ProcessFuture[T], path: str, timeout_s: float) -> T:
     try:
         return future.result()
-    except TimeoutError as error:
-        reason = f"not read within timeout_s={timeout_s:g} seconds, twice; its worker was stopped"
-        raise VideoError(path, reason) from error
     except ProcessExpired as error:
         reason = f"its worker died while reading it, twice ({_cause_of_death(error.exitcode)})"
+        if error.exitcode == GOT_STUCK:
+            reason = f"no frame of it came for timeout_s={timeout_s:g} seconds, twice"
         raise VideoError(path, reason) from error
+
+
+def _watched(read: Callable[[], T], timeout_s: float) -> T:
+    with watched(timeout_s):
+        return read()
+
+
+class _Worker(SpawnProcess):
+    """A process that does not import the script that started it, which may have no guard.
+
+    Without `if __name__ == "__main__":` each worker would begin that script again. Workers need
+    nothing of it: their functions are this package's.
+    """
+
+    _starting = threading.Lock()
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        main = sys.modules["__main__"]
+        hidden = ("__spec__", "__file__")  # what multiprocessing finds the script by
+        with _Worker._starting:
+            before = {name: vars(main)[name] for name in hidden if name in vars(main)}
+            vars(main).update(__spec__=None, __file__=None)
+            try:
+                return SpawnProcess._Popen(process_obj)
+            finally:
+                for name in hidden:
+                    vars(main).pop(name)
+                vars(main).update(before)
+
+
+class _Workers(SpawnContext):
+    Process = _Worker
 
 
 def _cause_of_death(exitcode: int) -> str:

@@ -11,6 +11,7 @@ decoding workers start quickly and stay small.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -22,13 +23,28 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import ArrayLike, NDArray
 
-from posmlp.data.files.frame_folder import decode_frames, frame_files, is_stored_as_images
-from posmlp.data.files.packets import PacketIndex, VideoError, in_short, list_packets, packets_of
+from posmlp.data.files.frame_folder import (
+    decode_frames,
+    frame_files,
+    frame_sizes,
+    is_stored_as_images,
+)
+from posmlp.data.files.packets import (
+    PacketIndex,
+    VideoError,
+    got_on,
+    in_short,
+    list_packets,
+    packets_of,
+)
 
 # (number of frames, frames per second or None) -> indices of the wanted frames. It may be called
 # more than once for a file and must give the same answer for the same arguments.
 Choose = Callable[[int, float | None], ArrayLike]
 
+# Files of more frames are not decoded from their start, where their packets tell another way.
+LONG = 1000
+AT_ONCE = 32  # frames in a row that decord is asked for in one call
 # Output widths at which decord 0.6.0 returns a wrong number of channels.
 _DECORD_BROKEN_WIDTHS = frozenset({1, 2, 3, 4, 6, 8, 12, 16, 24, 48, 72})
 
@@ -38,8 +54,8 @@ class VideoFrames:
     """Chosen frames of one file.
 
     `num_frames` counts the frames of the file that can be decoded. `num_damaged` counts those that
-    it declares and lacks, or that PyAV could not decode; decord does not tell of damage that lies
-    between the chosen frames.
+    it declares and lacks, or that PyAV could not decode; of a file that decord reads, and of one of
+    more than LONG frames, damage that lies between the chosen frames is not told.
     """
 
     frames: NDArray[np.uint8]  # (N, H, W, 3)
@@ -95,9 +111,28 @@ def iterate_frames(
             yield frame
 
 
-def count_frames(path: str) -> int:
-    """Decode all of a video file, without keeping anything, and return how many frames it has."""
-    return sum(1 for _ in _pyav_stream(path, (), None))
+def decoded_sizes(path: str) -> Counter[tuple[int, int]]:
+    """Decode all of a video file or frame folder: how many frames have which height and width.
+
+    They differ in a folder of mixed images, and in a broken file; all come at the first one's size.
+    Raises VideoError as `read_video` does.
+    """
+    if is_stored_as_images(path):
+        num_frames = sum(1 for _ in iterate_frames(path, short_side=1))
+        assert num_frames
+        return Counter(frame_sizes(path))
+    return Counter((frame.height, frame.width) for frame in _pyav_frames_of(path))
+
+
+def num_pixels(path: str) -> int:
+    """Pixels of all frames of a video file, which tell how long decoding all of it takes.
+
+    0 for images, which are read one by one. Raises VideoError as `read_video` does.
+    """
+    if is_stored_as_images(path):
+        return 0
+    index = list_packets(path)
+    return index.num_frames * index.height * index.width
 
 
 def _all_frames(num_frames: int, fps: float | None) -> NDArray[np.int64]:
@@ -168,7 +203,7 @@ def _decord_frames(
             height, width = reader[0].shape[:2]
             height, width = _reduced_size(height, width, short_side)
             reader = decord.VideoReader(path, width=width, height=height, num_threads=1)
-        frames = reader.get_batch(unique.tolist()).asnumpy()
+        frames = _by_runs(reader, unique)
     except _DecordFailed:
         raise
     except Exception as error:  # decord raises RuntimeError, IndexError and its own Exception
@@ -177,6 +212,22 @@ def _decord_frames(
         del reader  # an open reader goes on decoding and holds its frames
     if frames.shape[-1] != 3:
         raise _DecordFailed(f"returned {frames.shape[-1]} channels")
+    return frames
+
+
+def _by_runs(reader: Any, unique: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Frames of a decord reader, asked for in short runs, so that it is seen to get on."""
+    ends = (np.diff(unique) > 1) | (np.arange(1, len(unique)) % AT_ONCE == 0)
+    frames: NDArray[np.uint8] | None = None
+    start = 0
+    for run in np.split(unique, np.flatnonzero(ends) + 1):
+        part = reader.get_batch(run.tolist()).asnumpy()
+        got_on()
+        if frames is None:
+            frames = np.empty_like(part, shape=(len(unique), *part.shape[1:]))
+        frames[start : start + len(run)] = part
+        start += len(run)
+    assert frames is not None  # at least one index is asked for
     return frames
 
 
@@ -196,8 +247,18 @@ def _reduced_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 def _read_with_pyav(
     path: str, index: PacketIndex, choose: Choose, short_side: int | None
 ) -> VideoFrames:
-    """Decode the file from its start, so that every frame found has its true place."""
+    """Decode the file from its start, so that every frame found has its true place.
+
+    A long one is decoded from the key frames before the wanted ones, if those are found there.
+    """
     expected = index.num_frames
+    if expected > LONG and index.times is not None:
+        wanted = _checked(choose(expected, index.fps), expected)
+        unique, places = np.unique(wanted, return_inverse=True)
+        frames = _pyav_seek(path, index, unique, short_side)
+        if frames is not None:
+            num_damaged = index.num_declared - expected
+            return VideoFrames(frames[places], wanted, expected, index.fps, "pyav", num_damaged)
     while True:
         if expected == 0:
             raise VideoError(path, "none of its frames can be decoded; fetch it again or remove it")
@@ -224,21 +285,57 @@ def _pyav_frames(
     return found, num_decoded
 
 
-def _pyav_stream(
-    path: str, wanted: Container[int], short_side: int | None
-) -> Iterator[NDArray[np.uint8] | None]:
-    """Decode the whole file; yield each frame that is wanted, and None for each other."""
-    size: tuple[int, int] | None = None
-    reformatter = VideoReformatter()  # one for all frames: making one costs more than using it
+def _pyav_seek(
+    path: str, index: PacketIndex, unique: NDArray[np.int64], short_side: int | None
+) -> NDArray[np.uint8] | None:
+    """The frames of sorted places, each from the key frame before it; None if one is not found.
+
+    None as well where that is half of the file or more, which is as quick from its start.
+    """
+    assert index.times is not None
+    assert index.key_times is not None
+    targets = index.times[unique]
+    keys = np.searchsorted(index.key_times, targets, side="right") - 1
+    if keys.min() < 0 or 2 * len(np.unique(keys)) > len(index.key_times):
+        return None
+    found: list[NDArray[np.uint8]] = []
+    as_rgb = _AsRgb(short_side)
     try:
         with av.open(path) as container:
             stream: Any = container.streams.best("video")
             stream.codec_context.thread_count = 1
-            for position, frame in enumerate(_decoded(container, stream)):
-                if size is None:  # the first frame's: later ones may differ, in broken files
-                    size = (frame.height, frame.width)
-                    size = _reduced_size(*size, short_side) if short_side else size
-                yield _to_rgb(frame, size, reformatter) if position in wanted else None
+            for key in np.unique(keys):
+                container.seek(int(index.key_times[key]), stream=stream)
+                wanted = targets[keys == key].tolist()
+                for frame in _decoded(container, stream):
+                    if frame.pts is None or frame.pts > wanted[0]:
+                        return None
+                    if frame.pts == wanted[0]:
+                        found.append(as_rgb(frame))
+                        if not (wanted := wanted[1:]):
+                            break
+    except (av.error.FFmpegError, OSError):
+        return None  # decoding from the start says what is wrong
+    return np.stack(found) if len(found) == len(unique) else None
+
+
+def _pyav_stream(
+    path: str, wanted: Container[int], short_side: int | None
+) -> Iterator[NDArray[np.uint8] | None]:
+    """Decode the whole file; yield each frame that is wanted, and None for each other."""
+    as_rgb = _AsRgb(short_side)
+    for position, frame in enumerate(_pyav_frames_of(path)):
+        as_rgb.see(frame)
+        yield as_rgb(frame) if position in wanted else None
+
+
+def _pyav_frames_of(path: str) -> Iterator[Any]:
+    """Decode the whole file, frame by frame."""
+    try:
+        with av.open(path) as container:
+            stream: Any = container.streams.best("video")
+            stream.codec_context.thread_count = 1
+            yield from _decoded(container, stream)
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(path, f"cannot be decoded ({in_short(error)})") from error
 
@@ -252,9 +349,26 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
             continue  # a damaged packet: the caller sees the count differ
 
 
-def _to_rgb(frame: Any, size: tuple[int, int], reformatter: VideoReformatter) -> NDArray[np.uint8]:
-    rgb = reformatter.reformat(
-        frame, width=size[1], height=size[0], format="rgb24", interpolation=Interpolation.BILINEAR
-    )
-    # decord applies a rotation tag by itself, PyAV only reports it.
-    return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), k=round(frame.rotation / 90) % 4))
+class _AsRgb:
+    """Turns frames into upright RGB, all of the first one's size: later ones may differ."""
+
+    def __init__(self, short_side: int | None) -> None:
+        self._short_side = short_side
+        self._size: tuple[int, int] | None = None
+        self._reformatter = VideoReformatter()  # making one costs more than using it
+
+    def see(self, frame: Any) -> None:
+        if self._size is None:
+            self._size = (frame.height, frame.width)
+            if self._short_side is not None:
+                self._size = _reduced_size(*self._size, self._short_side)
+
+    def __call__(self, frame: Any) -> NDArray[np.uint8]:
+        self.see(frame)
+        assert self._size is not None
+        height, width = self._size
+        rgb = self._reformatter.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BILINEAR
+        )
+        # decord applies a rotation tag by itself, PyAV only reports it.
+        return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), k=round(frame.rotation / 90) % 4))

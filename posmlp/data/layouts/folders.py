@@ -16,6 +16,7 @@ from posmlp.data.layouts.listing import (
     Item,
     Listing,
     Problem,
+    by_suffix,
     is_frame_folder,
     make_listing,
     place_of,
@@ -124,9 +125,11 @@ def read_split_folders(
 
 
 def has_image_folders(root: Path) -> bool:
-    """Whether some split's first class folder holds images."""
-    first = [next((c for c in visible(root / s) if c.is_dir()), None) for s in _splits_of(root)]
-    return any(folder is not None and is_frame_folder(folder) for folder in first)
+    """Whether class folders of its splits hold images, and none of them a video."""
+    classes = [c for s in _splits_of(root) for c in visible(root / s) if c.is_dir()]
+    return any(map(is_frame_folder, classes)) and not any(
+        _is_video(path) for folder in classes for path in visible(folder)
+    )
 
 
 def has_val_folder(root: Path) -> bool:
@@ -230,4 +233,5 @@ def _by_class(
     listing = make_listing(
         root, layout, split, split_rule, classes, items, [], name=name, reverse_of=reverse_of
     )
-    return replace(listing, num_other_files=len(all_files) - len(items))
+    others = [f for f, _ in all_files if not is_item(f)]
+    return replace(listing, num_other_files=len(others), other_files=by_suffix(others))

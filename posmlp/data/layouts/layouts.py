@@ -149,7 +149,7 @@ def say(listing: Listing) -> str:
     if listing.dropped:
         found += f"; {len(listing.dropped)} left out by {PROBLEM_FILE}"
     if listing.num_other_files:
-        found += f"; {listing.num_other_files} other files left alone"
+        found += f"; {listing.num_other_files} other files left alone ({listing.other_files})"
     where = f"{listing.root} ({listing.split})"
     return f"{where}: layout '{listing.layout}', {listing.split_rule}: {found}"
 

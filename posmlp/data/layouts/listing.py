@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Literal, NamedTuple
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".avi", ".webm", ".mkv", ".mov"),
-    *(".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts"),
+    *(".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".mts", ".m2ts", ".ogv", ".vob"),
 )
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 SPLITS = ("train", "val", "test")
@@ -72,6 +73,7 @@ class Listing:
     labels: tuple[int, ...]
     reverse_of: tuple[int, ...] | None = None  # label -> label of its time reversal
     num_other_files: int = 0  # in class folders, not videos by their suffix: left alone
+    other_files: str = ""  # which those are, in words
     num_frames: tuple[int | None, ...] = ()  # as declared
     problems: tuple[Problem, ...] = ()
     dropped: tuple[Problem, ...] = ()
@@ -139,7 +141,7 @@ def make_listing(
         layout=layout,
         split=split,
         split_rule=split_rule,
-        classes=tuple(classes),
+        classes=tuple(map(as_text, classes)),
         paths=tuple(item.path for item in good),
         labels=tuple(item.label for item in good),
         reverse_of=reverse_of,
@@ -151,6 +153,11 @@ def make_listing(
 def _outside(place: str, label: str, num_classes: int) -> Problem:
     reason = f"label {label!r} is not a number from 0 to {num_classes - 1}, the class list's ends"
     return Problem(place, "mislabelled", reason)
+
+
+def as_text(name: str) -> str:
+    """A name that figures and tables can show: bytes that are not UTF-8 are written as \\xNN."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def slashed(root: Path, name: str) -> str:
@@ -168,11 +175,12 @@ def plain(name: str) -> str:
 
 
 def is_frame_folder(path: Path) -> bool:
-    """Whether `path` is a folder with at least one image in it."""
+    """Whether `path` is a folder with at least one image in it, and no video that it pictures."""
     if not path.is_dir():
         return False
-    with os.scandir(path) as entries:
-        return any(entry.name.lower().endswith(FRAME_SUFFIXES) for entry in entries)
+    names = [name.lower() for name in os.listdir(path) if not name.startswith(".")]
+    has_image = any(name.endswith(FRAME_SUFFIXES) for name in names)
+    return has_image and not any(name.endswith(VIDEO_SUFFIXES) for name in names)
 
 
 def split_missing(root: Path, split: str, found: Iterable[str]) -> SplitMissing:
@@ -180,6 +188,12 @@ def split_missing(root: Path, split: str, found: Iterable[str]) -> SplitMissing:
     if not found:
         return SplitMissing(f"{root} holds no lists of this layout; name its own as LAYOUT:{root}")
     return SplitMissing(f"split={split!r} is not in {root}; it has {found}: use one of them")
+
+
+def by_suffix(paths: Iterable[Path]) -> str:
+    """How many files there are of which suffix, in words, most first."""
+    counts = Counter(path.suffix.lower() or "without suffix" for path in paths)
+    return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(5))
 
 
 def visible(folder: Path) -> list[Path]:

@@ -17,9 +17,12 @@ TOY = PRESETS["toy"]
 SMALL = PosMLPConfig(depths=(1, 1), dims=(16, 32), num_groups=2, windows=4)
 
 
-@pytest.mark.parametrize("gate", GATE_NAMES)
-def test_costs_are_those_that_the_analysis_counts(gate: str) -> None:
-    config = replace(SMALL, gate=gate)
+@pytest.mark.parametrize(
+    ("gate", "windows"), [*((gate, 4) for gate in GATE_NAMES), ("lrpe", 1), ("attention", 1)]
+)
+def test_costs_are_those_that_the_analysis_counts(gate: str, windows: int) -> None:
+    frames = None if windows > 1 else 1  # windows of one token
+    config = replace(SMALL, gate=gate, windows=windows, temporal_windows=frames)
     counted = cost(config)
     assert costs(config) == {"params": counted["params"], "gmacs": counted["gmacs"]}
 

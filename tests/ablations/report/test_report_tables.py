@@ -18,9 +18,11 @@ from ablations import load
 from ablations.grid.grid import Cell
 from ablations.report.data import Study
 from ablations.report.page import write_report
+from ablations.report.publish import publish
 from ablations.report.tables import latex, two_lines
 from ablations.report.tuning import tuning
 from analysis import compare, draw_differences, effects
+from analysis.results.curves import gather_curves
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +237,14 @@ def test_grid_without_the_bases_values_says_so_and_one_untuned_has_no_section(
     assert tuning(Study.open(fill(tmp_path / "plain", FIVE_GATES, planted), margin=2.0)) is None
 
 
-def test_page_of_a_tuned_grid_has_the_section(tuned: Study) -> None:
-    page = write_report(tuned.store.root).read_text()
+def test_published_tuned_grid_has_the_section_and_curves_of_what_is_compared(
+    tuned: Study, tmp_path: Path
+) -> None:
+    kept = publish(tuned.store.root, tmp_path / "kept")
+    page = (kept / "report.html").read_text()
     assert '<h2 id="tuning">Tuning</h2>' in page
     assert "the highest that was tried" in page
+    curves = gather_curves(kept)
+    assert curves.groupby("variant", sort=False).seed.unique().map(list).to_dict() == {
+        f"gate={gate}": [0, 1, 2, 3, 4] for gate in GATES
+    }

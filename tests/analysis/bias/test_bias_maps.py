@@ -121,3 +121,19 @@ def test_models_of_others_are_refused() -> None:
     for read in (bias_maps, bias_statistics, resize_bias, lambda model: next(units(model))):
         with pytest.raises(ValueError, match="Linear is no PosMLPVideo or PosMLP"):
             read(torch.nn.Linear(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("own", "other"), [("lrpe", "dense"), ("lrpe", "gqpe"), ("gqpe", "conv"), ("dense", "lrpe")]
+)
+def test_maps_are_those_of_the_unit_whatever_the_configuration_says(own: str, other: str) -> None:
+    swapped, donor = (randomised(create_model(SMALL, gate=gate)) for gate in (own, other))
+    swapped.stages[0].blocks[0].steps[0]["T"].gate = next(units(donor)).unit
+    first = "stage == 1 and block == 1 and step == 1 and branch == 'T'"
+    found, expected = (bias_maps(model).query(first) for model in (swapped, donor))
+    np.testing.assert_array_equal(found[["bias", "bias_std"]], expected[["bias", "bias_std"]])
+    rest = f"not ({first})"
+    intact = randomised(create_model(SMALL, gate=own))
+    np.testing.assert_array_equal(
+        bias_maps(swapped).query(rest)["bias"], bias_maps(intact).query(rest)["bias"]
+    )

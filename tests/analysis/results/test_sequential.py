@@ -186,13 +186,12 @@ def test_the_command_writes_a_row_a_case(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["sequential", "--out", str(tmp_path), "--grids", "40"]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "sequential.md")
+    assert "| normal |" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "sequential.csv")
     shares = table[["better", "worse", "equal", "undecided"]].sum(axis=1)
     judged_rows = table["mean_seeds"].notna()
     assert shares[judged_rows].to_numpy() == pytest.approx(1)
     assert table.loc[~judged_rows, "design"].str.startswith("peeking").all()
-    assert "| normal |" in (tmp_path / "sequential.md").read_text()
 
 
 def test_false_verdicts_are_those_that_the_truth_contradicts() -> None:

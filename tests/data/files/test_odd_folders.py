@@ -14,7 +14,7 @@ from posmlp.data.check.check import check_data
 from posmlp.data.clips import ClipRule
 from posmlp.data.datasets import VideoClips
 from posmlp.data.layouts.class_names import class_names
-from posmlp.data.layouts.layouts import list_videos, split_spec
+from posmlp.data.layouts.layouts import list_videos, read_listing, say, split_spec
 from posmlp.data.layouts.listing import Listing
 
 RULE = ClipRule(4, 32)
@@ -220,3 +220,26 @@ def test_lists_elsewhere_stand_for_a_data_set_that_is_not_written_to(write_clip,
     assert main(["data", "check", str(lists), "--frames", "4", "--workers", "0"]) == 1
     assert (lists / "data-problems.csv").is_file()
     assert sorted(data.rglob("*")) == before
+
+
+# ---- Files beside the videos ---------------------------------------------------------------------
+
+
+def test_thumbnails_do_not_make_pictures_of_videos(tmp_path):
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            folder = tmp_path / split / name
+            touch(folder / "1.mp4", folder / "1.jpg", folder / "2.JPG", folder / "cover.xcf")
+    listing = list_videos(tmp_path, "train")
+    assert (listing.layout, len(listing.paths)) == ("split-folders", 2)
+    assert "6 other files left alone (4 .jpg, 2 .xcf)" in say(listing)
+
+
+def test_folder_of_videos_with_thumbnails_is_no_video(tmp_path):
+    for name in ("a", "b"):
+        for person in ("ann", "bea", "cay", "dot", "eve", "fay"):
+            folder = tmp_path / name / person
+            touch(folder / "1.mp4", folder / "1.jpg", folder / "raw")
+    listings = [read_listing(tmp_path, split) for split in ("train", "val", "test")]
+    assert {path.name for listing in listings for path in listing.paths} == {"1.mp4"}
+    assert "(12 .jpg, 12 without suffix)" in say(listings[0])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import os
 import pickle
 import signal
@@ -15,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from posmlp.data.files.packets import list_packets
+from posmlp.data.files import video
+from posmlp.data.files.packets import got_on, list_packets
 from posmlp.data.files.pool import DecodePool, under_way
-from posmlp.data.files.video import VideoError, count_frames, iterate_frames, read_video
+from posmlp.data.files.video import VideoError, decoded_sizes, iterate_frames, read_video
 from posmlp.data.sampling import segment_indices
 
 LEVELS = [20 + 10 * k for k in range(20)]
@@ -236,8 +238,6 @@ def test_bad_frame_folders_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     write_frames(tmp_path / "twice", [1])
     write_frames(tmp_path / "twice", [1], "x_%d.png")
-    write_frames(tmp_path / "other", [1])
-    Image.new("RGB", (20, 20)).save(tmp_path / "other/2.png")
     write_frames(tmp_path / "broken", [1, 2, 3])
     (tmp_path / "broken/00002.png").write_text("no image")
     (tmp_path / "plain").mkdir()
@@ -245,7 +245,6 @@ def test_bad_frame_folders_are_named(tmp_path):
     reasons = {
         "empty": "without frames",
         "twice": "have one number 1",
-        "other": "2.png is 20x20 pixels but an earlier one 48x40",
         "broken": "00002.png cannot be read",
         "plain": "no number in its name",
     }
@@ -258,7 +257,7 @@ def test_bad_frame_folders_are_named(tmp_path):
 def test_iterating_gives_what_reading_gives(clip, tmp_path):
     for path in (clip, write_frames(tmp_path / "f", [1, 2, 3])):
         np.testing.assert_array_equal(list(iterate_frames(path)), read_video(path).frames)
-    assert count_frames(str(clip)) == len(LEVELS)
+    assert decoded_sizes(str(clip)) == {(32, 64): len(LEVELS)}
 
 
 def test_uneven_frame_times_are_noted(shared):
@@ -395,3 +394,80 @@ def test_decoding_workers_do_not_need_torch():
     code = "import sys, posmlp.data.clips, posmlp.data.files.pool; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# ---- Long files, slow files, odd images ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["open_gop.mp4", "stream.ts", "packed.avi", "flash.flv"])
+def test_long_file_is_read_from_its_key_frames_as_from_its_start(
+    name, write_clip, tmp_path, monkeypatch
+):
+    codec, options = DECORD_IS_WRONG[name]
+    levels = [20 + 2 * k for k in range(100)]
+    path = write_clip(tmp_path / name, levels, codec=codec, options=options)
+    wanted = [97, 3, 41, 42, 40, 97]
+    whole = read_video(path, lambda n, fps: wanted)
+    monkeypatch.setattr(video, "LONG", 50)
+    if name == "open_gop.mp4":  # the others may fall back, but give the same
+        monkeypatch.setattr(video, "_pyav_frames", None)
+    sought = read_video(path, lambda n, fps: wanted)
+    assert sought.backend == whole.backend == "pyav"
+    assert sought.num_frames == whole.num_frames == 100
+    np.testing.assert_array_equal(sought.frames, whole.frames)
+
+
+def test_shared_clips_are_sought_as_decoded_from_the_start(shared, monkeypatch):
+    monkeypatch.setitem(sys.modules, "decord", None)
+    for name in ("tc_h265_video.mp4", "vfr.mp4", "k400_demo_armwrestle.mp4", "cut_copy.mp4"):
+        path = shared / "clips" / name
+        monkeypatch.setattr(video, "LONG", 10**6)
+        whole = read_video(path, lambda n, fps: [n - 2, n // 2, n // 3], short_side=40)
+        monkeypatch.setattr(video, "LONG", 10)
+        sought = read_video(path, lambda n, fps: [n - 2, n // 2, n // 3], short_side=40)
+        np.testing.assert_array_equal(sought.frames, whole.frames, err_msg=name)
+
+
+def get_on_slowly(path):
+    for _ in range(8):
+        time.sleep(0.25)
+        got_on()
+    return path
+
+
+def hang_with_the_lock_of_python(path):
+    ctypes.PyDLL(None).sleep(60)
+
+
+def test_file_may_take_long_while_it_gets_on(tmp_path):
+    with DecodePool(1, timeout_s=1) as pool:
+        assert pool.submit(get_on_slowly, "a")() == "a"
+        with pytest.raises(VideoError, match="no frame of it came for timeout_s=1 seconds"):
+            pool.submit(hang_with_the_lock_of_python, "b")()
+
+
+def test_frames_of_mixed_sizes_are_cut_to_the_first_ones(tmp_path):
+    write_frames(tmp_path / "f", [1, 2, 4])
+    wide = np.zeros((20, 60, 3), np.uint8)
+    wide[:, 18:42] = 90  # the middle, of the first one's shape
+    Image.fromarray(wide).save(tmp_path / "f/00003.png")
+    frames = read_video(tmp_path / "f").frames
+    assert frames.shape == (4, 40, 48, 3)
+    assert frames[2].min() > 40
+    np.testing.assert_array_equal(
+        read_video(tmp_path / "f", lambda n, fps: [2]).frames[0], frames[2]
+    )
+    assert decoded_sizes(str(tmp_path / "f")) == {(40, 48): 3, (20, 60): 1}
+
+
+def test_images_that_are_no_frame_of_8_bits_are_refused(tmp_path):
+    write_frames(tmp_path / "deep", [1])
+    Image.fromarray(np.full((40, 48), 3000, np.uint16)).save(tmp_path / "deep/2.png")
+    pictures = [Image.new("RGB", (48, 40), (level,) * 3) for level in (0, 90, 200)]
+    for suffix in ("webp", "png"):
+        write_frames(tmp_path / suffix, [1])
+        moving = tmp_path / suffix / f"2.{suffix}"
+        pictures[0].save(moving, save_all=True, append_images=pictures[1:])
+    for name, words in (("deep", "more than 8 bits"), ("webp", "animation"), ("png", "animation")):
+        with pytest.raises(VideoError, match=rf"frame 2\..* {words}"):
+            read_video(tmp_path / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,41 +13,50 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from posmlp.data.files.video import iterate_frames
-from posmlp.predict import Prediction
+from posmlp.pictures.timeline import colours_of, draw_band
+from posmlp.predict import FRAME_FOLDER_FPS, Prediction
 
 SHORT_SIDE = 360  # pixels; larger videos are shown at about this size
 LEAST_WIDTH = 320  # pixels; smaller ones are enlarged, so that the words below them can be read
 ROW, MARGIN, TIMELINE = 24, 8, 16  # pixels
-FRAME_FOLDER_FPS = 12.0  # frame folders do not tell; Something-Something's rate
 _INK, _BAR, _BEST = "#1b1f24", "#9fb0c6", "#2a78c2"
 _PAPER, _TRACK, _FAINT = "#ffffff", "#f0f2f5", "#d9dee5"
 
 
-def annotate_video(found: Prediction, out: str | Path, num_classes: int = 5) -> None:
+def annotate_video(
+    found: Prediction | Sequence[Prediction], out: str | Path, num_classes: int = 5
+) -> None:
     """Write the whole video to `out` (.mp4), its likeliest classes as bars below each frame.
 
-    A line at the bottom runs with the video; marks on it are the frames that the model saw.
+    `found`: of the video, or of its parts in order, each of which is shown as long as it lasts. A
+    line at the bottom runs with the video; marks on it are the frames that the model saw, or else
+    its colours the likeliest classes of the parts.
     Raises ValueError for another suffix, and VideoError where the video cannot be read.
     """
-    out = Path(out)
+    parts = [found] if isinstance(found, Prediction) else list(found)
+    out, whole = Path(out), parts[0]
     if out.suffix.lower() != ".mp4":
         raise ValueError(f"an annotated video is an mp4; name it {out.with_suffix('.mp4')}")
-    if out.exists() and out.samefile(found.video):
+    if out.exists() and out.samefile(whole.video):
         raise ValueError(f"{out} is the video itself, which would be lost; give another name")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.stem}.partial.mp4")
-    rate = Fraction(found.fps or FRAME_FOLDER_FPS).limit_denominator(1001)
+    rate = Fraction(whole.fps or FRAME_FOLDER_FPS).limit_denominator(1001)
     panel: Image.Image | None = None
     try:
         with av.open(str(partial), "w") as container:
             stream = container.add_stream("libx264", rate=rate, options={"crf": "20"})
             stream.pix_fmt = "yuv420p"
-            for position, frame in enumerate(iterate_frames(found.video, short_side=SHORT_SIDE)):
+            part, later = whole, parts[1:]
+            for position, frame in enumerate(iterate_frames(whole.video, short_side=SHORT_SIDE)):
                 picture = _enlarged(frame)
+                if later and position >= later[0].first:
+                    part, later, panel = later[0], later[1:], None
                 if panel is None:
-                    panel = _draw_panel(found, picture.width, num_classes)
+                    panel = _draw_panel(part, parts, picture.width, num_classes)
+                if position == 0:
                     stream.width, stream.height = picture.width, picture.height + panel.height
-                page = np.asarray(_page(picture, panel, position / max(found.num_frames - 1, 1)))
+                page = np.asarray(_page(picture, panel, position / max(whole.num_frames - 1, 1)))
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(page, format="rgb24")))
             container.mux(stream.encode())
         os.replace(partial, out)
@@ -62,8 +72,11 @@ def _enlarged(frame: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(frame).resize(size, Image.Resampling.NEAREST)
 
 
-def _draw_panel(found: Prediction, width: int, num_classes: int) -> Image.Image:
+def _draw_panel(
+    found: Prediction, parts: Sequence[Prediction], width: int, num_classes: int
+) -> Image.Image:
     rows = found.top(num_classes)
+    best = colours_of(parts)[rows[0][0]] if len(parts) > 1 else _BEST
     panel = Image.new("RGB", (width, 2 * MARGIN + ROW * len(rows) + TIMELINE), _PAPER)
     draw, font = ImageDraw.Draw(panel), ImageFont.load_default(size=15)
     bar_left, bar_right = round(0.62 * width), width - MARGIN - 52
@@ -74,9 +87,12 @@ def _draw_panel(found: Prediction, width: int, num_classes: int) -> Image.Image:
         draw.text((MARGIN, middle), name, _INK, font, anchor="lm")
         draw.rectangle((bar_left, top + 5, bar_right, top + ROW - 6), _TRACK)
         right = bar_left + round((bar_right - bar_left) * probability)
-        draw.rectangle((bar_left, top + 5, right, top + ROW - 6), _BAR if i else _BEST)
+        draw.rectangle((bar_left, top + 5, right, top + ROW - 6), _BAR if i else best)
         draw.text((width - MARGIN, middle), f"{probability:.1%}", _INK, font, anchor="rm")
     y = _timeline_y(panel)
+    if len(parts) > 1:
+        panel.paste(draw_band(parts, width - 2 * MARGIN, 10), (MARGIN, y - 5))
+        return panel
     draw.line((MARGIN, y, width - MARGIN, y), _FAINT, 3)
     for index in found.indices.tolist():
         x = _timeline_x(index / max(found.num_frames - 1, 1), width)

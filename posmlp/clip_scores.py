@@ -1,0 +1,190 @@
+"""What a model answers clip by clip: accuracy of each class, what is taken for what, worst clips.
+
+Shapes: N clips, K classes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from posmlp.checkpoint import write_atomically
+from posmlp.data.sources import ClipSource
+from posmlp.train.scoring import metrics
+
+NUM_SHOWN = 5  # classes that are named on screen
+CELL, LARGEST = 28, 1600  # pixels of a cell of the confusion matrix, and of all of it
+_LOW, _HIGH = (247, 251, 255), (8, 48, 107)
+
+
+@dataclass(frozen=True)
+class ClipScores:
+    """Logits (N, K) of the clips of a split, with their files and true labels (N,)."""
+
+    model: str
+    classes: tuple[str, ...]
+    files: tuple[str, ...]
+    labels: Tensor
+    logits: Tensor
+    reverse_of: Tensor | None = None
+
+    @classmethod
+    def of(cls, model: str, logits: Tensor, source: ClipSource) -> ClipScores:
+        """The scores of a source's clips; those that come from no file are numbered from 0."""
+        paths = getattr(source, "paths", None) or [f"clip {i}" for i in range(len(source))]
+        labels, reverse_of = source.labels, source.reverse_of
+        return cls(model, tuple(source.classes), tuple(paths), labels, logits, reverse_of)
+
+    def metrics(self) -> dict[str, float]:
+        """`metrics` and `class_mean`, the mean of top-1 over classes; no top5 of 5 classes."""
+        found = metrics(self.logits, self.labels, self.reverse_of)
+        if len(self.classes) <= 5:
+            del found["top5"]
+        by_class = [row["top1"] for row in self.by_class()]
+        return found | {"class_mean": sum(by_class) / len(by_class)}
+
+    def confusion(self) -> Tensor:
+        """(K, K) counts: how often clips of the row's class are taken for the column's."""
+        count = len(self.classes)
+        pairs = self.labels * count + self.logits.argmax(-1)
+        return torch.bincount(pairs, minlength=count * count).view(count, count)
+
+    def by_class(self) -> list[dict[str, Any]]:
+        """Of each class that has clips: class, num_clips, top1, num_predicted, taken_for.
+
+        num_predicted: clips of any class that are taken for this one. taken_for: the other class
+        that its clips are most often taken for, if any is.
+        """
+        confusion, rows = self.confusion(), []
+        for label, counts in enumerate(confusion):
+            if not (num_clips := int(counts.sum())):
+                continue
+            others = counts.clone()
+            others[label] = 0
+            rows.append(
+                {
+                    "class": self.classes[label],
+                    "num_clips": num_clips,
+                    "top1": int(counts[label]) / num_clips,
+                    "num_predicted": int(confusion[:, label].sum()),
+                    "taken_for": self.classes[int(others.argmax())] if others.any() else "",
+                }
+            )
+        return rows
+
+    def say(self) -> Iterator[str]:
+        """Lines about classes: their mean, the worst ones, and those that are never predicted."""
+        rows = sorted(self.by_class(), key=lambda row: row["top1"])
+        mean = self.metrics()["class_mean"]
+        worst = ", ".join(
+            f"{r['class']} {r['top1']:.1%} of {r['num_clips']}" for r in rows[:NUM_SHOWN]
+        )
+        yield f"  mean over classes {mean:.1%}; lowest: {worst}"
+        never = [row["class"] for row in rows if not row["num_predicted"]]
+        if never:
+            more = f" and {len(never) - NUM_SHOWN} more" if len(never) > NUM_SHOWN else ""
+            yield f"  never predicted: {', '.join(never[:NUM_SHOWN])}{more}"
+
+    def by_clip(self) -> list[dict[str, Any]]:
+        """A row a clip, the worst first, by the probability of its own class.
+
+        Columns: file, truth, probability (of the truth), first to fifth (the likeliest classes),
+        and `logit CLASS` for each class.
+        """
+        own = self.logits.softmax(-1).gather(1, self.labels[:, None])[:, 0]
+        best = self.logits.topk(min(5, len(self.classes)), dim=-1).indices
+        rows = []
+        for i in own.argsort(stable=True).tolist():
+            row: dict[str, Any] = {
+                "file": self.files[i],
+                "truth": self.classes[int(self.labels[i])],
+            }
+            row["probability"] = f"{own[i]:.6f}"
+            row |= zip(_PLACES, (self.classes[k] for k in best[i].tolist()), strict=False)
+            logits = zip(self.classes, self.logits[i].tolist(), strict=True)
+            rows.append(row | {f"logit {name}": f"{value:.6g}" for name, value in logits})
+        return rows
+
+
+_PLACES = ("first", "second", "third", "fourth", "fifth")
+
+
+def write_scores(scores: Sequence[ClipScores], out: str | Path) -> list[Path]:
+    """Write what models answer on one split to a folder: clips, classes, confusion (.csv, .png).
+
+    Each table has a column `model`; the picture shows the models' mean.
+    """
+    out = Path(out)
+    names = scores[0].classes
+    confusions = [each.confusion() for each in scores]
+    tables = {
+        "clips": [{"model": s.model, **row} for s in scores for row in s.by_clip()],
+        "classes": [{"model": s.model, **row} for s in scores for row in s.by_class()],
+        "confusion": [
+            {"model": s.model, "truth": names[k], **dict(zip(names, row, strict=True))}
+            for s, counts in zip(scores, confusions, strict=True)
+            for k, row in enumerate(counts.tolist())
+        ],
+    }
+    written = []
+    for name, rows in tables.items():
+        written.append(out / f"{name}.csv")
+        write_atomically(written[-1], _as_csv(rows))
+    picture = io.BytesIO()
+    draw_confusion(torch.stack(confusions).sum(0), names).save(picture, "png")
+    written.append(out / "confusion.png")
+    write_atomically(written[-1], picture.getvalue())
+    return written
+
+
+def _as_csv(rows: Sequence[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode(errors="surrogateescape")  # a file's name need not be UTF-8
+
+
+def draw_confusion(counts: Tensor, names: Sequence[str]) -> Image.Image:
+    """A matrix (K, K) of counts as a picture: rows are true classes, columns what was answered.
+
+    Colour is the share of the row, which cells show in percent where there is room.
+    """
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    cell = max(2, min(CELL, LARGEST // len(names)))
+    font = ImageFont.load_default(size=max(6, min(13, cell - 4)))
+    named = cell >= 10  # smaller cells leave no room for names
+    margin = round(max(map(font.getlength, names))) + 12 if named else 12
+    side = margin + cell * len(names) + 12
+    page = Image.new("RGB", (side, side + 24), "white")
+    draw = ImageDraw.Draw(page)
+    for i, row in enumerate(shares.tolist()):
+        y = margin + i * cell
+        if named:
+            draw.text((margin - 6, y + cell // 2), names[i], "black", font, anchor="rm")
+            page.paste(_upright(names[i], font, margin - 6, cell), (y, 6))
+        for j, share in enumerate(row):
+            x = margin + j * cell
+            colour = tuple(round(a + (b - a) * share) for a, b in zip(_LOW, _HIGH, strict=True))
+            draw.rectangle((x, y, x + cell - 2, y + cell - 2), colour)
+            if cell == CELL and share >= 0.005:
+                ink = "white" if share > 0.5 else "black"
+                draw.text((x + cell // 2, y + cell // 2), f"{share:.0%}"[:-1], ink, font, "mm")
+    words = "rows: true class; columns: answer; percent of the row"
+    draw.text((12, side + 4), words, "black", ImageFont.load_default(size=12))
+    return page
+
+
+def _upright(text: str, font: Any, length: int, width: int) -> Image.Image:
+    """A name that reads from below."""
+    label = Image.new("RGB", (length, width), "white")
+    ImageDraw.Draw(label).text((0, width // 2), text, "black", font, anchor="lm")
+    return label.transpose(Image.Transpose.ROTATE_90)
