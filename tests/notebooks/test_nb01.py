@@ -8,7 +8,7 @@ import torch
 from lessons.checks import nb01
 from lessons.solutions import nb01 as solutions
 from posmlp import create_model
-from tests.notebooks.exercises import stub
+from tests.notebooks.lab import stub
 
 
 @pytest.mark.parametrize("name", ["play_backwards", "feature_shapes", "within_pair"])

@@ -8,7 +8,7 @@ import pytest
 
 from lessons.checks import nb02
 from lessons.solutions import nb02 as solutions
-from tests.notebooks.exercises import stub
+from tests.notebooks.lab import stub
 
 
 @pytest.mark.parametrize("name", ["dense_params", "tied_params", "most_groups"])

@@ -7,7 +7,7 @@ import torch
 
 from lessons.checks import nb03
 from lessons.solutions import nb03 as solutions
-from tests.notebooks.exercises import stub
+from tests.notebooks.lab import stub
 
 
 @pytest.mark.parametrize("name", ["index_1d", "index_2d", "offset_of"])

@@ -6,7 +6,7 @@ import pytest
 
 from lessons.checks import nb04
 from lessons.solutions import nb04 as solutions
-from tests.notebooks.exercises import stub
+from tests.notebooks.lab import stub
 
 
 @pytest.mark.parametrize("name", ["gate_forward", "branch_params", "first_gradients"])

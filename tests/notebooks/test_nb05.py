@@ -7,7 +7,7 @@ import torch
 
 from lessons.checks import nb05
 from lessons.solutions import nb05 as solutions
-from tests.notebooks.exercises import stub
+from tests.notebooks.lab import stub
 
 
 @pytest.mark.parametrize("name", ["channels_of", "mix_groups", "effective_rank"])

@@ -10,7 +10,7 @@ import pytest
 from lessons import wiring
 from lessons.checks import nb06
 from lessons.solutions import nb06 as solutions
-from tests.notebooks.exercises import stub
+from tests.notebooks.lab import stub
 
 
 @pytest.mark.parametrize("name", ["parse", "st_params", "num_seen"])

@@ -10,7 +10,7 @@ from analysis.bias.maps import unit_tables
 from lessons.checks import nb07
 from lessons.solutions import nb07 as solutions
 from posmlp import create_model
-from tests.notebooks.exercises import stub
+from tests.notebooks.lab import stub
 
 
 @pytest.mark.parametrize("name", ["effective_reach", "odd_part", "rank_agreement"])

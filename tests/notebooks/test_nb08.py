@@ -12,7 +12,7 @@ from lessons import scrubber
 from lessons.checks import nb08
 from lessons.solutions import nb08 as solutions
 from posmlp import create_model
-from tests.notebooks.exercises import stub
+from tests.notebooks.lab import stub
 
 
 @pytest.mark.parametrize("name", ["completeness_gap", "mass_on_object", "without_motion"])

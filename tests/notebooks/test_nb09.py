@@ -9,7 +9,7 @@ from analysis import cost
 from lessons import speeds
 from lessons.checks import nb09
 from lessons.solutions import nb09 as solutions
-from tests.notebooks.exercises import stub
+from tests.notebooks.lab import stub
 
 
 @pytest.mark.parametrize("name", ["median_and_spread", "num_inversions", "pareto_front"])

@@ -7,7 +7,7 @@ import pytest
 
 from lessons.checks import nb10
 from lessons.solutions import nb10 as solutions
-from tests.notebooks.exercises import stub
+from tests.notebooks.lab import stub
 
 
 @pytest.mark.parametrize("name", ["my_grid", "interval", "conclusion"])

@@ -9,7 +9,7 @@ import torch
 from lessons.checks import nb11
 from lessons.solutions import nb11 as solutions
 from posmlp.data.digits.catalogue import CLASSES
-from tests.notebooks.exercises import stub
+from tests.notebooks.lab import stub
 
 
 @pytest.mark.parametrize("name", ["frames_seen", "mirrored", "over_views"])

@@ -14,8 +14,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from lessons import make_notebooks
-from tests.notebooks.exercises import stub
-from tests.notebooks.lab import pictures
+from tests.notebooks.lab import pictures, stub
 
 SOURCES = make_notebooks.sources()
 lesson = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
