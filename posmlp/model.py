@@ -42,9 +42,9 @@ class Branch(nn.Module):
         self.gate = make_gate(config, mixed, window, config.num_groups[stage])
         # a caller's own gate takes u and v
         width = self.gate.in_features if isinstance(self.gate, GatingUnit) else 2 * mixed
-        self.fc1 = init_linear(nn.Linear(dim, width))
+        self.fc1 = init_linear(nn.Linear(dim, width), config.init)
         self.gelu = nn.GELU()
-        self.fc2 = init_linear(nn.Linear(mixed, dim))
+        self.fc2 = init_linear(nn.Linear(mixed, dim), config.init)
 
     def forward(self, x_BWTnC: Tensor) -> Tensor:
         tokens = self.to_mixed_axis(x_BWTnC)
@@ -143,8 +143,9 @@ class PosMLPVideo(nn.Module):
             for i, depth in enumerate(config.depths)
         )
         self.norm = nn.LayerNorm(config.dims[-1], eps=config.norm_eps)
-        classes = config.num_classes
-        self.head = init_linear(nn.Linear(config.dims[-1], classes)) if classes else nn.Identity()
+        self.head: nn.Module = nn.Identity()
+        if config.num_classes:
+            self.head = init_linear(nn.Linear(config.dims[-1], config.num_classes), config.init)
 
     def forward(self, clips: Tensor) -> Tensor:
         tokens = self.norm(self.forward_features(clips)[-1])

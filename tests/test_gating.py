@@ -313,24 +313,39 @@ def test_initialise_sets_tables_and_token_biases_as_named(
     assert unit.token_bias is not None
     level = 1.0 if init == "unit_bias" else 0.0
     assert torch.equal(unit.token_bias, torch.full((36, 1), level))
-    stds = {"released": 0.0, "normal": 0.02, "fan_in": 1 / 6, "unit_bias": 1e-3}
-    std = stds.get(init, 0.1 if window == (36,) else 0.02)  # `steady`
+    stds = {
+        "released": 0.0, "normal": 0.02, "fan_in": 1 / 6, "unit_bias": 1e-3, "steady": 1 / 6,
+    }  # fmt: skip
+    std = stds[init]
     for name, value in unit.named_parameters():
         if name in ("positions.table", "positions.weight", "kernel"):
             few = value.numel() < 100
             assert value.std().item() == pytest.approx(std, rel=0.5 if few else 0.15)
 
 
-@pytest.mark.parametrize(("gate", "wider"), [("lrpe", 5), ("gqpe", 100)])
-def test_steady_differs_from_normal_in_relations_over_time_alone(gate: str, wider: float) -> None:
-    states = []
+def test_steady_spreads_gqpes_centres_over_time_alone() -> None:
+    models = []
     for init in ("normal", "steady"):
         torch.manual_seed(0)
-        states.append(create_model("toy", layout="T+S>ST", gate=gate, init=init).state_dict())
-    normal, steady = states
-    for name, value in normal.items():
-        over_time = name.endswith((".T.gate.positions.table", ".T.gate.positions.centers"))
-        torch.testing.assert_close(steady[name], wider * value if over_time else value, msg=name)
+        models.append(create_model("toy", layout="T+S>ST", gate="gqpe", init=init))
+    steady = dict(models[1].named_parameters())
+    for name, value in models[0].named_parameters():
+        if name.endswith("positions.centers"):
+            factor = 100.0 if ".T." in name else 1.0
+            torch.testing.assert_close(steady[name], factor * value, msg=name)
+
+
+@pytest.mark.parametrize("gate", ["lrpe", "attention", "qkv-attention"])
+@pytest.mark.parametrize("init", INITS)
+def test_linear_layers_start_by_their_width_where_that_is_asked(gate: str, init: str) -> None:
+    torch.manual_seed(0)
+    model = create_model("toy", gate=gate, init=init)
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    assert len(layers) > 20
+    for layer in layers:
+        std = layer.in_features**-0.5 if init == "steady" else 0.02
+        assert layer.weight.std().item() == pytest.approx(std, rel=0.15)
+        assert not layer.bias.any()
 
 
 @pytest.mark.parametrize("spread", ["full", "diagonal", "scalar"])

@@ -19,6 +19,7 @@ import traceback
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from posmlp.shapes import NotWrittenError
 from posmlp.train.stopping import Stopped, obeyed
 
 
@@ -51,8 +52,8 @@ def main() -> None:
             except Stopped:
                 raise
             except BaseException as error:
-                trace = traceback.format_exc()
-                _reply(replies, ERROR, (f"{type(error).__name__}: {error}", trace))
+                kind = "" if isinstance(error, NotWrittenError) else f"{type(error).__name__}: "
+                _reply(replies, ERROR, (f"{kind}{error}", traceback.format_exc()))
 
 
 def _listen(commands: BinaryIO, inbox: queue.SimpleQueue[Any]) -> None:

@@ -28,7 +28,7 @@ from ablations.store.files import read_json, write_all_json, write_durably, writ
 from ablations.store.published import Published
 from ablations.store.shapes import CELL, PLAN, RESULTS
 from posmlp.config import PosMLPConfig, TrainConfig
-from posmlp.shapes import fault
+from posmlp.shapes import NotWrittenError, fault
 
 if TYPE_CHECKING:
     from ablations.grid.grid import Cell, Grid, Job
@@ -157,6 +157,8 @@ class Store:
         """StoreError in place of OSError: a folder that cannot be written to is a wrong choice."""
         try:
             yield
+        except NotWrittenError as error:
+            raise StoreError(str(error)) from error
         except OSError as error:
             raise StoreError(
                 f"{self.root} cannot be written to ({error.strerror or error}); give another "

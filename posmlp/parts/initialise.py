@@ -14,9 +14,14 @@ from posmlp.config import PosMLPConfig
 from posmlp.config_checks import INITS, one_of
 
 
-def init_linear(linear: nn.Linear) -> nn.Linear:
-    """The same layer, its weights truncated normal of std 0.02 and its biases 0, as released."""
-    nn.init.trunc_normal_(linear.weight, std=0.02)
+def init_linear(linear: nn.Linear, init: str = "normal") -> nn.Linear:
+    """The same layer, its weights truncated normal and its biases 0.
+
+    Weights have std 0.02, as released, which suits hundreds of channels; under `steady` they have
+    C^-1/2 for C channels in, which keeps their variance whatever the width.
+    """
+    std = linear.in_features**-0.5 if init == "steady" else 0.02
+    nn.init.trunc_normal_(linear.weight, std=std)
     nn.init.zeros_(linear.bias)
     return linear
 
@@ -39,20 +44,19 @@ def initialise(unit: Any, init: str) -> None:
     - `normal`: tables and the like truncated normal of std 0.02, as the released code intended.
     - `fan_in`: truncated normal of std N^-1/2, which keeps the variance of u through the mixing.
     - `unit_bias`: std 1e-3 and token biases 1, gMLP's start: the unit first passes v on.
-    - `steady`: in units over time std 0.1, and GQPE's centres N(0, 1), in frames; else as `normal`.
+    - `steady`: as `fan_in`, and so do a unit's own linear layers (`init_linear`), which else keep
+      their start; over time GQPE's centres are N(0, 1), in frames.
 
-    Layers within a unit, such as attention's projections, keep their own start. GQPE else starts at
-    centres N(0, 0.01^2) under every name, and at spreads identity + N(0, 0.01^2).
+    GQPE else starts at centres N(0, 0.01^2), and always at spreads identity + N(0, 0.01^2).
     """
     one_of(init, INITS, "init")
     fan_in = unit.num_tokens**-0.5
-    over_time = len(unit.window) == 1
-    steady = 0.1 if over_time else 0.02
-    stds = {"released": 0.0, "normal": 0.02, "fan_in": fan_in, "unit_bias": 1e-3, "steady": steady}
+    stds = {"released": 0.0, "normal": 0.02, "fan_in": fan_in, "unit_bias": 1e-3, "steady": fan_in}
     std = stds[init]
     for name, parameter in unit.named_parameters():
         layer, last = name.rpartition(".")[::2]
         if last == "centers":
+            over_time = len(unit.window) == 1
             nn.init.normal_(parameter, std=1.0 if init == "steady" and over_time else 0.01)
         elif last == "spreads":
             nn.init.normal_(parameter, std=0.01)
@@ -62,3 +66,7 @@ def initialise(unit: Any, init: str) -> None:
             nn.init.constant_(parameter, 1.0 if init == "unit_bias" else 0.0)
         elif not isinstance(unit.get_submodule(layer), nn.Linear | nn.LayerNorm):
             nn.init.trunc_normal_(parameter, std=std) if std else nn.init.zeros_(parameter)
+    if init == "steady":
+        for module in unit.modules():
+            if isinstance(module, nn.Linear):
+                init_linear(module, init)

@@ -278,9 +278,12 @@ def test_an_intervention_on_nothing_is_refused(values: dict[str, Any], message: 
         changed_tables(Intervention(**{"kind": "knock_out"} | values), create_model(SMALL))
 
 
-@pytest.mark.parametrize("gate", ["gqpe", "dense", "mean", "none"])
-def test_gates_without_a_table_are_refused(gate: str) -> None:
-    with pytest.raises(ValueError, match=f"gate '{gate}' .stage 1. has no table"):
+@pytest.mark.parametrize(
+    ("gate", "unit"),
+    [("gqpe", "GQPE"), ("dense", "Dense"), ("mean", "MeanGate"), ("none", "NoMixing")],
+)
+def test_gates_without_a_table_are_refused(gate: str, unit: str) -> None:
+    with pytest.raises(ValueError, match=f"gate {unit} .stage 1. has no table"):
         knock_outs(create_model(SMALL, gate=gate))
 
 
