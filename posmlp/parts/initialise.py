@@ -17,11 +17,10 @@ from posmlp.config_checks import INITS, one_of
 def init_linear(linear: nn.Linear, init: str = "normal") -> nn.Linear:
     """The same layer, its weights truncated normal and its biases 0.
 
-    Weights have std 0.02, as released, which suits hundreds of channels; under `steady` they have
-    C^-1/2 for C channels in, which keeps their variance whatever the width.
+    Weights have std 0.02, as released, which suits hundreds of channels; 0.05 under `steady`, for
+    tens of channels.
     """
-    std = linear.in_features**-0.5 if init == "steady" else 0.02
-    nn.init.trunc_normal_(linear.weight, std=std)
+    nn.init.trunc_normal_(linear.weight, std=0.05 if init == "steady" else 0.02)
     nn.init.zeros_(linear.bias)
     return linear
 
@@ -44,14 +43,14 @@ def initialise(unit: Any, init: str) -> None:
     - `normal`: tables and the like truncated normal of std 0.02, as the released code intended.
     - `fan_in`: truncated normal of std N^-1/2, which keeps the variance of u through the mixing.
     - `unit_bias`: std 1e-3 and token biases 1, gMLP's start: the unit first passes v on.
-    - `steady`: as `fan_in`, and so do a unit's own linear layers (`init_linear`), which else keep
-      their start; over time GQPE's centres are N(0, 1), in frames.
+    - `steady`: std 0.1; over time GQPE's centres are N(0, 1), in frames; a unit's own linear layers
+      start anew, as those around it do (`init_linear`).
 
     GQPE else starts at centres N(0, 0.01^2), and always at spreads identity + N(0, 0.01^2).
     """
     one_of(init, INITS, "init")
     fan_in = unit.num_tokens**-0.5
-    stds = {"released": 0.0, "normal": 0.02, "fan_in": fan_in, "unit_bias": 1e-3, "steady": fan_in}
+    stds = {"released": 0.0, "normal": 0.02, "fan_in": fan_in, "unit_bias": 1e-3, "steady": 0.1}
     std = stds[init]
     for name, parameter in unit.named_parameters():
         layer, last = name.rpartition(".")[::2]

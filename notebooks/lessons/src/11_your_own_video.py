@@ -182,7 +182,7 @@ FOLDER = ""  # for example "/home/you/videos"
 
 root = Path(FOLDER) if FOLDER else folder / "videos"
 if not FOLDER:
-    write_dataset(root, num_train=56, num_test=28, difficulty="easy", progress=False)
+    write_dataset(root, num_train=56, num_test=84, difficulty="easy", progress=False)
 listing = list_videos(root, "test")
 print(f"{len(listing.paths)} test videos of {len(listing.classes)} classes")
 
