@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         is_path = isinstance(error, OSError) and options.command not in (_run, _repeat, _bench)
         more = "; give a path that can be used" if is_path else ""
         more = "; what is finished is kept" if options.command is _run else more
-        is_sentence = isinstance(error, NotWrittenError) or type(error).__name__ == "EngineError"
+        from ablations.engines.processes import EngineError
+
+        is_sentence = isinstance(error, NotWrittenError | EngineError)
         kind = "" if is_sentence else f"{type(error).__name__}: "
         print(f"ablations: {kind}{error}{more}", file=sys.stderr)
         return 2 if is_path else 1

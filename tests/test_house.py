@@ -19,7 +19,7 @@ import pytest
 HOUSE = {
     "ablations": {
         "__main__": "cli",
-        "cli": "run repeat bench plan report store commands",
+        "cli": "run repeat bench plan report engines store commands",
         "run": "plan engines progress store grid",
         "repeat": "engines store grid",
         "bench": "engines progress store grid",
