@@ -1,12 +1,12 @@
 #!/bin/bash
 # A grid as a Slurm array: each task runs its shard, and all write into one shared folder.
 #
-#   sbatch --array=1-8 ablations/grids/slurm_array.sh ablations/grids/gates-full.yaml runs/gates
+#   sbatch --array=1-8 ablations/grids/slurm_array.sh ablations/grids/groups.yaml runs/groups
 #
 # Shards share no training and take no lock. Two minutes before its time is over, or when another
 # job needs the place, a task stores the middle of its training, exits with code 75, and is queued
 # again, to go on from there. So does the same line. Afterwards:
-# ablations status runs/gates; ablations report runs/gates
+# ablations status runs/groups; ablations report runs/groups
 #SBATCH --job-name=ablations
 #SBATCH --gres=gpu:1
 #SBATCH --cpus-per-task=4
