@@ -24,7 +24,7 @@ setup: .venv/stamp
 	@touch $@
 
 $(DEMO)/data/dataset.json: .venv/stamp
-	$(BIN)/posmlp data make moving-digits $(DEMO)/data
+	$(BIN)/posmlp data make moving-digits --test 560 $(DEMO)/data
 
 demo: $(DEMO)/data/dataset.json
 	$(BIN)/ablations run ablations/grids/demo.yaml --data $(DEMO)/data --out $(DEMO)/grid \

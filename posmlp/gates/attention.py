@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -52,15 +53,9 @@ class QKVAttentionGate(AttentionGate):
     """Attention as vision transformers have it: of normalised u, its values projected too."""
 
     def __init__(
-        self,
-        dim: int,
-        window: tuple[int, ...],
-        num_groups: int = 1,
-        *,
-        form: str = "multiply",
-        token_bias: bool = True,
+        self, dim: int, window: tuple[int, ...], num_groups: int = 1, **options: Any
     ) -> None:
-        super().__init__(dim, window, num_groups, form=form, token_bias=token_bias)
+        super().__init__(dim, window, num_groups, **options)
         self.norm = nn.LayerNorm(dim)
         self.value = init_linear(nn.Linear(dim, dim))
 

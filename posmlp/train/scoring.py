@@ -112,7 +112,7 @@ def logits_of(
     clips: int = 1,
     crops: int = 1,
     batch_size: int = EVALUATION_BATCH,
-    num_workers: int = 2,
+    num_workers: int = NUM_WORKERS,
     cache_gib: float = CACHE_GIB,
     train: TrainConfig | None = None,
     classes: Sequence[str] | None = None,

@@ -16,7 +16,12 @@ from posmlp.config_checks import one_of
 
 MODEL_VALUES = ("drop_path", "init")
 TRAIN_VALUES = (
-    *("lr", "relation_lr_scale", "min_lr", "warmup_epochs", "weight_decay", "grad_clip"),
+    "lr",
+    "relation_lr_scale",
+    "min_lr",
+    "warmup_epochs",
+    "weight_decay",
+    "grad_clip",
 )
 """Fields on which neither a tensor's shape, nor the operations of a step, nor its clips depend."""
 
