@@ -121,6 +121,7 @@ def test_make_train_eval_on_real_files(tmp_path, capsys):
     settings += ["image_size=32", "depths=[1,1,1]", "dims=[8,8,16]", "num_groups=2", "windows=2"]
     assert main(["data", "check", data, "--frames", "4"]) == 0
     checked = capsys.readouterr().out
+    assert f"28 train, 28 val, 28 test clips in {data}" in checked
     assert "(train): layout 'listed', as listed in train.csv: 28 videos of 14 of 14" in checked
     assert "84 files can be read (84 by decord)" in checked
     assert "0 problems" in checked

@@ -102,7 +102,10 @@ def _make_digits(options: argparse.Namespace) -> None:
         num_frames=options.frames,
         image_size=options.size,
     )
-    print(f"{options.num_train} training and {options.num_test} test clips in {root}")
+    made = [
+        f"{len(list((root / split).rglob('*.mp4')))} {split}" for split in ("train", "val", "test")
+    ]
+    print(f"{', '.join(made)} clips in {root}")
 
 
 def _make_playback(options: argparse.Namespace) -> None:
