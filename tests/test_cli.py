@@ -19,7 +19,7 @@ from posmlp.train.run_folder import read_metrics
 SMALL = [
     "depths=[1,1]", "dims=[8,16]", "num_groups=[2,4]", "windows=[4,2]", "downsample=true",
     "mlp_ratio=2.0", "image_size=16", "num_frames=4", "temporal_windows=4",
-    "epochs=1", "batch_size=8", "num_clips=28",
+    "epochs=1", "batch_size=8", "num_val_clips=28", "num_test_clips=28", "num_clips=28",
 ]  # fmt: skip
 
 

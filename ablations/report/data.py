@@ -6,7 +6,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from analysis.results.effects import crossed, effects
 from analysis.results.runs import val_of
 from analysis.results.sequential import Design, looks
 from analysis.results.statistics import compare, t_interval
+from posmlp.config import PosMLPConfig
 
 COSTS = ("params", "gmacs")
+COUNTED = [*COSTS, "relation_params"]
 SAME_COST = 0.01
 """Costs that differ by no more than this share count as equal."""
 
@@ -126,13 +128,11 @@ class Study:
         counted: dict[str, dict[str, float]] = {}
         for cell_id, label in self.labels.items():
             try:
-                found = cost(self.store.configs(cell_id)[0])
+                counted[label] = _counted(self.store.configs(cell_id)[0])
             except StoreError as error:
                 warnings.warn(f"{label} has no costs: {error}", stacklevel=2)
                 continue
-            counted[label] = {name: found[name] for name in (*COSTS, "relation_params")}
-        columns = [*COSTS, "relation_params"]
-        return pd.DataFrame.from_dict(counted, orient="index", columns=columns)
+        return pd.DataFrame.from_dict(counted, orient="index", columns=COUNTED)
 
     def cost_ratios(self, label: str) -> dict[str, float]:
         """How many times the baseline's cost a variant has, of the costs that differ."""
@@ -269,6 +269,12 @@ class Study:
             if found == label and result["status"] == "done" and path.is_file():
                 return path
         return None
+
+
+@lru_cache(maxsize=2**14)
+def _counted(config: PosMLPConfig) -> dict[str, float]:
+    found = cost(config, memory=False)
+    return {name: found[name] for name in COUNTED}
 
 
 def _read_history(text: str, path: Path) -> pd.DataFrame:

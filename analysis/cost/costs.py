@@ -29,6 +29,7 @@ def cost(
     model_or_config: nn.Module | PosMLPConfig | str,
     *,
     clip_shape: tuple[int, ...] | None = None,
+    memory: bool = True,
 ) -> dict[str, Any]:
     """Parameters, multiply-adds and activation memory of one clip.
 
@@ -43,6 +44,8 @@ def cost(
         A model (a `meta` one too), a configuration, or a preset's name.
     clip_shape : (C, T, H, W), optional
         Of the clip; by default what the model's configuration says. Models of other makers need it.
+    memory : bool
+        Whether activation memory is found, too; it takes most of the time.
 
     Returns
     -------
@@ -70,7 +73,8 @@ def cost(
     """
     model = _countable(model_or_config)
     shape = clip_shape_of(model) if clip_shape is None else clip_shape
-    memory = activation_memory(model, shape)  # first, since it tells of a shape that does not fit
+    # First, since it tells of a shape that does not fit.
+    activations = activation_memory(model, shape) if memory else {}
     rows = _count_by_module(model, shape)
     macs = sum(row["macs"] for row in rows)
     counted = {
@@ -78,7 +82,7 @@ def cost(
         "macs": macs,
         "gmacs": macs / 1e9,
         "by_module": pd.DataFrame(rows, columns=["module", "type", "params", "macs"]),
-        **memory,
+        **activations,
     }
     return counted | _of_our_own(model, shape) if isinstance(model, PosMLPVideo) else counted
 

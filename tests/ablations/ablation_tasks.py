@@ -27,7 +27,10 @@ TINY: dict[str, Any] = {
         "data": "moving-digits:easy",
         **{"depths": [1], "dims": [8], "num_groups": 1, "windows": 4, "temporal_windows": 2},
         **{"num_frames": 2, "image_size": 16, "mlp_ratio": 2, "downsample": []},
-        "train": {"epochs": 1, "num_clips": 32, "batch_size": 16},
+        "train": {
+            **{"epochs": 1, "num_clips": 32, "batch_size": 16},
+            **{"num_val_clips": 28, "num_test_clips": 56},
+        },
     },
     "axes": {"gate": ["lrpe", "mean"]},
     "seeds": 2,

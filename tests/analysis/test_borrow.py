@@ -14,6 +14,7 @@ from torch.nn.utils import prune
 
 from analysis import attribute, cost, intervene, knock_outs, measure_speed
 from posmlp import PosMLPVideo, create_model
+from posmlp.config import TrainConfig
 from posmlp.train.execution import few_windows_at_once
 
 CLIPS = torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -35,7 +36,8 @@ def speed(model: PosMLPVideo) -> None:
 
 
 def effects(model: PosMLPVideo) -> None:
-    intervene(model, "moving-digits:easy", knock_outs(model)[:1], batch_size=280)
+    train = TrainConfig(num_test_clips=28)
+    intervene(model, "moving-digits:easy", knock_outs(model)[:1], train=train)
 
 
 @pytest.mark.parametrize("use", [speed, cost, effects])

@@ -66,6 +66,7 @@ SETTINGS = [
     "depths=[1,1]", "dims=[8,16]", "num_groups=2", "windows=[4,2]", "downsample=true",
     "mlp_ratio=2.0", "image_size=16", "num_frames=4", "num_classes=14", "drop_path=0.2",
     "epochs=6", "batch_size=16", "num_clips=96", "erase=0.5",
+    "num_val_clips=28", "num_test_clips=28",
 ]  # fmt: skip
 TRAIN = ("-m", "posmlp.cli", "train", "--data", "moving-digits:easy", *SETTINGS, "--out")
 

@@ -31,6 +31,7 @@ __all__ = ["clips"]
 
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
 SETTINGS = ["num_frames=2", "image_size=16", "windows=4", "temporal_windows=2", "depths=[1]"]
+SETTINGS += ["num_val_clips=28", "num_test_clips=28"]
 SETTINGS += ["dims=[8]", "num_groups=1", "downsample=[]", "batch_size=16", "drop_path=0.2"]
 
 

@@ -183,7 +183,7 @@ def test_settings_that_differ_in_the_middle_keep_their_own_rates():
 
 
 def test_eval_scores_every_variant_of_a_run(tmp_path, capsys):
-    train = replace(TRAIN, epochs=1, num_clips=16)
+    train = replace(TRAIN, epochs=1, num_clips=16, num_val_clips=28, num_test_clips=28)
     variants = {"base": {}, "slow": {"lr": 1e-3}}
     fit(CONFIG, train, "moving-digits:easy", [0], tmp_path, variants=variants, progress=False)
     capsys.readouterr()

@@ -13,6 +13,8 @@ import ablations
 from ablations.report.publish import publish
 from ablations.store.store import Store, StoreError, read_json, write_json
 
+pytestmark = pytest.mark.usefixtures("unrendered")  # but for what the fixtures publish
+
 SIX = ["cells.json", "curves.csv", "grid.yaml", "report.html", "rows.csv", "table.md"]
 
 

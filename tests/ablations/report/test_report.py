@@ -33,7 +33,10 @@ GRID = {
         "downsample": True,
         "num_frames": 4,
         "image_size": 16,
-        "train": {"epochs": 2, "batch_size": 16, "num_clips": 16},
+        "train": {
+            **{"epochs": 2, "batch_size": 16, "num_clips": 16},
+            **{"num_val_clips": 28, "num_test_clips": 56},
+        },
     },
     "axes": {"layout": ["T+S", "S"]},
     "seeds": [0, 1],

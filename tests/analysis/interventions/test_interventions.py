@@ -296,11 +296,11 @@ def test_memory_estimate_falls_with_the_stage_and_grows_with_the_batch() -> None
 
 def test_intervene_opens_data_by_name() -> None:
     model = randomised(create_model("toy", num_frames=2, image_size=16, windows=(2, 2, 1, 1)))
-    train = TrainConfig(num_test_clips=560)
+    train = TrainConfig(num_test_clips=140)
     effects = intervene(
         model, "moving-digits:easy", [Intervention("knock_out", stage=4)], train=train
     )
-    assert effects[["num_clips", "num_units"]].values.tolist() == [[560, 280]]
+    assert effects[["num_clips", "num_units"]].values.tolist() == [[140, 70]]
     source = open_clips("moving-digits:easy", "test", model.config, train=train)
     state = model.state_dict() | changed_tables(Intervention("knock_out", stage=4), model)
     model.load_state_dict(state)

@@ -39,7 +39,7 @@ TINY = PosMLPConfig(
     temporal_windows=4,
     downsample=(),
 )
-TRAIN = TrainConfig(epochs=1, num_clips=32, batch_size=16)
+TRAIN = TrainConfig(epochs=1, num_clips=32, batch_size=16, num_val_clips=28, num_test_clips=140)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_trained_models_refuses_other_configs(runs: Path, tmp_path: Path) -> Non
 
 def test_class_accuracy_averages_to_accuracy(runs: Path) -> None:
     table = class_accuracy(runs / "seed0")
-    whole = evaluate(open_run(runs / "seed0").model, "moving-digits:easy")
+    whole = evaluate(open_run(runs / "seed0").model, "moving-digits:easy", train=TRAIN)
     for metric in ("top1", "within_pair"):
         mean = np.average(table[metric], weights=table["num_clips"])
         assert mean == pytest.approx(whole[metric], abs=1e-6)

@@ -94,6 +94,7 @@ def test_training_starts_from_the_file_and_each_seed_has_its_own_new_parts(tmp_p
     save(image, tmp_path / "image.safetensors")
     path = str(tmp_path / "image.safetensors")
     train = TrainConfig(epochs=1, batch_size=8, num_clips=8, lr=1e-9, min_lr=0, init_from=path)
+    train = replace(train, num_val_clips=28, num_test_clips=28)
     fit(moving_config(), train, "moving-digits:easy", [0, 1], tmp_path / "run", progress=False)
     first, second = (load_file(tmp_path / f"run/model-seed{k}.safetensors") for k in (0, 1))
     name = "stem.convs.0.weight"
