@@ -6,7 +6,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,13 @@ from ablations.grid.gridfile import GridError, GridFile
 from ablations.report.labels import Metric, short_labels, short_values, varying_axes
 from ablations.store.store import Result, Store, StoreError
 from ablations.store.table import load
-from analysis.cost.costs import cost
+from analysis.cost.costs import counts
 from analysis.results.effects import crossed, effects
 from analysis.results.runs import val_of
 from analysis.results.sequential import Design, looks
 from analysis.results.statistics import compare, t_interval
-from posmlp.config import PosMLPConfig
 
 COSTS = ("params", "gmacs")
-COUNTED = [*COSTS, "relation_params"]
 SAME_COST = 0.01
 """Costs that differ by no more than this share count as equal."""
 
@@ -128,11 +126,11 @@ class Study:
         counted: dict[str, dict[str, float]] = {}
         for cell_id, label in self.labels.items():
             try:
-                counted[label] = _counted(self.store.configs(cell_id)[0])
+                counted[label] = counts(self.store.configs(cell_id)[0])
             except StoreError as error:
                 warnings.warn(f"{label} has no costs: {error}", stacklevel=2)
                 continue
-        return pd.DataFrame.from_dict(counted, orient="index", columns=COUNTED)
+        return pd.DataFrame.from_dict(counted, orient="index", columns=[*COSTS, "relation_params"])
 
     def cost_ratios(self, label: str) -> dict[str, float]:
         """How many times the baseline's cost a variant has, of the costs that differ."""
@@ -269,12 +267,6 @@ class Study:
             if found == label and result["status"] == "done" and path.is_file():
                 return path
         return None
-
-
-@lru_cache(maxsize=2**14)
-def _counted(config: PosMLPConfig) -> dict[str, float]:
-    found = cost(config, memory=False)
-    return {name: found[name] for name in COUNTED}
 
 
 def _read_history(text: str, path: Path) -> pd.DataFrame:

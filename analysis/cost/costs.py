@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections import Counter
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -85,6 +86,13 @@ def cost(
         **activations,
     }
     return counted | _of_our_own(model, shape) if isinstance(model, PosMLPVideo) else counted
+
+
+@lru_cache(maxsize=2**14)
+def counts(config: PosMLPConfig) -> dict[str, float]:
+    """params, gmacs and relation_params by `cost`; a configuration is counted once a process."""
+    found = cost(config, memory=False)
+    return {name: found[name] for name in ("params", "gmacs", "relation_params")}
 
 
 def clip_shape_of(model: nn.Module) -> tuple[int, ...]:

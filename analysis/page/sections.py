@@ -160,7 +160,7 @@ def group_knock_outs(run: Path, variant: str | None = None) -> Section:
     """What each group's knock-out changes, the largest drawn and all in a table."""
     opened = open_run(run, variant=variant)
     changes = knock_outs(opened.model)
-    affordable = int(KNOCK_OUT_GMACS / (cost(opened.model)["gmacs"] * len(changes)))
+    affordable = int(KNOCK_OUT_GMACS / (cost(opened.model, memory=False)["gmacs"] * len(changes)))
     if affordable < FEWEST_CLIPS:
         raise ValueError(
             f"{len(changes)} knock-outs of this model on {FEWEST_CLIPS} clips take more than "

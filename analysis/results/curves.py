@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cost.costs import cost
+from analysis.cost.costs import counts
 from analysis.figures.pictures import png
 from analysis.results.draw_learning import draw_learning_curves
 from analysis.results.draw_speed import PANELS, draw_speed_accuracy
@@ -32,16 +32,12 @@ def gather_curves(folder: str | Path) -> pd.DataFrame:
     if is_published(root):
         return _published_curves(root)
     frames = []
-    counted: dict[str, dict[str, Any]] = {}
     for run in runs_under(root):
         first = run_members(run)[0]
-        name, axes = variant_of(run, root)
-        if name not in counted:
-            found = cost(first.config)
-            counted[name] = {key: found[key] for key in ("params", "gmacs")}
+        _, axes = variant_of(run, root)
         rows = read_metrics(run / "metrics.csv")
         names = [variant_of(run, root, row.get("variant", ""))[0] for row in rows]
-        known = {"epochs": first.train.epochs, **counted[name], **axes}
+        known = {"epochs": first.train.epochs, **_costs(first.config), **axes}
         if rows:
             frames.append(pd.DataFrame(rows).assign(variant=names, **known))
     if not frames:
@@ -87,9 +83,12 @@ def _published_curves(grid: Path) -> pd.DataFrame:
 
 def _known(cell: dict[str, Any]) -> dict[str, Any]:
     """What the curves of a stored cell are drawn against: epochs asked for, costs and axes."""
-    found = cost(PosMLPConfig.from_dict(cell["model"]))
-    costs = {key: found[key] for key in ("params", "gmacs")}
-    return {"epochs": TrainConfig.from_dict(cell["train"]).epochs, **costs, **_axes(cell)}
+    config = PosMLPConfig.from_dict(cell["model"])
+    return {"epochs": TrainConfig.from_dict(cell["train"]).epochs, **_costs(config), **_axes(cell)}
+
+
+def _costs(config: PosMLPConfig) -> dict[str, float]:
+    return {key: counts(config)[key] for key in ("params", "gmacs")}
 
 
 def _axes(cell: dict[str, Any]) -> dict[str, Any]:
