@@ -112,6 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument(
         "--models", default="none", choices=("none", "first"), help="take each cell's first weights"
     )
+    publish.add_argument(
+        "--unfinished", action="store_true", help="take what has ended; --reuse TO goes on from it"
+    )
     bench = commands.add_parser("bench", help="overhead a job, beside other runners' (extra bench)")
     bench.set_defaults(command=_bench)
     bench.add_argument("--jobs", type=int, default=24)
@@ -220,7 +223,8 @@ def _report(options: argparse.Namespace) -> int:
 def _publish(options: argparse.Namespace) -> int:
     from ablations.report.publish import publish
 
-    print(f"published: {publish(options.folder, options.to, models=options.models)}")
+    how = {"models": options.models, "unfinished": options.unfinished}
+    print(f"published: {publish(options.folder, options.to, **how)}")
     return 0
 
 

@@ -23,12 +23,16 @@ Which = tuple[str, int, int]
 """A cell's id, a seed, and 1 where that is trained a second time."""
 
 
-def publish(out: str | Path, to: str | Path, *, models: str = "none") -> Path:
+def publish(
+    out: str | Path, to: str | Path, *, models: str = "none", unfinished: bool = False
+) -> Path:
     """Take an ablation's results from `out` to `to`, and write its report there.
 
     `models`: the weights that come along, `none` or `first` (each cell's at its first seed, in its
-    run folder). Raises StoreError if the ablation has unfinished trainings or damaged files, or
-    `to` holds anything else than an earlier version; ValueError for another value of `models`.
+    run folder). `unfinished`: take what has ended of a run that is not; the report says what is
+    missing, and a run with `--reuse TO` goes on from it. Raises StoreError if the ablation has
+    unfinished trainings otherwise, damaged files, or `to` holds anything else than an earlier
+    version; ValueError for another value of `models`.
     """
     from ablations.report.page import write_report
 
@@ -37,8 +41,9 @@ def publish(out: str | Path, to: str | Path, *, models: str = "none") -> Path:
     source, target = Store(out), Store(to)
     plan = source.plan()
     _check_target(source, target)
-    results = _finished(source, plan)
-    cells = {which[0]: source.cell(which[0]) for which in results}
+    results = _finished(source, plan, unfinished)
+    ids = dict.fromkeys([which[0] for which in results] + [cell["id"] for cell in plan["cells"]])
+    cells = {cell_id: source.cell(cell_id) for cell_id in ids}
     trainings = [
         (
             _repeatable(result, target.root),
@@ -59,27 +64,28 @@ def publish(out: str | Path, to: str | Path, *, models: str = "none") -> Path:
     return target.root
 
 
-def _finished(source: Store, plan: dict[str, Any]) -> dict[Which, Result]:
-    """Every training's result. Raises StoreError if one has none, or a damaged one."""
+def _finished(source: Store, plan: dict[str, Any], unfinished: bool) -> dict[Which, Result]:
+    """Every training's result, or those there are. Raises StoreError for a damaged one, or none."""
     found: dict[Which, Result] = {}
-    unfinished = []
+    missing = []
     rows = [(0, row) for row in (*source.trials(plan), *source.results(plan))]
     rows += [(1, row) for row in source.repeats(plan)]
     for repeat, (cell, seed, result) in rows:
         if not isinstance(result, str):
             found[cell["id"], seed, repeat] = result
-        elif not (repeat and result == "to do"):  # which leaves nothing out but itself
+        elif result != "to do" or not (repeat or unfinished):  # a repetition is itself alone
             again = " repeated" * repeat
-            unfinished.append(f"{cell['name']} seed {seed}{again} ({result})")
-    if are_open(plan):
+            missing.append(f"{cell['name']} seed {seed}{again} ({result})")
+    if are_open(plan) and not unfinished:
         raise StoreError(
             f"{source.root} has variants without a verdict that may have more seeds; go on with "
-            "its run, or lower seeds' to in the grid"
+            "its run, lower seeds' to in the grid, or publish it as it is with --unfinished"
         )
-    if unfinished:
+    if missing:
         raise StoreError(
-            f"{len(unfinished)} trainings of {source.root} are not finished, the first is "
-            f"{unfinished[0]}; run them, or take their seeds or cells out of the grid"
+            f"{len(missing)} trainings of {source.root} are not finished, the first is "
+            f"{missing[0]}; run them, take their seeds or cells out of the grid, or publish what "
+            "there is with --unfinished"
         )
     return found
 

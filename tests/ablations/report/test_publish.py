@@ -15,14 +15,14 @@ from ablations.store.store import Store, StoreError, read_json, write_json
 
 pytestmark = pytest.mark.usefixtures("unrendered")  # but for what the fixtures publish
 
+GRID = TINY | {"question": "does anything differ?", "repeat": True}
 SIX = ["cells.json", "curves.csv", "grid.yaml", "report.html", "rows.csv", "table.md"]
 
 
 @pytest.fixture(scope="module")
 def ablation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ablation") / "out"
-    grid = TINY | {"question": "does anything differ?", "repeat": True}
-    ablations.run(grid, out, progress=False)
+    ablations.run(GRID, out, progress=False)
     return out
 
 
@@ -118,6 +118,14 @@ def test_publish_refuses_unfinished_ablation(ablation: Path, tmp_path: Path) -> 
     with pytest.raises(StoreError, match="gate=mean seed 1"):
         publish(partial, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
+    shutil.rmtree(Store(partial).run_folder(cell, 1))  # what was left of it
+    kept = publish(partial, tmp_path / "kept", unfinished=True)
+    assert len(ablations.load(kept)) == 3
+    assert "3 of 4 declared runs have finished" in (kept / "report.html").read_text()
+    again = ablations.run(GRID, tmp_path / "again", reuse=kept, progress=False)
+    assert again["reused_from"].ne("").tolist() == [True, True, True, False]
+    columns = ["gate", "seed", "test_loss"]
+    pd.testing.assert_frame_equal(again[columns], ablations.load(ablation)[columns])
 
 
 def test_publish_refuses_folder_of_another_question(
