@@ -100,7 +100,7 @@ def test_sentences_are_short(name):
     text = re.sub(
         r"```.*?```|!\[[^\]]*\]\([^)]*\)|^ *[|#][^\n]*", "", PAGES[name], flags=re.S | re.M
     )
-    text = re.sub(r"`[^`]+`", "code", re.sub(r"^ *(?:-|\d+\.) ", "\n\n", text, flags=re.M))
+    text = re.sub(r"`[^`]+`", "CODE", re.sub(r"^ *(?:-|\d+\.) ", "\n\n", text, flags=re.M))
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
     for paragraph in re.split(r"\n\s*\n", text):
         for sentence in re.split(r"(?<=[.!?])[)*]*\s+(?=[(*A-Z0-9])", paragraph):
