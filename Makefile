@@ -1,10 +1,18 @@
 # make demo | test | lab | check | notebooks. PYTHON picks the interpreter (3.11 or newer) that makes .venv.
+# TORCH=cpu installs PyTorch's build for CPUs, which is smaller, from the index that PyTorch documents.
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 DEMO := runs/demo
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+  $(if $(filter cpu,$(TORCH)),--extra-index-url $(CPU_INDEX))
+# uv installs faster; where it is missing, or cannot install, pip does.
+UV := $(shell command -v uv)
+INSTALL = $(if $(UV),uv pip install --quiet --python $(BIN)/python \
+  $(if $(filter cpu,$(TORCH)),--torch-backend cpu) $(1) ||) $(PIP) $(1)
 
-.PHONY: help setup demo test check lab notebooks clean
+.PHONY: help setup dev demo test check lab notebooks clean
 
 help:
 	@echo "make demo   train a small ablation on real video files and write runs/demo/report.html"
@@ -12,16 +20,25 @@ help:
 	@echo "make lab    open JupyterLab on the notebooks"
 	@echo "make check  ruff and mypy"
 	@echo "make notebooks [ONLY='02 05']   run the lessons and store what they show"
+	@echo "make setup  install what the demo and the lessons need; make dev adds what tests need"
 
-# The stamp depends on pyproject.toml, so that a changed requirement is installed on the next call.
+# Stamps depend on pyproject.toml, so that a changed requirement is installed on the next call.
 setup: .venv/stamp
-.venv/stamp: pyproject.toml
+dev: .venv/stamp-dev
+
+.venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + \
 	  "; call make PYTHON=/path/to/python3.11")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(PYTHON) -m venv .venv
+
+.venv/stamp: pyproject.toml | .venv/bin/python
+	$(call INSTALL,--editable .)
 	@touch $@
+
+.venv/stamp-dev: pyproject.toml | .venv/bin/python
+	$(call INSTALL,--editable ".[dev]")
+	@touch .venv/stamp $@
 
 $(DEMO)/data/dataset.json: .venv/stamp
 	$(BIN)/posmlp data make moving-digits --test 560 $(DEMO)/data
@@ -31,11 +48,11 @@ demo: $(DEMO)/data/dataset.json
 	  --workers $(WORKERS) --device cpu
 	$(BIN)/ablations report $(DEMO)/grid --out $(DEMO)/report.html
 
-test: .venv/stamp
+test: .venv/stamp-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not browser"
 	$(BIN)/python -m pytest -m browser
 
-check: .venv/stamp
+check: .venv/stamp-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -43,7 +60,7 @@ check: .venv/stamp
 lab: .venv/stamp
 	$(BIN)/jupyter lab notebooks
 
-notebooks: .venv/stamp
+notebooks: .venv/stamp-dev
 	$(BIN)/python notebooks/lessons/make_notebooks.py --jobs $(WORKERS) $(if $(ONLY),--only $(ONLY))
 
 clean:

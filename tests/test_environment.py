@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -84,3 +85,15 @@ def test_python_bounds_agree():
     listed = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert f"python{project['requires-python']}" in listed["dependencies"]
     assert listed["channels"] == ["conda-forge", "nodefaults"]
+
+
+def test_the_demo_installs_no_test_tools_and_the_tests_install_once():
+    def installs(*words: str) -> list[str]:
+        command = ["make", "--dry-run", "--always-make", "UV=", *words]
+        shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return [line for line in shown.stdout.splitlines() if "pip install" in line]
+
+    (demo,) = installs("demo", "TORCH=cpu")
+    assert demo.endswith("--extra-index-url https://download.pytorch.org/whl/cpu --editable .")
+    (tests,) = installs("dev", "check", "test")
+    assert tests.endswith('--editable ".[dev]"')

@@ -26,9 +26,10 @@ RESULTS = ROOT / "ablations/results"
 GRIDS = sorted(path.parent.name for path in RESULTS.glob("*/grid.yaml"))
 FINDINGS = (ROOT / "ablations/FINDINGS.md").read_text()
 README = (ROOT / "README.md").read_text()
-FIRST_SCREENS = README.split("\n## Learn\n")[0]
+SPEED = (RESULTS / "speed/README.md").read_text()
 NUMBER = r"[+-]?\d*\.\d+"
-QUOTED = re.compile(rf"({NUMBER})%?(?: points| frames| tokens)? \[({NUMBER}), ({NUMBER})\]")
+UNITS = "within pairs|points of top-1|points|frames|tokens"
+QUOTED = re.compile(rf"({NUMBER})%?(?: (?:{UNITS}))? \[({NUMBER}), ({NUMBER})\]")
 
 PARSERS = {"ablations": ablations.cli, "analysis": analysis.cli}
 
@@ -94,7 +95,7 @@ def shown(stored: Triple, quoted: tuple[str, str, str]) -> bool:
 
 
 TRIPLES = list(stored())
-QUOTES = sorted({(name, found) for name, text in (("FINDINGS", FINDINGS), ("README", FIRST_SCREENS))
+QUOTES = sorted({(name, found) for name, text in (("FINDINGS", FINDINGS), ("README", README))
                  for found in QUOTED.findall(" ".join(text.split()))})  # fmt: skip
 
 
@@ -108,35 +109,31 @@ def test_many_figures_are_quoted() -> None:
     assert not any(shown(triple, ("69.1", "60.7", "77.3")) for triple in TRIPLES)
 
 
-def first_table() -> dict[str, list[str]]:
-    """README's results table: the cells behind each variant's name."""
-    lines = [
-        line for line in FIRST_SCREENS.splitlines() if re.match(r"\| (gate|layout|`lrpe`)", line)
-    ]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {re.findall(r"`(.+?)`", row[0])[0]: row[1:] for row in cells}
-
-
-@pytest.mark.parametrize("name", first_table())
-def test_row_of_the_first_screen_is_the_stored_one(name: str) -> None:
-    params, gmacs, top1, difference, clips_per_s, config = first_table()[name]
-    folder = re.findall(r"gates|layouts", config)[0]
-    assert f"[{folder}](ablations/grids/{folder}.yaml)" in FIRST_SCREENS
-    study = Study.open(RESULTS / folder)
-    (cell_id,) = (key for key, label in study.labels.items() if label == name)
-    cost, metric = costs(study.store.configs(cell_id)[0]), study.metrics[0]
-    assert metric.column == "test_top1"
-    assert params == f"{cost['params']:,.0f}"
-    assert gmacs == f"{cost['gmacs']:.4f} x 1"
-    _, mean, low, high = study.interval(name, metric)
-    assert top1 == f"{mean:.1f} [{low:.1f}, {high:.1f}]"
-    if difference:
-        row = study.comparison(metric).set_index("label").loc[name]
-        verdict = row.verdict.partition(":")[0]
-        assert difference == f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}] {verdict}"
+def glance() -> Iterator[str]:
+    """The lines of FINDINGS' table of gates and layouts, from what is stored."""
     speeds = pd.read_csv(RESULTS / "speed/lesson09.csv").set_index("variant").clips_per_s
-    speed = speeds["T+S" if name == "lrpe" else name]
-    assert float(clips_per_s.replace(",", "")) == float(f"{speed:.1e}"), "two digits"
+    for folder in ("gates", "layouts"):
+        study = Study.open(RESULTS / folder)
+        metric = study.metrics[0]
+        differences = study.comparison(metric).set_index("label")
+        for cell_id, name in study.labels.items():
+            cost = costs(study.store.configs(cell_id)[0])
+            n, mean, low, high = study.interval(name, metric)
+            against = "| baseline"
+            if name != study.baseline:
+                row = differences.loc[name]
+                against = f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}] | {row.verdict}"
+            speed = speeds.get("T+S" if name == "lrpe" else name)
+            clips = "" if speed is None else f"{float(f'{speed:.1e}'):,.0f}"
+            yield (
+                f"| `{name}` | {cost['params']:,.0f} | {cost['gmacs']:.4f} x 1 | {n} "
+                f"| {mean:.1f} [{low:.1f}, {high:.1f}] | {against.partition(':')[0]} | {clips} |"
+            )
+
+
+def test_findings_show_gates_and_layouts_at_a_glance() -> None:
+    table = "\n".join(glance())
+    assert table in FINDINGS, f"not in FINDINGS.md:\n{table}"
 
 
 BENCHED = {
@@ -149,7 +146,7 @@ BENCHED = {
 }
 
 
-def test_readme_quotes_the_bench() -> None:
+def test_speed_page_quotes_the_bench() -> None:
     table = pd.read_csv(RESULTS / "speed/bench.csv")
     table.loc[table.contender == "as run, checkpointed", "work"] = "checkpointed"
     lines = []
@@ -159,23 +156,22 @@ def test_readme_quotes_the_bench() -> None:
         ratios = (f"{row[f'vs_{each}']:.2f}x" for each in ("plain", "reference", "against"))
         lines.append(f"| {name} | {own} | {' | '.join(ratios)} |")
     quoted = "\n".join(lines)
-    assert quoted in README, f"not in README.md:\n{quoted}"
+    assert quoted in SPEED, f"not in speed/README.md:\n{quoted}"
 
 
-def test_readme_quotes_the_seeds() -> None:
+def test_speed_page_quotes_the_seeds() -> None:
     table = pd.read_csv(RESULTS / "speed/seeds-and-processes.csv")
     rows = table[table.num_seeds == 8].set_index("way")
-    rate = rows.seed_steps_per_s
     alone = "one process a seed, one after the other"
-    ours = "population, seeds by themselves"
-    one_core = rate[f"{alone}, on one core"]
-    for quoted in (
-        f"make {rate[ours]:.1f} training steps a second together",
-        f"make {rate[alone]:.1f} on both cores (the ratio, a median over rounds, is "
-        f"{rows.ratio[ours]:.2f}) and {one_core:.1f} on one core",
-        f"two processes at once make {rate['2 processes of a seed at once']:.1f} (",
-    ):
-        assert quoted in " ".join(README.split())
+    ways = {
+        "one `fit`": "population, seeds by themselves",
+        "one process a seed, two at once": "2 processes of a seed at once",
+        f"{alone}, on both cores": alone,
+        "the same on one core": f"{alone}, on one core",
+    }
+    for said, way in ways.items():
+        assert f"| {said} | {rows.seed_steps_per_s[way]:.1f} |" in SPEED
+    assert f"is {rows.ratio[ways['one `fit`']]:.2f}, a median over rounds" in SPEED
 
 
 def commands(name: str) -> list[list[str]]:
@@ -206,7 +202,7 @@ def test_every_part_of_the_gpu_bench_is_wanted() -> None:
 
 @pytest.mark.parametrize("folder", sorted(p.name for p in RESULTS.iterdir() if p.is_dir()))
 def test_results_folder_is_named_in_a_text(folder: str) -> None:
-    texts = FINDINGS + README + "".join(p.read_text() for p in RESULTS.glob("*.md"))
+    texts = FINDINGS + (ROOT / "ablations/README.md").read_text()
     assert re.search(rf"results/{folder}\b|grid `{folder}`|`{folder}/?`", texts)
 
 

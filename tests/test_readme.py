@@ -1,4 +1,7 @@
-"""README: its commands are commands, its files exist, and its words train on a user's files."""
+"""README and the rooms' pages: commands are commands, links lead somewhere, sentences are short.
+
+What README says of a user's own videos is done, on files, as it stands.
+"""
 
 from __future__ import annotations
 
@@ -11,38 +14,46 @@ import pytest
 import yaml
 
 import ablations.cli
+import analysis
 import analysis.cli
 import posmlp.cli
 import posmlp.tasks.__main__
+from ablations.grid.expand import KEYS
+from ablations.grid.grid import read_grid
 from posmlp.data.layouts.layouts import LAYOUTS
 from posmlp.settings import RECIPES, configs
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text()
+NAMES = (
+    *("README.md", "CONTRIBUTING.md", "posmlp/README.md", "posmlp/data/README.md"),
+    *("ablations/README.md", "ablations/FINDINGS.md", "ablations/results/speed/README.md"),
+    "analysis/README.md",
+)
+PAGES = {name: (ROOT / name).read_text() for name in NAMES}
 PARSERS = {
     "posmlp": posmlp.cli,
     "posmlp.tasks": posmlp.tasks.__main__,
     "ablations": ablations.cli,
     "analysis": analysis.cli,
 }
+MOST_WORDS = 25
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
+def blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def commands() -> list[list[str]]:
-    """The program and its words, of each line that runs one of ours."""
-    lines = [
-        shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines()
-    ]
-    found = []
-    for words in filter(None, lines):
-        if words[0] in ("python", "torchrun"):
-            words = words[words.index("-m") + 1 :]
-        if words[0] in PARSERS:
-            found.append(words)
-    return found
+    """The program and its words, of each line that runs one of ours, once."""
+    shown = {}
+    for text in PAGES.values():
+        for line in "\n".join(blocks("bash", text)).splitlines():
+            words = shlex.split(line, comments=True)
+            if words and words[0] in ("python", "torchrun"):
+                words = words[words.index("-m") + 1 :]
+            if words and words[0] in PARSERS:
+                shown[" ".join(words)] = words
+    return list(shown.values())
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
@@ -58,37 +69,85 @@ def test_command_is_understood(words, monkeypatch):
 
 
 def test_every_program_is_shown():
-    assert {words[0] for words in commands()} == set(PARSERS)
     verbs = {" ".join(words[:2]) for words in commands()}
-    assert {"posmlp.tasks detect", "posmlp.tasks micro", "posmlp export", "posmlp predict"} <= verbs
+    for name in ("posmlp", "ablations", "posmlp.tasks"):
+        (subparsers,) = PARSERS[name]._parser()._subparsers._group_actions
+        assert {f"{name} {verb}" for verb in subparsers.choices} - verbs <= {"ablations bench"}
 
 
-def test_links_lead_to_files():
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT)
+def anchors(text: str) -> set[str]:
+    """What a code host calls the headings of a page."""
+    heads = re.findall(r"^#+ (.*)", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_to_files_and_headings(name):
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", PAGES[name])
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (ROOT / name).parent / path if path else ROOT / name
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_sentences_are_short(name):
+    def num_words(sentence: str) -> int:
+        return sum(bool(re.search(r"\w", word)) for word in sentence.split())
+
+    text = re.sub(
+        r"```.*?```|!\[[^\]]*\]\([^)]*\)|^ *[|#][^\n]*", "", PAGES[name], flags=re.S | re.M
+    )
+    text = re.sub(r"`[^`]+`", "CODE", re.sub(r"^ *(?:-|\d+\.) ", "\n\n", text, flags=re.M))
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    for paragraph in re.split(r"\n\s*\n", text):
+        for sentence in re.split(r"(?<=[.!?])[)*]*\s+(?=[(*A-Z0-9])", paragraph):
+            assert num_words(sentence) <= MOST_WORDS, " ".join(sentence.split())
+
+
+def test_readme_is_short_and_pages_begin_with_their_contents():
+    assert len(PAGES["README.md"].splitlines()) <= 150
+    for name in NAMES[1:]:
+        heads = re.findall(r"^## (.*)", PAGES[name], flags=re.MULTILINE)
+        first = PAGES[name].split("\n## ")[0]
+        assert re.findall(r"^- \[(.*?)\]\(#", first, flags=re.MULTILINE) == heads, name
 
 
 def test_named_layouts_and_recipes_exist():
-    (table,) = re.findall(r"\| name \| what stands in `DIR` \|\n(.*?)\n\n", TEXT, flags=re.DOTALL)
+    text = PAGES["posmlp/data/README.md"]
+    (table,) = re.findall(r"\| name \| what stands in `DIR` \|\n(.*?)\n\n", text, flags=re.DOTALL)
     named = set(re.findall(r"`([\w-]+)`", "".join(r.split("|")[1] for r in table.splitlines()[1:])))
     plain = {name for name in LAYOUTS if not re.search(r"-\d$", name)} - {"image-folders"}
     assert named == plain, "image-folders has its own words; all others are in the table"
-    for name in re.findall(r"recipes/([\w-]+\.yaml)", TEXT):
+    for name in re.findall(r"recipes/([\w-]+\.yaml)", "".join(PAGES.values())):
         assert (RECIPES / name).is_file()
 
 
-def test_code_blocks_are_python_and_yaml():
-    for block in blocks("python"):
-        ast.parse(block)
-    for block in blocks("yaml"):
-        assert isinstance(yaml.safe_load(block), dict)
+def test_every_key_of_a_grid_and_every_public_name_of_analysis_has_its_row():
+    def rows(name: str) -> list[str]:
+        return re.findall(r"^\| `(\w+)[`(]", PAGES[name], flags=re.MULTILINE)
+
+    assert set(KEYS) <= set(rows("ablations/README.md"))
+    assert sorted(rows("analysis/README.md")) == sorted(analysis.__all__)
+
+
+def test_code_is_python_and_the_grid_is_the_stored_one():
+    for text in PAGES.values():
+        for block in blocks("python", text):
+            ast.parse(block)
+    (block,) = blocks("yaml", PAGES["README.md"])
+    (path,) = set(re.findall(r"ablations run (\S+)", PAGES["README.md"]))
+    shown, stored = (read_grid(each) for each in (yaml.safe_load(block), ROOT / path))
+    assert [cell.id for cell in shown.cells] == [cell.id for cell in stored.cells]
+    assert (shown.seeds, shown.baseline.id) == (stored.seeds, stored.baseline.id)
 
 
 def test_words_on_your_own_videos_train_on_files_in_folders(
     write_clip, tmp_path, capsys, monkeypatch
 ):
-    """Each line of that section but the timing, as it stands, on a folder with one bad file."""
+    """Each `posmlp` line of that section, as it stands, on a folder with one bad file."""
     monkeypatch.chdir(tmp_path)
     for split, count in (("train", 12), ("test", 3)):
         for k, name in enumerate(("dusk", "noon", "snow")):
@@ -99,12 +158,11 @@ def test_words_on_your_own_videos_train_on_files_in_folders(
     write_clip(Path("long.mp4"), [45] * 48 + [165] * 48)  # 12 s at 8 frames a second
     write_clip(Path("other.webm"), [165] * 12, codec="libvpx", options={"deadline": "realtime"})
     Path("DIR/train/noon/bad.mp4").write_bytes(b"not a video")
-    section = TEXT.split("\n## Your own videos\n")[1]
-    block = re.findall(r"```bash\n(.*?)```", section, flags=re.DOTALL)[0]
+    block = blocks("bash", PAGES["README.md"].split("\n## Your own videos\n")[1])[0]
     ends = {}
     for line in block.splitlines():
         words = shlex.split(line, comments=True)
-        if words[:3] != ["posmlp", "data", "speed"]:
+        if words[0] == "posmlp":
             ends[" ".join(words[1:3])] = posmlp.cli.main(words[1:])
     shown = capsys.readouterr()
     assert ends.pop("data check") == 1
