@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lessons import make_notebooks
-from lessons.filmstrip import write_film
+from lessons.videos import write_film
 from tests.notebooks.lab import pictures, printed, source_of
 
 STEM = "11_your_own_video"
