@@ -161,8 +161,9 @@ def _draw(cases: Sequence[Case], answers: list[Any], shown: int) -> None:
             column_names=names,
         )
     elif (target := targets[shown]) is not None:
-        answer = _as_array(answers[shown]) if answers[shown] is not None else None
-        draw_under_target(target, answer, title=names[shown])
+        answer = answers[shown] if answers else None
+        yours = None if answer is None else _as_array(answer)
+        draw_under_target(target, yours, title=names[shown])
 
 
 @styled
