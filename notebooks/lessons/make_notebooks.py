@@ -19,9 +19,8 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,8 @@ import jupytext
 import matplotlib
 import matplotlib.font_manager  # makes its cache here, not in a kernel, which would tell of it
 import nbformat
-from jupyter_client.manager import KernelManager
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
@@ -38,7 +38,7 @@ from posmlp.checkpoint import write_atomically
 
 FOLDER = Path(__file__).resolve().parent
 ARGUMENTS = ["--IPKernelApp.log_level=40"]  # it would warn of its own transport
-FORGET = "%reset -f"
+FORGET = "%reset -f\nimport gc\ngc.freeze()  # packages need no second look\ndel gc"
 START_TIMEOUT_S = 300
 CELL_TIMEOUT_S = 300
 OUTPUT_TIMEOUT_S = 60  # for a cell's last output, once it has ended
@@ -116,13 +116,13 @@ def _fold(cells: list[NotebookNode]) -> None:
 
 def execute(
     source: Path,
-    kernel: KernelManager | None = None,
+    kernel: SharedKernel | None = None,
     changed: Callable[[str], str] = str,
 ) -> NotebookNode:
     """Run a source's cells from top to bottom and clean what they show.
 
     One thread, so that numbers are the same however many cores there are. In a fresh kernel, or in
-    one of `shared_kernel`, from which names are removed first. What runs is `changed` of each
+    a `SharedKernel`, from which names are removed first. What runs is `changed` of each
     cell's source, which is kept as it was. A lesson whose kernel is lost is run once more:
     ipykernel 7 now and then loses a cell's reply, after which its client waits in vain
     (https://github.com/ipython/ipykernel/issues/1471). Raises BuildError, naming the cell, for an
@@ -135,7 +135,7 @@ def execute(
         print(f"{source.name}: {_first_line(error)}; once more", file=sys.stderr)
         try:
             if kernel:
-                kernel.restart_kernel(now=True)
+                kernel.renew()
             notebook = _run(source, kernel, changed)
         except LOST_KERNEL as again:
             raise BuildError(f"{source.name}, run twice: {again}") from again
@@ -151,20 +151,47 @@ def execute(
     return notebook
 
 
-@contextmanager
-def shared_kernel() -> Iterator[KernelManager]:
+class SharedKernel:
     """A kernel in which several lessons run one after another: packages are imported once."""
-    with tempfile.TemporaryDirectory() as private:
-        manager = KernelManager(kernel_name="python3")
-        arguments = {"extra_arguments": ARGUMENTS, "cwd": str(FOLDER.parent)}
-        manager.start_kernel(env=_environment(private), **arguments)
-        try:
-            yield manager
-        finally:
-            manager.shutdown_kernel(now=True)
+
+    def __init__(self) -> None:
+        self._private = tempfile.TemporaryDirectory()
+        self.manager = self._started()
+
+    def _started(self) -> AsyncKernelManager:
+        client = _client(nbformat.v4.new_notebook(), FOLDER.parent)
+        client.create_kernel_manager()
+        client.start_new_kernel(env=_environment(self._private.name))
+        return client.km
+
+    def renew(self) -> None:
+        """A fresh kernel in place of one that was lost."""
+        run_sync(self.manager.shutdown_kernel)(now=True)
+        self.manager = self._started()
+
+    def stop(self) -> None:
+        run_sync(self.manager.shutdown_kernel)(now=True)
+        self._private.cleanup()
 
 
-def _run(source: Path, kernel: KernelManager | None, changed: Callable[[str], str]) -> NotebookNode:
+def _client(
+    notebook: NotebookNode, folder: Path, manager: AsyncKernelManager | None = None
+) -> NotebookClient:
+    return NotebookClient(
+        notebook,
+        km=manager,
+        timeout=CELL_TIMEOUT_S,
+        startup_timeout=START_TIMEOUT_S,
+        iopub_timeout=OUTPUT_TIMEOUT_S,
+        raise_on_iopub_timeout=True,  # by default a cell's late outputs are left out with a log
+        kernel_name="python3",
+        record_timing=False,
+        extra_arguments=ARGUMENTS,
+        resources={"metadata": {"path": str(folder)}},
+    )
+
+
+def _run(source: Path, kernel: SharedKernel | None, changed: Callable[[str], str]) -> NotebookNode:
     """A source's cells with what they show. Raises BuildError for one that raises."""
     notebook = read(source)
     if kernel:
@@ -174,18 +201,8 @@ def _run(source: Path, kernel: KernelManager | None, changed: Callable[[str], st
         if cell.cell_type == "code":
             cell.source = changed(cell.source)
     with tempfile.TemporaryDirectory() as private:
-        client = NotebookClient(
-            notebook,
-            km=kernel,
-            timeout=CELL_TIMEOUT_S,
-            startup_timeout=START_TIMEOUT_S,
-            iopub_timeout=OUTPUT_TIMEOUT_S,
-            raise_on_iopub_timeout=True,  # by default a cell's late outputs are left out with a log
-            kernel_name="python3",
-            record_timing=False,
-            extra_arguments=ARGUMENTS,
-            resources={"metadata": {"path": str(target_of(source).parent)}},
-        )
+        manager = kernel.manager if kernel else None
+        client = _client(notebook, target_of(source).parent, manager)
         try:
             client.execute(env=_environment(private))
         except CellExecutionError as error:

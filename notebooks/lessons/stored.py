@@ -64,11 +64,12 @@ def against_baseline(
 
 
 def in_words(table: pd.DataFrame) -> str:
-    """A comparison's variants by verdict: `worse: mean, none; not to be told apart: dense`."""
+    """A comparison's variants by verdict: `Worse: mean, none; not to be told apart: dense`."""
     kinds = table["verdict"].map(verdict_kind)
     names = table.iloc[:, 0].astype(str)
     parts = {kind: ", ".join(names[kinds == kind]) for kind in KINDS}
-    return "; ".join(f"{WORDS.get(kind, kind)}: {who}" for kind, who in parts.items() if who)
+    said = "; ".join(f"{WORDS.get(kind, kind)}: {who}" for kind, who in parts.items() if who)
+    return said[:1].upper() + said[1:]
 
 
 def in_lines(text: object) -> str:

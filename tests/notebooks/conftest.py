@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from jupyter_client.manager import KernelManager
 from matplotlib import pyplot as plt
+
+if TYPE_CHECKING:
+    from lessons.make_notebooks import SharedKernel
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 sys.path.insert(0, str(NOTEBOOKS))
@@ -30,9 +33,10 @@ def _no_windows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture(scope="session")
-def kernel() -> Iterator[KernelManager]:
+def kernel() -> Iterator[SharedKernel]:
     """A kernel for all lessons that this process runs."""
-    from lessons.make_notebooks import shared_kernel
+    from lessons.make_notebooks import SharedKernel
 
-    with shared_kernel() as manager:
-        yield manager
+    shared = SharedKernel()
+    yield shared
+    shared.stop()

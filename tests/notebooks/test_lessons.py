@@ -12,10 +12,10 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from jupyter_client.manager import KernelManager
 
 from lessons import make_notebooks
 from lessons.compare_notebooks import differences
+from lessons.make_notebooks import SharedKernel
 from lessons.videos import write_film
 from tests.notebooks.lab import pictures, printed
 
@@ -40,7 +40,7 @@ def test_trainings_are_shortened_where_they_stand():
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_lesson_runs_and_shows_what_is_stored(source: Path, kernel: KernelManager) -> None:
+def test_lesson_runs_and_shows_what_is_stored(source: Path, kernel: SharedKernel) -> None:
     notebook = make_notebooks.execute(source, kernel, shorter)
     for cell in notebook.cells:
         if "exercise" in cell.metadata.get("tags", []):
@@ -60,7 +60,7 @@ def film(path: Path, *, num_frames: int, height: int, width: int, frames_per_s: 
     return write_film(path, frames, frames_per_s=frames_per_s)
 
 
-def test_lesson_11_takes_a_users_file_and_folder(tmp_path: Path, kernel: KernelManager) -> None:
+def test_lesson_11_takes_a_users_file_and_folder(tmp_path: Path, kernel: SharedKernel) -> None:
     mine = film(tmp_path / "holiday.mkv", num_frames=50, height=64, width=96, frames_per_s=30)
     for kind in ("cats", "dogs"):
         for i in range(5):

@@ -67,8 +67,9 @@ def first_gradients(yours: Callable[[str, str], Iterable[str]]) -> Verdict:
     starts = STARTS if answers else STARTS[:1]  # before a first attempt one is worked out
     expected = [kinds_with_gradient(*start) for start in starts]
     names = [" ".join(start) for start in starts]
-    yours_drawn = _as_map(answers) if answers else None
-    draw_under_target(_as_map(expected), yours_drawn, column_names=KINDS, row_names=names)
+    yours_drawn = _as_map(answers, len(starts)) if answers else None
+    target = _as_map(expected, len(starts))
+    draw_under_target(target, yours_drawn, column_names=KINDS, row_names=names)
     return verdict
 
 
@@ -85,10 +86,10 @@ def _wrong_kinds(found: set[str], init: str, form: str) -> str:
     return ""
 
 
-def _as_map(found: Sequence[set[str]]) -> NDArray[np.float64]:
+def _as_map(found: Sequence[set[str]], num_rows: int) -> NDArray[np.float64]:
     """A row a start, a column a kind: 1 with a gradient, 0 without, nan where not answered."""
     rows = [[float(kind in kinds) for kind in KINDS] for kinds in found]
-    return np.array(rows + [[np.nan] * len(KINDS)] * (len(STARTS) - len(rows)))
+    return np.array(rows + [[np.nan] * len(KINDS)] * (num_rows - len(rows)))
 
 
 @cache

@@ -289,8 +289,9 @@ plt.show()
 print(f"{len(labels) // len(pairs)} clips a pair, one seed")
 
 # %% [markdown]
-# **Reading.** What turns in its place is harder than what travels. With one seed and so few clips a
-# bar moves by several hundredths by luck alone: lesson 10 shows how to claim more than that.
+# **Reading.** What turns or changes in its place is harder than what travels. With one seed and so
+# few clips a bar moves by several hundredths by luck alone: lesson 10 shows how to claim more than
+# that.
 #
 # ## The figure to remember
 #

@@ -287,7 +287,7 @@ table = stored.against_baseline(runs, by="gate", shown=("dense", "mean", "none")
 
 # %%
 shown = runs[runs.gate.isin(("lrpe", "dense", "mean", "none"))]
-title = f"Tied (lrpe) as the baseline. {stored.in_words(table).capitalize()}"
+title = f"Tied (lrpe) as the baseline. {stored.in_words(table)}"
 draw_accuracy(shown, metric="test_top1", by="gate", chance=1 / 14, title=title)
 plt.show()
 

@@ -202,10 +202,11 @@ for group, rows in maps.groupby("group"):
     places = ", ".join(f"({row.dy}, {row.dx}) {row.bias:+.2f}" for row in largest)
     own = rows.query("dy == 0 and dx == 0").bias.item()
     print(f"group {group}: largest at (dy, dx) {places}; the token itself {own:+.2f}")
+    assert abs(own) < rows.bias.abs().max() / 2
 
 # %% [markdown]
-# **Reading.** Not at the token itself, which stands at the cross-hair: its weight is a fraction of
-# the largest. (A positive dx reads a token to the left.) Weights nearly as large stand near the
+# **Reading.** Not at the token itself, which stands at the cross-hair: its weight is less than half
+# of the largest. (A positive dx reads a token to the left.) Weights nearly as large stand near the
 # rim, where few pairs read them.
 #
 # Now **one row of the matrix**, drawn as the picture that one query token sees.
@@ -216,11 +217,12 @@ for group, rows in maps.groupby("group"):
 # %%
 relation = model.stages[0].blocks[0].steps[0]["S"].gate.relation()[0].detach()
 limit = relation.abs().max()
-fig, axes = plt.subplots(1, 3, figsize=(7.2, 2.5))
+fig, axes = plt.subplots(1, 3, figsize=(7.8, 2.5))
 for ax, query in zip(axes, (0, 5, 15), strict=True):
-    ax.imshow(relation[query].view(4, 4), vmin=-limit, vmax=limit)
+    image = ax.imshow(relation[query].view(4, 4), vmin=-limit, vmax=limit)
     ax.plot(query % 4, query // 4, "k*", markersize=12)
     ax.set(title=f"what token {query} reads", xticks=range(4), yticks=range(4))
+fig.colorbar(image, ax=axes, label="mixing weight")
 plt.show()
 
 # %% [markdown]

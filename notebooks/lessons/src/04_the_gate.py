@@ -306,7 +306,7 @@ left.set_ylabel("training loss (dashed: guessing)")
 last = ", ".join(f"{init} {values[-1]:.2f}" for init, values in losses.items())
 left.set_title(f"In the end: {last}")
 left.legend(title="init, one seed each")
-title = f"Against normal. {stored.in_words(table).capitalize()}"
+title = f"Against normal. {stored.in_words(table)}"
 draw_accuracy(runs, metric="test_top1", by="init", ax=right, title=title)
 plt.show()
 

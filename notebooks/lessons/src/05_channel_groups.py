@@ -211,7 +211,7 @@ table = stored.against_baseline(stored_runs, by="num_groups")
 
 # %%
 baseline = stored_runs.num_groups[stored_runs.baseline].iloc[0]
-title = f"Against {baseline}. {stored.in_words(table).capitalize()}"
+title = f"Against {baseline}. {stored.in_words(table)}"
 draw_accuracy(stored_runs, metric="test_top1", by="num_groups", title=title)
 plt.show()
 

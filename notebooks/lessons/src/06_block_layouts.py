@@ -284,7 +284,7 @@ assert (blind == 0.5).all()
 # **Your guess:** cover the points: which wiring would you pay for?
 
 # %%
-title = f"Top-1 against T+S. {stored.in_words(table).capitalize()}"
+title = f"Top-1 against T+S. {stored.in_words(table)}"
 wiring.draw_beside_scores(runs, costs, title)
 plt.show()
 assert min(costs, key=lambda layout: costs[layout]["macs"]) == "T"

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analysis import cost, draw_speed_accuracy, measure_speed, pareto
+from analysis import cost, measure_speed, pareto
 from lessons import speeds
 from lessons.checks import nb09
 from posmlp import create_model
@@ -223,15 +223,15 @@ for key in ("params", "gmacs", "latency_ms"):
     print(f"front by {key:10}: {', '.join(front)}; T+S is {said}")
 
 # %%
-columns = ["variant", "seed", "test_top1", "gmacs", "latency_ms"]
-draw_speed_accuracy(runs[columns], title="Two costs, two fronts")
+speeds.draw_fronts(runs, {"gmacs": "multiply-adds (G)", "latency_ms": "latency of a clip (ms)"})
 plt.show()
 
 # %% [markdown]
 # **Reading.** The lines answer for the means, and a variant of the same cost that scores a little
-# more is enough to be beaten. Points are means over seeds with their 95% intervals; the step line
-# is the front. Many intervals overlap: a front of means is a front of *these* means, and a variant
-# just below it may well belong on it (lesson 10).
+# more is enough to be beaten. In the figure variants stand in order of cost, cheap ones above, with
+# means and 95% intervals over seeds. Those on the front are orange. Many intervals overlap: a front
+# of means is a front of *these* means, and a variant just below it may well belong on it (lesson
+# 10).
 #
 # ## The figure to remember
 #

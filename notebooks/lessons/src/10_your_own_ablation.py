@@ -306,7 +306,7 @@ plt.show()
 yours = compare(mine, baseline, METRIC, by="name", margin=0.02)
 both = pd.concat([table, yours.assign(name=yours.name + " (yours)")])
 both[["difference", "low", "high"]] = (100 * both[["difference", "low", "high"]]).clip(-50, 50)
-title = "Two seeds (last bar) against five: its bar is the widest"
+title = "Two seeds (last bar) against five"
 draw_differences(both, label="name", margin=2, unit=" points", title=title)
 plt.show()
 

@@ -119,8 +119,8 @@ draw_attribution(maps, clip, target_name=answer.classes[best])
 plt.show()
 
 # %% [markdown]
-# **Reading.** Most where the digit sets out and where it arrives, on our film. But where the truth
-# is not known, nobody tells you whether this map is right. Lesson 08's checks still can be made:
+# **Reading.** The bars answer, and may well differ from your guess. But where the truth is not
+# known, nobody tells you whether this map is right. Lesson 08's checks still can be made:
 # completeness (in the caption), and the same map on random weights.
 #
 # ## More than one look
