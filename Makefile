@@ -17,7 +17,7 @@ INSTALL = $(if $(UV),uv pip install --quiet --python $(BIN)/python \
 help:
 	@echo "make demo   train a small ablation on real video files and write runs/demo/report.html"
 	@echo "make test   run the tests"
-	@echo "make lab    open JupyterLab on the notebooks"
+	@echo "make lab    open JupyterLab on lesson 01"
 	@echo "make check  ruff and mypy"
 	@echo "make notebooks [ONLY='02 05']   run the lessons and store what they show"
 	@echo "make setup  install what the demo and the lessons need; make dev adds what tests need"
@@ -58,7 +58,7 @@ check: .venv/stamp-dev
 	$(BIN)/mypy
 
 lab: .venv/stamp
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks/01_video_model.ipynb
 
 notebooks: .venv/stamp-dev
 	$(BIN)/python notebooks/lessons/make_notebooks.py --jobs $(WORKERS) $(if $(ONLY),--only $(ONLY))

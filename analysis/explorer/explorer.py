@@ -22,6 +22,7 @@ from analysis.bias.maps import columns_of
 from analysis.explorer.draw import draw_explorer
 from analysis.explorer.units import ExplorerUnit, explorer_units, packed
 from analysis.figures.pictures import png
+from analysis.figures.place import Place
 from posmlp.checkpoint import write_atomically
 from posmlp.model import PosMLPVideo
 
@@ -153,6 +154,10 @@ class BiasExplorer(anywidget.AnyWidget):
             script=SCRIPT.read_text("utf-8"),
         )
 
+    def draw(self) -> Place:
+        """What is shown, as `draw_explorer` draws it; returns the figure."""
+        return draw_explorer(self.unit, self.group, self.query, self.names)
+
     def __repr__(self) -> str:
         where = ", ".join(f"{name} {value}" for name, value in self.selection.items())
         return f"BiasExplorer of {' and '.join(self.names)} at {where}"
@@ -162,7 +167,7 @@ class BiasExplorer(anywidget.AnyWidget):
         return {**bundle, "image/png": base64.b64encode(self._picture()).decode()}, metadata
 
     def _picture(self) -> bytes:
-        return png(draw_explorer(self.unit, self.group, self.query, self.names))
+        return png(self.draw())
 
     def _units_of(self, *choices: Any) -> list[ExplorerUnit]:
         """The units of a stage, block and branch, or of the first of these."""

@@ -6,6 +6,9 @@ what differs all the same. `trained`: numbers that come out of training, which a
 rounds otherwise; a comparison looks only at what kind of output there is. `timed`: besides, the
 output holds seconds; the cell runs, but what it showed when its lesson's timed cells were last
 changed is kept, unless `--retime` is given.
+
+What answers a guess is folded until its cell is run, and so are the imports. JupyterLab reads that
+from the cells' metadata; `--html DIR` writes the stored lessons as pages that fold the same.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,8 @@ import jupytext
 import matplotlib
 import matplotlib.font_manager  # makes its cache here, not in a kernel, which would tell of it
 import nbformat
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
@@ -32,6 +37,8 @@ from nbformat import NotebookNode
 from posmlp.checkpoint import write_atomically
 
 FOLDER = Path(__file__).resolve().parent
+ARGUMENTS = ["--IPKernelApp.log_level=40"]  # it would warn of its own transport
+FORGET = "%reset -f\nimport gc\ngc.freeze()  # packages need no second look\ndel gc"
 START_TIMEOUT_S = 300
 CELL_TIMEOUT_S = 300
 OUTPUT_TIMEOUT_S = 60  # for a cell's last output, once it has ended
@@ -46,6 +53,26 @@ METADATA = {
     # differing versions draw differently: figures are compared only where this agrees
     "matplotlib": matplotlib.__version__,
 }
+
+
+GUESS = "**Your guess"
+HIDE_OUTPUTS = {"jupyter": {"outputs_hidden": True}}
+HIDE_SOURCE = {"jupyter": {"source_hidden": True}}
+# nbconvert's own page shows what the metadata folds
+PAGE = """
+{%- extends "lab/index.html.j2" -%}
+{%- macro folded(cell, part, words, inner) -%}
+{%- if cell.metadata.get("jupyter", {}).get(part) -%}
+<details><summary>{{ words }}</summary>{{ inner }}</details>
+{%- else -%}{{ inner }}{%- endif -%}
+{%- endmacro -%}
+{%- block input_group -%}
+{{ folded(cell, "source_hidden", "imports", super()) }}
+{%- endblock -%}
+{%- block output_group -%}
+{{ folded(cell, "outputs_hidden", "what it gives", super()) }}
+{%- endblock -%}
+"""
 
 
 class BuildError(ValueError):
@@ -63,7 +90,7 @@ def target_of(source: Path) -> Path:
 
 
 def read(source: Path) -> NotebookNode:
-    """A source as a notebook without outputs, with stable cell ids and no metadata but tags."""
+    """A source as a notebook without outputs, with stable cell ids, and metadata: tags, folds."""
     notebook = jupytext.read(source, fmt="py:percent")
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
@@ -71,24 +98,45 @@ def read(source: Path) -> NotebookNode:
         cell.id = f"cell-{i:02d}"
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+    _fold(notebook.cells)
     return notebook
 
 
-def execute(source: Path) -> NotebookNode:
-    """Run a source's cells from top to bottom in a fresh kernel and clean what they show.
+def _fold(cells: list[NotebookNode]) -> None:
+    """Fold the imports, and the outputs of the cells between a guess and the next words."""
+    guessed = False
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            guessed = GUESS in cell.source.rpartition("**Reading.**")[2]
+        elif guessed:
+            cell.metadata.update(nbformat.from_dict(HIDE_OUTPUTS))
+        elif cell.source.startswith(("import ", "from ")) and "preflight" not in cell.source:
+            cell.metadata.update(nbformat.from_dict(HIDE_SOURCE))
 
-    One thread, so that numbers are the same however many cores there are. A lesson whose kernel is
-    lost is run once more: ipykernel 7 now and then loses a cell's reply, after which its client
-    waits in vain (https://github.com/ipython/ipykernel/issues/1471). Raises BuildError, naming the
-    cell, for an error, for a kernel lost twice, for output that is not the same each time or does
-    not arrive, and for one too large.
+
+def execute(
+    source: Path,
+    kernel: SharedKernel | None = None,
+    changed: Callable[[str], str] = str,
+) -> NotebookNode:
+    """Run a source's cells from top to bottom and clean what they show.
+
+    One thread, so that numbers are the same however many cores there are. In a fresh kernel, or in
+    a `SharedKernel`, from which names are removed first. What runs is `changed` of each
+    cell's source, which is kept as it was. A lesson whose kernel is lost is run once more:
+    ipykernel 7 now and then loses a cell's reply, after which its client waits in vain
+    (https://github.com/ipython/ipykernel/issues/1471). Raises BuildError, naming the cell, for an
+    error, for a kernel lost twice, for output that is not the same each time or does not arrive,
+    and for one too large.
     """
     try:
-        notebook = _run(source)
+        notebook = _run(source, kernel, changed)
     except LOST_KERNEL as error:
         print(f"{source.name}: {_first_line(error)}; once more", file=sys.stderr)
         try:
-            notebook = _run(source)
+            if kernel:
+                kernel.renew()
+            notebook = _run(source, kernel, changed)
         except LOST_KERNEL as again:
             raise BuildError(f"{source.name}, run twice: {again}") from again
     notebook.metadata = nbformat.from_dict(METADATA)
@@ -96,31 +144,74 @@ def execute(source: Path) -> NotebookNode:
         if cell.cell_type == "code":
             cell.metadata.pop("execution", None)
             cell.outputs = [_cleaned(output, source, cell) for output in _joined(cell.outputs)]
+            if not cell.outputs and "outputs_hidden" in cell.metadata.get("jupyter", {}):
+                del cell.metadata["jupyter"]
     if (size := len(text_of(notebook).encode())) > MOST_BYTES:
         raise BuildError(f"{source.name}: {size:,} bytes are more than {MOST_BYTES:,}")
     return notebook
 
 
-def _run(source: Path) -> NotebookNode:
+class SharedKernel:
+    """A kernel in which several lessons run one after another: packages are imported once."""
+
+    def __init__(self) -> None:
+        self._private = tempfile.TemporaryDirectory()
+        self.manager = self._started()
+
+    def _started(self) -> AsyncKernelManager:
+        client = _client(nbformat.v4.new_notebook(), FOLDER.parent)
+        client.create_kernel_manager()
+        client.start_new_kernel(env=_environment(self._private.name))
+        return client.km
+
+    def renew(self) -> None:
+        """A fresh kernel in place of one that was lost."""
+        run_sync(self.manager.shutdown_kernel)(now=True)
+        self.manager = self._started()
+
+    def stop(self) -> None:
+        run_sync(self.manager.shutdown_kernel)(now=True)
+        self._private.cleanup()
+
+
+def _client(
+    notebook: NotebookNode, folder: Path, manager: AsyncKernelManager | None = None
+) -> NotebookClient:
+    return NotebookClient(
+        notebook,
+        km=manager,
+        timeout=CELL_TIMEOUT_S,
+        startup_timeout=START_TIMEOUT_S,
+        iopub_timeout=OUTPUT_TIMEOUT_S,
+        raise_on_iopub_timeout=True,  # by default a cell's late outputs are left out with a log
+        kernel_name="python3",
+        record_timing=False,
+        extra_arguments=ARGUMENTS,
+        resources={"metadata": {"path": str(folder)}},
+    )
+
+
+def _run(source: Path, kernel: SharedKernel | None, changed: Callable[[str], str]) -> NotebookNode:
     """A source's cells with what they show. Raises BuildError for one that raises."""
     notebook = read(source)
+    if kernel:
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(FORGET))
+    sources = [cell.source for cell in notebook.cells]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.source = changed(cell.source)
     with tempfile.TemporaryDirectory() as private:
-        client = NotebookClient(
-            notebook,
-            timeout=CELL_TIMEOUT_S,
-            startup_timeout=START_TIMEOUT_S,
-            iopub_timeout=OUTPUT_TIMEOUT_S,
-            raise_on_iopub_timeout=True,  # by default a cell's late outputs are left out with a log
-            kernel_name="python3",
-            record_timing=False,
-            extra_arguments=["--IPKernelApp.log_level=40"],  # it would warn of its own transport
-            resources={"metadata": {"path": str(target_of(source).parent)}},
-        )
+        manager = kernel.manager if kernel else None
+        client = _client(notebook, target_of(source).parent, manager)
         try:
             client.execute(env=_environment(private))
         except CellExecutionError as error:
             trace = re.sub(r"\x1b\[[0-9;]*m", "", error.traceback).strip().splitlines()
             raise BuildError("\n".join([f"{source.name}:", *trace[-12:]])) from error
+    for cell, text in zip(notebook.cells, sources, strict=True):
+        cell.source = text
+    if kernel:
+        del notebook.cells[0]
     return notebook
 
 
@@ -194,17 +285,33 @@ def _cleaned(output: Any, source: Path, cell: Any) -> Any:
     return output
 
 
+def write_html(source: Path, folder: Path) -> Path:
+    """Write a stored lesson as one HTML page, answers and imports folded; returns its path."""
+    from nbconvert import HTMLExporter  # comes with JupyterLab; a second to import
+
+    page, _ = HTMLExporter(raw_template=PAGE).from_filename(str(target_of(source)))
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{source.stem}.html"
+    write_atomically(target, page.encode())
+    return target
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build the lessons from notebooks/lessons/src.")
     parser.add_argument("--only", nargs="*", default=[], help="numbers, for example 02 05")
     parser.add_argument("--jobs", type=int, default=1, help="lessons at once")
     parser.add_argument("--retime", action="store_true", help="replace stored timings")
+    parser.add_argument("--html", type=Path, help="write the stored lessons as pages, run nothing")
     options = parser.parse_args(arguments)
     chosen = [path for path in sources() if not options.only or path.name[:2] in options.only]
     if unknown := set(options.only) - {path.name[:2] for path in chosen}:
         numbers = ", ".join(path.name[:2] for path in sources())
         print(f"no lesson {', '.join(sorted(unknown))}; use some of {numbers}", file=sys.stderr)
         return 2
+    if options.html:
+        for path in chosen:
+            print(write_html(path, options.html))
+        return 0
     with ThreadPoolExecutor(options.jobs) as pool:
         running = {path: pool.submit(build, path, retime=options.retime) for path in chosen}
         failed = False

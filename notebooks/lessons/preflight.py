@@ -1,10 +1,15 @@
-"""Says before a lesson what its environment lacks, and how to mend it. Needs Python alone."""
+"""Says before a lesson what its environment lacks, and how to mend it. Needs Python alone.
+
+Where nothing is lacking figures get the project's style. `new_folder` is for what a lesson writes.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 PACKAGES = ("torch", "matplotlib", "pandas", "sklearn", "skimage", "anywidget")
 OURS = ("posmlp", "analysis", "ablations")
@@ -37,4 +42,20 @@ def missing(more: Sequence[str] = ()) -> list[str]:
 
 def check(*more: str) -> None:
     """Print `ready`, or what is missing and how to mend it."""
-    print("\n".join(f"- {each}" for each in missing(more)) or "ready")
+    lacking = missing(more)
+    if not lacking:
+        _set_style()
+    print("\n".join(f"- {each}" for each in lacking) or "ready")
+
+
+def _set_style() -> None:
+    from matplotlib import pyplot as plt
+
+    from analysis.figures.style import STYLE
+
+    plt.style.use(STYLE)
+
+
+def new_folder() -> Path:
+    """A new folder outside the notebooks', for what a lesson trains or makes."""
+    return Path(tempfile.mkdtemp())

@@ -6,10 +6,12 @@ and writes ablations/results/speed/lesson09.csv.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from analysis import cost, measure_speed
+from analysis import cost, measure_speed, pareto, t_interval
 from lessons import stored
 from posmlp import PosMLPConfig
 from posmlp.checkpoint import write_atomically
@@ -84,6 +86,28 @@ def draw_ratios(costs: pd.DataFrame) -> None:
     count, clock = ratios.loc[name]
     ax.set_title(f"{name}: {count:.2f} times the multiply-adds, {clock:.2f} times the time")
     ax.legend()
+
+
+def draw_fronts(runs: pd.DataFrame, costs: Mapping[str, str]) -> None:
+    """A panel a cost, a line a variant from cheap to dear: its top-1, the front's in another hue.
+
+    `runs`: a row a variant and seed, with test_top1 and the columns that `costs` names in words.
+    """
+    means = runs.groupby("variant", as_index=False)[["test_top1", *costs]].mean()
+    size = (4.8 * len(costs), 0.27 * len(means) + 1)
+    _, axes = plt.subplots(1, len(costs), figsize=size, sharex=True, squeeze=False)
+    for ax, (name, words) in zip(axes.flat, costs.items(), strict=True):
+        front = set(pareto(means, name, "test_top1").variant)
+        ordered = means.sort_values([name, "test_top1"], ascending=[True, False])
+        for place, variant in enumerate(ordered.variant):
+            hue = CLOCK if variant in front else "0.6"
+            mean, low, high = t_interval(runs.loc[runs.variant == variant, "test_top1"])
+            ax.plot([100 * low, 100 * high], [place, place], color=hue, linewidth=2)
+            ax.plot(100 * mean, place, "D", color=hue)
+        labels = [f"{row.variant}  {getattr(row, name):.3g}" for row in ordered.itertuples()]
+        ax.set(yticks=range(len(labels)), yticklabels=labels, xlabel="top-1 on test clips (%)")
+        ax.invert_yaxis()
+        ax.set_title(f"By {words}: {len(front)} on the front")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,15 @@ import ipywidgets
 import pandas as pd
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from analysis import cost, draw_layout, t_interval
+from analysis.figures.style import wrapped
 from posmlp import create_model
+from posmlp.config_checks import parse_layout
+
+__all__ = ["builder", "draw_beside_scores", "draw_places", "parse_layout", "seen", "show"]
 
 
 def seen(
@@ -33,6 +38,17 @@ def seen(
     block(tokens)[0, 0, frame, place].sum().backward()
     assert tokens.grad is not None
     return (tokens.grad[0, 0].abs().sum(-1) > 0).unflatten(1, (side, side))
+
+
+def draw_places(reached: Tensor, ax: Axes, *, title: str = "") -> None:
+    """One frame of a window, (side, side) bool: those that are reached blue, on a grid to count."""
+    ax.imshow(reached, cmap="Blues", vmin=0, vmax=1.4)
+    edges = [k - 0.5 for k in range(len(reached) + 1)]
+    ax.hlines(edges, edges[0], edges[-1], color="0.6", linewidth=0.6)
+    ax.vlines(edges, edges[0], edges[-1], color="0.6", linewidth=0.6)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    ax.set_title(title, fontsize=8, loc="center", fontweight="normal")
 
 
 def show(layout: str) -> None:
@@ -68,7 +84,7 @@ def draw_beside_scores(runs: pd.DataFrame, costs: Mapping[str, Any], title: str)
         right.spines["bottom"].set_visible(layout == [*costs][-1])
     words = "mean (diamond), 95% t-interval, seeds (points)"
     right.set_xlabel(f"test top-1: {words}\nM: million multiply-adds a clip")
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    figure.suptitle(wrapped(title, size[0]), x=0.01, ha="left", fontweight="bold")
 
 
 def builder(layout: str = "T+S") -> ipywidgets.Widget:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,24 @@ from nbformat import NotebookNode
 from lessons import make_notebooks
 
 
-def unrun_copy(folder: Path, stem: str) -> Path:
-    """The notebooks' folder with one lesson as it is before anyone has run it."""
+def unrun_copy(folder: Path, stems: Iterable[str], changed: Callable[[str], str] = str) -> Path:
+    """The notebooks' folder with some lessons as they are before anyone has run them.
+
+    `changed`: of each cell's source.
+    """
     root = folder / "notebooks"
     shutil.copytree(make_notebooks.FOLDER.parent, root)
-    nbformat.write(make_notebooks.read(source_of(root, stem)), root / f"{stem}.ipynb")
+    for stem in stems:
+        lesson = make_notebooks.read(root / "lessons/src" / f"{stem}.py")
+        for cell in lesson.cells:
+            cell.source = changed(cell.source)
+        nbformat.write(lesson, root / f"{stem}.ipynb")
     return root
 
 
-def source_of(root: Path, stem: str) -> Path:
-    """The lesson's percent source."""
-    return root / "lessons/src" / f"{stem}.py"
-
-
-def code_cells(root: Path, stem: str) -> list[NotebookNode]:
+def code_cells(stem: str) -> list[NotebookNode]:
     """The lesson's code cells in order."""
-    lesson = make_notebooks.read(source_of(root, stem))
+    lesson = make_notebooks.read(make_notebooks.FOLDER / "src" / f"{stem}.py")
     return [cell for cell in lesson.cells if cell.cell_type == "code"]
 
 

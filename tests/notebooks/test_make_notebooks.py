@@ -98,40 +98,40 @@ def test_first_figure_of_a_notebook_is_shown(stored):
         ("1 / 0", "ZeroDivisionError: division by zero"),
     ],
 )
-def test_build_refuses_what_differs_or_fails(tmp_path, code, message):
+def test_build_refuses_what_differs_or_fails(tmp_path, kernel, code, message):
     source = write(tmp_path, f"# %%\n{code}\n")
     with pytest.raises(BuildError, match=message):
-        make_notebooks.build(source)
-    assert not make_notebooks.target_of(source).exists()
+        make_notebooks.execute(source, kernel)
 
 
-def test_what_is_printed_in_pieces_is_one_output(tmp_path):
+def test_lessons_of_one_kernel_share_no_names_and_what_is_printed_in_pieces_is_one_output(
+    tmp_path, kernel
+):
     code = (
         "import sys, time\nfor word in 'abc':\n    print(word, flush=True)\n    time.sleep(0.3)\n"
     )
     source = write(tmp_path, f"# %%\n{code}# %%\nprint(1)\n")
-    outputs = [cell.outputs for cell in make_notebooks.execute(source).cells]
+    outputs = [cell.outputs for cell in make_notebooks.execute(source, kernel).cells]
     assert [[output.text for output in each] for each in outputs] == [["a\nb\nc\n"], ["1\n"]]
+    source = write(tmp_path, "# %%\nprint('word' in globals(), 'time' in globals(), 2)\n")
+    (cell,) = make_notebooks.execute(source, kernel, lambda code: code.replace("2", "3")).cells
+    assert cell.outputs[0].text == "False False 3\n"
+    assert cell.source.endswith(" 2)")
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_a_lesson_that_gives_no_answer_is_run_once_more(tmp_path, monkeypatch, capsys, times):
+def test_a_lesson_that_gives_no_answer_is_run_once_more(tmp_path, kernel, monkeypatch, capsys):
     monkeypatch.setattr(make_notebooks, "CELL_TIMEOUT_S", 2)
     tries = tmp_path / "tries"
-    source = tmp_path / "lessons/src/01_x.py"
-    source.parent.mkdir(parents=True)
-    source.write_text(
+    source = write(
+        tmp_path,
         f"# %%\nimport time\ntries = {str(tries)!r}\nopen(tries, 'a').write('x')\n"
-        f"time.sleep(60 if len(open(tries).read()) <= {times} else 0)\nprint('here')\n"
+        "time.sleep(60 if len(open(tries).read()) <= 1 else 0)\nprint('here')\n",
     )
-    if times == 1:
-        assert make_notebooks.execute(source).cells[0].outputs[0].text == "here\n"
-    else:
-        with pytest.raises(BuildError, match=r"01_x\.py, run twice: A cell timed out"):
-            make_notebooks.execute(source)
+    cells = make_notebooks.execute(source, kernel).cells
+    assert cells[0].outputs[0].text == "here\n"
     assert tries.read_text() == "xx"
     said = capsys.readouterr().err
-    assert said.startswith("01_x.py: A cell timed out while it was being executed, after 2 seconds")
+    assert said.startswith("01_title.py: A cell timed out while it was being executed, after 2 sec")
     assert said.endswith("; once more\n")
 
 

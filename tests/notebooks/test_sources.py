@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import importlib
 import itertools
 import statistics
@@ -116,7 +117,7 @@ def test_lessons_hold_an_explorer_a_layout_builder_and_a_frame_scrubber():
 def test_lesson_imports_in_one_cell_and_defines_only_in_exercises(source):
     preflight, imports, *others = cells(source, "code")
     assert preflight.source.startswith("from lessons import preflight\n\npreflight.check(")
-    assert "from analysis.figures.style import STYLE" in imports.source
+    assert "import matplotlib.pyplot as plt" in imports.source
     for cell in others:
         found = [type(node) for node in ast.walk(ast.parse(cell.source))]
         assert not {ast.Import, ast.ImportFrom, ast.ClassDef} & set(found), cell.source
@@ -162,10 +163,57 @@ def test_each_exercise_is_tested_on_two_wrong_answers(source):
 
 
 @lesson
-def test_each_check_draws_the_target_for_the_stub(source):
-    checks = importlib.import_module(f"lessons.checks.nb{source.name[:2]}")
+def test_each_check_knows_the_stub_from_the_solution_and_draws_a_target(source):
+    number = f"nb{source.name[:2]}"
+    checks, solutions = (
+        importlib.import_module(f"lessons.{x}.{number}") for x in ("checks", "solutions")
+    )
     for cell in cells(source, "code"):
-        if "exercise" in tags(cell) and "my_grid" not in cell.source:  # any good grid will do
-            getattr(checks, ast.parse(cell.source).body[0].name)(stub)
-            assert plt.get_fignums(), cell.source
-            plt.close("all")
+        if "exercise" in tags(cell):
+            name = ast.parse(cell.source).body[0].name
+            for answer, state in ((stub, "not answered yet"), (getattr(solutions, name), "ok")):
+                assert getattr(checks, name)(answer).state == state, name
+                drawn = plt.get_fignums() or "my_grid" in cell.source  # any good grid will do
+                assert drawn, name
+                plt.close("all")
+
+
+@lesson
+def test_what_answers_a_guess_and_the_imports_are_folded(source):
+    """So that a guess can be made, in JupyterLab and in a page made of the notebook."""
+    stored = nbformat.read(make_notebooks.target_of(source), as_version=4).cells
+    folds = [cell.metadata.get("jupyter", {}) for cell in stored]
+    guessed, answers = False, 0
+    for cell, fold in zip(stored, folds, strict=True):
+        if cell.cell_type == "markdown":
+            guessed = "**Your guess" in cell.source.rpartition("**Reading.**")[2]
+        else:
+            assert bool(fold.get("outputs_hidden")) == bool(guessed and cell.outputs), cell.source
+            answers += guessed and bool(cell.outputs)
+    assert answers >= 4
+    (imports,) = (i for i, fold in enumerate(folds) if fold.get("source_hidden"))
+    lines = [line for line in stored[imports].source.splitlines() if line]
+    assert "import matplotlib.pyplot as plt" in lines
+    assert len([line for line in lines if line.startswith(("import ", "from "))]) <= 8
+    assert len(lines) <= 9  # a lesson may set one name of its own
+
+
+def test_a_page_of_a_lesson_folds_what_the_notebook_folds(tmp_path):
+    target = make_notebooks.write_html(SOURCES[1], tmp_path)
+    page = target.read_text()
+    stored = nbformat.read(make_notebooks.target_of(SOURCES[1]), as_version=4).cells
+    hidden = [cell.metadata.get("jupyter", {}).get("outputs_hidden") for cell in stored]
+    assert page.count("<details><summary>what it gives</summary>") == sum(map(bool, hidden))
+    assert page.count("<details><summary>imports</summary>") == 1
+
+
+def test_clips_move_in_three_lessons():
+    """An animated PNG says how many pictures it holds."""
+    moving = {
+        path.name[:2]
+        for path in SOURCES
+        for cell in nbformat.read(make_notebooks.target_of(path), as_version=4).cells
+        for output in cell.get("outputs", [])
+        if b"acTL" in base64.b64decode(output.get("data", {}).get("image/png", ""))[:100]
+    }
+    assert moving == {"01", "08", "11"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import pytest
 
 import ablations
@@ -30,11 +31,22 @@ def test_stored_command_names_no_place_on_the_machine_that_ran_it(grid):
     assert not [word for word in words if word.startswith("/")]
 
 
-def test_rows_leave_out_what_failed(tmp_path, monkeypatch):
-    monkeypatch.setattr(stored, "RESULTS", tmp_path)
-    (tmp_path / "half").mkdir()
-    (tmp_path / "half/rows.csv").write_text("name,status,test_top1\na,done,.5\nb,failed,\n")
-    assert stored.rows("half").name.tolist() == ["a"]
+def test_rows_leave_out_what_failed(monkeypatch):
+    table = pd.DataFrame({"name": ["a", "b"], "status": ["done", "failed"]})
+    monkeypatch.setattr(ablations, "load", lambda folder: table)
+    assert stored.rows("gates").name.tolist() == ["a"]
+
+
+def test_comparison_is_said_in_lines_and_in_words(capsys):
+    scores = {"lrpe": [0.7, 0.71, 0.72], "mean": [0.3, 0.32, 0.31], "conv": [0.5, 0.9, 0.7]}
+    scores["dense"] = [0.701, 0.712, 0.721]
+    runs = pd.DataFrame(scores).melt(var_name="gate", value_name="test_top1")
+    runs = runs.assign(seed=[0, 1, 2] * 4, baseline=runs.gate == "lrpe")
+    table = stored.against_baseline(runs, "gate", shown=("mean", "conv", "dense"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("mean  minus lrpe: -40.0 points, 95% interval -42.5 to -37.5: worse")
+    words = "equal within 2 points: dense; not to be told apart: conv"
+    assert stored.in_words(table) == f"Worse: mean; {words}"
 
 
 def test_missing_results_name_the_command_that_measures_them():

@@ -45,12 +45,14 @@ def test_answer_cannot_change_what_it_is_judged_by():
     assert x.eq(1).all()
 
 
-def test_picture_shows_the_target_alone_then_yours_under_it():
+def test_picture_shows_one_worked_case_then_all_with_yours_under_them():
     def unanswered(x: int) -> int:
         raise NotImplementedError
 
     judge(unanswered, SQUARES)
-    assert [ax.get_title(loc="left") for ax in plt.gcf().axes] == ["target"]
+    (target,) = plt.gcf().axes
+    assert target.get_title(loc="left") == "target"
+    assert [text.get_text() for text in target.texts] == ["4"]
     judge(lambda x: 4, SQUARES)
     above, below = plt.gcf().axes
     assert [text.get_text() for text in above.texts] == ["4", "9"]

@@ -39,12 +39,13 @@ def odd_part(yours: Callable[[Array], Array]) -> Verdict:
 
 
 def rank_agreement(yours: Callable[[Array, Array], float]) -> Verdict:
-    """Your rank correlation of two lists without ties."""
+    """Your rank correlation of two lists; equal values share the mean of their ranks."""
     sizes = np.array([0.2, 0.9, 0.4, 3.0])
     lists = {
         "same order": np.array([1.0, 3.0, 2.0, 50.0]),
         "opposite": np.array([9.0, 2.0, 4.0, 1.0]),
         "two swapped": np.array([1.0, 50.0, 2.0, 3.0]),
+        "two equal": np.array([1.0, 1.0, 0.0, 3.0]),
     }
     return judge(
         yours,

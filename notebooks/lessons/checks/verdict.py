@@ -1,4 +1,7 @@
-"""What a self-check says, and the picture it draws: the target, and your answer under it."""
+"""What a self-check says, and the picture it draws: the target, and your answer under it.
+
+Before a first attempt the picture shows one case with its target, as an example, and no other.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ def judge(yours: Callable[..., Any], cases: Sequence[Case], *, picture: bool = T
 
     `expected` is a number, an array or tensor, or a nested sequence of numbers or words. The
     picture shows all cases if each is one number or made of words, else the first that differs (or
-    the first).
+    the first); of an answer that was not attempted the first case alone.
     """
     answers: list[Any] = []
     verdict, shown = OK, 0
@@ -70,7 +73,9 @@ def judge(yours: Callable[..., Any], cases: Sequence[Case], *, picture: bool = T
         if not verdict.ok:
             shown = i
             break
-    if picture:
+    if picture and verdict is NOT_ANSWERED:
+        _draw(cases[:1], [], 0)
+    elif picture:
         _draw(cases, answers, shown)
     return verdict
 
@@ -156,8 +161,9 @@ def _draw(cases: Sequence[Case], answers: list[Any], shown: int) -> None:
             column_names=names,
         )
     elif (target := targets[shown]) is not None:
-        answer = _as_array(answers[shown]) if answers[shown] is not None else None
-        draw_under_target(target, answer, title=names[shown])
+        answer = answers[shown] if answers else None
+        yours = None if answer is None else _as_array(answer)
+        draw_under_target(target, yours, title=names[shown])
 
 
 @styled

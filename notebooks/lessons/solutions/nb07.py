@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -21,6 +22,6 @@ def odd_part(table: Array) -> Array:
 
 
 def rank_agreement(sizes: Array, losses: Array) -> float:
-    """Spearman's correlation: Pearson's, of ranks."""
-    ranks = [np.argsort(np.argsort(values)) for values in (sizes, losses)]
+    """Spearman's correlation: Pearson's, of ranks; equal values share the mean of theirs."""
+    ranks = [pd.Series(values).rank() for values in (sizes, losses)]
     return float(np.corrcoef(*ranks)[0, 1])

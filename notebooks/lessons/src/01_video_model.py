@@ -16,26 +16,15 @@ preflight.check()
 
 # %%
 import inspect
-import tempfile
-from dataclasses import replace
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
 from analysis import cost
-from analysis.figures.style import STYLE
 from lessons.checks import nb01
-from lessons.filmstrip import filmstrip
-from posmlp import PRESETS, TrainConfig, create_model, fit, load
-from posmlp.data.digits.catalogue import CLASSES
-from posmlp.data.digits.moving_digits import MovingDigits
-from posmlp.data.sources import GeneratedClips
-from posmlp.model import Branch
-from posmlp.train import normalise
-
-plt.style.use(STYLE)
+from lessons.clips import GeneratedClips, MovingDigits, filmstrip, moving, normalise
+from posmlp import TrainConfig, create_model, fit, load
 
 # %% [markdown]
 # ## The clips
@@ -46,16 +35,27 @@ plt.style.use(STYLE)
 # %%
 digits = MovingDigits("test", num_clips=280, difficulty="easy", paired=True)
 test_clips = GeneratedClips(digits)
-print(", ".join(f"{a} / {b}" for a, b in zip(CLASSES[::2], CLASSES[1::2], strict=True)))
+pairs = list(zip(digits.classes[::2], digits.classes[1::2], strict=True))
+print(", ".join(" / ".join(pair) for pair in pairs))
 
 # %% [markdown]
-# **Your guess, before you run the next cell:** the strip shows four clips, two pairs, eight frames
-# each. Could you tell the upper two apart if the frames were shuffled?
+# **Your guess, before you run the next cell:** four clips will play, two pairs. Which two would you
+# take for one clip and its reversal?
 
 # %%
 rendered = digits.render(torch.tensor([0, 1, 8, 9]))
-names = [CLASSES[label] for label in rendered.labels]
-filmstrip(rendered.clips, names, "Two pairs of clips: the second of each is the first, backwards")
+names = [digits.classes[label] for label in rendered.labels]
+moving(rendered.clips, names)
+
+# %% [markdown]
+# **Reading.** The first two, and the last two. Below, the same clips lie open, frame by frame; the
+# outline marks what moves.
+#
+# **Your guess:** could you tell the upper two apart if the frames were shuffled?
+
+# %%
+title = "Two pairs of clips: the second of each is the first, backwards"
+filmstrip(rendered.clips, names, title, masks=rendered.masks)
 
 # %% [markdown]
 # **Reading.** No: a pair consists of the same eight pictures. Only their order tells the classes
@@ -141,20 +141,24 @@ nb01.feature_shapes(feature_shapes)
 # mixed by a small learned table** (lessons 02 to 05). In which order? What else will it need?
 
 # %%
-print(inspect.getsource(Branch.forward))
+branch = model.stages[0].blocks[0].steps[0]["T"]
+unit = branch.gate
+for part in (branch.forward, unit.forward, unit.mix, unit.positions.forward):
+    print(inspect.getsource(part))
 
 # %% [markdown]
-# **Reading.** In this order: a norm, `fc1`, a GELU, the gate, `fc2`. The lines around them only
-# rearrange axes (clips, windows, frames, places, channels): `to_mixed_axis` puts what the gate
-# mixes, frames or places, last but one. The norm, the GELU and the linear layers treat every token
-# alone.
+# **Reading.** This is a whole branch, read from the outside in: the branch, its gate, the gate's
+# mixing, and the matrix that it mixes by. The order is a norm, `fc1`, a GELU, the gate, `fc2`.
+# `to_mixed_axis` only rearranges axes: it puts what is mixed, frames or places, last but one. The
+# norm, the GELU and the linear layers treat every token alone. Tokens meet in one line, the
+# `einsum`.
 #
 # **Your guess:** which share of the parameters makes the tokens mix, as opposed to the channels?
 
 # %%
 rows = []
 for layout in ("T+S", "S"):
-    found = cost(replace(PRESETS["toy"], layout=layout))
+    found = cost(create_model("toy", layout=layout))
     share = found["relation_params"] / found["params"]
     rows.append({"layout": layout, "parameters": f"{found['params']:,}"})
     rows[-1] |= {"of them tables": f"{found['relation_params']:,} ({share:.1%})"}
@@ -196,10 +200,10 @@ for layout in ("S", "T+S"):
 train_clips = GeneratedClips(MovingDigits("train", num_clips=800, difficulty="easy"))
 val_clips = GeneratedClips(MovingDigits("val", num_clips=280, difficulty="easy", paired=True))
 recipe = TrainConfig(epochs=3, batch_size=16, lr=6e-3)
-runs = Path(tempfile.mkdtemp())
+runs = preflight.new_folder()
 history = {}
 for layout in ("S", "T+S"):
-    config = replace(PRESETS["toy"], layout=layout)
+    config = create_model("toy", layout=layout).config
     data = (train_clips, val_clips, test_clips)
     rows = fit(config, recipe, data=data, seeds=[0], out=runs / layout, progress=False)
     history[layout] = pd.DataFrame(rows)
@@ -275,20 +279,19 @@ for layout in ("S", "T+S"):
 
 # %% tags=["trained"]
 right = (margins["T+S", "forwards"] > 0).float()
-pairs = pd.Series(dtype=float)
-for k in range(0, len(CLASSES), 2):
-    name = f"{CLASSES[k]} / {CLASSES[k + 1]}"
-    pairs[name] = right[(labels == k) | (labels == k + 1)].mean().item()
-ax = pairs.sort_values().plot.barh(figsize=(5.6, 2.6), color="C1")
+shares = {" / ".join(pair): right[labels // 2 == k].mean().item() for k, pair in enumerate(pairs)}
+shares = pd.Series(shares).sort_values()
+ax = shares.plot.barh(figsize=(5.6, 2.6), color="C1")
 ax.axvline(0.5, color="0.4", linestyle="--")
 ax.set(xlabel="share of clips right within their pair (dashed: chance)")
-ax.set_title(f"Hardest for T+S: {pairs.idxmin()}")
+ax.set_title(f"Hardest for T+S: {shares.idxmin()}")
 plt.show()
 print(f"{len(labels) // len(pairs)} clips a pair, one seed")
 
 # %% [markdown]
-# **Reading.** What turns in its place is harder than what travels. With one seed and so few clips a
-# bar moves by several hundredths by luck alone: lesson 10 shows how to claim more than that.
+# **Reading.** What turns or changes in its place is harder than what travels. With one seed and so
+# few clips a bar moves by several hundredths by luck alone: lesson 10 shows how to claim more than
+# that.
 #
 # ## The figure to remember
 #

@@ -19,19 +19,13 @@ preflight.check()
 import inspect
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import torch
 
-from analysis import compare, draw_accuracy, relation_macs, relation_params
-from analysis.figures.style import STYLE
+from analysis import draw_accuracy, relation_macs, relation_params
 from lessons import stored
 from lessons.checks import nb02
 from posmlp import GATES, create_model, relative_position_index
-from posmlp.gates.dense import Dense
-from posmlp.positions import LRPE
-
-plt.style.use(STYLE)
 
 # %% [markdown]
 # ## One matrix, many names
@@ -96,7 +90,7 @@ print(f"mix(u) is P u for {', '.join(units)}")
 window = (16, 14, 14)
 with torch.device("meta"):  # shapes without memory
     released = sum(parameter.numel() for parameter in create_model("s16").parameters())
-print(f"N = {np.prod(window):,} tokens")
+print(f"N = {16 * 14 * 14:,} tokens")
 print(f"one dense matrix: {relation_params('dense', window, 1, dim=72):,} numbers")
 print(f"the whole released model: {released:,} parameters")
 
@@ -110,8 +104,8 @@ print(f"the whole released model: {released:,} parameters")
 #
 # <details><summary>Hint</summary>
 #
-# N is the product of the sides (`math.prod`). A matrix has a row for each output and a column for
-# each input. An answer is in `lessons/solutions/nb02.py`.
+# N is the product of the sides (`torch.Size(window).numel()`). A matrix has a row for each output
+# and a column for each input. An answer is in `lessons/solutions/nb02.py`.
 # </details>
 
 
@@ -145,9 +139,8 @@ index[:3].tolist()
 # In code it is a table; the class that it builds on, `Relation`, looks the index up in it.
 
 # %%
-print(inspect.getsource(LRPE))
-relation = LRPE((8,), 1)
-torch.nn.init.normal_(relation.table)
+relation = units["lrpe"].positions
+print(inspect.getsource(type(relation)))
 assert torch.equal(relation()[0], relation.table[0][index])  # the look-up, by hand
 
 # %% [markdown]
@@ -158,13 +151,15 @@ assert torch.equal(relation()[0], relation.table[0][index])  # the look-up, by h
 
 # %%
 torch.manual_seed(0)
-tied, dense = LRPE((4, 4), 1), Dense((4, 4), 1)
-torch.nn.init.normal_(tied.table)
-torch.nn.init.normal_(dense.weight)
+pictures = {"dense": GATES["dense"], "tied": GATES["lrpe"]}
+pictures = {name: gate(dim=1, window=(4, 4)).positions for name, gate in pictures.items()}
+for relation in pictures.values():
+    for parameter in relation.parameters():
+        torch.nn.init.normal_(parameter)
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(6.6, 3.5))
-for ax, (name, relation) in zip(axes, {"dense": dense, "tied": tied}.items(), strict=True):
+for ax, (name, relation) in zip(axes, pictures.items(), strict=True):
     count = sum(p.numel() for p in relation.parameters())
     image = ax.imshow(relation()[0].detach(), vmin=-2.5, vmax=2.5)
     ax.set(title=f"{name}: {count} numbers", xlabel="input token n", ylabel="output token m")
@@ -212,7 +207,7 @@ fig, axes = plt.subplots(1, 2, figsize=(7.4, 2.6), sharey=True)
 for ax, name in zip(axes, ("lrpe", "dense"), strict=True):
     relation = units[name].relation()[0].detach()
     for spike, marker in ((2, "o"), (4, "x")):
-        frames = np.arange(8) - spike
+        frames = torch.arange(8) - spike
         ax.plot(frames, relation[:, spike], marker=marker, label=f"spike in frame {spike}")
     ax.set(title=titles[name], xlabel="output frame - frame of the spike")
 axes[0].set_ylabel("mix(u)[m]")
@@ -239,19 +234,23 @@ for name, relation in shifted.items():
 # %%
 rows = []
 for window in ((8,), (14, 14), (16, 14, 14)):
+    offsets = relation_params("lrpe", window, 1, dim=72)
+    fourier = 72 * 2 * offsets * offsets.bit_length()  # there and back, roughly
     for gate in ("dense", "lrpe"):
         row = {"window": "x".join(map(str, window)), "gate": gate}
         row["parameters"] = f"{relation_params(gate, window, 8, dim=72):,}"
         row["multiply-adds"] = f"{relation_macs(gate, window, dim=72):,}"
+        row["by Fourier transforms"] = f"{fourier:,.0f}" if gate == "lrpe" else "impossible"
         rows.append(row)
 pd.DataFrame(rows)
 
 # %% [markdown]
 # **Reading.** Not at all, as it is computed here: the matrix that is used is N x N either way, N²
-# multiply-adds a channel. (Fourier transforms multiply by a tied matrix in about N log N; this
-# model does not use them.) Tying buys *parameters* (and with them the data needed to learn them),
-# not arithmetic. Arithmetic is saved by smaller windows, and by mixing time and space apart (lesson
-# 06).
+# multiply-adds a channel. The last column is another way to multiply by a tied matrix, about L log
+# L for L offsets, which this model does not take. It would save nothing for eight frames and much
+# for large windows. As things are, tying buys *parameters* (and with them the data needed to learn
+# them), not arithmetic. Arithmetic is saved by smaller windows, and by mixing time and space apart
+# (lesson 06).
 #
 # ### Exercise 3: how many tables fit under one matrix? (medium, 5 minutes)
 #
@@ -282,26 +281,22 @@ nb02.most_groups(most_groups)
 # **Your guess:** tied clearly better, dense clearly better, or not to be told apart?
 
 # %%
-grid = stored.rows("gates")
-shown = ("lrpe", "dense", "mean", "none")
-runs = grid[grid.gate.isin(shown)]
+runs = stored.rows("gates")
 print(stored.command("gates"))
-title = "Tied and dense cannot be told apart; both are far above mean and none"
-draw_accuracy(runs, metric="test_top1", by="name", chance=1 / 14, title=title)
-plt.show()
+table = stored.against_baseline(runs, by="gate", shown=("dense", "mean", "none"))
 
 # %%
-for row in compare(grid, "gate=lrpe", "test_top1", by="name", margin=0.02).itertuples():
-    if row.name.removeprefix("gate=") in shown:
-        interval = f"95% interval {row.low:+.3f} to {row.high:+.3f}"
-        print(f"{row.name:10} minus tied: {row.difference:+.3f}, {interval}: {row.verdict}")
+shown = runs[runs.gate.isin(("lrpe", "dense", "mean", "none"))]
+title = f"Tied (lrpe) as the baseline. {stored.in_words(table)}"
+draw_accuracy(shown, metric="test_top1", by="gate", chance=1 / 14, title=title)
+plt.show()
 
 # %% [markdown]
-# **Reading.** The interval of `dense` holds zero, so neither side may be believed; a verdict
-# (better, worse, or equal within two points) would take about as many seeds as the line says. (The
-# words are corrected for all gates that the grid compared, of which four are shown.) That
-# tokens are mixed, and that the model can learn how, matters far more than whether the matrix is
-# tied. The case for tying is another one: it remains possible when windows grow.
+# **Reading.** The lines above say of each gate which of four words these runs allow: better, worse,
+# equal within two points, or not to be told apart. (The words are corrected for all gates that the
+# grid compared, of which three are shown.) Look at the sizes, too: the step from no mixing (`none`)
+# to learned mixing is far larger than what lies between tied and dense. The case for tying is
+# another one: it remains possible when windows grow.
 #
 # ## The figure to remember
 #
@@ -314,14 +309,17 @@ windows = {
     "(H, W)": [(2**k, 2**k) for k in range(1, 6)],
     "(T, H, W)": [(2**k, 2**k, 2**k) for k in range(1, 5)],
 }
-tokens = 2.0 ** np.arange(2, 13)
+tokens = 2.0 ** torch.arange(2, 13)
+sizes = {
+    name: torch.tensor([torch.Size(w).numel() for w in each]) for name, each in windows.items()
+}
 
 # %%
 fig, ax = plt.subplots(figsize=(6.4, 3.8))
 ax.loglog(tokens, tokens**2, color="0.2", label="dense, any window: N²")
 for name, each in windows.items():
     counts = [relation_params("lrpe", window, 1, dim=8) for window in each]
-    ax.loglog([np.prod(w) for w in each], counts, "o-", label=f"tied, {name}")
+    ax.loglog(sizes[name], counts, "o-", label=f"tied, {name}")
 ax.set(xlabel="tokens N in a window", ylabel="parameters of one relation")
 ax.set_title("Dense grows with N², tied with N")
 ax.legend()
@@ -329,10 +327,10 @@ plt.show()
 
 # %%
 for name, each in windows.items():
-    n = np.log([np.prod(w) for w in each[-2:]])
-    slope = np.diff(np.log([relation_params("lrpe", w, 1, dim=8) for w in each[-2:]])) / np.diff(n)
-    most = relation_params("dense", each[-1], 1, 8) / relation_params("lrpe", each[-1], 1, 8)
-    print(f"tied, {name:10} slope {slope[0]:.2f}; at {each[-1]} dense needs {most:,.0f} x as many")
+    counts = torch.tensor([relation_params("lrpe", window, 1, dim=8) for window in each[-2:]])
+    slope = (counts.log().diff() / sizes[name][-2:].log().diff()).item()
+    most = sizes[name][-1] ** 2 / counts[-1]
+    print(f"tied, {name:10} slope {slope:.2f}; at {each[-1]} dense needs {most:,.0f} x as many")
 
 # %% [markdown]
 # **Reading.** Dense has slope 2. Tied has slope 1 for large windows, whatever the axes: nearly 2 N

@@ -19,17 +19,12 @@ preflight.check()
 import inspect
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 
 from analysis import BiasExplorer, bias_maps, draw_spatial_bias
-from analysis.explorer.draw import draw_explorer
-from analysis.figures.style import STYLE
 from lessons.checks import nb03
+from lessons.figures import draw_index
 from posmlp import load, relative_position_index
-from posmlp.positions import token_coordinates
-
-plt.style.use(STYLE)
 
 # %% [markdown]
 # ## One axis
@@ -49,8 +44,9 @@ plt.style.use(STYLE)
 index = relative_position_index((4,))
 fig, ax = plt.subplots(figsize=(3.4, 2.9))
 image = ax.imshow(index - 3, vmin=-5, vmax=5)
-for (m, n), entry in np.ndenumerate(index.numpy()):
-    ax.text(n, m, entry, ha="center", va="center")
+for m, row in enumerate(index.tolist()):
+    for n, entry in enumerate(row):
+        ax.text(n, m, entry, ha="center", va="center")
 ax.set(xlabel="key (input) frame n", ylabel="query (output) frame m")
 ax.set(xticks=range(4), yticks=range(4), title="Each diagonal reads one entry")
 fig.colorbar(image, label="dt = m - n")
@@ -97,7 +93,7 @@ nb03.index_1d(index_1d)
 # Tokens of a picture are numbered row by row. In a window of 3 x 3, token 5 is row 1, column 2.
 
 # %%
-coordinates = token_coordinates((3, 3))
+coordinates = torch.cartesian_prod(torch.arange(3), torch.arange(3))
 print("token  (row, column)")
 for token in (0, 1, 3, 5, 8):
     print(f"{token:5}  {tuple(coordinates[token].tolist())}")
@@ -161,7 +157,7 @@ window = (3, 2, 4)
 sides = [torch.arange(-(w - 1), w) for w in window]
 table = torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1).flatten(0, 2)  # (L, 3)
 looked_up = table[relative_position_index(window)]  # (N, N, 3)
-coordinates = token_coordinates(window)
+coordinates = torch.cartesian_prod(*map(torch.arange, window))
 assert torch.equal(looked_up, coordinates[:, None] - coordinates[None, :])
 print(f"{len(coordinates)} tokens, {len(table)} offsets: every pair finds its own (dt, dy, dx)")
 
@@ -175,8 +171,9 @@ print(f"{len(coordinates)} tokens, {len(table)} offsets: every pair finds its ow
 used = torch.bincount(relative_position_index((4, 4)).flatten()).view(7, 7)
 fig, ax = plt.subplots(figsize=(3.6, 3.1))
 image = ax.imshow(used, cmap="viridis", extent=(-3.5, 3.5, 3.5, -3.5))
-for (row, column), count in np.ndenumerate(used.numpy()):
-    ax.text(column - 3, row - 3, count, ha="center", va="center", color="w" if count < 9 else "k")
+for dy, row in enumerate(used.tolist(), start=-3):
+    for dx, count in enumerate(row, start=-3):
+        ax.text(dx, dy, count, ha="center", va="center", color="w" if count < 9 else "k")
 ax.set(xlabel="dx", ylabel="dy", title="Far offsets are read by few pairs")
 plt.show()
 
@@ -194,7 +191,9 @@ plt.show()
 # %%
 model = load("models/toy-ts.safetensors")
 maps = bias_maps(model).query("stage == 1 and block == 1 and branch == 'S'")
-draw_spatial_bias(maps, title="Two groups' tables, stage 1 (trained)")
+largest = maps.loc[maps.groupby("group").bias.transform(lambda b: b.abs().max()) == maps.bias.abs()]
+places = " and ".join(f"({row.dy}, {row.dx})" for row in largest.itertuples())
+draw_spatial_bias(maps, title=f"Stage 1, trained: the largest weights stand at (dy, dx) = {places}")
 plt.show()
 
 # %%
@@ -203,11 +202,12 @@ for group, rows in maps.groupby("group"):
     places = ", ".join(f"({row.dy}, {row.dx}) {row.bias:+.2f}" for row in largest)
     own = rows.query("dy == 0 and dx == 0").bias.item()
     print(f"group {group}: largest at (dy, dx) {places}; the token itself {own:+.2f}")
+    assert abs(own) < rows.bias.abs().max() / 2
 
 # %% [markdown]
-# **Reading.** Beside it, in its own row: the largest weight of both groups reads two tokens to the
-# left (dx = +2). Weights nearly as large stand near the rim, where few pairs read them. The token
-# itself, at the cross-hair, weighs next to nothing.
+# **Reading.** Not at the token itself, which stands at the cross-hair: its weight is less than half
+# of the largest. (A positive dx reads a token to the left.) Weights nearly as large stand near the
+# rim, where few pairs read them.
 #
 # Now **one row of the matrix**, drawn as the picture that one query token sees.
 #
@@ -217,11 +217,12 @@ for group, rows in maps.groupby("group"):
 # %%
 relation = model.stages[0].blocks[0].steps[0]["S"].gate.relation()[0].detach()
 limit = relation.abs().max()
-fig, axes = plt.subplots(1, 3, figsize=(7.2, 2.5))
+fig, axes = plt.subplots(1, 3, figsize=(7.8, 2.5))
 for ax, query in zip(axes, (0, 5, 15), strict=True):
-    ax.imshow(relation[query].view(4, 4), vmin=-limit, vmax=limit)
+    image = ax.imshow(relation[query].view(4, 4), vmin=-limit, vmax=limit)
     ax.plot(query % 4, query // 4, "k*", markersize=12)
     ax.set(title=f"what token {query} reads", xticks=range(4), yticks=range(4))
+fig.colorbar(image, ax=axes, label="mixing weight")
 plt.show()
 
 # %% [markdown]
@@ -256,7 +257,7 @@ nb03.offset_of(offset_of)
 # %%
 explorer = BiasExplorer(model)
 explorer.branch = "S"
-draw_explorer(explorer.unit, explorer.group, explorer.query, explorer.names)
+explorer.draw()
 plt.show()
 
 # %% [markdown]
@@ -277,27 +278,21 @@ explorer
 # ## The figure to remember
 #
 # **Your guess:** sketch the N x N index of 8 frames, of 4 x 4 tokens, and of 2 frames of 3 x 3,
-# each cell coloured by its entry. Where are the edges between the blocks?
+# each cell coloured by its offset along the last axis. Where are the edges between the blocks?
 
 # %%
 titles = ("8 frames: diagonals", "4 x 4: diagonals of blocks", "2 x 3 x 3: blocks of blocks")
-fig, axes = plt.subplots(1, 3, figsize=(9.2, 3.3))
+fig, axes = plt.subplots(1, 3, figsize=(10, 3.9), width_ratios=[1, 1.1, 1.4])
 for ax, title, window in zip(axes, titles, ((8,), (4, 4), (2, 3, 3)), strict=True):
-    entries = relative_position_index(window)
-    ax.imshow(entries, cmap="viridis")
-    step = 1 if len(window) == 1 else window[-1]
-    ticks = np.arange(0, len(entries), step)
-    ax.set(title=title, xlabel="key n", ylabel="query m", xticks=ticks, yticks=ticks)
-    edges = ticks[1:] - 0.5 if step > 1 else []
-    widths = [2 if edge == 8.5 else 0.6 for edge in edges]  # 9 tokens are a frame
-    ax.hlines(edges, -0.5, len(entries) - 0.5, color="white", linewidth=widths)
-    ax.vlines(edges, -0.5, len(entries) - 0.5, color="white", linewidth=widths)
+    image = draw_index(window, ax)
+    ax.set_title(title)
+fig.colorbar(image, ax=axes, label="offset along the last axis", ticks=range(-7, 8), shrink=0.8)
 plt.show()
 
 # %% [markdown]
-# **Reading.** One colour, one number of the table. In 1-D they run along diagonals; in 2-D along
-# diagonals of blocks, one block for each dy, and inside each block again along diagonals; with time
-# added, the same once more.
+# **Reading.** A colour is an offset along the last axis, and colours run along diagonals. The
+# numbers in a block are its offsets along the other axes, dy or (dt, dy): blocks with the same
+# numbers read the same entries of the table, and they, too, lie along diagonals.
 #
 # ## What to remember
 #

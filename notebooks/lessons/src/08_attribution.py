@@ -20,26 +20,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analysis import (
-    attribute,
-    attribution_scorecard,
-    baseline_clips,
-    draw_attribution,
-    draw_scorecard,
-    localisation,
-    reinitialised,
-)
-from analysis.attribution.baselines import BASELINES
-from analysis.figures.style import STYLE
+import analysis
+from lessons import scrubber, stored
 from lessons.checks import nb08
-from lessons.filmstrip import filmstrip
-from lessons.scrubber import scrubber, show_frame
-from posmlp.checkpoint import load
-from posmlp.data.augment import MEAN, STD
-from posmlp.data.digits.moving_digits import MovingDigits, RenderedClips
-from posmlp.train import normalise
-
-plt.style.use(STYLE)
+from lessons.clips import MovingDigits, RenderedClips, filmstrip, moving, normalise, pixels_of
 
 # %% [markdown]
 # ## Clips whose truth is known
@@ -52,7 +36,7 @@ plt.style.use(STYLE)
 # mistake. **Your guess:** could you name the four classes below without their names?
 
 # %%
-model = load("models/toy-ts.safetensors")
+model = stored.model()
 digits = MovingDigits("test", num_clips=56)
 drawn = digits.render(torch.arange(56))
 with torch.no_grad():
@@ -64,12 +48,18 @@ names = [digits.classes[label] for label in sample.labels]
 print(f"{len(sure)} clips, probability of the right class {chance[sure].min():.2f} or more")
 
 # %%
-title = "Four clips that the model answers rightly"
-filmstrip(sample.clips[:4], names[:4], title, frame_inches=0.7)
+moving(sample.clips[:4], names[:4])
 
 # %% [markdown]
-# **Reading.** Hardly from one frame, but from the row: one object moves, and all else stays or
-# slides.
+# **Reading.** Hardly from one frame, but from the motion: one object moves, and all else stays or
+# slides. **Your guess:** which of the digits is the one that moves?
+
+# %%
+title = "Four clips that the model answers rightly, the mover outlined"
+filmstrip(sample.clips[:4], names[:4], title, masks=sample.masks, frame_inches=0.7)
+
+# %% [markdown]
+# **Reading.** The outline is the truth that maps will be held against.
 #
 # ## A first map
 #
@@ -83,9 +73,11 @@ filmstrip(sample.clips[:4], names[:4], title, frame_inches=0.7)
 
 # %%
 clips = normalise(sample.clips)
-maps = attribute(model, clips, sample.labels, "integrated_gradients", baseline="mean_frame")
+maps = analysis.attribute(
+    model, clips, sample.labels, "integrated_gradients", baseline="mean_frame"
+)
 truth = {"masks": sample.masks, "moving": sample.moving}
-draw_attribution(maps, sample.clips, clip=0, target_name=names[0], **truth)
+analysis.draw_attribution(maps, sample.clips, clip=0, target_name=names[0], **truth)
 plt.show()
 
 # %% [markdown]
@@ -121,7 +113,7 @@ nb08.completeness_gap(completeness_gap)
 
 # %%
 for num_steps in (4, 8, 16, 32):
-    found = attribute(model, clips, sample.labels, num_steps=num_steps)
+    found = analysis.attribute(model, clips, sample.labels, num_steps=num_steps)
     print(f"{num_steps:2} steps: median gap {found.relative_gap.median():.1%}", end=", ")
     print(f"largest {found.relative_gap.max():.1%}")
 
@@ -138,10 +130,10 @@ for num_steps in (4, 8, 16, 32):
 # much as before, as little as of a uniform map, or something between?
 
 # %% tags=["trained"]
-random_weights = reinitialised(model)
-noise = attribute(random_weights, clips, sample.labels, "integrated_gradients")
+random_weights = analysis.reinitialised(model)
+noise = analysis.attribute(random_weights, clips, sample.labels, "integrated_gradients")
 for name, found in (("trained", maps), ("random weights", noise)):
-    shares = localisation(found, sample.masks)
+    shares = analysis.localisation(found, sample.masks)
     print(f"{name:14} {shares.mass_on_object.mean():.0%} of the map on the object,", end=" ")
     print(f"{shares.uniform_mass_on_object.mean():.0%} of a uniform one")
 
@@ -177,8 +169,8 @@ nb08.mass_on_object(mass_on_object)
 # **Your guess:** in which of the three does the trained model beat random weights?
 
 # %%
-scores = localisation(maps, **truth).drop(columns="clip")
-against = localisation(noise, **truth).drop(columns="clip")
+scores = analysis.localisation(maps, **truth).drop(columns="clip")
+against = analysis.localisation(noise, **truth).drop(columns="clip")
 table = pd.DataFrame({"trained": scores.mean(), "random weights": against.mean()})
 table.loc[[name for name in table.index if not name.startswith("uniform")]].assign(
     uniform=[scores[f"uniform_{name}"].mean() for name in scores if not name.startswith("uni")]
@@ -217,9 +209,9 @@ nb08.without_motion(without_motion)
 # **Your guess:** which of these four baselines still contains the movement?
 
 # %%
-baselines = torch.cat([baseline_clips(name, clips[:1]) for name in BASELINES])
-pixels = ((baselines * STD + MEAN).clamp(0, 1) * 255).byte().movedim(1, -1)
-filmstrip(pixels, list(BASELINES), f"Four ways to take '{names[0]}' away", frame_inches=0.7)
+BASELINES = ("mean_frame", "first_frame", "zero", "blur")
+baselines = torch.cat([analysis.baseline_clips(name, clips[:1]) for name in BASELINES])
+moving(pixels_of(baselines), BASELINES)
 
 # %% [markdown]
 # **Reading.** The blurred one: its blob travels. **Your guess:** which of them gives maps that hit
@@ -228,9 +220,11 @@ filmstrip(pixels, list(BASELINES), f"Four ways to take '{names[0]}' away", frame
 # %%
 rows = []
 for name in BASELINES:
-    found = localisation(attribute(model, clips, sample.labels, baseline=name), **truth)
+    found = analysis.localisation(
+        analysis.attribute(model, clips, sample.labels, baseline=name), **truth
+    )
     with torch.no_grad():
-        left = model(baseline_clips(name, clips)).softmax(-1)
+        left = model(analysis.baseline_clips(name, clips)).softmax(-1)
     row = found[["mass_on_object", "pointing_game"]].mean()
     rows.append(row.rename(name))
     rows[-1]["probability left"] = left.gather(1, sample.labels[:, None]).mean().item()
@@ -253,10 +247,11 @@ pd.DataFrame(rows).round(2)
 
 # %%
 methods = ["integrated_gradients", "grad_cam", "saliency", "random"]
-card = attribution_scorecard({"toy": model}, methods, sample, num_steps=8)
+card = analysis.attribution_scorecard({"toy": model}, methods, sample, num_steps=8)
 kept = ["mass_on_object", "pointing_game", "deletion_auc", "rank_correlation_magnitude"]
-title = "Integrated gradients hits the object; no method wins every panel"
-draw_scorecard(card[card.metric.isin(kept)], title=title)
+hit = card[card.metric == "mass_on_object"].set_index("method")["mean"].drop("random")
+title = f"{hit.idxmax()} hits the object best: {hit.max():.0%} of its map lies there"
+analysis.draw_scorecard(card[card.metric.isin(kept)], title=title)
 plt.show()
 
 # %% [markdown]
@@ -272,14 +267,14 @@ plt.show()
 
 # %%
 largest = int(maps.frame_shares()[1].argmax())
-show_frame(maps, sample.clips, clip=1, frame=largest, masks=sample.masks)
+scrubber.show_frame(maps, sample.clips, clip=1, frame=largest, masks=sample.masks)
 
 # %% [markdown]
 # **Reading.** Nearly all of it lies within the outline; a few pixels speak where the object was
 # before.
 
 # %%
-scrubber(maps, sample.clips, clip=1, masks=sample.masks)
+scrubber.scrubber(maps, sample.clips, clip=1, masks=sample.masks)
 
 # %% [markdown]
 # ## The figure to remember
@@ -289,9 +284,11 @@ scrubber(maps, sample.clips, clip=1, masks=sample.masks)
 # **Your guess:** if the titles were missing, by what would you know which is which?
 
 # %% tags=["trained"]
-draw_attribution(maps, sample.clips, clip=1, target_name=names[1], **truth)
+analysis.draw_attribution(maps, sample.clips, clip=1, target_name=names[1], **truth)
 plt.show()
-draw_attribution(noise, sample.clips, clip=1, target_name=f"{names[1]}, random weights", **truth)
+analysis.draw_attribution(
+    noise, sample.clips, clip=1, target_name=f"{names[1]}, random weights", **truth
+)
 plt.show()
 
 # %% [markdown]

@@ -22,13 +22,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analysis import cost, draw_speed_accuracy, measure_speed, pareto
-from analysis.figures.style import STYLE
+from analysis import cost, measure_speed, pareto
 from lessons import speeds
 from lessons.checks import nb09
 from posmlp import create_model
-
-plt.style.use(STYLE)
 
 # %% [markdown]
 # ## One number is no measurement
@@ -221,18 +218,20 @@ means = runs.groupby("variant", as_index=False, sort=False)[
     ["gmacs", "params", "latency_ms", "test_top1"]
 ].mean()
 for key in ("params", "gmacs", "latency_ms"):
-    print(f"front by {key:10}:", ", ".join(pareto(means, key, "test_top1").variant))
+    front = pareto(means, key, "test_top1").variant.tolist()
+    said = "on it" if "T+S" in front else "not on it"
+    print(f"front by {key:10}: {', '.join(front)}; T+S is {said}")
 
 # %%
-columns = ["variant", "seed", "test_top1", "gmacs", "latency_ms"]
-draw_speed_accuracy(runs[columns], title="Two costs, two fronts")
+speeds.draw_fronts(runs, {"gmacs": "multiply-adds (G)", "latency_ms": "latency of a clip (ms)"})
 plt.show()
 
 # %% [markdown]
-# **Reading.** By neither, going by the mean: `lrpe+dense` costs the same count and scores a little
-# more. Points are means over seeds with their 95% intervals; the step line is the front. Many
-# intervals overlap: a front of means is a front of *these* means, and a variant just below it may
-# well belong on it (lesson 10).
+# **Reading.** The lines answer for the means, and a variant of the same cost that scores a little
+# more is enough to be beaten. In the figure variants stand in order of cost, cheap ones above, with
+# means and 95% intervals over seeds. Those on the front are orange. Many intervals overlap: a front
+# of means is a front of *these* means, and a variant just below it may well belong on it (lesson
+# 10).
 #
 # ## The figure to remember
 #
@@ -245,10 +244,10 @@ speeds.draw_ratios(costs)
 plt.show()
 
 # %% [markdown]
-# **Reading.** For `conv`: a depth-wise convolution counts a little less than the table's matrix
-# product and takes far longer, as products are what processors are built for. For `ST` and `ST+S`
-# the count misleads the other way: a joint branch counts dear and is computed in few large
-# products.
+# **Reading.** The title names it. A depth-wise convolution (`conv`) counts a little less than the
+# table's matrix product and takes far longer, as products are what processors are built for. Where
+# the diamond stands left of the dot the count misleads the other way: a joint branch (`ST`) counts
+# dear and is computed in few large products.
 #
 # ## What to remember
 #

@@ -15,21 +15,16 @@ from lessons import preflight
 preflight.check("rich", "scipy")
 
 # %%
-import tempfile
-
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from scipy import stats
 
 import ablations
-from analysis import compare, detectable_effect, draw_accuracy, t_interval
-from analysis.figures.style import STYLE
+from analysis import compare, detectable_effect, draw_accuracy, draw_differences, t_interval
 from analysis.results.false_alarms import peeking
 from lessons import stored
 from lessons.checks import nb10
 
-plt.style.use(STYLE)
 METRIC = "test_within_pair"
 
 # %% [markdown]
@@ -71,7 +66,7 @@ grid = {
 # trains nothing. (Without `probe_s=0` it also tries a few steps, to predict the time.)
 
 # %%
-print(ablations.plan(grid, probe_s=0))
+print(stored.in_lines(ablations.plan(grid, probe_s=0)))
 
 # %% [markdown]
 # **Reading.** Read the last lines first. With two seeds only enormous effects can be seen. That is
@@ -83,7 +78,7 @@ print(ablations.plan(grid, probe_s=0))
 try:
     ablations.plan({**grid, "axes": {"gate_form": ["multiply", "ad"]}})
 except ablations.GridError as error:
-    print(error)
+    print(stored.in_lines(error))
 
 # %% [markdown]
 # ### Exercise 1: declare a grid (medium, 8 minutes)
@@ -113,7 +108,7 @@ nb10.my_grid(my_grid)
 # interrupted run goes on where it stopped.
 
 # %% tags=["timed"]
-folder = tempfile.mkdtemp()
+folder = preflight.new_folder()
 mine = ablations.run(grid, folder)
 
 # %% [markdown]
@@ -168,7 +163,7 @@ plt.show()
 
 # %%
 for num_seeds in (2, 3, 5):
-    factor = stats.t.ppf(0.975, num_seeds - 1) / np.sqrt(num_seeds)
+    factor = stats.t.ppf(0.975, num_seeds - 1) / num_seeds**0.5
     print(f"{num_seeds} seeds: the interval is the mean -+ {factor:.1f} standard deviations")
 
 # %% [markdown]
@@ -186,8 +181,8 @@ for num_seeds in (2, 3, 5):
 #
 # <details><summary>Hint</summary>
 #
-# mean -+ t * s / sqrt(n), with s the standard deviation with `ddof=1` and t
-# `scipy.stats.t.ppf(0.975, n - 1)`.
+# mean -+ t * s / sqrt(n), with s `pd.Series(differences).std()`, which divides by n - 1, and t
+# `stats.t.ppf(0.975, n - 1)`.
 #
 # </details>
 
@@ -254,13 +249,15 @@ nb10.conclusion(conclusion)
 # %%
 first = others.loc[others.baseline, "name"].iloc[0]
 table = compare(others, first, METRIC, by="name", margin=0.02)
+lost = table[(table.p < 0.05) & (table.p_holm >= 0.05)].name.tolist()
+print(f"told by their own p alone, not after correction: {', '.join(lost) or 'none'}")
 table[["name", "difference", "low", "high", "p", "p_holm", "verdict"]].round(3)
 
 # %% [markdown]
-# **Reading.** What does not mix over time, or only takes its mean, is told at once. `conv` would
-# have been called worse by its own p, and is not once all comparisons are counted. For such rows
-# the table says how many seeds a verdict would need if what was seen were the truth: an honest "we
-# do not know yet".
+# **Reading.** What does not mix over time, or only takes its mean, is told at once. The line above
+# the table names rows that would have been told apart by their own p, and are not once all
+# comparisons are counted. For rows that cannot be told the table says how many seeds a verdict
+# would need if what was seen were the truth: an honest "we do not know yet".
 #
 # **Your guess:** how much smaller a difference do twice as many seeds detect?
 
@@ -298,35 +295,25 @@ plt.show()
 # So never add seeds to this grid because its word did not please you. Say before the run that the
 # seeds may go on: `seeds: {from: 3, to: 20, until: verdict}` with `equal_within: 2`. Each variant
 # then stops at its first word, and all looks at all variants err in 5% of studies together.
-
-# %% tags=["trained"]
-tables = [(table, "#0072B2"), (compare(mine, baseline, METRIC, by="name", margin=0.02), "#D55E00")]
-drawn = pd.concat([each.assign(hue=hue) for each, hue in tables], ignore_index=True)
-
-# %% [markdown]
+#
 # ## The figure to remember
 #
-# Differences to the baseline, seed by seed: yours at two seeds (orange), the stored ones at more.
+# Differences to the baseline, seed by seed: yours at two seeds (last), the stored ones at more.
 #
 # **Your guess:** draw your own bar before you run this, and the word beside it.
 
 # %% tags=["trained"]
-fig, ax = plt.subplots(figsize=(7, 3.6))
-for y, row in enumerate(drawn.itertuples()):
-    ax.plot(np.clip([row.low, row.high], -0.5, 0.5), [y, y], color=row.hue, linewidth=2)
-    ax.plot(row.difference, y, "D", color=row.hue)
-    ax.text(0.52, y, row.verdict.partition(":")[0], va="center", fontsize=8)
-ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
-ax.set(yticks=range(len(drawn)), xlim=(-0.5, 0.5), xlabel=f"{METRIC}: difference to the baseline")
-ax.set_yticklabels(drawn.name)
-ax.invert_yaxis()
-ax.set_title("Two seeds (orange) can say next to nothing")
+yours = compare(mine, baseline, METRIC, by="name", margin=0.02)
+both = pd.concat([table, yours.assign(name=yours.name + " (yours)")])
+both[["difference", "low", "high"]] = (100 * both[["difference", "low", "high"]]).clip(-50, 50)
+title = "Two seeds (last bar) against five"
+draw_differences(both, label="name", margin=2, unit=" points", title=title)
 plt.show()
 
 # %% [markdown]
-# **Reading.** (Intervals are cut at half a unit. A bar is for one comparison, a word for all of
-# them: `conv` lies on one side of zero, and still the word is "cannot tell".) Your conclusion is
-# one sentence: the difference, its interval, the number of seeds, and one of the four words.
+# **Reading.** (Intervals are cut at 50 points.) A bar is for one comparison, a word for all of
+# them: a bar may lie on one side of zero where the word is "cannot tell". Your conclusion is one
+# sentence: the difference, its interval, the number of seeds, and one of the four words.
 #
 # ## What to remember
 #

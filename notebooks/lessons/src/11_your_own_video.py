@@ -15,32 +15,16 @@ from lessons import preflight
 preflight.check("av", "decord", "captum")
 
 # %%
-import contextlib
-import io
-import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import torch
 
 from analysis import attribute, draw_attribution
-from analysis.figures.style import STYLE
+from lessons import clips, stored, videos
 from lessons.checks import nb11
-from lessons.filmstrip import filmstrip, write_film
-from posmlp import TrainConfig, fit
-from posmlp.checkpoint import load
-from posmlp.data.clips import ClipRule, Draw, load_clip
-from posmlp.data.digits.moving_digits import MovingDigits
-from posmlp.data.digits.synthetic import write_dataset
-from posmlp.data.files.packets import VideoError
-from posmlp.data.layouts import list_videos
-from posmlp.predict import TrainedModel, predict_video
-from posmlp.presets import resolve
-from posmlp.train import normalise
-
-plt.style.use(STYLE)
+from posmlp import TrainConfig, create_model, fit
 
 # %% [markdown]
 # ## A file
@@ -51,13 +35,13 @@ plt.style.use(STYLE)
 # %%
 VIDEO = ""  # for example "/home/you/film.mp4"
 
-folder = Path(tempfile.mkdtemp())
+folder = preflight.new_folder()
 if VIDEO:
     video = Path(VIDEO)
 else:
-    digits = MovingDigits("test", 2, difficulty="easy", num_frames=24, image_size=112)
+    digits = clips.MovingDigits("test", 2, difficulty="easy", num_frames=24, image_size=112)
     frames = digits.render(torch.tensor([0])).clips[0].numpy()
-    video = write_film(folder / "film.mp4", frames)
+    video = videos.write_film(folder / "film.mp4", frames)
 print(f"{video.name}: {video.stat().st_size / 1000:.0f} kB")
 
 # %% [markdown]
@@ -70,11 +54,15 @@ print(f"{video.name}: {video.stat().st_size / 1000:.0f} kB")
 # **Your guess:** the film made here has 24 frames. Which eight does the model get?
 
 # %%
-rule = ClipRule(num_frames=8, image_size=32)
-found = load_clip(str(video), rule, Draw())
+rule = videos.ClipRule(num_frames=8, image_size=32)
+found = videos.load_clip(str(video), rule, videos.Draw())
 print(f"{found.num_frames} frames at {found.fps} a second, read by {found.backend}")
 print(f"the clip is frames {found.indices.tolist()}: {found.frames.shape}, {found.frames.dtype}")
-filmstrip(torch.from_numpy(found.frames[None]), [video.stem], "All that the model gets of it")
+clip = torch.from_numpy(found.frames)[None]
+clips.filmstrip(clip, [video.stem], "All that the model gets of it")
+
+# %%
+clips.moving(clip, [video.stem])
 
 # %% [markdown]
 # **Reading.** The video is cut into as many equal segments as the clip has frames, and the middle
@@ -109,9 +97,9 @@ nb11.frames_seen(frames_seen)
 # **Your guess:** will it be right? And how sure?
 
 # %%
-model = load("models/toy-ts.safetensors")
-trained = TrainedModel(model, MovingDigits.classes, rule, seed=0)
-answer = predict_video(trained, video)
+model = stored.model()
+trained = videos.TrainedModel(model, clips.MovingDigits.classes, rule, seed=0)
+answer = videos.predict_video(trained, video)
 for name, probability in answer.top(5):
     print(f"{name:18} {probability:6.1%}  {'█' * round(40 * probability)}")
 
@@ -125,15 +113,14 @@ for name, probability in answer.top(5):
 # **Your guess:** in which frames will the relevance lie: the first, the middle, the last?
 
 # %%
-clip = torch.from_numpy(found.frames)[None]
 best = int(answer.probabilities.argmax())
-maps = attribute(model, normalise(clip), best, "integrated_gradients", baseline="mean_frame")
+maps = attribute(model, clips.normalise(clip), best, "integrated_gradients", baseline="mean_frame")
 draw_attribution(maps, clip, target_name=answer.classes[best])
 plt.show()
 
 # %% [markdown]
-# **Reading.** Most where the digit sets out and where it arrives, on our film. But where the truth
-# is not known, nobody tells you whether this map is right. Lesson 08's checks still can be made:
+# **Reading.** The bars answer, and may well differ from your guess. But where the truth is not
+# known, nobody tells you whether this map is right. Lesson 08's checks still can be made:
 # completeness (in the caption), and the same map on random weights.
 #
 # ## More than one look
@@ -164,7 +151,7 @@ nb11.over_views(over_views)
 
 # %%
 for num_views in (1, 2, 4):
-    name, probability = predict_video(trained, video, num_views=num_views).top(1)[0]
+    name, probability = videos.predict_video(trained, video, num_views=num_views).top(1)[0]
     print(f"{num_views} views: {name} {probability:.1%}")
 
 # %% [markdown]
@@ -182,8 +169,8 @@ FOLDER = ""  # for example "/home/you/videos"
 
 root = Path(FOLDER) if FOLDER else folder / "videos"
 if not FOLDER:
-    write_dataset(root, num_train=56, num_test=84, difficulty="easy", progress=False)
-listing = list_videos(root, "test")
+    videos.write_dataset(root, num_train=56, num_test=84, difficulty="easy", progress=False)
+listing = videos.list_videos(root, "test")
 print(f"{len(listing.paths)} test videos of {len(listing.classes)} classes")
 
 # %% [markdown]
@@ -192,7 +179,7 @@ print(f"{len(listing.paths)} test videos of {len(listing.classes)} classes")
 # %%
 rows = []
 for path, label in zip(listing.paths, listing.labels, strict=True):
-    (first, sure), (second, _) = predict_video(trained, path).top(2)
+    (first, sure), (second, _) = videos.predict_video(trained, path).top(2)
     truth = listing.classes[label]
     rows.append({"file": path.name, "class": truth, "answer": first, "sure": sure, "next": second})
 table = pd.DataFrame(rows)
@@ -212,10 +199,10 @@ wrong.round(2).head(8)
 
 # %%
 chosen = (table if wrong.empty else wrong).sure.idxmax()
-read = load_clip(str(listing.paths[chosen]), rule, Draw())
+read = videos.load_clip(str(listing.paths[chosen]), rule, videos.Draw())
 one = torch.from_numpy(read.frames)[None]
 named = list(trained.classes).index(table.answer[chosen])
-maps = attribute(model, normalise(one), named, "integrated_gradients", baseline="mean_frame")
+maps = attribute(model, clips.normalise(one), named, "integrated_gradients", baseline="mean_frame")
 name = f"{table.answer[chosen]}, of a clip of class {table['class'][chosen]}"
 draw_attribution(maps, one, target_name=name)
 plt.show()
@@ -232,13 +219,14 @@ plt.show()
 # **Your guess:** will so few clips bring the loss below that of guessing?
 
 # %% tags=["trained"]
-config = resolve("toy", num_classes=len(listing.classes))
-recipe = TrainConfig(epochs=1, batch_size=min(14, len(list_videos(root, "train").paths)))
-with contextlib.redirect_stderr(io.StringIO()) as said:  # what it found in the folder
+config = create_model("toy", num_classes=len(listing.classes)).config
+recipe = TrainConfig(epochs=1, batch_size=min(14, len(videos.list_videos(root, "train").paths)))
+with videos.reports() as said:  # what it found in the folder
     history = fit(config, recipe, str(root), progress=False)
 print(said.getvalue().replace(str(root), "FOLDER"))
 print(f"{len(history)} epoch, training loss {history[-1]['train_loss']:.2f}")
-print(f"guessing among {config.num_classes} would be {np.log(config.num_classes):.2f}")
+guessing = torch.tensor(float(config.num_classes)).log()
+print(f"guessing among {config.num_classes} would be {guessing:.2f}")
 
 # %% [markdown]
 # **Reading.** They teach next to nothing in one epoch; but the folder was read, and it runs.
@@ -253,8 +241,8 @@ broken = folder / "broken.mp4"
 broken.write_bytes(video.read_bytes()[:900])
 for path in (broken, folder / "missing.mp4"):
     try:
-        predict_video(trained, path)
-    except VideoError as error:
+        videos.predict_video(trained, path)
+    except videos.VideoError as error:
         print(str(error).replace(str(folder), "..."))
 
 # %% [markdown]
@@ -274,10 +262,9 @@ versions = {
     "frozen": clip[:, :1].expand_as(clip),
 }
 with torch.no_grad():
-    logits = model(normalise(torch.cat(list(versions.values()))))
+    logits = model(clips.normalise(torch.cat(list(versions.values()))))
 probabilities = logits.softmax(-1).numpy()
-title = "Four versions of one clip"
-filmstrip(torch.cat(list(versions.values())), list(versions), title, frame_inches=0.7)
+clips.moving(torch.cat(list(versions.values())), list(versions))
 
 # %% [markdown]
 # **Reading.** Backwards and mirrored, on our film; frozen, nothing travels.

@@ -1,13 +1,39 @@
-"""Learned temporal tables beside their controls and beside what they are needed for."""
+"""Figures that are too long for a lesson's cell."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+
+from posmlp.positions import relative_position_index
+
+
+def draw_index(window: tuple[int, ...], ax: Axes) -> Any:
+    """The N x N index of a window: the offset along the last axis as colour, the others as words.
+
+    Lines stand between blocks, thick ones between frames of a window (T, H, W). Returns the image.
+    """
+    entries, width = relative_position_index(window).numpy(), window[-1]
+    row = 2 * width - 1  # entries of the table that differ along the last axis alone
+    image = ax.imshow(entries % row - width + 1, vmin=-7, vmax=7)
+    ax.set(xlabel="key n", ylabel="query m", xticks=[], yticks=[])
+    for side, thickness in ((width, 1), (int(np.prod(window[-2:])), 4)):
+        edges = np.arange(side, len(entries), side) - 0.5
+        ax.hlines(edges, -0.5, len(entries) - 0.5, color="k", linewidth=thickness)
+        ax.vlines(edges, -0.5, len(entries) - 0.5, color="k", linewidth=thickness)
+    outer = window[:-1]
+    for (m, n), first in np.ndenumerate(entries[::width, ::width] // row) if outer else ():
+        places = np.unravel_index(first, [2 * side - 1 for side in outer])
+        words = ", ".join(str(k - side + 1) for k, side in zip(places, outer, strict=True))
+        middle = (width - 1) / 2
+        ax.text(n * width + middle, m * width + middle, words, ha="center", va="center")
+    return image
+
 
 CHANGES = ("knock_out", "symmetrise")
 
@@ -35,10 +61,19 @@ def draw_maps_beside_effects(temporal: Mapping[str, pd.DataFrame], effects: pd.D
     for ax in grid[-1, :-1]:
         ax.set_xlabel("dt (frames)")
     grid[-1, -1].set_xlabel("change (points, 95% interval)")
-    rows = effects[effects["kind"] == "symmetrise"]
-    needed = ", ".join(str(stage) for stage in rows.loc[rows["within_pair_high"] < 0, "stage"])
-    title = f"The direction of time needs odd tables in stage {needed or 'none'}"
+    title = f"The direction of time needs odd tables in {needed(effects, 'symmetrise')}"
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+
+
+def needed(effects: pd.DataFrame, kind: str, metric: str = "within_pair") -> str:
+    """The stages in which a change of branch T costs more than nothing: `stages 3 and 4`.
+
+    `effects`: what `analysis.intervene` gives; that is, whose interval lies below 0.
+    """
+    rows = effects[(effects["kind"] == kind) & (effects["branch"] == "T")]
+    found = [str(stage) for stage in rows.loc[rows[f"{metric}_high"] < 0, "stage"]]
+    listed = " and ".join([", ".join(found[:-1]), found[-1]] if found[1:] else found)
+    return f"stage{'s' * (len(found) > 1)} {listed}" if found else "no stage"
 
 
 def _draw_tables(axes: list[Axes], maps: list[pd.DataFrame]) -> None:

@@ -1,0 +1,53 @@
+"""Video files in a lesson: written, read, listed, and answered by a model."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from posmlp.data.clips import ClipRule, Draw, load_clip
+from posmlp.data.digits.synthetic import write_dataset
+from posmlp.data.files.packets import VideoError
+from posmlp.data.layouts.layouts import list_videos
+from posmlp.predict import TrainedModel, predict_video
+
+__all__ = [
+    "ClipRule",
+    "Draw",
+    "TrainedModel",
+    "VideoError",
+    "list_videos",
+    "load_clip",
+    "predict_video",
+    "reports",
+    "write_dataset",
+    "write_film",
+]
+
+
+@contextlib.contextmanager
+def reports() -> Iterator[io.StringIO]:
+    """What is written to stderr meanwhile, such as what a training says of its data."""
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        yield said
+
+
+def write_film(path: Path, frames: NDArray[np.uint8], *, frames_per_s: int = 12) -> Path:
+    """Frames (T, H, W, 3) of even sides as an H.264 file, as a camera would write it.
+
+    A constant quantiser and one thread: the same bytes each time. Returns the path.
+    """
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=frames_per_s, options={"qp": "18"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt, stream.thread_count = "yuv420p", 1
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
