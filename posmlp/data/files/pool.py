@@ -19,11 +19,12 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
-
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from posmlp.data.files.packets import GOT_STUCK, VideoError, watched
+
+if TYPE_CHECKING:  # pebble is imported when the first worker is wanted
+    from pebble import ProcessFuture, ProcessPool
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -79,6 +80,8 @@ class DecodePool:
         self.close()
 
     def _schedule(self, job: Callable[[], T]) -> ProcessFuture[T]:
+        from pebble import ProcessPool
+
         if self._workers is None or not self._workers.active:
             self.close()
             context = _Workers()
@@ -92,6 +95,8 @@ class DecodePool:
         return self._workers.schedule(job)
 
     def _wait(self, future: ProcessFuture[T], job: Callable[[], T], path: str) -> T:
+        from pebble import ProcessExpired
+
         try:
             return future.result()
         except (ProcessExpired, BrokenProcessPool):
@@ -118,6 +123,8 @@ def under_way(started: Iterable[T], num_ahead: int) -> Iterator[T]:
 
 
 def _result(future: ProcessFuture[T], path: str, timeout_s: float) -> T:
+    from pebble import ProcessExpired
+
     try:
         return future.result()
     except ProcessExpired as error:
