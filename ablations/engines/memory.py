@@ -93,6 +93,8 @@ OUT_OF_MEMORY = (
     "unable to find an engine to execute this computation",
 )
 """What errors say where memory ran out; asked before GAVE_UP, as some say both."""
-GAVE_UP = ("CUDA error", "CUDA driver error", "cuDNN error", "CUDNN_STATUS", "CUBLAS_STATUS")
-GAVE_UP += ("CUSOLVER_STATUS", "CUFFT_", "NCCL error", "unhandled cuda error")
+GAVE_UP = (
+    *("CUDA error", "CUDA driver error", "cuDNN error", "CUDNN_STATUS", "CUBLAS_STATUS"),
+    *("CUSOLVER_STATUS", "CUFFT_", "NCCL error", "unhandled cuda error"),
+)
 """What errors say where a device, or its driver, failed."""
