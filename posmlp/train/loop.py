@@ -166,6 +166,8 @@ class Training:
                 self.began = time.perf_counter() - self.spent[0]
                 self.batches.waited = self.spent[1]
                 self._train_epoch(epoch, bar, folder)
+                if self.population.device.type == "cuda":  # else its time is that of launching
+                    torch.cuda.synchronize(self.population.device)
                 self._record(epoch + 1, time.perf_counter() - self.began)
                 bar.set_postfix_str(f"waiting for clips {self.history[-1]['data_wait_share']:.1%}")
                 with whole():

@@ -104,9 +104,10 @@ _FREE = ("empty", "detach", "alias", "_unsafe_view", "lift_fresh", "_reshape_ali
 
 
 class FakeCuda(TorchDispatchMode):
-    """Tensors on `cuda` are fake within it; counts launches, and waits by what made the host wait.
+    """Tensors on `cuda` are fake within it.
 
-    A copy from the host's memory waits unless it was pinned and asked not to block.
+    It counts launches, bytes sent from the host, and waits by what made the host wait. A copy from
+    the host's memory waits unless it was pinned and asked not to block.
     """
 
     def __init__(self) -> None:
@@ -114,12 +115,14 @@ class FakeCuda(TorchDispatchMode):
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         self.launches = 0
         self.waits: Counter[str] = Counter()
+        self.sent: Counter[torch.dtype] = Counter()
         self.pinned: set[int] = set()
         self.operators: Counter[str] = Counter()
 
     def clear(self) -> None:
         self.launches = 0
         self.waits.clear()
+        self.sent.clear()
         self.operators.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -165,6 +168,7 @@ class FakeCuda(TorchDispatchMode):
     def _count_upload(self, source: Any, non_blocking: bool) -> None:
         if not isinstance(source, torch.Tensor) or on_gpu(source):
             return
+        self.sent[source.dtype] += source.nbytes
         if not (non_blocking and source.untyped_storage().data_ptr() in self.pinned):
             self.waits["copied from the host"] += 1
 

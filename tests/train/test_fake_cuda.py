@@ -29,7 +29,7 @@ from posmlp.config_checks import GATE_FORMS, GATE_NAMES
 ROOT = Path(__file__).parents[2]
 ABSENT = ("av", "decord", "pebble", "captum")
 LAYOUTS = ("T+S", "T>S", "ST", "S>T+ST", "T")
-LAUNCHES = {"at once": 413, "by themselves": 727}
+LAUNCHES = {"at once": 501, "by themselves": 727}
 """Of a training step of two seeds of `small()`, AdamW included; see `count_is_near`."""
 Check = Callable[[FakeCuda, Path], None]
 CHECKS: dict[str, Check] = {}
@@ -181,18 +181,18 @@ def a_forgotten_tensor_fails(gpu: FakeCuda, folder: Path) -> None:
 
 @contextmanager
 def epochs_that_do_not_wait(gpu: FakeCuda) -> Iterator[list[int]]:
-    """Within the block no epoch of `fit` waits in its steps; how many launches each took."""
+    """Within the block no epoch of `fit` waits in its steps; the clips' bytes sent in each."""
     from posmlp.train.loop import Training
 
-    train_epoch, launches = Training._train_epoch, []
+    train_epoch, sent = Training._train_epoch, []
 
     def watched(*args: Any) -> None:
         with no_waits(gpu):
             train_epoch(*args)
-        launches.append(gpu.launches)
+        sent.append(gpu.sent[torch.uint8])
 
     with mock.patch.object(Training, "_train_epoch", watched):
-        yield launches
+        yield sent
 
 
 @check
@@ -200,6 +200,7 @@ def fit_with_all_its_parts(gpu: FakeCuda, folder: Path) -> None:
     """Variants, augmentation, averaged and best weights, micro-batches; stopped, and resumed."""
     from posmlp.train.fitting import fit
     from posmlp.train.loop import Training
+    from posmlp.train.population import Population
 
     train = recipe(
         epochs=2, flip="labels", erase=0.9, mixup=0.5, cutmix=0.5, ema_decay=0.9, keep="best"
@@ -221,9 +222,14 @@ def fit_with_all_its_parts(gpu: FakeCuda, folder: Path) -> None:
 
     with mock.patch.object(Training, "_step", stopped), pytest.raises(KeyboardInterrupt):
         go()
-    with epochs_that_do_not_wait(gpu) as epochs:
+    logits = Population.logits
+    with (
+        epochs_that_do_not_wait(gpu) as sent,
+        mock.patch.object(Population, "logits", autospec=True, side_effect=logits) as scored,
+    ):
         rows = go()
-    assert len(epochs) == 1
+    assert sent == [0]  # the clips are there already
+    assert {call.kwargs["autocast"] for call in scored.call_args_list} == {True}
     assert len(rows) == 8
     assert len(list(out.glob("model-*.safetensors"))) == 4
     about = json.loads((out / "environment.json").read_text())
@@ -242,11 +248,12 @@ def other_ways_of_computing(gpu: FakeCuda, folder: Path) -> None:
     with (
         mock.patch.object(HeldClips, "held_on", lambda self, _: self),
         mock.patch.object(torch, "use_deterministic_algorithms", side_effect=set_to) as asked,
-        epochs_that_do_not_wait(gpu),
+        epochs_that_do_not_wait(gpu) as sent,
     ):
         how = {"device": "cuda", "progress": False, "checkpoint_activations": True}
         fit(small(), train, tuple(clips), [0], **how)
     assert [call.args for call in asked.call_args_list] == [(True,), (False,)]
+    assert sent == [16 * 4 * 16 * 16 * 3]
 
 
 @check
@@ -295,6 +302,7 @@ def attribution_and_interventions(gpu: FakeCuda, folder: Path) -> None:
     from posmlp.data.sources import open_clips
     from posmlp.model import create_model
 
+    sys.modules.pop("captum")  # it could not be imported so far, and was not asked for
     model = create_model(small()).to("cuda")
     source = open_clips("moving-digits", "test", small(), train=recipe())
     clips = torch.zeros(2, 3, 4, 16, 16)

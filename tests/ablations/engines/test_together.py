@@ -94,7 +94,7 @@ def test_populations_leave_no_place_idle_and_fit_the_memory(
     """Of 100 rates x 10 seeds on eight GPUs: no population is most of the work."""
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
     rates = [1e-4 * (1 + i) for i in range(100)]
-    thousand = read_grid(TINY | {"axes": {"train.lr": rates}, "seeds": 10}).jobs
+    thousand = read_grid(TINY | {"axes": {"train.lr": rates}, "seeds": 10, "repeat": False}).jobs
     eight = Engine(device="cuda", workers=8)
 
     def sizes(jobs: list[Job], num_parts: int = 1) -> list[int]:
@@ -104,7 +104,7 @@ def test_populations_leave_no_place_idle_and_fit_the_memory(
     assert max(sizes(thousand[:80])) == 10  # a place has its share
     assert len(sizes(thousand[:160], num_parts=2)) >= 16
     large = changed(image_size=256, windows=4, train={"batch_size": 32, "num_clips": 64})
-    wide = read_grid(large | {"axes": {}, "seeds": 400}).jobs
+    wide = read_grid(large | {"axes": {}, "seeds": 400, "repeat": False}).jobs
     assert 1 < max(sizes(wide)) < 32
     assert [p.device for p in _places(9, "cuda", 1)] == [f"cuda:{i % 8}" for i in range(9)]
 
