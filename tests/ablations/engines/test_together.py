@@ -103,7 +103,7 @@ def test_populations_leave_no_place_idle_and_fit_the_memory(
     assert 20 <= min(sizes(thousand)[:-1]) <= max(sizes(thousand)) <= 32
     assert max(sizes(thousand[:80])) == 10  # a place has its share
     assert len(sizes(thousand[:160], num_parts=2)) >= 16
-    large = changed(image_size=256, windows=4, train={"batch_size": 32, "num_clips": 64})
+    large = changed(image_size=256, dims=[64], windows=4, train={"batch_size": 32, "num_clips": 64})
     wide = read_grid(large | {"axes": {}, "seeds": 400, "repeat": False}).jobs
     assert 1 < max(sizes(wide)) < 32
     assert [p.device for p in _places(9, "cuda", 1)] == [f"cuda:{i % 8}" for i in range(9)]
