@@ -162,7 +162,7 @@ def run_a_death(device: str, folder: Path) -> Found:
     if not Path("/proc").is_dir():
         raise Skip("workers are found through /proc")
     words = [*_grid(folder, train={"epochs": 20}), "--workers", "2", "--device", device]
-    runner = _ablations(words, stderr=subprocess.DEVNULL)
+    runner = _ablations(words)
     while not any(folder.glob("grid/**/state.safetensors")):
         if runner.poll() is not None:
             raise ValueError("the grid ended before a worker could be killed")
@@ -229,12 +229,11 @@ def kill_and_resume(device: str, folder: Path) -> Found:
     """A training that SIGTERM stopped goes on to the bits of one that ran through."""
     train = _recipe(deterministic=True, epochs=12)
     _fit(device, folder / "through", train=train)
-    settings = [f"{k}={json.dumps(v)}" for k, v in _small().to_dict().items() if v is not None]
-    settings = [each for each in settings if not each.startswith("num_classes")]
-    settings += [f"{k}={v}".lower() for k, v in train.to_dict().items() if v != ""]
-    command = [sys.executable, "-m", "posmlp", "train", *settings, "--out", str(folder / "run")]
-    command += ["--device", device]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    file = folder / "config.yaml"
+    file.write_text(json.dumps(_small().to_dict() | train.to_dict()))  # JSON is YAML
+    command = [sys.executable, "-m", "posmlp", "train", "--config", str(file), "--device", device]
+    command += ["--out", str(folder / "run")]
+    process = subprocess.Popen(command, cwd=ROOT)
     while process.poll() is None and not (folder / "run/state.safetensors").exists():
         time.sleep(0.02)
     process.terminate()

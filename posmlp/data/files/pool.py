@@ -15,13 +15,13 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from posmlp.data.files.packets import GOT_STUCK, VideoError, watched
+from posmlp.data.files.packets import GOT_STUCK, VideoError, pyav, watched
 
 if TYPE_CHECKING:  # pebble is imported when the first worker is wanted
     from pebble import ProcessFuture, ProcessPool
@@ -88,7 +88,7 @@ class DecodePool:
             self._workers = ProcessPool(
                 max_workers=self.num_workers,
                 context=context,
-                initializer=_die_with,
+                initializer=_begin,
                 initargs=(os.getpid(),),
             )
             self._stop = weakref.finalize(self, _stop, self._workers, context)
@@ -206,8 +206,13 @@ def _stop(workers: ProcessPool, context: _Workers) -> None:
     workers.join()
 
 
-def _die_with(parent: int) -> None:
-    """End this worker soon after its parent, even if it then hangs in native code."""
+def _begin(parent: int) -> None:
+    """In a worker, before its first file: PyAV is imported, whose time shall be no file's.
+
+    It ends soon after its parent, even if it then hangs in native code.
+    """
+    with suppress(ValueError):
+        pyav()
 
     def watch() -> None:
         while os.getppid() == parent:
