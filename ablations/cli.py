@@ -16,6 +16,8 @@ from pathlib import Path
 from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP
 from posmlp.shapes import NotWrittenError
 
+DEVICE_HELP = "cpu, cuda:N, or cuda: workers take turns on all GPUs; default: cuda if there is one"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -68,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, help="the folder (default: runs/NAME/grid)")
         command.add_argument("--data", help="data in place of the grid's")
         command.add_argument("--workers", type=int, default=1, help="trainings at once")
-        command.add_argument("--device", help="cpu, cuda (all GPUs) or cuda:N; default: a GPU")
+        command.add_argument("--device", help=DEVICE_HELP)
         command.add_argument("--threads", type=int, default=1, help="CPU threads of each worker")
     plan.add_argument(
         "--probe-seconds", type=float, default=60.0, help="for measuring a few steps of new cells"
@@ -76,7 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--engine", default="local", help="local, or ray (several machines)")
     run.add_argument("--address", help="of the Ray cluster: auto or HOST:PORT; default: start one")
     run.add_argument("--per-gpu", type=int, default=1, help="trainings that share a GPU of Ray's")
-    run.add_argument("--together", type=int, help="trainings a population; default: all on a GPU")
+    run.add_argument(
+        "--together", type=int, help="trainings a population; default: up to 32 on a GPU"
+    )
+    run.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="end a training that takes longer"
+    )
     run.add_argument(
         "--reuse", type=Path, action="append", default=[], metavar="DIR", help="take over from DIR"
     )
@@ -164,6 +171,7 @@ def _run(options: argparse.Namespace) -> int:
             per_gpu=options.per_gpu,
             together=options.together,
             cache_gib=options.cache_gib,
+            timeout=options.timeout,
             retry_failed=options.retry_failed,
             reuse=options.reuse,
             shard=options.shard,

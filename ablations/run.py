@@ -39,6 +39,7 @@ def run(
     per_gpu: int = 1,
     together: int | None = None,
     cache_gib: float = CACHE_GIB,
+    timeout: float | None = None,
     retry_failed: bool = False,
     reuse: str | Path | Sequence[str | Path] = (),
     shard: str | None = None,
@@ -56,11 +57,14 @@ def run(
     what makes every number of workers give the same bits. engine: "local", or "ray" for several
     machines: address ("auto" or HOST:PORT) is the cluster's, None starts Ray here; per_gpu: that
     many trainings share a GPU. together: up to that many trainings advance in one population: seeds
-    of a cell, and cells that differ in values alone (learning rate, drop path, ...); by default all
-    that can on a GPU, and one on a CPU, where a worker has one core and more would save nothing.
+    of a cell, and cells that differ in values alone (learning rate, drop path, ...); by default up
+    to 32 on a GPU, as its memory allows and no worker is left idle, and one on a CPU, where a
+    worker has one core and more would save nothing.
     cache_gib: decoded frames that each machine's cache folder is to hold, shared by its workers; no
-    cell's id or numbers depend on it. retry_failed: also run what failed before. reuse: a folder of
-    another run, or several, from which finished trainings of the same content are taken over.
+    cell's id or numbers depend on it. timeout: seconds after which a training is ended, and failed;
+    a population has them for each of its trainings. retry_failed: also run what failed before.
+    reuse: a folder of another run, or several, from which finished trainings of the same content
+    are taken over.
     shard: "i/n" runs the i-th of n parts, for schedulers; a grid with a budget, with `tune` or
     `until: verdict` has none. progress: on stderr.
 
@@ -68,7 +72,8 @@ def run(
     anything runs, for a grid, a folder or arguments that cannot be; EngineError where results
     cannot be stored; FailedAlikeError where trainings fail for one cause and none succeeds.
     """
-    runner = Engine(engine, workers, device, num_threads, address, per_gpu, together, cache_gib)
+    where = (engine, workers, device, num_threads, address, per_gpu)
+    runner = Engine(*where, together, cache_gib, timeout)
     part([], shard)  # or ValueError, before anything is read
     if engine == "local":
         runner.here()
@@ -91,7 +96,8 @@ def run(
         alike = grid.options.failed_alike
         most = FAILED_ALIKE if alike is None else alike
         for now in rounds(grid, store):
-            jobs = part(runner.grouped(list(now.jobs)), shard)
+            num_parts = int(shard.partition("/")[2]) if shard else 1
+            jobs = part(runner.grouped(list(now.jobs), num_parts), shard)
             todo = _missing(store, jobs, retry_failed, sources)
             if todo or not now.jobs:  # else this round is over, and what is stored may be further
                 store.declare(now.grid, command)

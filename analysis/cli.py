@@ -14,6 +14,7 @@ from analysis.arguments import count, file, folder
 from analysis.cli_speed import add_commands, use_no_screen
 
 VARIANT_HELP = "which of the run's variants, where it has several"
+DEVICE_HELP = "cpu, cuda or cuda:N; one GPU, if there is one, where this is left out"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     whole = command("all", _all)
     whole.add_argument("run_folder", metavar="RUN", help="a run folder of `posmlp train`")
     whole.add_argument("--variant", help=VARIANT_HELP)
+    whole.add_argument("--device", help=DEVICE_HELP)
     whole.add_argument("--out", type=file, help="the page to write; RUN/analysis.html by default")
 
     bias = command("bias", _bias)
@@ -77,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     learned = command("learned", _learned)
     learned.add_argument("folder", metavar="DIR", help="runs of one variant, such as cells/ID")
     learned.add_argument("--variant", help=VARIANT_HELP)
+    learned.add_argument("--device", help=DEVICE_HELP)
     learned.add_argument("--out", type=folder, required=True, help="the folder to write to")
 
     attribute = command("attribute", _attribute)
@@ -88,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     attribute.add_argument("--seed", type=int, help="which model of the run; its first by default")
     attribute.add_argument("--variant", help=VARIANT_HELP)
+    attribute.add_argument("--device", help=DEVICE_HELP)
     attribute.add_argument(
         "--out", type=folder, help="the folder to write to; RUN/attribution by default"
     )
@@ -108,8 +112,10 @@ def _all(options: argparse.Namespace) -> None:
     """Gather everything about a run in one HTML page that needs no network."""
     use_no_screen()
     from analysis.page.page import write_page
+    from posmlp.predict import chosen_device, opened_on
 
-    print(write_page(options.run_folder, options.out, options.variant))
+    with opened_on(chosen_device(options.device)):
+        print(write_page(options.run_folder, options.out, options.variant))
 
 
 def _bias(options: argparse.Namespace) -> None:
@@ -147,14 +153,17 @@ def _learned(options: argparse.Namespace) -> None:
     """Summarise over seeds what one variant learned: maps, interventions, attributions."""
     use_no_screen()
     from analysis.page.learned import write_learned
+    from posmlp.predict import chosen_device, opened_on
 
-    print(write_learned(options.folder, options.out, options.variant))
+    with opened_on(chosen_device(options.device)):
+        print(write_learned(options.folder, options.out, options.variant))
 
 
 def _attribute(options: argparse.Namespace) -> None:
     """Show which pixels of a video a run's model goes by: sheet, animation, shares of frames."""
     use_no_screen()
     from analysis.attribution.explain import explain_video
+    from posmlp.predict import chosen_device, opened_on
     from posmlp.settings import parse_value
 
     settings = {}
@@ -165,13 +174,14 @@ def _attribute(options: argparse.Namespace) -> None:
         if hasattr(options, key):
             raise ValueError(f"{key} is no option of a method; give --{key} in place of {text!r}")
         settings[key] = parse_value(value)
-    explain_video(
-        options.run_folder,
-        options.video,
-        method=options.method,
-        target=options.target,
-        seed=options.seed,
-        variant=options.variant,
-        out=options.out,
-        **settings,
-    )
+    with opened_on(chosen_device(options.device)):
+        explain_video(
+            options.run_folder,
+            options.video,
+            method=options.method,
+            target=options.target,
+            seed=options.seed,
+            variant=options.variant,
+            out=options.out,
+            **settings,
+        )

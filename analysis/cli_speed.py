@@ -1,4 +1,4 @@
-"""The commands of `python -m analysis` that time something: bench, bench_gpu, scaling, peers."""
+"""The commands of `python -m analysis` that time something: bench, check_gpu, scaling, peers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from analysis.arguments import count, device, file, folder
 OPTIONS: dict[str, dict[str, Any]] = {
     "--work": {"nargs": "+", "help": "of toy-train, toy-eval, s16-eval, s16-train, memory; or all"},
     "--against": {"metavar": "COMMIT", "help": "measure this commit's posmlp, too"},
-    "--preset": {"help": "in place of the part's own"},
+    "--only": {},
     "--device": {"type": device, "default": "cpu"},
     "--threads": {"type": count, "help": "CPU threads"},
     "--runs": {"type": count, "default": 5, "help": "counted runs of each row, at least"},
@@ -39,10 +39,9 @@ def add_commands(command: Command) -> None:
 
     out: dict[str, Any] = {"type": file, "help": "a CSV file to write all columns to"}
     add("bench", _bench, work={}, against={}, threads={}, runs={}, out=out)
-    out = {"default": "ablations/results/speed"}
-    part = {"help": "model, seeds or gates"}
-    cuda = {"type": str, "default": "cuda"}  # whether it is here is asked when it is used
-    add("bench_gpu", _bench_gpu, part=part, preset={}, device=cuda, runs={"default": 20}, out=out)
+    only = {"nargs": "+", "default": [], "help": "some checks, by name; all of them by default"}
+    there = {"default": "cuda", "help": "on a CPU sizes are small"}
+    add("check_gpu", _check_gpu, device=there, only=only, out={"required": True})
     add("scaling", _scaling, what={"help": "gates or law"}, threads={"default": 1},
         out={"required": True})  # fmt: skip
     add("peers", _peers, batch={}, mode={}, device={}, threads={}, runs={}, out={})
@@ -82,12 +81,17 @@ def _bench(options: argparse.Namespace) -> None:
         write_table(table, Path(options.out))
 
 
-def _bench_gpu(options: argparse.Namespace) -> None:
-    """Time one part of what is worth timing on a GPU: model, seeds or gates."""
-    from analysis.speed.bench_gpu import write_bench_gpu
+def _check_gpu(options: argparse.Namespace) -> None:
+    """Check what works on a GPU, and how fast, a line of JSON a check; under eight minutes."""
+    from analysis.speed.check_gpu import check_gpu
 
-    settings = {"preset": options.preset, "device": options.device, "num_runs": options.runs}
-    _show(write_bench_gpu(options.part, options.out, **settings))
+    failed: list[str] = []
+    for row in check_gpu(options.out, options.device, options.only):
+        how = row.get("reason") or row.get("skipped") or "ok"
+        print(f"{row['check']:22} {row['seconds']:6.1f} s  {how}", flush=True)
+        failed += [] if row["ok"] else [row["check"]]
+    if failed:
+        raise ValueError(f"failed: {', '.join(failed)}; {options.out}/check_gpu.jsonl says why")
 
 
 def _scaling(options: argparse.Namespace) -> None:

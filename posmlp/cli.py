@@ -27,6 +27,8 @@ from posmlp.shapes import NO_ROOM, not_written
 if TYPE_CHECKING:
     from posmlp.predict import Prediction
 
+DEVICE_HELP = "cpu, cuda or cuda:N; one GPU, if there is one, where this is left out"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a ValueError or OSError ends with its message and exit code 2.
@@ -87,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", default="moving-digits", help=DATA_HELP)
     train.add_argument("--seeds", default="0", help="comma-separated, for example 0,1,2")
     train.add_argument("--out", required=True, help="the run folder; an interrupted run goes on")
-    train.add_argument("--device", help="cpu or cuda; the GPU if there is one")
+    train.add_argument("--device", help=DEVICE_HELP)
     train.add_argument("--workers", type=int, default=NUM_WORKERS, help="decoding processes")
     train.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
     train.add_argument("--micro-batches", type=int, default=1, help="parts of a batch, one by one")
@@ -100,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = command("eval", _eval)
     evaluate.add_argument("run_folder", metavar="RUN", help="a run folder or a .safetensors file")
     evaluate.add_argument("--data", help="as for train; the run's own if left out")
+    evaluate.add_argument("--device", help=DEVICE_HELP)
     evaluate.add_argument("--split", choices=("val", "test"), default="test")
     evaluate.add_argument("--clips", type=int, default=1, help="temporal views a video")
     evaluate.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
@@ -114,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     guess.add_argument("videos", metavar="VIDEO", nargs="+", help="video files or frame folders")
     guess.add_argument("--seed", type=int, help="which of the run's models; its first if left out")
     guess.add_argument("--variant", help="which of the run's variants, where it has several")
+    guess.add_argument("--device", help=DEVICE_HELP)
     guess.add_argument("--clips", type=int, default=1, help="temporal views a video")
     guess.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
     guess.add_argument(
@@ -142,6 +146,7 @@ def _train(options: argparse.Namespace) -> None:
 
     On several GPUs or machines: torchrun --nproc-per-node N -m posmlp train ...
     """
+    _refuse_srun_alone(options.out)
     config, train = configs(options.config, options.settings, options.data)
     try:
         seeds = [int(text) for text in options.seeds.split(",")]
@@ -174,6 +179,18 @@ def _train(options: argparse.Namespace) -> None:
     print(f"run folder: {options.out}")
 
 
+def _refuse_srun_alone(out: str) -> None:
+    """Raise ValueError where srun or mpirun started several of this, each of which would train."""
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
+        count = os.environ.get(name, "1")
+        if count not in ("", "1") and "TORCHELASTIC_RUN_ID" not in os.environ:
+            raise ValueError(
+                f"{name}={count}: {count} processes would each train all of {out}; start one a "
+                "machine (srun --ntasks-per-node=1), and in it torchrun --nproc-per-node N -m "
+                "posmlp train ..., so that they share each batch"
+            )
+
+
 def _longer(options: argparse.Namespace, seed: int, epochs: int) -> str:
     """The command that trains a finished run's model of one seed on, in a folder beside it."""
     words = [word for word in options.words if not word.startswith(("epochs=", "init_from="))]
@@ -186,6 +203,7 @@ def _longer(options: argparse.Namespace, seed: int, epochs: int) -> str:
 def _eval(options: argparse.Namespace) -> None:
     """Score a run's models on its test clips, or its val clips."""
     from posmlp.clip_scores import ClipScores, write_scores
+    from posmlp.predict import chosen_device
     from posmlp.train.run_folder import read_config
     from posmlp.train.scoring import logits_of
 
@@ -201,6 +219,7 @@ def _eval(options: argparse.Namespace) -> None:
     if spec is None:
         raise ValueError("a bare checkpoint does not name its data; give --data")
     answers = []
+    device = chosen_device(options.device)
     for path in paths:
         logits, source = logits_of(
             path,
@@ -212,6 +231,7 @@ def _eval(options: argparse.Namespace) -> None:
             cache_gib=options.cache_gib,
             train=train,
             classes=classes,
+            device=device,
         )
         answers.append(ClipScores.of(path.stem, logits, source))
         print(_line(path.name, answers[-1].metrics()))
@@ -229,7 +249,7 @@ def _predict(options: argparse.Namespace) -> int:
     """Name the five likeliest classes of videos, with their probabilities."""
     from posmlp.data.files.packets import VideoError
     from posmlp.pictures.annotate import annotate_video
-    from posmlp.predict import open_run, predict_parts, predict_video
+    from posmlp.predict import chosen_device, open_run, opened_on, predict_parts, predict_video
 
     for option in ("annotate", "out"):
         if getattr(options, option) and len(options.videos) > 1:
@@ -239,7 +259,8 @@ def _predict(options: argparse.Namespace) -> int:
             )
     if options.out and options.slide is None:
         raise ValueError(f"--out {options.out} is for the table of --slide SECONDS; give both")
-    trained = open_run(options.run_folder, options.seed, options.variant)
+    with opened_on(chosen_device(options.device)):
+        trained = open_run(options.run_folder, options.seed, options.variant)
     views = {"num_views": options.clips, "num_crops": options.crops}
     failed = 0
     for video in options.videos:

@@ -185,7 +185,9 @@ class TrainConfig:
     grad_clip: float = 1.0
     """Largest gradient norm, per seed; 0 leaves gradients as they are."""
     precision: str = "auto"
-    """`float32`, `bfloat16` (autocast), or `auto`: bfloat16 on a GPU, float32 elsewhere."""
+    """`float32`, `bfloat16` (autocast) or `auto` (bfloat16 on a GPU); of scoring too."""
+    deterministic: bool = False
+    """Whether a GPU adds in one order, slower, so that a repeat gives the same bits."""
     sampling: str = "segment"
     """How frames are chosen from longer videos: `segment` or `dense`."""
     sampling_rate: int = 4

@@ -103,7 +103,7 @@ _VALID_IN_TRAINING: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ("num_val_clips", "num_test_clips"),
         ("an even number of at least 2", lambda value: _whole(value) and value % 2 == 0),
     ),
-    "balanced": _SWITCH,
+    **dict.fromkeys(("balanced", "deterministic"), _SWITCH),
     **dict.fromkeys(("checkpoint_every", "rand_ops"), _COUNT),
     "test_short_side": ("a number of pixels, 0 for image_size", _COUNT[1]),
     **dict.fromkeys(("lr", "min_lr", "warmup_epochs", "weight_decay", "grad_clip"), _RATE),

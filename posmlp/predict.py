@@ -6,7 +6,10 @@ Shapes: T frames, S pixels a side, K classes.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, pairwise
@@ -23,12 +26,36 @@ from posmlp.data.augment import normalise
 from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
 from posmlp.data.files.video import read_video
 from posmlp.data.sampling import check_views
+from posmlp.data.upload import uploaded
 from posmlp.model import PosMLPVideo
+from posmlp.train.fitting import usable_device
 from posmlp.train.run_folder import read_config
 from posmlp.train.run_members import model_path, one_variant
 
 FRAME_FOLDER_FPS = 12.0  # frame folders do not tell; Something-Something's rate
 PARTS_AT_ONCE = 16  # of a long recording, whose frames are decoded together
+_DEVICE: ContextVar[str] = ContextVar("_DEVICE", default="cpu")
+
+
+def chosen_device(device: str | None) -> str:
+    """A device, by default a GPU if there is one; stderr says which. ValueError if it is not here.
+
+    For the command line.
+    """
+    found = usable_device(device)
+    name = f" ({torch.cuda.get_device_name(found)})" if found.type == "cuda" else ""
+    print(f"device: {found}{name}", file=sys.stderr)
+    return str(found)
+
+
+@contextmanager
+def opened_on(device: str) -> Iterator[None]:
+    """Within the block `open_run` puts models on a device."""
+    before = _DEVICE.set(device)
+    try:
+        yield
+    finally:
+        _DEVICE.reset(before)
 
 
 @dataclass(frozen=True)
@@ -45,7 +72,8 @@ class TrainedModel:
 def open_run(run: str | Path, seed: int | None = None, variant: str | None = None) -> TrainedModel:
     """The run's model of that seed, by default its first, with its classes and clip rule.
 
-    `variant`: where the run trained several (`fit`'s variants). Raises ValueError if the folder
+    `variant`: where the run trained several (`fit`'s variants). The model is on the CPU, or on the
+    device of the `opened_on` that this is called in. Raises ValueError if the folder
     holds no finished run, no such seed or variant, or several variants of which none is chosen.
     """
     found = {member.seed: member for member in one_variant(run, variant)}
@@ -55,7 +83,7 @@ def open_run(run: str | Path, seed: int | None = None, variant: str | None = Non
     member, path = found[seed], model_path(run, found[seed])
     if not path.is_file():
         raise ValueError(f"{run} holds no trained model yet; run `posmlp train` to its end")
-    model, train = load(path), member.train
+    model, train = load(path).to(_DEVICE.get()), member.train
     classes = tuple(map(str, read_config(run)["classes"]))
     if model.config.num_classes != len(classes):
         raise ValueError(
@@ -208,7 +236,8 @@ def _seen(
 def _probabilities(trained: TrainedModel, clips: list[NDArray[np.uint8]]) -> Tensor:
     """(K,) of clips (T, S, S, 3): softmax of their mean logits."""
     frames = torch.from_numpy(np.stack(clips))
-    dtype = next(trained.model.parameters()).dtype
+    like = next(trained.model.parameters())
     with torch.no_grad():
-        logits = torch.cat([trained.model(normalise(each[None]).to(dtype)) for each in frames])
-    return logits.mean(0).softmax(-1)
+        inputs = (normalise(each[None]).to(like) for each in uploaded(frames, like.device))
+        logits = torch.cat([trained.model(each) for each in inputs])
+    return logits.mean(0).softmax(-1).cpu()

@@ -113,6 +113,13 @@ def test_checkpoint_of_another_model_is_refused(tmp_path, capsys):
     assert "no run at" in capsys.readouterr().err
 
 
+def test_processes_that_would_all_train_one_run_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    assert main(["train", "--out", str(tmp_path / "run")]) == 2
+    assert "4 processes would each train all of" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_make_train_eval_on_real_files(tmp_path, capsys):
     data, out = str(tmp_path / "data"), str(tmp_path / "run")
     make = ["data", "make", "moving-digits", data, "--train", "28", "--test", "28"]
@@ -127,8 +134,9 @@ def test_make_train_eval_on_real_files(tmp_path, capsys):
     assert "0 problems" in checked
     assert main(["train", "--data", data, "--out", out, "--workers", "0", *settings]) == 0
     trained = capsys.readouterr().out
-    assert main(["eval", out, "--workers", "0"]) == 0
-    scored = capsys.readouterr().out
+    assert main(["eval", out, "--workers", "0", "--device", "cpu"]) == 0
+    scored, device = capsys.readouterr()
+    assert "device: cpu\n" in device
     top1 = trained.split("test_top1 ")[1].split()[0]
     assert f"top1 {top1}" in scored
     assert main(["eval", out, "--workers", "0", "--split", "val"]) == 0
@@ -155,7 +163,10 @@ def test_named_layout_trains_without_further_words(write_clip, tmp_path, capsys)
     stored = json.loads((out / "config.json").read_text())
     assert stored["classes"] == ["dusk", "noon", "snow"]
     assert stored["model"]["num_classes"] == 3
-    assert main(["predict", str(out), str(data / "videos/0.mp4")]) == 0
+    predict = ["predict", str(out), str(data / "videos/0.mp4")]
+    assert main([*predict, "--device", "cuda:7"]) == 2
+    assert "device='cuda:7' is not here" in capsys.readouterr().err
+    assert main(predict) == 0
     assert {"dusk", "noon", "snow"} <= set(capsys.readouterr().out.split())
 
 

@@ -47,6 +47,9 @@ class Wait:
     seconds: float
     notes: Path
 
+    def limit_s(self, job: Job) -> None:
+        """No time is too long."""
+
     def log_path(self, job: Job) -> Path:
         return self.root / f"{job.seeds[0]}.log"
 

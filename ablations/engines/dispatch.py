@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ablations.commands import repeat_command
 from ablations.engines import local
 from ablations.engines.job import Attempt, Training
-from ablations.engines.population import grouped
+from ablations.engines.population import grouped, training_mb
 from ablations.engines.processes import Outcome, WorkerDied
 from ablations.engines.worker import Place
 from ablations.grid.grid import Job
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 ENGINES = ("local", "ray")
 CORES = usable_cores()
+MOST_TOGETHER = 32
+"""Trainings that a population has by default on a GPU at most: a death loses no more than these."""
+ROOM_MB = 16_000
+"""Memory that all populations of a GPU may need by estimate; the memory ladder does the rest."""
 MOST_A_CORE = 16
 """Workers, or threads, that a core of this machine may be asked to share: more is a slip."""
 
@@ -45,9 +49,11 @@ class Engine:
     address: str | None = None
     per_gpu: int = 1
     together: int | None = None
-    """Trainings that a population has at most; None: all that can on a GPU, one on a CPU."""
+    """Trainings that a population has at most; None: as `grouped` says on a GPU, one on a CPU."""
     cache_gib: float = CACHE_GIB
     """Decoded frames that each machine's cache folder is to hold; all workers share them."""
+    timeout_s: float | None = None
+    """Seconds after which a training is given up; None: it may take any time."""
 
     def __post_init__(self) -> None:
         one_of(self.kind, ENGINES, "engine")
@@ -56,6 +62,8 @@ class Engine:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.together is not None and self.together < 1:
             raise ValueError(f"together={self.together} must be at least 1")
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise ValueError(f"timeout={self.timeout_s:g} must be more than 0 seconds")
         if self.cache_gib < 0:
             raise ValueError(f"cache_gib={self.cache_gib} is negative; use 0 to cache nothing")
         if self.kind == "ray" and self.workers != 1:
@@ -84,6 +92,7 @@ class Engine:
             ("--threads", self.num_threads, 1),
             ("--together", self.together, None),
             ("--cache-gib", self.cache_gib, CACHE_GIB),
+            ("--timeout", self.timeout_s, None),
         ):
             words += [option, str(value)] if value != default else []
         return words
@@ -138,14 +147,33 @@ class Engine:
 
         return ray_engine.num_at_once(self._request)
 
-    def grouped(self, jobs: list[Job]) -> list[Job]:
+    def grouped(self, jobs: list[Job], num_parts: int = 1) -> list[Job]:
         """Jobs of one training each, as populations: seeds of a cell, then cells that can join.
 
-        Each stands where its first training stood. A GPU has room for a population of small models,
-        and on a CPU a worker has one core, which a population would not use any better.
+        Each stands where its first training stood. On a CPU a worker has one core, which a
+        population would not use any better. A GPU has room for a population of small models: of
+        `MOST_TOGETHER`, of as many as leave no place idle, that of the other `num_parts` neither,
+        and of as many as its memory holds by estimate.
         """
-        most = self.together or (len(jobs) if self.on_gpu else 1)
+        share = 1
+        if self.on_gpu and not self.together:
+            share = min(MOST_TOGETHER, -(-len(jobs) // (num_parts * self.at_once)))
+
+        def most(job: Job) -> int:
+            room = ROOM_MB / self._neighbours / training_mb(job) if share > 1 else 1
+            return self.together or max(1, min(share, int(room)))
+
         return grouped(grouped(jobs, "seeds", most), "cells", most)
+
+    @cached_property
+    def _neighbours(self) -> int:
+        """How many workers share a GPU."""
+        import torch
+
+        if self.kind == "ray":
+            return self.per_gpu
+        num_gpus = torch.cuda.device_count() if self.device in (None, "cuda") else 1
+        return -(-self.workers // max(1, num_gpus))
 
     def run(self, jobs: list[Job], root: Path) -> Iterator[Result]:
         """A result for each training of each job as it comes, stored below `root`.
@@ -156,7 +184,8 @@ class Engine:
         """
         if not jobs:
             return
-        task, store = Training(root, cache_gib=self.cache_gib), Store(root)
+        task = Training(root, cache_gib=self.cache_gib, timeout_s=self.timeout_s)
+        store = Store(root)
         run_them = self._on_ray if self.kind == "ray" else self._here
         with obeyed():
             for batch in run_them(jobs, task):
@@ -177,7 +206,7 @@ class Engine:
 
     def _here(self, jobs: list[Job], task: Training) -> Iterator[Sequence[tuple[Job, Outcome]]]:
         places = _places(min(self.workers, len(jobs)), self.here(), self.num_threads)
-        if self.workers > 1:
+        if self.workers > 1 or self.timeout_s is not None:  # only a process can be ended
             yield from local.pool(jobs, task, places)
             return
         with _threads_restored():
@@ -221,7 +250,7 @@ def _results_of(job: Job, outcome: Outcome, root: Path) -> list[Result]:
     if not isinstance(outcome, WorkerDied):
         return outcome
     attempt = Attempt(job, outcome.place, root, clock=time.perf_counter() - outcome.seconds)
-    results = attempt.failed("worker killed", outcome.cause)
+    results = attempt.failed("timeout" if outcome.late else "worker killed", outcome.cause)
     for result in results:
         result["worker"] |= {"pid": outcome.pid, "host": outcome.host}
         result["peak_memory_mb"] = None

@@ -31,6 +31,7 @@ from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 from posmlp.model import create_model
 from posmlp.shapes import NO_ROOM
 from posmlp.train.environment import environment
+from posmlp.train.execution import in_bfloat16, repeats_bits
 from posmlp.train.fitting import fit
 from posmlp.train.run_folder import read_config
 from posmlp.train.same_run import wherever_it_starts
@@ -45,6 +46,12 @@ class Training:
     root: Path
     num_decoders: int = NUM_WORKERS
     cache_gib: float = CACHE_GIB
+    timeout_s: float | None = None
+    """Seconds after which a training's worker is ended; a population has them for each."""
+
+    def limit_s(self, job: Job) -> float | None:
+        """Seconds that a job may take; None: any number."""
+        return None if self.timeout_s is None else self.timeout_s * len(job.trainings)
 
     def log_path(self, job: Job) -> Path:
         return Store(self.root).log_path(job)
@@ -154,7 +161,11 @@ class Attempt:
             "together": num_together,
             "micro_batches": self.job.micro_batches,
             "memory_steps": list(self.job.memory_steps),
-            "environment": _environment(place.device),
+            "environment": {
+                **_environment(place.device),
+                "precision": _precision(cell, place.device),
+                "repeats": repeats_bits(cell.train.deterministic, place.device),
+            },
             "worker": place._asdict() | {"pid": os.getpid(), "host": socket.gethostname()},
             "log": str(log.relative_to(self.root)),
             "command": repeat_command(self.root, cell.id, seed, place.device, place.num_threads),
@@ -176,10 +187,7 @@ def _kind(error: Exception) -> str:
     """What sort of failure an exception is."""
     if memory.is_out_of_memory(error):
         return OUT_OF_MEMORY
-    words = ("CUDA error", "cuDNN error", "CUDNN_STATUS", "CUBLAS_STATUS")
-    if isinstance(error, RuntimeError) and any(word in str(error) for word in words):
-        return DEVICE_ERROR
-    return "exception"
+    return DEVICE_ERROR if memory.is_of_device(error) else "exception"
 
 
 def _clear_unless_resumable(folder: Path, job: Job) -> None:
@@ -203,6 +211,11 @@ def _clear_unless_resumable(folder: Path, job: Job) -> None:
         if stored:
             print(f"{folder} was begun with other configuration fields; it starts anew")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _precision(cell: Cell, device: str) -> str:
+    """What a cell is trained, and scored, in."""
+    return "bfloat16" if in_bfloat16(cell.train.precision, device) else "float32"
 
 
 @cache

@@ -77,7 +77,8 @@ def in_process(
 ) -> Iterator[list[tuple[Job, list[Result]]]]:
     """One job after the other, here; what they print goes to their logs.
 
-    Raises EngineError after several device errors in a row.
+    Raises EngineError after several device errors in a row; after one, if the device is a GPU, as
+    this process cannot compute there any more.
     """
     faults, waiting = Faults(), deque(jobs)
     finished: list[tuple[Job, list[Result]]] = []
@@ -100,6 +101,12 @@ def in_process(
             finished, began = [], time.perf_counter()
         if faults.add(device_of(place), results) and waiting:
             raise none_left(faults)
+        if is_devices_fault(results) and waiting and place.device != "cpu":
+            raise EngineError(
+                f"{job} failed on {place.device}, which this process cannot use after such an "
+                "error; see `ablations why`, and give the same command to go on, or --workers 2, "
+                "whose processes are replaced"
+            )
 
 
 @contextlib.contextmanager

@@ -70,6 +70,31 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on the GPU or on the CPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    # The second is what oneDNN says, whose convolutions allocate by themselves.
-    words = ("can't allocate memory", "could not create a primitive")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in OUT_OF_MEMORY)
+
+
+def is_of_device(error: BaseException) -> bool:
+    """Whether an error says that the GPU gave up; the process cannot compute on it any more."""
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in GAVE_UP)
+
+
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "could not create a primitive",  # oneDNN, whose convolutions allocate by themselves
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "Unable to find a valid cuDNN algorithm",  # there was no room for any algorithm's workspace
+    "unable to find an engine to execute this computation",
+)
+"""What errors say where memory ran out; asked before GAVE_UP, as some say both."""
+GAVE_UP = (
+    *("CUDA error", "CUDA driver error", "cuDNN error", "CUDNN_STATUS", "CUBLAS_STATUS"),
+    *("CUSOLVER_STATUS", "CUFFT_", "NCCL error", "unhandled cuda error"),
+)
+"""What errors say where a device, or its driver, failed."""

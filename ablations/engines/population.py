@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,34 +17,51 @@ from ablations.grid.settings import content_hash
 from ablations.store.files import read_json, write_durably, write_json
 from ablations.store.shapes import POPULATION
 from ablations.store.store import Store
+from posmlp.config_checks import parse_layout
 from posmlp.shapes import fault
 from posmlp.train.variants import values_of, without_values
 
 
-def grouped(jobs: Sequence[Job], many: str, most: int) -> list[Job]:
+def grouped(jobs: Sequence[Job], many: str, most: Callable[[Job], int]) -> list[Job]:
     """Jobs put together that differ in their `many` ("seeds" or "cells") alone.
 
-    No job gets more than `most` trainings, and each stands where its first part stood. Repetitions
+    No job gets more trainings than `most` says of its first part, where it stands. Repetitions
     stay alone, as they are to differ from what they repeat in nothing.
     """
-    if most == 1:
-        return list(jobs)
     groups: list[Job] = []
     at: dict[Any, int] = {}
     for job in jobs:
-        if job.repeat:
+        if job.repeat or most(job) == 1:
             groups.append(job)
             continue
         common = _in_common(job, many)
         if common in at:
             last = groups[at[common]]
             joined = replace(last, **{many: getattr(last, many) + getattr(job, many)})
-            if len(joined.trainings) <= most:
+            if len(joined.trainings) <= most(last):
                 groups[at[common]] = joined
                 continue
         at[common] = len(groups)
         groups.append(job)
     return groups
+
+
+def training_mb(job: Job) -> float:
+    """Roughly the memory, in MB, of one of a job's trainings: activations, weights and moments.
+
+    A branch keeps about twelve tensors of a block's tokens for its backward pass, in 4 bytes each.
+    """
+    config, train = job.cells[0].config, job.cells[0].train
+    sizes = config.stage_sizes(*config.size)
+    activations = config.num_frames * math.prod(config.size) * config.dims[0] / 2  # the stem's
+    weights = 0
+    for layout, depth, dim, (rows, columns) in zip(
+        config.layouts, config.depths, config.dims, sizes, strict=True
+    ):
+        branches = depth * sum(map(len, parse_layout(layout)))
+        activations += 12 * branches * config.num_frames * rows * columns * dim
+        weights += 3 * branches * dim * dim
+    return 4 * (activations * train.batch_size / job.micro_batches + 4 * weights) / 1e6
 
 
 def _in_common(job: Job, many: str) -> Any:

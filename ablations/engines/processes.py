@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ class Task(Protocol):
 
     def log_path(self, job: Job) -> Path: ...
 
+    def limit_s(self, job: Job) -> float | None: ...
+
     def __call__(self, job: Job, place: Place) -> list[Result]: ...
 
 
@@ -54,6 +57,8 @@ class WorkerDied:
     host: str = field(default_factory=socket.gethostname)
     stopped: bool = False
     """Whether it obeyed a signal: its job goes on from where it was."""
+    late: bool = False
+    """Whether it was ended because the job took longer than it may."""
 
 
 Outcome = list[Result] | WorkerDied
@@ -63,7 +68,7 @@ Outcome = list[Result] | WorkerDied
 def is_devices_fault(outcome: Outcome) -> bool:
     """Whether a job failed for a reason that is its device's: the worker died, or CUDA gave up."""
     if isinstance(outcome, WorkerDied):
-        return not outcome.stopped
+        return not (outcome.stopped or outcome.late)
     return any(result.get("failure") == DEVICE_ERROR for result in outcome)
 
 
@@ -71,7 +76,7 @@ class WorkerProcess:
     """One worker process, as its driver sees it."""
 
     def __init__(self, task: Task, place: Place) -> None:
-        self.place = place
+        self.task, self.place = task, place
         self.ready = False
         self.process = subprocess.Popen(
             [sys.executable, "-m", worker.__name__],
@@ -89,8 +94,16 @@ class WorkerProcess:
 
     def run(self, job: Job) -> Outcome:
         """The job's result, or WorkerDied. Raises EngineError if the task itself raised."""
-        started = time.perf_counter()
+        started, late = time.perf_counter(), threading.Event()
+        limit_s = self.task.limit_s(job)
+        alarm = threading.Timer(limit_s or 0, self._end, [late])
+        if limit_s is not None:
+            alarm.start()
         reply = self._receive() if self._send(job) else None
+        alarm.cancel()
+        if reply is None and late.is_set():
+            seconds, cause = time.perf_counter() - started, f"took longer than {limit_s:g} s"
+            return WorkerDied(self.place, cause, self.process.pid, seconds, late=True)
         if reply is None:
             seconds = time.perf_counter() - started
             stopped = self.process.wait() == EXIT_CODE
@@ -100,6 +113,10 @@ class WorkerProcess:
         if kind == worker.ERROR:
             raise EngineError(f"{job}: {content[0]}")
         return content
+
+    def _end(self, late: threading.Event) -> None:
+        late.set()
+        self.process.kill()
 
     def cause(self) -> str:
         """How the process ended."""

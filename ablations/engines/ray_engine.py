@@ -177,8 +177,8 @@ def on_ray(
                 waiting.extendleft(reversed(again))
                 if again:
                     continue
-                if faults.add(parcel.node, parcel.outcome):
-                    _warn_of(parcel.node)
+                if faults.add(parcel.device, parcel.outcome):
+                    _warn_of(parcel)
                 yield job, parcel
     finally:
         bell.ring.remote()
@@ -216,7 +216,7 @@ def _nodes() -> dict[str, dict[str, float]]:
 def _num_now(request: Request, faults: Faults) -> int:
     """As `num_at_once`, in the middle of a run."""
     try:
-        return num_at_once(request, faults.set_aside)
+        return num_at_once(request, nodes_aside(faults))
     except ValueError as error:
         if faults.set_aside:
             raise none_left(faults) from error
@@ -229,7 +229,7 @@ def _remote(request: Request, faults: Faults) -> Any:
 
     options: dict[str, Any] = {"num_cpus": request.num_cpus, "num_gpus": request.num_gpus}
     if faults.set_aside:
-        options["label_selector"] = {"ray.io/node-id": f"!in({','.join(faults.set_aside)})"}
+        options["label_selector"] = {"ray.io/node-id": f"!in({','.join(nodes_aside(faults))})"}
     # Ray's own retries would also repeat a job that brings its machine down, without end.
     # max_calls=0 keeps processes on GPUs, which Ray otherwise ends after each job.
     return ray.remote(max_retries=0, max_calls=0, **options)(run_there)
@@ -253,12 +253,18 @@ def _opened(reference: Any, job: Job, place: Place, *, is_last: bool) -> Parcel 
         return Parcel(WorkerDied(place, cause, None, 0.0), f"unknown to {job}", {})
 
 
-def _warn_of(node: str) -> None:
+def nodes_aside(faults: Faults) -> list[str]:
+    """The machines that get no more jobs: of one with a bad GPU Ray cannot choose the others."""
+    return sorted({device.partition(" ")[0] for device in faults.set_aside})
+
+
+def _warn_of(parcel: Parcel) -> None:
     import ray
 
+    node, where = parcel.node, parcel.gpu or "it"
     hosts = {n["NodeID"]: n["NodeManagerHostname"] for n in ray.nodes()}
     warnings.warn(
         f"{hosts.get(node, 'a machine')} (Ray node {node}) is set aside: {MAX_FAULTS} jobs in a "
-        "row failed on it; what is left goes to the other machines",
+        f"row failed on {where}; what is left goes to the other machines",
         stacklevel=3,
     )

@@ -45,6 +45,13 @@ class Parcel:
     """Ray's id of the machine."""
     files: dict[str, bytes]
     """By their paths below the task's folder."""
+    gpu: str = ""
+    """Which of the machine's, where it ran on one."""
+
+    @property
+    def device(self) -> str:
+        """What failed where a failure is the device's own: a GPU, or the machine."""
+        return f"{self.node} {self.gpu}".strip()
 
 
 class Bell:
@@ -74,7 +81,8 @@ def run_there(
     for name, content in files.items():
         write_durably(scratch / name, content)
     away = task.moved_to(scratch)
-    worker = _worker(pickle.dumps(away), place, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+    worker = _worker(pickle.dumps(away), place, gpus)
     ended = threading.Event()
     threading.Thread(target=_stop_when_rung, args=(bell, worker, ended), daemon=True).start()
     try:
@@ -89,7 +97,8 @@ def run_there(
             for path in scratch.rglob("*")
             if path.is_file() and not path.name.startswith(".")
         }
-        return Parcel(outcome, ray.get_runtime_context().get_node_id(), files)
+        gpu = f"GPU {gpus}" if place.device != "cpu" else ""
+        return Parcel(outcome, ray.get_runtime_context().get_node_id(), files, gpu)
     finally:
         ended.set()
         for path in scratch.iterdir():

@@ -24,7 +24,8 @@ def load(out: str | Path, *, repeats: bool = False, trials: bool = False) -> pd.
     test_*), also of what failed; test_clips, where it is known; params; seconds, train_seconds;
     peak_memory_mb; together (trainings of one population, whose time is shared out), micro_batches,
     memory_steps (what was done when memory ran out), reused_from; init_from, init_sha256 (where a
-    model file was the start); device, num_threads, host, commit, dirty, versions.
+    model file was the start); device, num_threads, host, commit, dirty, versions, precision (of
+    training and scoring), repeats (whether to the bit on this device).
 
     `attrs["compares"]` says what the grid compares and how, for `analysis.compare`. Damaged result
     files are named in a warning and have no row.
@@ -100,5 +101,6 @@ def _row(cell: dict[str, Any], seed: int, result: Result, plan: dict[str, Any]) 
         **{key: result[key] for key in ("init_from", "init_sha256") if key in result},
         **{key: worker.get(key) for key in ("device", "num_threads", "host")},
         **{key: environment.get(key) for key in ("commit", "dirty", "python", "gpu")},
+        **{key: environment[key] for key in ("precision", "repeats") if key in environment},
         **(environment.get("packages") or {}),
     }

@@ -54,8 +54,9 @@ def explain_video(
     found = load_clip(str(video), trained.rule, Draw())
     frames = torch.from_numpy(found.frames)[None]
     clips = normalise(frames)
+    like = next(trained.model.parameters())
     with torch.no_grad():
-        probabilities = trained.model(clips)[0].softmax(-1)
+        probabilities = trained.model(clips.to(like))[0].softmax(-1).cpu()
     number = _class_number(target, trained.classes, probabilities)
     maps = attribute(
         trained.model, clips, number, method, internal_batch_size=internal_batch_size, **options

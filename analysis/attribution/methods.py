@@ -10,14 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from captum.attr import (
-    FeatureAblation,
-    InputXGradient,
-    IntegratedGradients,
-    NoiseTunnel,
-    Occlusion,
-    Saliency,
-)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,6 +32,15 @@ REFUSED = {
     "use 'integrated_gradients'",
 }
 REFUSED["deepliftshap"] = REFUSED["deeplift"]
+
+
+def _captum() -> Any:
+    """captum's methods, imported when one is used. Raises ValueError where they are missing."""
+    try:
+        from captum import attr
+    except ImportError as error:
+        raise ValueError(f"this method needs captum ({error}); pip install captum") from error
+    return attr
 
 
 class Chunk(NamedTuple):
@@ -91,13 +92,17 @@ def _chosen(logits: Tensor, target: Tensor) -> Tensor:
 def _integrated_gradients(
     chunk: Chunk, *, baseline: Baseline = "mean_frame", num_steps: int = 32
 ) -> Tensor:
-    values = IntegratedGradients(chunk.model).attribute(
-        chunk.clips,
-        baseline_clips(baseline, chunk.clips),
-        target=chunk.target,
-        n_steps=num_steps,
-        method="gausslegendre",
-        internal_batch_size=chunk.internal_batch_size,
+    values = (
+        _captum()
+        .IntegratedGradients(chunk.model)
+        .attribute(
+            chunk.clips,
+            baseline_clips(baseline, chunk.clips),
+            target=chunk.target,
+            n_steps=num_steps,
+            method="gausslegendre",
+            internal_batch_size=chunk.internal_batch_size,
+        )
     )
     return values.sum(dim=1)
 
@@ -110,13 +115,17 @@ def _occlusion(
     stride: tuple[int, ...] = (),
 ) -> Tensor:
     colours = chunk.clips.shape[1]
-    values = Occlusion(chunk.model).attribute(
-        chunk.clips,
-        sliding_window_shapes=(colours, *tube),
-        strides=(colours, *stride),
-        baselines=baseline_clips(baseline, chunk.clips),
-        target=chunk.target,
-        perturbations_per_eval=chunk.copies,
+    values = (
+        _captum()
+        .Occlusion(chunk.model)
+        .attribute(
+            chunk.clips,
+            sliding_window_shapes=(colours, *tube),
+            strides=(colours, *stride),
+            baselines=baseline_clips(baseline, chunk.clips),
+            target=chunk.target,
+            perturbations_per_eval=chunk.copies,
+        )
     )
     return values[:, 0]  # tubes span all colours, which therefore share one value
 
@@ -124,12 +133,16 @@ def _occlusion(
 def _frame_ablation(chunk: Chunk, *, baseline: Baseline = "mean_frame") -> Tensor:
     num_frames = chunk.clips.shape[2]
     frames = torch.arange(num_frames, device=chunk.clips.device).view(1, 1, -1, 1, 1)
-    values = FeatureAblation(chunk.model).attribute(
-        chunk.clips,
-        baselines=baseline_clips(baseline, chunk.clips),
-        target=chunk.target,
-        feature_mask=frames.expand(1, *chunk.clips.shape[1:]).contiguous(),
-        perturbations_per_eval=chunk.copies,
+    values = (
+        _captum()
+        .FeatureAblation(chunk.model)
+        .attribute(
+            chunk.clips,
+            baselines=baseline_clips(baseline, chunk.clips),
+            target=chunk.target,
+            feature_mask=frames.expand(1, *chunk.clips.shape[1:]).contiguous(),
+            perturbations_per_eval=chunk.copies,
+        )
     )
     return values[:, 0]
 
@@ -166,11 +179,18 @@ def _leaf(clips: Tensor) -> Tensor:
 
 
 def _saliency(chunk: Chunk) -> Tensor:
-    return Saliency(chunk.model).attribute(_leaf(chunk.clips), target=chunk.target).amax(dim=1)
+    return (
+        _captum()
+        .Saliency(chunk.model)
+        .attribute(_leaf(chunk.clips), target=chunk.target)
+        .amax(dim=1)
+    )
 
 
 def _gradient_x_input(chunk: Chunk) -> Tensor:
-    values = InputXGradient(chunk.model).attribute(_leaf(chunk.clips), target=chunk.target)
+    values = (
+        _captum().InputXGradient(chunk.model).attribute(_leaf(chunk.clips), target=chunk.target)
+    )
     return values.sum(dim=1)
 
 
@@ -178,7 +198,7 @@ def _smooth_grad(
     chunk: Chunk, *, num_samples: int = 16, noise: float = 0.15, seed: int = 0
 ) -> Tensor:
     """One clip at a time, each from the same seed, so that no clip changes another's map."""
-    tunnel = NoiseTunnel(Saliency(chunk.model))
+    tunnel = _captum().NoiseTunnel(_captum().Saliency(chunk.model))
     on_gpu = [chunk.clips.device] if chunk.clips.is_cuda else []
     maps = []
     for clip, target in zip(chunk.clips.split(1), chunk.target, strict=True):

@@ -35,7 +35,8 @@ def sheets(run: Path, variant: str | None = None) -> Section:
     figures = []
     inputs, labels = normalise(held.clips[numbers]), held.labels[numbers]
     with torch.no_grad():
-        predicted = opened.model(inputs).argmax(-1).tolist()
+        like = next(opened.model.parameters())
+        predicted = opened.model(inputs.to(like)).argmax(-1).tolist()
     for method, options in SHEET_METHODS.items():
         maps = attribute(opened.model, inputs, labels, method, **options)
         for clip in range(len(numbers)):

@@ -222,12 +222,13 @@ def in_turns(
 
 def _timed(step: Step, device: torch.device) -> float:
     if device.type == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        step()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
+        with torch.cuda.device(device):  # events go to the current one
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            step()
+            end.record()
+            end.synchronize()
+            return start.elapsed_time(end) / 1e3
     began = time.perf_counter()
     step()
     return time.perf_counter() - began

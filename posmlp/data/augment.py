@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from posmlp.config import TrainConfig
 from posmlp.data.mirror import mirror_of
+from posmlp.data.upload import uploaded
 
 MEAN, STD = 0.45, 0.225  # of pixels in 0..1, all channels; the released models' normalisation
 ERASED_AREA = (0.02, 1 / 3)  # of a frame; released
@@ -73,9 +74,8 @@ class Augmentation:
         x = normalise(clips).contiguous()
         if self.mirrored is not None:
             x, labels = self._flip(x, labels, rngs)
-        for clip, rng in zip(x, rngs, strict=True):
-            if rng.random() < self.train.erase:
-                erase(clip, rng)
+        if self.train.erase:
+            erase(x, [rng if rng.random() < self.train.erase else None for rng in rngs])
         return (
             mix(x, labels, self.train, self.num_classes, batch_rng) if self.mixes else (x, labels)
         )
@@ -91,9 +91,10 @@ class Augmentation:
         self, x: Tensor, labels: Tensor, rngs: Sequence[np.random.Generator]
     ) -> tuple[Tensor, Tensor]:
         assert self.mirrored is not None
-        flipped = torch.tensor([rng.random() < 0.5 for rng in rngs], device=x.device)
+        flipped = uploaded(torch.tensor([rng.random() < 0.5 for rng in rngs]), x.device)
+        self.mirrored = uploaded(self.mirrored, labels.device)  # once: it stays there
         x = torch.where(flipped.view(-1, 1, 1, 1, 1), x.flip(-1), x)
-        return x, torch.where(flipped, self.mirrored.to(labels.device)[labels], labels)
+        return x, torch.where(flipped, self.mirrored[labels], labels)
 
 
 def _mirrored_labels(flip: str, classes: Sequence[str]) -> Tensor | None:
@@ -127,12 +128,27 @@ def _randaugment() -> Any:
     return randaugment
 
 
-def erase(clip: Tensor, rng: np.random.Generator) -> None:
-    """Fill a box of a clip (3, T, H, W), the same in all frames, with normal noise, in place.
+def erase(x: Tensor, rngs: Sequence[np.random.Generator | None]) -> None:
+    """Fill a box of each clip (b, 3, T, H, W) that has a generator with normal noise, in place.
 
+    A clip's box is the same in all its frames. The noise of all clips goes to the device at once.
     Source: the released random erasing ("pixel" noise, one box).
     """
-    height, width = clip.shape[-2:]
+    boxes, noise = [], []
+    for clip, rng in zip(x, rngs, strict=True):
+        if rng is None or (place := _erased_box(*x.shape[-2:], rng)) is None:
+            continue
+        boxes.append(clip[..., place[0], place[1]])
+        noise.append(rng.standard_normal(tuple(boxes[-1].shape), dtype=np.float32).ravel())
+    if not boxes:
+        return
+    there = uploaded(torch.from_numpy(np.concatenate(noise)), x.device)
+    for box, values in zip(boxes, there.split([box.numel() for box in boxes]), strict=True):
+        box.copy_(values.view(box.shape))
+
+
+def _erased_box(height: int, width: int, rng: np.random.Generator) -> tuple[slice, slice] | None:
+    """Rows and columns; None where no box fitted."""
     for _ in range(NUM_TRIES):
         area = height * width * rng.uniform(*ERASED_AREA)
         aspect = math.exp(rng.uniform(*np.log(ERASED_ASPECT)))
@@ -140,9 +156,8 @@ def erase(clip: Tensor, rng: np.random.Generator) -> None:
         if box_height < height and box_width < width:
             y = int(rng.integers(0, height - box_height, endpoint=True))
             x = int(rng.integers(0, width - box_width, endpoint=True))
-            box = clip[..., y : y + box_height, x : x + box_width]
-            box.copy_(torch.from_numpy(rng.standard_normal(tuple(box.shape), dtype=np.float32)))
-            return
+            return slice(y, y + box_height), slice(x, x + box_width)
+    return None
 
 
 def mix(

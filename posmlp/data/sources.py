@@ -5,11 +5,12 @@ Shapes: k clips a batch, T frames, S pixels a side.
 
 from __future__ import annotations
 
+import copy
 import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import numpy as np
 import torch
@@ -21,7 +22,11 @@ from posmlp.data.clips import Sampling
 from posmlp.data.datasets import VideoClips
 from posmlp.data.digits.catalogue import DIFFICULTIES
 from posmlp.data.digits.moving_digits import MovingDigits, RenderedClips
+from posmlp.data.upload import uploaded
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
+
+MOST_ON_GPU = 2 * 2**30
+"""Bytes of clips that are held in a GPU's memory; more stay in the machine's."""
 
 
 def check_source(source: object) -> None:
@@ -107,7 +112,15 @@ class HeldClips:
                 f"num_views={num_views}, num_crops={num_crops}, but these clips have exactly "
                 "the model's frames and size; use one view and one crop"
             )
-        return (self.clips[indices] for indices in index_batches)
+        return (self.clips[uploaded(each, self.clips.device)] for each in index_batches)
+
+    def held_on(self, device: torch.device) -> Self:
+        """The same source with its clips in a GPU's memory, where they are chosen; else itself."""
+        if device.type != "cuda" or self.clips.nbytes > MOST_ON_GPU:
+            return self
+        moved = copy.copy(self)
+        moved.clips = uploaded(self.clips, device)
+        return moved
 
     def describe(self) -> dict[str, Any]:
         return self.described

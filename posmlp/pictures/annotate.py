@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from posmlp.data.files.packets import pyav
 from posmlp.data.files.video import iterate_frames
 from posmlp.pictures.timeline import colours_of, draw_band
 from posmlp.predict import FRAME_FOLDER_FPS, Prediction
@@ -43,6 +43,7 @@ def annotate_video(
     partial = out.with_name(f".{out.stem}.partial.mp4")
     rate = Fraction(whole.fps or FRAME_FOLDER_FPS).limit_denominator(1001)
     panel: Image.Image | None = None
+    av = pyav()
     try:
         with av.open(str(partial), "w") as container:
             stream = container.add_stream("libx264", rate=rate, options={"crf": "20"})

@@ -18,6 +18,7 @@ from torch import Tensor
 from posmlp.config import TrainConfig
 from posmlp.data.augment import Augmentation, normalise
 from posmlp.data.sources import ClipSource
+from posmlp.data.upload import uploaded
 from posmlp.train.distributed import ALONE, Team
 from posmlp.train.population import Population
 
@@ -61,7 +62,8 @@ class TrainingBatches:
         self.augmentation = Augmentation(self.train, self.source.classes)
         self._seeds = tuple(dict.fromkeys(self.population.seeds))
         places = [self._seeds.index(seed) for seed in self.population.seeds]
-        self._seed_of = None if len(places) == len(self._seeds) else torch.tensor(places)
+        is_plain = len(places) == len(self._seeds)
+        self._seed_of = None if is_plain else torch.tensor(places, device=self.population.device)
 
     @property
     def num_steps(self) -> int:
@@ -91,10 +93,9 @@ class TrainingBatches:
             labels = torch.stack([self.source.labels[chosen] for chosen in indices[step]])
             inputs, targets = self._augmented(clips, labels, epoch, step)
             if self._seed_of is not None:
-                where = self._seed_of.to(inputs.device)
-                inputs, targets = inputs[where], targets[where]
+                inputs, targets = inputs[self._seed_of], targets[self._seed_of]
             if scales is not None:
-                scales = scales[:, :, part].to(self.population.device)
+                scales = uploaded(scales[:, :, part], self.population.device)
             draws = [
                 mixed(seed, epoch, step, MODULES, self.team.rank) for seed in self.population.seeds
             ]
@@ -129,7 +130,7 @@ class TrainingBatches:
     ) -> tuple[Tensor, Tensor]:
         """Model input and targets of uint8 clips (S, b, T, H, W, 3) and labels (S, b)."""
         device = self.population.device
-        clips, labels = clips.to(device), labels.to(device)
+        clips, labels = uploaded(clips, device), uploaded(labels, device)
         if self.augmentation.is_plain:
             return normalise(clips), labels
         part = self.team.part(self.train.batch_size)

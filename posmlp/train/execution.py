@@ -7,6 +7,7 @@ is computed, and none that `create_model` or `load` returns has them.
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import threading
 from collections import Counter
@@ -55,6 +56,37 @@ def preparation(team: Team, checkpoint_activations: bool, compiled: bool) -> Pre
             block.forward = forward  # type: ignore[method-assign]
 
     return prepare
+
+
+def in_bfloat16(precision: str, device: torch.device | str) -> bool:
+    """Whether a `TrainConfig.precision` means autocast to bfloat16, in training and in scoring."""
+    return {"auto": torch.device(device).type == "cuda", "bfloat16": True}.get(precision, False)
+
+
+def repeats_bits(deterministic: bool, device: torch.device | str) -> str:
+    """What a row says of training again, on the same machine and versions."""
+    exact = deterministic or torch.device(device).type == "cpu"
+    return "to the bit" if exact else "may differ in bits"
+
+
+@contextmanager
+def deterministic_if(asked: bool) -> Iterator[None]:
+    """Within the block a GPU adds numbers in one order, if that is asked; else as it comes.
+
+    cuBLAS takes its workspace from the environment when it first computes in this process.
+    """
+    if not asked:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before, tuned = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = tuned
 
 
 @contextmanager

@@ -23,11 +23,23 @@ from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.check.survey import tell
 from posmlp.data.datasets import VideoClips
 from posmlp.data.layouts.listing import SplitMissing
-from posmlp.data.sources import ClipSource, GeneratedClips, check_source, open_clips
+from posmlp.data.sources import (
+    ClipSource,
+    GeneratedClips,
+    HeldClips,
+    check_source,
+    open_clips,
+)
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 from posmlp.presets import PRESETS, resolve
 from posmlp.train.distributed import Team, join
-from posmlp.train.execution import kept_memory, preparation, usual_defaults
+from posmlp.train.execution import (
+    deterministic_if,
+    kept_memory,
+    preparation,
+    repeats_bits,
+    usual_defaults,
+)
 from posmlp.train.loop import Splits, Training
 from posmlp.train.run_folder import RunFolder
 from posmlp.train.variants import Variants, checked_seeds, members
@@ -120,7 +132,8 @@ def fit(
         if isinstance(data, str):
             opened = open_splits(data, config, train, num_workers, cache_gib)
         sources = opened if isinstance(data, str) else data
-        clips = Splits(sources[0], sources[1] if len(sources) == 3 else None, sources[-1])
+        held = [s.held_on(device) if isinstance(s, HeldClips) else s for s in sources]
+        clips = Splits(held[0], held[1] if len(held) == 3 else None, held[-1])
         if config in PRESETS.values():
             config = replace(config, num_classes=len(clips.train.classes))
         _check_together(config, train, clips, micro_batches, team)
@@ -129,7 +142,7 @@ def fit(
         )
         training.source = data if isinstance(data, str) else None
         if out is None:
-            with kept_memory():
+            with kept_memory(), deterministic_if(train.deterministic):
                 training.run(None, progress)
             return training.history
         with ExitStack() as in_use:
@@ -142,10 +155,15 @@ def fit(
                     in_use.enter_context(folder.alone())
                     names = Splits._fields if clips.val is not None else ("train", "test")
                     kept = {split: c.kept for split, c in zip(names, opened, strict=False)}
-                    folder.begin(device, {"micro_batches": micro_batches, "frames_kept": kept})
+                    how = {
+                        "micro_batches": micro_batches,
+                        "precision": "bfloat16" if training.autocast else "float32",
+                        "repeats": repeats_bits(train.deterministic, device),
+                    }
+                    folder.begin(device, how | {"frames_kept": kept})
                 if training.resume(folder):
                     return folder.rows()
-            with kept_memory():
+            with kept_memory(), deterministic_if(train.deterministic):
                 training.run(folder, progress)
         return training.history
     finally:
@@ -198,11 +216,11 @@ def usable_device(device: torch.device | str | None = None) -> torch.device:
     """
     try:
         found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if found.type not in ("cpu", "cuda"):
+            raise RuntimeError("this package computes on cpu and cuda alone")
         num_gpus = torch.cuda.device_count()
         if found.type == "cuda" and (found.index or 0) >= num_gpus:
             raise RuntimeError(f"torch sees {num_gpus} GPUs")
-        if found.type not in ("cpu", "cuda"):
-            torch.zeros(1, device=found).item()  # which `meta` refuses
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"device={str(device)!r} is not here ({reason}); use cpu") from error

@@ -24,7 +24,7 @@ from posmlp.data.files.video import VideoError
 from posmlp.data.sources import ClipSource
 from posmlp.train.batches import Batch, TrainingBatches
 from posmlp.train.distributed import Team
-from posmlp.train.execution import Prepare
+from posmlp.train.execution import Prepare, in_bfloat16
 from posmlp.train.optimisation import (
     BestWeights,
     Optimiser,
@@ -95,8 +95,7 @@ class Training:
         self.began = self.stored = time.perf_counter()
         self.votes = torch.zeros(())  # the share of the team that was asked to stop
         self.source: str | None = None
-        autocast = {"auto": device.type == "cuda", "bfloat16": True, "float32": False}
-        self.autocast = autocast[train.precision]
+        self.autocast = in_bfloat16(train.precision, device)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -167,6 +166,8 @@ class Training:
                 self.began = time.perf_counter() - self.spent[0]
                 self.batches.waited = self.spent[1]
                 self._train_epoch(epoch, bar, folder)
+                if self.population.device.type == "cuda":  # else its time is that of launching
+                    torch.cuda.synchronize(self.population.device)
                 self._record(epoch + 1, time.perf_counter() - self.began)
                 bar.set_postfix_str(f"waiting for clips {self.history[-1]['data_wait_share']:.1%}")
                 with whole():
@@ -288,7 +289,7 @@ class Training:
     def _score(self, clips: ClipSource) -> list[dict[str, float]]:
         """`metrics` of each member."""
         batch_size = math.ceil(EVALUATION_BATCH / self.micro_batches)
-        return score(self.population, clips, batch_size, self.team)
+        return score(self.population, clips, batch_size, self.team, autocast=self.autocast)
 
     def _averaged(self) -> AbstractContextManager[None]:
         """Within this the population has the weights of now that are scored."""

@@ -137,10 +137,27 @@ def _of_adamw(train: TrainConfig) -> tuple[float, ...]:
 
 
 def clip_gradients(gradients: Tensors, largest: Tensor) -> Tensors:
-    """Gradients (S, ...) scaled down where the norm of a member's is over its `largest` (S,)."""
+    """Gradients (S, ...) scaled down where the norm of a member's is over its `largest` (S,).
+
+    On a GPU a few launches do it, however many tensors there are.
+    """
+    if largest.is_cuda:
+        return _clip_at_once(gradients, largest)
     squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()], dim=1)
     # along rows, (S, P): a sum over columns would round otherwise than for a member alone
     scale = (largest / (squares.sum(1).sqrt() + 1e-6)).clamp(max=1.0)  # (S,)
+    return {k: g * scale.view(-1, *(1,) * (g.dim() - 1)) for k, g in gradients.items()}
+
+
+def _clip_at_once(gradients: Tensors, largest: Tensor) -> Tensors:
+    """The same with one norm of all tensors, and one product a member, or a tensor if fewer."""
+    every = list(gradients.values())
+    norms = torch.linalg.vector_norm(torch.cat([g.flatten(1) for g in every], dim=1), dim=1)
+    scale = (largest / (norms + 1e-6)).clamp(max=1.0)
+    if len(largest) < len(every):
+        for i, own in enumerate(scale):
+            torch._foreach_mul_([g[i] for g in every], own)
+        return gradients
     return {k: g * scale.view(-1, *(1,) * (g.dim() - 1)) for k, g in gradients.items()}
 
 
@@ -159,11 +176,12 @@ class WeightAverage:
     def update(self, num_steps: int) -> None:
         """Take in the weights after `num_steps` steps."""
         decay = min(self.decay, (1 + num_steps) / (10 + num_steps))
-        for name, tensor in self.population.state().items():
-            if tensor.is_floating_point():
-                self.tensors[name].lerp_(tensor, 1 - decay)
-            else:
-                self.tensors[name].copy_(tensor)
+        state = self.population.state()
+        moving = [name for name, tensor in state.items() if tensor.is_floating_point()]
+        averages, values = ([each[name] for name in moving] for each in (self.tensors, state))
+        torch._foreach_lerp_(averages, values, 1 - decay)
+        for name in state.keys() - moving:
+            self.tensors[name].copy_(state[name])
 
     def load(self, tensors: Tensors) -> None:
         """Put back stored averages."""

@@ -291,8 +291,7 @@ class Population:
             draw: Tensor,
         ) -> tuple[Tensor, tuple[Tensor, Tensors]]:
             model.train()
-            autocasting = torch.autocast(self.device.type, torch.bfloat16, enabled=autocast)
-            with autocasting, self._drawing(draw):
+            with self._autocasting(autocast), self._drawing(draw):
                 logits = functional_call(model, parameters | statistics, (x,), tie_weights=False)
             loss = F.cross_entropy(logits.float(), y, label_smoothing=label_smoothing)
             return loss, (logits, statistics)
@@ -317,18 +316,24 @@ class Population:
         return self._crew.models if plain else []
 
     @torch.no_grad()
-    def logits(self, clips: Tensor) -> Tensor:
-        """Evaluation logits (S, B, K) of the same clips (B, 3, T, H, W) for every seed."""
+    def logits(self, clips: Tensor, *, autocast: bool = False) -> Tensor:
+        """Evaluation logits (S, B, K) of the same clips (B, 3, T, H, W) for every seed.
+
+        `autocast` as in `gradients`.
+        """
 
         def logits_of(
             model: PosMLPVideo, parameters: Tensors, statistics: Tensors, draw: Tensor
         ) -> Tensor:
             lent = (parameters, statistics)
-            with self._drawing(draw):
+            with self._autocasting(autocast), self._drawing(draw):
                 return functional_call(model.eval(), lent, (clips,), tie_weights=False)
 
         draws = torch.zeros(len(self.seeds), dtype=torch.int64)
         return self._over_seeds(logits_of)(self.parameters, self.statistics, draws)
+
+    def _autocasting(self, enabled: bool) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _drawing(self, draw: Tensor) -> AbstractContextManager[None]:
         """Within this a user's modules draw from a seed; ours draw nothing."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from posmlp.config import TrainConfig
 from posmlp.data.augment import normalise
 from posmlp.data.sampling import check_views
 from posmlp.data.sources import ClipSource, check_source, open_clips
+from posmlp.data.upload import uploaded
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 from posmlp.model import PosMLPVideo
 from posmlp.train.distributed import ALONE, Team
-from posmlp.train.execution import few_windows_at_once, kept_memory
+from posmlp.train.execution import few_windows_at_once, in_bfloat16, kept_memory
 from posmlp.train.population import Population
 
 EVALUATION_BATCH = 64
@@ -37,16 +39,21 @@ def predict(
     num_crops: int = 1,
     batch_size: int = EVALUATION_BATCH,
     team: Team = ALONE,
+    autocast: bool = False,
 ) -> Tensor:
     """Logits of every clip, (N, K) for a model and (S, N, K) for a population, mean over views.
 
-    The processes of a `team` share the clips; each gets all logits.
+    The processes of a `team` share the clips; each gets all logits. `autocast` computes in
+    bfloat16 where that is safe.
     Source: the released test sums raw logits over temporal views and spatial crops; the mean ranks
     the same.
     """
     check_views(num_views, num_crops)
-    device = model.device if isinstance(model, Population) else next(model.parameters()).device
-    forward = model.logits if isinstance(model, Population) else model
+    device = model.device if isinstance(model, Population) else _device_of(model)
+    forward: Any = model
+    if isinstance(model, Population):
+        forward = partial(model.logits, autocast=autocast)
+    autocasting = torch.autocast(device.type, torch.bfloat16, enabled=autocast)
     eager = model.eager_models if isinstance(model, Population) else []
     dtype = torch.float32 if isinstance(model, Population) else next(model.parameters()).dtype
     if isinstance(model, PosMLPVideo):
@@ -59,11 +66,12 @@ def predict(
             stream = clips.batches(
                 indices, view=view, num_views=num_views, crop=crop, num_crops=num_crops
             )
-            with torch.no_grad(), few_windows_at_once(*eager):
+            with torch.no_grad(), few_windows_at_once(*eager), autocasting:
                 parts = [
-                    forward(normalise(batch.to(device)).to(dtype)).float().cpu() for batch in stream
+                    forward(normalise(uploaded(batch, device)).to(dtype)).float()
+                    for batch in stream
                 ]
-            total = total + torch.cat(parts, dim=-2)
+            total = total + torch.cat(parts, dim=-2).cpu()
     return team.gather(total / (num_views * num_crops), dim=-2)
 
 
@@ -97,9 +105,11 @@ def score(
     clips: ClipSource,
     batch_size: int = EVALUATION_BATCH,
     team: Team = ALONE,
+    *,
+    autocast: bool = False,
 ) -> list[dict[str, float]]:
-    """`metrics` of each seed on every clip of a source, one view each."""
-    logits = predict(population, clips, batch_size=batch_size, team=team)
+    """`metrics` of each seed on every clip of a source, one view each; `predict`'s `autocast`."""
+    logits = predict(population, clips, batch_size=batch_size, team=team, autocast=autocast)
     return [metrics(each, clips.labels, clips.reverse_of) for each in logits]
 
 
@@ -116,6 +126,7 @@ def logits_of(
     cache_gib: float = CACHE_GIB,
     train: TrainConfig | None = None,
     classes: Sequence[str] | None = None,
+    device: torch.device | str | None = None,
 ) -> tuple[Tensor, ClipSource]:
     """Logits (N, K) of every clip of a split, and its source, closed; arguments as `evaluate`'s."""
     given = load(model) if isinstance(model, str | Path) else model
@@ -136,7 +147,15 @@ def logits_of(
             opened.callback(data.close)
         check_source(data)
         _check_classes(own, data, classes)
-        return predict(own, data, num_views=clips, num_crops=crops, batch_size=batch_size), data
+        if device is not None:
+            own.to(device)
+        autocast = in_bfloat16((train or TrainConfig()).precision, _device_of(own))
+        views = {"num_views": clips, "num_crops": crops}
+        return predict(own, data, **views, batch_size=batch_size, autocast=autocast), data
+
+
+def _device_of(model: PosMLPVideo) -> torch.device:
+    return next(model.parameters()).device
 
 
 def evaluate(
@@ -151,13 +170,16 @@ def evaluate(
     cache_gib: float = CACHE_GIB,
     train: TrainConfig | None = None,
     classes: Sequence[str] | None = None,
+    device: torch.device | str | None = None,
 ) -> dict[str, float]:
     """`metrics` of a model over a split, averaging logits over `clips` x `crops` views a video.
 
     `model`: a model, which is left in eval mode (a compiled or data-parallel one is evaluated as
     the one that it wraps), or the path of one that `save` wrote. `data`: what
-    `open_clips` takes, or a source. `cache_gib`: see `fit`. `train` tells how frames are sampled,
-    `classes` what the outputs mean. Raises ValueError for what does not fit together.
+    `open_clips` takes, or a source. `cache_gib`: see `fit`. `train` tells how frames are sampled
+    and in which precision the model computes, `classes` what the outputs mean. `device`: where the
+    model goes to; by default it stays where it is. Raises ValueError for what does not fit
+    together.
     """
     logits, source = logits_of(
         model,
@@ -170,6 +192,7 @@ def evaluate(
         cache_gib=cache_gib,
         train=train,
         classes=classes,
+        device=device,
     )
     return metrics(logits, source.labels, source.reverse_of)
 

@@ -109,9 +109,13 @@ class Task:
     deed: str = ""
     bad: tuple[int, ...] = ()
     worker: int = -1
+    timeout_s: float | None = None
 
     def log_path(self, job: Job) -> Path:
         return self.folder / f"{job.seeds[0]}.log"
+
+    def limit_s(self, job: Job) -> float | None:
+        return self.timeout_s
 
     def moved_to(self, folder: Path) -> Task:
         return replace(self, folder=folder)

@@ -234,7 +234,20 @@ def test_exception_is_a_row_with_its_traceback(tmp_path: Path) -> None:
     [
         (torch.AcceleratorError("CUDA error: device-side assert triggered"), "device error"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "device error"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"),
+            "device error",
+        ),
+        (torch.AcceleratorError("CUDA error: an illegal memory access"), "device error"),
+        (RuntimeError("NCCL error in: x, unhandled cuda error"), "device error"),
         (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+        (torch.AcceleratorError("CUDA error: out of memory"), "out of memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"), "out of memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "out of memory"),
+        (
+            RuntimeError("Unable to find a valid cuDNN algorithm"),
+            "out of memory",
+        ),
         (RuntimeError("shapes do not match"), "exception"),
         (ValueError("CUDA error is in the text alone"), "exception"),
     ],

@@ -343,6 +343,9 @@ def test_gpu_is_found_without_touching_it(monkeypatch):
     assert [usable_device(name).type for name in (None, "cuda", "cuda:1")] == ["cuda"] * 3
     with pytest.raises(ValueError, match=r"device='cuda:2' is not here \(torch sees 2 GPUs\)"):
         usable_device("cuda:2")
+    for name in ("mps", "meta"):
+        with pytest.raises(ValueError, match=rf"^device='{name}' .*cpu and cuda alone\); use cpu$"):
+            usable_device(name)
 
 
 def test_seeds_may_be_any_whole_numbers(clips, tmp_path):

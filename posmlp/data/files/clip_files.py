@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import av
 import numpy as np
 from numpy.typing import NDArray
+
+from posmlp.data.files.packets import pyav
 
 FRAMES_PER_S = 8
 # decord 0.6.0 returns a wrong number of channels at these widths, without a word.
@@ -34,6 +35,7 @@ def check_width(image_size: int) -> None:
 
 def encode_clip(path: Path, frames: NDArray[np.uint8]) -> None:
     """Write frames (T, H, W, 3) uint8 RGB as intra-only H.264."""
+    av = pyav()
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FRAMES_PER_S, options=H264_OPTIONS)
         stream.height, stream.width = frames.shape[1:3]

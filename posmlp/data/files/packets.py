@@ -16,13 +16,23 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
 GOT_STUCK = 1
 """Exit code of a process that `watched` has ended."""
 _TRUSTED = {"mp4", "matroska", "avi"}  # FFmpeg's names; mov and webm are read by the same two
+
+
+def pyav() -> Any:
+    """The package av, which is imported when a file is opened. Raises ValueError without it."""
+    try:
+        import av
+    except ImportError as error:
+        raise ValueError(f"videos are read with PyAV ({error}); get it with: pip install av") from (
+            error
+        )
+    return av
 
 
 class VideoError(ValueError):
@@ -90,6 +100,7 @@ def list_packets(path: str) -> PacketIndex:
 
 @lru_cache(maxsize=32)  # a long file is read to its end for this, and clips are taken one by one
 def _list_packets(path: str, size_bytes: int, changed_ns: int) -> PacketIndex:
+    av = pyav()
     try:
         with av.open(path) as container:
             stream = container.streams.best("video")
@@ -153,7 +164,7 @@ def packets_of(container: Any, stream: Any) -> Iterator[Any]:
             got_on()
             if packet.size:
                 yield packet
-    except av.error.InvalidDataError:
+    except pyav().error.InvalidDataError:
         return  # the frames that are missing from here on are counted as damaged
 
 

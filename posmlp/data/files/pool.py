@@ -15,15 +15,16 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
+from posmlp.data.files.packets import GOT_STUCK, VideoError, pyav, watched
 
-from posmlp.data.files.packets import GOT_STUCK, VideoError, watched
+if TYPE_CHECKING:  # pebble is imported when the first worker is wanted
+    from pebble import ProcessFuture, ProcessPool
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -79,19 +80,23 @@ class DecodePool:
         self.close()
 
     def _schedule(self, job: Callable[[], T]) -> ProcessFuture[T]:
+        from pebble import ProcessPool
+
         if self._workers is None or not self._workers.active:
             self.close()
             context = _Workers()
             self._workers = ProcessPool(
                 max_workers=self.num_workers,
                 context=context,
-                initializer=_die_with,
+                initializer=_begin,
                 initargs=(os.getpid(),),
             )
             self._stop = weakref.finalize(self, _stop, self._workers, context)
         return self._workers.schedule(job)
 
     def _wait(self, future: ProcessFuture[T], job: Callable[[], T], path: str) -> T:
+        from pebble import ProcessExpired
+
         try:
             return future.result()
         except (ProcessExpired, BrokenProcessPool):
@@ -118,6 +123,8 @@ def under_way(started: Iterable[T], num_ahead: int) -> Iterator[T]:
 
 
 def _result(future: ProcessFuture[T], path: str, timeout_s: float) -> T:
+    from pebble import ProcessExpired
+
     try:
         return future.result()
     except ProcessExpired as error:
@@ -199,8 +206,13 @@ def _stop(workers: ProcessPool, context: _Workers) -> None:
     workers.join()
 
 
-def _die_with(parent: int) -> None:
-    """End this worker soon after its parent, even if it then hangs in native code."""
+def _begin(parent: int) -> None:
+    """In a worker, before its first file: PyAV is imported, whose time shall be no file's.
+
+    It ends soon after its parent, even if it then hangs in native code.
+    """
+    with suppress(ValueError):
+        pyav()
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -18,9 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-import av
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import ArrayLike, NDArray
 
 from posmlp.data.files.frame_folder import (
@@ -36,6 +34,7 @@ from posmlp.data.files.packets import (
     in_short,
     list_packets,
     packets_of,
+    pyav,
 )
 
 # (number of frames, frames per second or None) -> indices of the wanted frames. It may be called
@@ -299,7 +298,7 @@ def _pyav_seek(
     if keys.min() < 0 or 2 * len(np.unique(keys)) > len(index.key_times):
         return None
     found: list[NDArray[np.uint8]] = []
-    as_rgb = _AsRgb(short_side)
+    as_rgb, av = _AsRgb(short_side), pyav()
     try:
         with av.open(path) as container:
             stream: Any = container.streams.best("video")
@@ -331,6 +330,7 @@ def _pyav_stream(
 
 def _pyav_frames_of(path: str) -> Iterator[Any]:
     """Decode the whole file, frame by frame."""
+    av = pyav()
     try:
         with av.open(path) as container:
             stream: Any = container.streams.best("video")
@@ -342,10 +342,11 @@ def _pyav_frames_of(path: str) -> Iterator[Any]:
 
 def _decoded(container: Any, stream: Any) -> Iterator[Any]:
     """Yield the frames of all packets that can be decoded."""
+    damaged = pyav().error.InvalidDataError
     for packet in chain(packets_of(container, stream), [None]):  # None empties the decoder
         try:
             yield from stream.codec_context.decode(packet)
-        except av.error.InvalidDataError:
+        except damaged:
             continue  # a damaged packet: the caller sees the count differ
 
 
@@ -355,7 +356,8 @@ class _AsRgb:
     def __init__(self, short_side: int | None) -> None:
         self._short_side = short_side
         self._size: tuple[int, int] | None = None
-        self._reformatter = VideoReformatter()  # making one costs more than using it
+        self._by = pyav().video.reformatter
+        self._reformatter = self._by.VideoReformatter()  # making one costs more than using it
 
     def see(self, frame: Any) -> None:
         if self._size is None:
@@ -368,7 +370,11 @@ class _AsRgb:
         assert self._size is not None
         height, width = self._size
         rgb = self._reformatter.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BILINEAR
+            frame,
+            width=width,
+            height=height,
+            format="rgb24",
+            interpolation=self._by.Interpolation.BILINEAR,
         )
         # decord applies a rotation tag by itself, PyAV only reports it.
         return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), k=round(frame.rotation / 90) % 4))

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from ablation_tasks import CannotStart, KilledWhenIdle, Task, is_alive, jobs, wait_until
 
-from ablations.engines.local import EngineError, WorkerDied, in_process, pool
+from ablations.engines.local import EngineError, Faults, WorkerDied, in_process, pool
+from ablations.engines.ray_engine import nodes_aside
+from ablations.engines.ray_node import Parcel
 from ablations.engines.worker import Place
 
 TWO = [Place(0, "cpu", 1), Place(1, "cpu", 1)]
@@ -116,6 +118,37 @@ def test_device_errors_in_a_row_stop_a_run_on_one_device(tmp_path: Path, run_the
     places = TWO[0] if run_them is in_process else TWO[:1]
     with pytest.raises(EngineError, match="no device is left"):
         list(run_them(jobs(5), Task(tmp_path, "gives_up", bad=(1, 2, 3)), places))
+
+
+def test_a_gpu_that_gave_up_is_not_used_again_by_this_process(tmp_path: Path) -> None:
+    """The first failure is stored, and nothing else is tried on the dead context."""
+    stream = in_process(jobs(3), Task(tmp_path, "gives_up", bad=(0,)), Place(0, "cuda:0", 1))
+    assert [job.seeds[0] for job, _ in next(stream)] == [0]
+    with pytest.raises(EngineError, match=r"cannot use after such an error; .* --workers 2"):
+        next(stream)
+
+
+def test_a_training_that_takes_too_long_is_ended_and_no_fault_of_the_device(
+    tmp_path: Path,
+) -> None:
+    task = Task(tmp_path, "sleep", bad=(0, 1, 2, 3), timeout_s=0.3)
+    with warnings.catch_warnings(action="error"):
+        results = dict(flat(pool(jobs(5), task, TWO[:1])))
+    late = [job.seeds[0] for job, r in results.items() if isinstance(r, WorkerDied) and r.late]
+    assert late == [0, 1, 2, 3]
+    assert "took longer than 0.3 s" in {getattr(r, "cause", "") for r in results.values()}
+
+
+def test_faults_are_counted_by_device_and_not_by_machine() -> None:
+    """A bad GPU of a Ray machine beside seven sound ones."""
+    faults, bad = Faults(), [{"failure": "device error"}]
+    told = []
+    for _ in range(3):
+        for gpu in range(8):
+            parcel = Parcel(bad if gpu == 3 else [{}], "node7", {}, f"GPU {gpu}")
+            told += [parcel.device] if faults.add(parcel.device, parcel.outcome) else []
+    assert told == ["node7 GPU 3"]
+    assert nodes_aside(faults) == ["node7"]
 
 
 def test_a_worker_killed_while_idle_is_replaced(tmp_path: Path) -> None:

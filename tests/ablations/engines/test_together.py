@@ -11,7 +11,7 @@ from pandas.testing import assert_frame_equal
 from safetensors.torch import load_file
 
 from ablations import read_grid, run
-from ablations.engines.dispatch import Engine
+from ablations.engines.dispatch import Engine, _places
 from ablations.grid.grid import Job
 from ablations.run import part
 from ablations.store.files import read_json, write_json
@@ -86,6 +86,27 @@ def test_grouped_jobs_keep_the_order_and_shards_keep_groups_whole() -> None:
     whole = Engine(device="cuda").grouped(grid.jobs)
     assert [job.seeds for job in whole] == [(0, 1, 2, 3, 4), (0,), (0, 1, 2, 3, 4)]
     assert [job for i in (1, 2) for job in part(groups, f"{i}/2")] == groups[::2] + groups[1::2]
+
+
+def test_populations_leave_no_place_idle_and_fit_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 100 rates x 10 seeds on eight GPUs: no population is most of the work."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    rates = [1e-4 * (1 + i) for i in range(100)]
+    thousand = read_grid(TINY | {"axes": {"train.lr": rates}, "seeds": 10, "repeat": False}).jobs
+    eight = Engine(device="cuda", workers=8)
+
+    def sizes(jobs: list[Job], num_parts: int = 1) -> list[int]:
+        return [len(job.trainings) for job in eight.grouped(jobs, num_parts)]
+
+    assert 20 <= min(sizes(thousand)[:-1]) <= max(sizes(thousand)) <= 32
+    assert max(sizes(thousand[:80])) == 10  # a place has its share
+    assert len(sizes(thousand[:160], num_parts=2)) >= 16
+    large = changed(image_size=256, dims=[64], windows=4, train={"batch_size": 32, "num_clips": 64})
+    wide = read_grid(large | {"axes": {}, "seeds": 400, "repeat": False}).jobs
+    assert 1 < max(sizes(wide)) < 32
+    assert [p.device for p in _places(9, "cuda", 1)] == [f"cuda:{i % 8}" for i in range(9)]
 
 
 VALUES: dict[str, Any] = TINY | {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pandas as pd
@@ -11,7 +12,7 @@ import torch
 import posmlp
 from analysis.cli import main
 from analysis.speed.bench import WORKS, bench
-from analysis.speed.bench_gpu import bench_seeds, write_bench_gpu
+from analysis.speed.check_gpu import CHECKS, LIMITS_S, check_gpu
 from analysis.speed.contenders import Reference, code_of, eval_steps
 from analysis.speed.draw_scaling import draw_scaling
 from analysis.speed.scaling import time_gates, time_scaling, write_scaling
@@ -72,27 +73,25 @@ def test_law_draws_exponents_and_what_binds(law):
 def test_unknown_measurements_are_refused(tmp_path):
     with pytest.raises(ValueError, match="Use one of: gates, law"):
         write_scaling("speed", tmp_path)
-    with pytest.raises(ValueError, match="unknown part"):
-        write_bench_gpu("sped", tmp_path, device="cpu")
+    with pytest.raises(ValueError, match="unknown check 'sped'; use some of: imports, fit_one"):
+        list(check_gpu(tmp_path, "cpu", ["sped"]))
     with pytest.raises(ValueError, match=r"unknown work 's32-train'\. Did you mean 's16-train'"):
         bench(["s32-train"])
 
 
-@pytest.mark.parametrize(("part", "num_rows"), [("model", 8), ("gates", 2 * len(GATES))])
-def test_bench_gpu_writes_where_it_was_measured(part, num_rows, tmp_path, monkeypatch):
-    monkeypatch.setitem(PRESETS, "tiny", TINY)
-    table = write_bench_gpu(part, tmp_path, preset="tiny", device="cpu", num_runs=1)
-    assert {"preset", "device", "torch", "cuda", "commit"} <= set(table)
-    (path,) = tmp_path.iterdir()
-    assert path.name.endswith(f"-{part}.csv")
-    assert len(pd.read_csv(path)) == num_rows
-
-
-def test_bench_seeds_compares_a_population_with_a_seed_alone():
-    table = bench_seeds(TINY, "cpu", 1)
-    assert table["num_seeds"].unique().tolist() == [1, 2, 4, 8]
-    assert (table["seed_steps_per_s"] > 0).all()
-    assert (table.loc[table["way"] == "one after the other", "ratio"] == 1).all()
+def test_check_gpu_writes_a_line_a_check_whatever_becomes_of_it(tmp_path, monkeypatch, capsys):
+    limit = {CHECKS["s16"]: 0.1}
+    monkeypatch.setattr("analysis.speed.check_gpu.LIMITS_S", LIMITS_S | limit)
+    words = ["check_gpu", "--device", "cpu", "--out", str(tmp_path)]
+    assert main([*words, "--only", "memory_ladder", "every_gate", "s16"]) == 2
+    assert "failed: s16; " in capsys.readouterr().err
+    rows = [json.loads(line) for line in (tmp_path / "check_gpu.jsonl").open()]
+    assert [(row["check"], row["ok"]) for row in rows] == [
+        *[("memory_ladder", True), ("every_gate", True), ("s16", False)]
+    ]
+    assert "skipped" in rows[0]
+    assert set(rows[1]["found"]["most_off"]) == set(GATES)
+    assert rows[2]["reason"] == "it took longer than 0.1 s"
 
 
 CONTENDERS = {"as run", "plain", "reference", "against"}
