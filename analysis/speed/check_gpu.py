@@ -306,10 +306,11 @@ def _speed(device: str, modes: Sequence[str]) -> Found:
     on_gpu = device != "cpu"
     config = resolve("s16", drop_path=0.0) if on_gpu else _small()
     model = seeded_model(config, 0)
-    how = {"batch_sizes": (8 if on_gpu else 1,), "phases": PHASES, "modes": modes}
-    models = {"reference": Reference(model), "posmlp": model}
-    table = measure_speed(models, **how, device=device, warm_up=2, min_runs=10 if on_gpu else 2,
-                          min_seconds=0.0, max_seconds=20.0)  # fmt: skip
+    table = measure_speed(
+        {"reference": Reference(model), "posmlp": model},
+        batch_sizes=(8 if on_gpu else 1,), phases=PHASES, modes=modes, device=device,
+        warm_up=2, min_runs=10 if on_gpu else 2, min_seconds=0.0, max_seconds=20.0,
+    )  # fmt: skip
     names = ["model", "phase", "mode", "batch_size", "median_ms", "ratio"]
     return {"rows": table[names].round(3).to_dict("records")}
 

@@ -136,7 +136,7 @@ def erase(x: Tensor, rngs: Sequence[np.random.Generator | None]) -> None:
     """
     boxes, noise = [], []
     for clip, rng in zip(x, rngs, strict=True):
-        if rng is None or (place := _erased_box(*x.shape[-2:], rng)) is None:
+        if rng is None or (place := _erased_box(x.shape[-2], x.shape[-1], rng)) is None:
             continue
         boxes.append(clip[..., place[0], place[1]])
         noise.append(rng.standard_normal(tuple(boxes[-1].shape), dtype=np.float32).ravel())

@@ -150,8 +150,10 @@ def logits_of(
         if device is not None:
             own.to(device)
         autocast = in_bfloat16((train or TrainConfig()).precision, _device_of(own))
-        views = {"num_views": clips, "num_crops": crops}
-        return predict(own, data, **views, batch_size=batch_size, autocast=autocast), data
+        logits = predict(
+            own, data, num_views=clips, num_crops=crops, batch_size=batch_size, autocast=autocast
+        )
+        return logits, data
 
 
 def _device_of(model: PosMLPVideo) -> torch.device:
