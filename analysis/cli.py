@@ -112,10 +112,11 @@ def _all(options: argparse.Namespace) -> None:
     """Gather everything about a run in one HTML page that needs no network."""
     use_no_screen()
     from analysis.page.page import write_page
-    from posmlp.predict import chosen_device, opened_on
+    from posmlp.predict import opened_on, tell_device
 
-    with opened_on(chosen_device(options.device)):
+    with opened_on(options.device) as device:
         print(write_page(options.run_folder, options.out, options.variant))
+    tell_device(device)
 
 
 def _bias(options: argparse.Namespace) -> None:
@@ -153,17 +154,18 @@ def _learned(options: argparse.Namespace) -> None:
     """Summarise over seeds what one variant learned: maps, interventions, attributions."""
     use_no_screen()
     from analysis.page.learned import write_learned
-    from posmlp.predict import chosen_device, opened_on
+    from posmlp.predict import opened_on, tell_device
 
-    with opened_on(chosen_device(options.device)):
+    with opened_on(options.device) as device:
         print(write_learned(options.folder, options.out, options.variant))
+    tell_device(device)
 
 
 def _attribute(options: argparse.Namespace) -> None:
     """Show which pixels of a video a run's model goes by: sheet, animation, shares of frames."""
     use_no_screen()
     from analysis.attribution.explain import explain_video
-    from posmlp.predict import chosen_device, opened_on
+    from posmlp.predict import opened_on, tell_device
     from posmlp.settings import parse_value
 
     settings = {}
@@ -174,7 +176,7 @@ def _attribute(options: argparse.Namespace) -> None:
         if hasattr(options, key):
             raise ValueError(f"{key} is no option of a method; give --{key} in place of {text!r}")
         settings[key] = parse_value(value)
-    with opened_on(chosen_device(options.device)):
+    with opened_on(options.device) as device:
         explain_video(
             options.run_folder,
             options.video,
@@ -185,3 +187,4 @@ def _attribute(options: argparse.Namespace) -> None:
             out=options.out,
             **settings,
         )
+    tell_device(device)

@@ -203,7 +203,8 @@ def _longer(options: argparse.Namespace, seed: int, epochs: int) -> str:
 def _eval(options: argparse.Namespace) -> None:
     """Score a run's models on its test clips, or its val clips."""
     from posmlp.clip_scores import ClipScores, write_scores
-    from posmlp.predict import chosen_device
+    from posmlp.predict import tell_device
+    from posmlp.train.fitting import usable_device
     from posmlp.train.run_folder import read_config
     from posmlp.train.scoring import logits_of
 
@@ -219,7 +220,7 @@ def _eval(options: argparse.Namespace) -> None:
     if spec is None:
         raise ValueError("a bare checkpoint does not name its data; give --data")
     answers = []
-    device = chosen_device(options.device)
+    device = str(usable_device(options.device))
     for path in paths:
         logits, source = logits_of(
             path,
@@ -237,6 +238,7 @@ def _eval(options: argparse.Namespace) -> None:
         print(_line(path.name, answers[-1].metrics()))
         for line in answers[-1].say():
             print(line)
+    tell_device(device)
     if options.out:
         print("written: " + ", ".join(map(str, write_scores(answers, options.out))))
 
@@ -249,7 +251,13 @@ def _predict(options: argparse.Namespace) -> int:
     """Name the five likeliest classes of videos, with their probabilities."""
     from posmlp.data.files.packets import VideoError
     from posmlp.pictures.annotate import annotate_video
-    from posmlp.predict import chosen_device, open_run, opened_on, predict_parts, predict_video
+    from posmlp.predict import (
+        open_run,
+        opened_on,
+        predict_parts,
+        predict_video,
+        tell_device,
+    )
 
     for option in ("annotate", "out"):
         if getattr(options, option) and len(options.videos) > 1:
@@ -259,7 +267,7 @@ def _predict(options: argparse.Namespace) -> int:
             )
     if options.out and options.slide is None:
         raise ValueError(f"--out {options.out} is for the table of --slide SECONDS; give both")
-    with opened_on(chosen_device(options.device)):
+    with opened_on(options.device) as device:
         trained = open_run(options.run_folder, options.seed, options.variant)
     views = {"num_views": options.clips, "num_crops": options.crops}
     failed = 0
@@ -278,6 +286,8 @@ def _predict(options: argparse.Namespace) -> int:
         if options.annotate:
             annotate_video(found, options.annotate)
             print(f"annotated: {options.annotate}", file=sys.stderr)
+    if not failed:
+        tell_device(device)
     return failed
 
 

@@ -37,25 +37,24 @@ PARTS_AT_ONCE = 16  # of a long recording, whose frames are decoded together
 _DEVICE: ContextVar[str] = ContextVar("_DEVICE", default="cpu")
 
 
-def chosen_device(device: str | None) -> str:
-    """A device, by default a GPU if there is one; stderr says which. ValueError if it is not here.
-
-    For the command line.
-    """
-    found = usable_device(device)
-    name = f" ({torch.cuda.get_device_name(found)})" if found.type == "cuda" else ""
-    print(f"device: {found}{name}", file=sys.stderr)
-    return str(found)
-
-
 @contextmanager
-def opened_on(device: str) -> Iterator[None]:
-    """Within the block `open_run` puts models on a device."""
-    before = _DEVICE.set(device)
+def opened_on(device: str | None) -> Iterator[str]:
+    """Within the block `open_run` puts models on a device, by default a GPU if there is one.
+
+    Raises ValueError if it is not here.
+    """
+    found = str(usable_device(device))
+    before = _DEVICE.set(found)
     try:
-        yield
+        yield found
     finally:
         _DEVICE.reset(before)
+
+
+def tell_device(device: str) -> None:
+    """Say on stderr what a command has computed on."""
+    name = f" ({torch.cuda.get_device_name(device)})" if device != "cpu" else ""
+    print(f"computed on: {device}{name}", file=sys.stderr)
 
 
 @dataclass(frozen=True)

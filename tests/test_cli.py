@@ -136,7 +136,7 @@ def test_make_train_eval_on_real_files(tmp_path, capsys):
     trained = capsys.readouterr().out
     assert main(["eval", out, "--workers", "0", "--device", "cpu"]) == 0
     scored, device = capsys.readouterr()
-    assert "device: cpu\n" in device
+    assert "computed on: cpu\n" in device
     top1 = trained.split("test_top1 ")[1].split()[0]
     assert f"top1 {top1}" in scored
     assert main(["eval", out, "--workers", "0", "--split", "val"]) == 0
