@@ -59,60 +59,80 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    plan = commands.add_parser("plan", help="cells, parameters, cost, time; runs nothing")
+    plan = commands.add_parser("plan", help="show cells, parameters, cost and time; train nothing")
     plan.set_defaults(command=_plan)
     run = commands.add_parser(
-        "run", help="train what is missing; exit code 1 if what it compares failed"
+        "run", help="train what is missing; end with exit code 1 if any of it failed"
     )
     run.set_defaults(command=_run)
     for command in (plan, run):
         command.add_argument("grid", type=Path, help="a grid file (YAML)")
-        command.add_argument("--out", type=Path, help="the folder (default: runs/NAME/grid)")
-        command.add_argument("--data", help="data in place of the grid's")
-        command.add_argument("--workers", type=int, default=1, help="trainings at once")
+        command.add_argument(
+            "--out", type=Path, help="the folder to write to; runs/NAME/grid by default"
+        )
+        command.add_argument("--data", help="data to use in place of the grid's")
+        command.add_argument(
+            "--workers", type=int, default=1, help="how many trainings run at once"
+        )
         command.add_argument("--device", help=DEVICE_HELP)
         command.add_argument("--threads", type=int, default=1, help="CPU threads of each worker")
     plan.add_argument(
-        "--probe-seconds", type=float, default=60.0, help="for measuring a few steps of new cells"
+        "--probe-seconds",
+        type=float,
+        default=60.0,
+        help="how long a few steps of new cells may be timed",
     )
-    run.add_argument("--engine", default="local", help="local, or ray (several machines)")
-    run.add_argument("--address", help="of the Ray cluster: auto or HOST:PORT; default: start one")
-    run.add_argument("--per-gpu", type=int, default=1, help="trainings that share a GPU of Ray's")
     run.add_argument(
-        "--together", type=int, help="trainings a population; default: up to 32 on a GPU"
+        "--engine", default="local", help="where trainings run: local, or ray for several machines"
+    )
+    run.add_argument(
+        "--address", help="the Ray cluster's, auto or HOST:PORT; by default one is started"
+    )
+    run.add_argument(
+        "--per-gpu", type=int, default=1, help="how many trainings share one of Ray's GPUs"
+    )
+    run.add_argument(
+        "--together",
+        type=int,
+        help="how many trainings advance as one; up to 32 on a GPU by default",
     )
     run.add_argument(
         "--timeout", type=float, metavar="SECONDS", help="end a training that takes longer"
     )
     run.add_argument(
-        "--reuse", type=Path, action="append", default=[], metavar="DIR", help="take over from DIR"
+        "--reuse",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="take finished trainings from DIR",
     )
     run.add_argument("--retry-failed", action="store_true", help="also run what failed before")
     run.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
-    run.add_argument("--shard", help="i/n: only the i-th of n parts, for schedulers")
-    run.add_argument("--quiet", action="store_true", help="no progress")
+    run.add_argument("--shard", help="i/n: run the i-th of n parts alone, for schedulers")
+    run.add_argument("--quiet", action="store_true", help="show no progress")
 
-    status = commands.add_parser("status", help="what is done, failed and to do")
+    status = commands.add_parser("status", help="say what is done, has failed and is to do")
     status.set_defaults(command=_status)
-    why = commands.add_parser("why", help="how one cell ended, and the command that repeats it")
+    why = commands.add_parser("why", help="say how one cell ended, and what command repeats it")
     why.set_defaults(command=_why)
     repeat = commands.add_parser("repeat", help="train one cell again elsewhere, and compare")
     repeat.set_defaults(command=_repeat)
-    report = commands.add_parser("report", help="report.html and tables")
+    report = commands.add_parser("report", help="write report.html and tables")
     report.set_defaults(command=_report)
-    publish = commands.add_parser("publish", help="take finished results to a folder to commit")
+    publish = commands.add_parser("publish", help="copy finished results to a folder, to commit it")
     publish.set_defaults(command=_publish)
     for command in (status, why, repeat, report, publish):
         command.add_argument("folder", type=Path, help="the --out of a run")
     for command in (why, repeat):
-        command.add_argument("cell", help="id, start of an id, or name")
+        command.add_argument("cell", help="its id, the start of that, or its name")
     why.add_argument("--seed", type=int, help="default: all seeds")
     repeat.add_argument("--seed", type=int, required=True)
     repeat.add_argument("--device", default="cpu")
     repeat.add_argument("--threads", type=int, default=1, help="CPU threads")
     report.add_argument("--out", type=Path, help="the HTML file (default: FOLDER/report.html)")
     report.add_argument(
-        "--margin", type=float, help="what counts as no difference, for the grid's equal_within"
+        "--margin", type=float, help="the largest difference that counts as none, in points"
     )
     repeat.add_argument("--to", type=Path, help="a new folder for the run (default: temporary)")
     publish.add_argument("to", type=Path, help="the folder to write to")
@@ -120,19 +140,25 @@ def _parser() -> argparse.ArgumentParser:
         "--models", default="none", choices=("none", "first"), help="take each cell's first weights"
     )
     publish.add_argument(
-        "--unfinished", action="store_true", help="take what has ended; --reuse TO goes on from it"
+        "--unfinished", action="store_true", help="copy what has ended; --reuse TO goes on from it"
     )
-    bench = commands.add_parser("bench", help="overhead a job, beside other runners' (extra bench)")
+    bench = commands.add_parser(
+        "bench", help="time what a job costs beside its training, here and in other runners"
+    )
     bench.set_defaults(command=_bench)
-    bench.add_argument("--jobs", type=int, default=24)
-    bench.add_argument("--seconds", type=float, default=1.0, help="of the jobs that are no no-ops")
-    bench.add_argument("--only", default="", help="part of a runner's name, for example ours")
+    bench.add_argument("--jobs", type=int, default=24, help="how many jobs each runner gets")
     bench.add_argument(
-        "--grid", type=Path, help="instead: time this grid as populations against a pool"
+        "--seconds", type=float, default=1.0, help="how long a job lasts that does something"
     )
-    bench.add_argument("--device", default="cpu", help="of --grid")
-    bench.add_argument("--workers", type=int, default=2, help="of the pool of --grid")
-    bench.add_argument("--runs", type=int, default=1, help="of --grid each way")
+    bench.add_argument("--only", default="", help="time the runners alone whose name has this part")
+    bench.add_argument(
+        "--grid", type=Path, help="time this grid instead, as populations and by a pool"
+    )
+    bench.add_argument("--device", default="cpu", help="where --grid is trained")
+    bench.add_argument(
+        "--workers", type=int, default=2, help="how many processes the pool of --grid has"
+    )
+    bench.add_argument("--runs", type=int, default=1, help="how often --grid is trained each way")
     return parser
 
 

@@ -151,7 +151,7 @@ def _refuse_parts(grid: Grid, shard: str | None) -> None:
         ("budget",),
         f"budget={budget} cannot be kept in parts (shard={shard!r}), as each would choose its own "
         f"seeds. See which seeds `ablations plan` keeps with budget: {in_all}, the time of all "
-        f"{count} parts, list them under seeds, and leave the budget out.",
+        f"{count} parts. List these under seeds, and leave the budget out.",
     )
 
 

@@ -74,7 +74,9 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="posmlp", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="posmlp", description="Train a video model, score it, and let it name videos."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(
@@ -92,11 +94,15 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--device", help=DEVICE_HELP)
     train.add_argument("--workers", type=int, default=NUM_WORKERS, help="decoding processes")
     train.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
-    train.add_argument("--micro-batches", type=int, default=1, help="parts of a batch, one by one")
     train.add_argument(
-        "--checkpoint-activations", action="store_true", help="less memory, a third more time"
+        "--micro-batches", type=int, default=1, help="take each batch in so many parts"
     )
-    train.add_argument("--compile", action="store_true", help="blocks go through torch.compile")
+    train.add_argument(
+        "--checkpoint-activations",
+        action="store_true",
+        help="need less memory, take a third more time",
+    )
+    train.add_argument("--compile", action="store_true", help="send blocks through torch.compile")
     train.add_argument("settings", nargs="*", metavar="key=value", help="e.g. gate=dense lr=1e-3")
 
     evaluate = command("eval", _eval)
@@ -144,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace) -> None:
     """Train a model at one or more seeds.
 
-    On several GPUs or machines: torchrun --nproc-per-node N -m posmlp train ...
+    For several GPUs or machines call: torchrun --nproc-per-node N -m posmlp train ...
     """
     _refuse_srun_alone(options.out)
     config, train = configs(options.config, options.settings, options.data)
@@ -175,7 +181,8 @@ def _train(options: argparse.Namespace) -> None:
     if os.environ.get("RANK", "0") != "0":  # torchrun's other processes say nothing
         return
     for row in rows[-len(seeds) :]:
-        print(_line(f"seed {row['seed']}", {k: v for k, v in row.items() if k[:5] == "test_"}))
+        tested = {key: value for key, value in row.items() if key.startswith("test_")}
+        print(_line(f"seed {row['seed']} on test clips:", tested))
     print(f"run folder: {options.out}")
 
 
@@ -243,8 +250,23 @@ def _eval(options: argparse.Namespace) -> None:
         print("written: " + ", ".join(map(str, write_scores(answers, options.out))))
 
 
+_SHARES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "within_pair": "within pairs",
+    "class_mean": "mean over classes",
+}
+
+
 def _line(name: str, scores: dict[str, Any]) -> str:
-    return name + "  " + "  ".join(f"{key} {value:.4f}" for key, value in scores.items())
+    """Scores for people: shares in percent, by their names."""
+    words = [name]
+    for key, value in scores.items():
+        score = key.removeprefix("test_")
+        words.append(
+            f"{_SHARES[score]} {value:.1%}" if score in _SHARES else f"{score} {value:.4f}"
+        )
+    return "  ".join(words)
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -137,8 +137,8 @@ def test_make_train_eval_on_real_files(tmp_path, capsys):
     assert main(["eval", out, "--workers", "0", "--device", "cpu"]) == 0
     scored, device = capsys.readouterr()
     assert "computed on: cpu\n" in device
-    top1 = trained.split("test_top1 ")[1].split()[0]
-    assert f"top1 {top1}" in scored
+    top1 = trained.split("on test clips:  top-1 ")[1].split()[0]
+    assert f"top-1 {top1}" in scored
     assert main(["eval", out, "--workers", "0", "--split", "val"]) == 0
     (row,) = read_metrics(Path(out) / "metrics.csv")
     assert f"loss {row['val_loss']:.4f}" in capsys.readouterr().out

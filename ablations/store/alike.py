@@ -41,8 +41,8 @@ def unless_all_fail(results: Iterable[Result], store: Store, most: int) -> Itera
             raise FailedAlikeError(
                 f"{counts[cause(result)]} trainings failed alike and none succeeded, so the rest "
                 f"is not started; the cause is {result['failure']}: {result['reason']}\n"
-                "Mend that and go on with --retry-failed, or have `stop: {failed_alike: 0}` in "
-                "the grid to start them all the same"
+                "Mend that and go on with --retry-failed. To start the rest all the same, have "
+                "`stop: {failed_alike: 0}` in the grid"
             )
 
 

@@ -83,7 +83,8 @@ def warn_of_no_way(baseline: Baseline, clips: Tensor) -> None:
     name = "given" if isinstance(baseline, Tensor) else repr(baseline)
     warnings.warn(
         f"{sum(same)} of {len(clips)} clips (the first is number {number}) equal the baseline "
-        f"{name}, as a still clip equals its mean frame, so that every value is 0; {mend}",
+        f"{name}, so that every value is 0. A still clip, for example, equals its mean frame; "
+        f"{mend}",
         stacklevel=3,
     )
 

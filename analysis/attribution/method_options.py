@@ -70,8 +70,8 @@ def _tubes(tube: Any, stride: Any, size: tuple[int, ...]) -> dict[str, tuple[int
     fits = _are_three_numbers(tube) and _are_three_numbers(stride)
     if not fits or not all(1 <= s <= w <= n for s, w, n in zip(stride, tube, size, strict=True)):
         raise ValueError(
-            f"tube={tube} and stride={stride} must be three whole numbers each, with 1 <= stride "
-            f"<= tube <= (T, H, W) = {size}, so that every pixel is in a tube"
+            f"tube={tube} and stride={stride} must be three whole numbers each, so that every "
+            f"pixel is in a tube: 1 <= stride <= tube <= (T, H, W) = {size}"
         )
     return {"tube": tuple(tube), "stride": tuple(stride)}
 

@@ -20,14 +20,14 @@ _BACKPROPAGATION = (
     "the plain gradient; use 'saliency'"
 )
 REFUSED = {
-    "deeplift": "captum has no rule for GELU or for products of gating units, so it silently "
-    "equals (input - baseline) x gradient, and its sum is not the change in score; use "
+    "deeplift": "captum has no rule for GELU or for products of gating units. It silently equals "
+    "(input - baseline) x gradient, whose sum is not the change in score; use "
     "'integrated_gradients', or 'gradient_x_input' for what it would return",
     "guidedbackprop": _BACKPROPAGATION,
     "deconvolution": _BACKPROPAGATION,
     "guidedgradcam": _BACKPROPAGATION + " and 'grad_cam'",
-    "layergradcam": "captum's version takes axis 1 for channels and averages over the rest, which "
-    "on tokens (B, T, H, W, C) mixes channels and keeps time; use 'grad_cam'",
+    "layergradcam": "captum's version takes axis 1 for channels and averages over the rest. On "
+    "tokens (B, T, H, W, C) that mixes channels and keeps time; use 'grad_cam'",
     "lrp": "captum has no rules for these layers (norms over tokens, products in gating units); "
     "use 'integrated_gradients'",
 }

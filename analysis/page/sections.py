@@ -74,7 +74,7 @@ def accuracy(run: Path, variant: str | None = None) -> Section:
     ]
     scores = [name for name in SCORES if name in rows]
     curves = rows.melt(["seed", "epoch"], scores, "score", "share of clips")
-    reached = ", ".join(f"{name} {last[name].mean():.2f}" for name in scores)
+    reached = ", ".join(f"{name} {last[name].mean():.0%}" for name in scores)
     title = f"At the end: {reached}"
     axes = draw_learning_curves(curves, metric="share of clips", by="score", title=title)
     words = f"Scores after the last of {member.train.epochs} epochs, one row a seed. "
@@ -84,8 +84,8 @@ def accuracy(run: Path, variant: str | None = None) -> Section:
         words += "This run is older than val clips: its test clips were scored every epoch. "
     if "test_within_pair" in rows:
         words += (
-            "test_within_pair is the share of test clips whose true class outscores the class of "
-            "the same clip played backwards: 0.5 is what a model blind to the order of frames gets."
+            "A test clip counts as right in test_within_pair if its class outscores that of the "
+            "same clip played backwards. A model that is blind to the order of frames gets 50%."
         )
     caption = "Shares of clips by epoch; the band is from the lowest to the highest seed, marks "
     caption += "are scored once."
@@ -114,8 +114,8 @@ def maps(run: Path, variant: str | None = None) -> Section:
             {kind_of(p.unit) for p, _, spread in unit_tables(opened.model) if spread.any()}
         )
         words += (
-            f"This gate ({', '.join(kinds)}) is not tied by offset: a map shows means over pairs "
-            f"of equal offset, which differ by up to {hidden:.2g} (standard deviation)."
+            f"This gate ({', '.join(kinds)}) is not tied by offset. A map shows means over pairs "
+            f"of equal offset, whose standard deviation is up to {hidden:.2g}."
         )
     explorer = BiasExplorer(opened.model, initial, names=["trained", "initial"])
     caption = "Explorer: choose a unit, then click a token or use the arrow keys."

@@ -88,8 +88,8 @@ def _rows(path: Path, lengths: tuple[int, ...]) -> list[tuple[Key, tuple[float, 
                 bad.append(f"line {line}: {','.join(row)}")
     if bad:
         raise ValueError(
-            f"{path}: {len(bad)} malformed lines; each needs {lengths[-1]} columns, numbers but in "
-            "the first, and a box with 0 <= left < right <= 1 and 0 <= top < bottom <= 1: "
+            f"{path}: {len(bad)} malformed lines. Each needs {lengths[-1]} columns, numbers but in "
+            "the first. Its box needs 0 <= left < right <= 1 and 0 <= top < bottom <= 1: "
             f"{'; '.join(bad[:10])}"
         )
     return good

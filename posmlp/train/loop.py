@@ -205,8 +205,8 @@ class Training:
                     self._save_middle(folder)  # any process may write: all of them hold the same
                 raise VideoError(
                     error.path,
-                    f"{error.reason}. What is trained is kept in {folder.root}: put the file "
-                    "back, or let `posmlp data check` leave it out, and give the same command",
+                    f"{error.reason}. What is trained is kept in {folder.root}. Put the file "
+                    "back, or let `posmlp data check` leave it out; then give the same command",
                 ) from error
 
     def _train_epoch(self, epoch: int, bar: tqdm, folder: RunFolder | None) -> None:

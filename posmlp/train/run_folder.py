@@ -48,10 +48,9 @@ class LengthenedError(ValueError):
     def __init__(self, root: Path, done: int, asked: int) -> None:
         self.epochs = asked - done
         super().__init__(
-            f"{root} is complete: its learning rate came to its end with epoch {done}, so {asked} "
-            f"epochs are {self.epochs} more from its model, with a rate that rises and falls anew; "
-            f"for that give another folder, epochs={self.epochs} and init_from="
-            f"{root / 'model-seedN.safetensors'}, a seed at a time"
+            f"{root} is complete, and its learning rate came to its end with epoch {done}. For "
+            f"epochs={asked} train {self.epochs} more from its model, in another folder, a seed at "
+            f"a time: give epochs={self.epochs} and init_from={root / 'model-seedN.safetensors'}"
         )
 
 

@@ -144,7 +144,7 @@ def test_parts_refuse_a_budget_and_name_the_one_to_plan_with(
     assert main([*words, "2/3"]) == 2
     said = capsys.readouterr().err
     assert f"{path}:2:11: budget=600s cannot be kept in parts (shard='2/3')" in said
-    assert "with budget: 1800s, the time of all 3 parts, list them under seeds" in said
+    assert "with budget: 1800s, the time of all 3 parts. List these under seeds" in said
     assert not out.exists()
     path.write_text(f"{text[:-1]},\n  budget: 12d}}")
     assert main([*words, "1/2"]) == 2

@@ -134,7 +134,7 @@ def test_titles_on_the_page_state_what_was_found(run: Path) -> None:
     metrics = pd.read_csv(run / "metrics.csv").query("epoch == 2")
     [(_, curves)] = page_sections.accuracy(run).figures
     title = curves.axes[0].get_title(loc="left").replace("\n", " ")
-    assert f"test_top1 {metrics['test_top1'].mean():.2f}" in title
+    assert f"test_top1 {metrics['test_top1'].mean():.0%}" in title
     maps, start = (
         bias_maps(model)
         for model in (load(run / "model-seed3.safetensors"), seeded_model(CONFIG, 3))

@@ -323,4 +323,4 @@ def test_command_makes_folds_that_train(
     assert len(list_videos(out / "fold-2", "train").paths) == 48
     run = ["--out", str(tmp_path / "run"), "layout=S", "epochs=1", "batch_size=16"]
     assert main(["train", "--data", str(out / "fold-0"), "--workers", "0", *run]) == 0
-    assert "test_within_pair 0.5000" in capsys.readouterr().out, "blind to order, at chance"
+    assert "within pairs 50.0%" in capsys.readouterr().out, "blind to order, at chance"
