@@ -126,7 +126,7 @@ class Stage(nn.Module):
         return x.reshape(B, H // k * (W // k), T, k * k, C)
 
     def from_windows(self, x_BWTnC: Tensor, shape: Sequence[int]) -> Tensor:
-        """The inverse of `to_windows` for tokens (B, T, H, W, any number of channels) of `shape`."""
+        """The inverse of `to_windows`, to (B, T, H, W) of `shape` and any number of channels."""
         B, T, H, W, _ = shape
         k = self.window
         x = x_BWTnC.reshape(B, H // k, W // k, T, k, k, -1).permute(0, 3, 1, 4, 2, 5, 6)

@@ -5,7 +5,7 @@ Shapes: B clips, T frames, H x W tokens of a stage, C channels, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from functools import partial
@@ -74,7 +74,7 @@ def _parts(branch: Branch) -> dict[str, tuple[nn.Module, str]]:
 
 
 def chosen_points(model: PosMLPVideo, where: str) -> list[HookPoint]:
-    """The points whose names `where`, a shell pattern, fits. Raises ValueError if there are none."""
+    """The points whose names fit `where`, a shell pattern. Raises ValueError for none."""
     points = hook_points(model)
     found = [point for point in points if fnmatchcase(point.name, where)]
     if not found:
@@ -175,10 +175,11 @@ def run_hooked(
     kept: Iterable[HookPoint],
     changes: Mapping[str, Edit],
     keep: Callable[[str, Tensor], None],
+    run: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The logits of one pass that changes some activations and gives others to `keep`, by name.
 
-    Both see (B, T, H, W, C). The model must be borrowed already.
+    Both see (B, T, H, W, C). The model must be borrowed already. `run`: in place of the model.
     """
     names = {point.name for point in kept}
     frames = clips.shape[2] if clips.dim() == 5 else 1
@@ -200,7 +201,18 @@ def run_hooked(
             else:
                 handle = point.module.register_forward_hook(see.after)
             stack.callback(handle.remove)
-        return model(clips)
+        return (run or model)(clips)
+
+
+def run_from(model: PosMLPVideo, features: Sequence[Tensor], stage: int) -> Tensor:
+    """The logits, from `forward_features` of what comes before that stage (from 1; one more: none).
+
+    As the model's own forward goes on from there.
+    """
+    x = features[stage - 1]
+    for i in range(stage - 1, len(model.stages)):
+        x = model.stages[i](model.downsamples[i - 1](x) if i else x)
+    return model.head(model.norm(x).flatten(1, -2).mean(dim=1))
 
 
 class _See:
@@ -280,4 +292,6 @@ def _owners(model: PosMLPVideo, point: HookPoint) -> tuple[Stage, Any]:
 
 def _leading(stage: Stage, branch: Branch, shape: Shape) -> Shape:
     """The axes before (N, C) of what a branch mixes."""
-    return tuple(branch.to_mixed_axis(stage.to_windows(torch.empty(*shape[:4], 1, device="meta"))).shape[:-2])
+    return tuple(
+        branch.to_mixed_axis(stage.to_windows(torch.empty(*shape[:4], 1, device="meta"))).shape[:-2]
+    )

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from analysis.bias.maps import units
-from analysis.borrow import unwrapped
+from analysis.borrow import borrowed, unwrapped
 from posmlp.checkpoint import copied
+from posmlp.data.augment import normalise
+from posmlp.data.sources import ClipSource
 from posmlp.gates.attention import AttentionGate, QKVAttentionGate
 from posmlp.gates.centred import CentredAttention, CentredGQPE, CentredMean
 from posmlp.gates.controls import MeanGate, NoMixing
@@ -25,6 +29,7 @@ from posmlp.gates.row_bank import RowBankUnit
 from posmlp.gating import PositionalGatingUnit
 from posmlp.model import PosMLPVideo
 from posmlp.positions import LRPE, Relation
+from posmlp.train.scoring import metrics
 
 WITH_POSITIONS = (
     PositionalGatingUnit,
@@ -52,14 +57,14 @@ def arrow_of_time(model: PosMLPVideo, strength: float) -> PosMLPVideo:
     the sum of branches and the residual sum, downsampling, and the branch S. All of it commutes
     with J, and the mean over tokens does not see J. Windows in time change places under J, and
     inside each of them frames are reversed; all of them have the same P and b. Replace P by J P J
-    and b by J b. The unit then makes (J P J u + J b) * v = J ((P (J u) + b) * (J v)) of u and v: what
-    the old unit makes of the reversed input, reversed. By induction over the steps, the changed
-    model's tokens are those of the old model on the reversed clip, reversed, so that both have the
-    same mean and the same logits. Now P = E + O with E = (P + J P J) / 2 even and
+    and b by J b. Of u and v the unit then makes (J P J u + J b) * v = J ((P (J u) + b) * (J v)):
+    what the old unit makes of the reversed input, reversed. By induction over the steps, the
+    changed model's tokens are those of the old model on the reversed clip, reversed, so that both
+    have the same mean and the same logits. Now P = E + O with E = (P + J P J) / 2 even and
     O = (P - J P J) / 2 odd, hence E - O = J P J, and in the same way for b: at strength -1 the copy
     is the changed model. At strength 0 its relations are even, so that the change does nothing:
-    it answers a clip and its reversal alike. With attention P = softmax(A(u) + R), where the content
-    A(u) has A(J u) = J A(u) J because queries and keys are made token by token, and softmax goes
+    it answers a clip and its reversal alike. Attention has P = softmax(A(u) + R), where the content
+    A(u) obeys A(J u) = J A(u) J because queries and keys are made token by token, and softmax goes
     along rows: the odd part of R alone is scaled, and R replaced by J R J again gives J P(J u) J.
     The other gate forms are sums in place of the product.
 
@@ -95,6 +100,30 @@ def arrow_of_time(model: PosMLPVideo, strength: float) -> PosMLPVideo:
         for place in places:
             _turn(place.unit, place.stage, strength)
     return turned
+
+
+def arrow_curve(
+    model: PosMLPVideo,
+    data: ClipSource,
+    strengths: Sequence[float] = (1.0, 0.5, 0.0, -0.5, -1.0),
+    *,
+    batch_size: int = 64,
+) -> pd.DataFrame:
+    """Scores of `arrow_of_time(model, strength)` on the same clips, a row a strength.
+
+    Columns strength, num_clips, and what `posmlp.train.metrics` gives: top1, and within_pair where
+    classes have reversals. `model` is left as it is. Raises ValueError as `arrow_of_time`.
+    """
+    rows = []
+    device = next(model.parameters()).device
+    for strength in strengths:
+        turned = arrow_of_time(model, strength)
+        with borrowed(turned), torch.no_grad():
+            batches = data.batches(torch.arange(len(data)).split(batch_size))
+            logits = torch.cat([turned(normalise(each.to(device))).cpu() for each in batches])
+        scores = metrics(logits, data.labels, data.reverse_of)
+        rows.append({"strength": float(strength), "num_clips": len(data), **scores})
+    return pd.DataFrame(rows)
 
 
 def _turn(unit: Any, stage: int, strength: float) -> None:

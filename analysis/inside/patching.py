@@ -23,6 +23,7 @@ from analysis.inside.activations import (
     Store,
     chosen_points,
     hook_points,
+    run_from,
     run_hooked,
 )
 from posmlp.model import PosMLPVideo
@@ -30,7 +31,7 @@ from posmlp.model import PosMLPVideo
 COLUMNS = ("name", "stage", "block", "step", "branch", "part")
 REVERSED = "reversed"
 ROUNDING = 1e3  # roundings of the largest logit by which the answers of two equal runs may differ
-ENTRY = "input"
+ENTRY, NORM = "input", "norm"
 
 
 def patch(
@@ -74,7 +75,8 @@ def patch(
     batch_size : int
         Pairs at a time.
     max_memory_mib : int
-        Bound on the activations that are held; more names are then done in several turns.
+        Bound on the activations that are held besides the stages' outputs; more names are then
+        done in several turns.
 
     Returns
     -------
@@ -126,20 +128,21 @@ def contributions(
 ) -> pd.DataFrame:
     """What each branch adds to the difference between a clip's answer and its reversal's.
 
-    In the last stage answers are sums: the logits are linear in the last tokens once the statistics
-    of the last norm are taken as they are, and those tokens are what the stage began with and what
-    each branch added. Each summand's share of the difference d = f(reversal) - f(clip) is
-    <its difference, d> / <d, d>; the shares of the last stage sum to 1, which is checked. For
-    earlier branches, of which no such sum exists, the share is that of `patch`.
+    In the last stage answers are sums: the last tokens are what the stage began with and what each
+    branch added, and at a given scale of the last norm the logits are linear in them. Each
+    summand's share of d = f(reversal) - f(clip) is <its difference, d> / <d, d>, its tokens turned
+    back in time and at the mean of the two runs' scales; what the change of scale does is a summand
+    of its own. These shares sum to 1, which is checked. For earlier branches, of which no such sum
+    exists, the share is that of `patch`.
 
     Parameters are those of `patch`.
 
     Returns
     -------
     DataFrame
-        A row a branch in the order of computation, and one, `stageS.input`, for what the last stage
-        S began with: name, stage, block, step, branch, how (`patch`, or `sum` in the last stage),
-        share, low, high, n, as in `patch`.
+        A row a branch in the order of computation; `stageS.input` is what the last stage S began
+        with, and `norm` what the last norm's scale does. Columns name, stage, block, step, branch,
+        how (`patch`, or `sum` in the last stage), share, low, high, n, as in `patch`.
 
     Raises
     ------
@@ -154,21 +157,24 @@ def contributions(
     early = [p for p in outs if p.stage != last]
     parts = [HookPoint(f"stage{last}.{ENTRY}", model, "places", last)]
     parts += [p for p in outs if p.stage == last]
-    kept = [p for p in every if p in parts[1:] or p.name in (_first(last), f"stage{last}")]
+    parts.append(HookPoint(NORM, model.norm, "places"))
+    ends = (_first(last), f"stage{last}")
+    kept = [p for p in every if p.name in ends or (p.part == "out" and p.stage == last)]
     moved: dict[str, list[NDArray[np.float64]]] = {point.name: [] for point in parts}
     apart = []
     with borrowed(model), torch.no_grad():
         for one, other, _ in _batches(clips, REVERSED, batch_size):
             runs = _Pair(model, one, other, True)
             apart.append(runs.apart())
-            sums = []
+            kept_of = []
             for batch in (one, other):
                 store = Store(max_memory_mib * 2**20)
                 run_hooked(model, batch, kept, {}, store.keep)
-                sums.append(_summands(model, store.kept, parts))
-            _check_sums(sums[1], sums[0], runs)
-            for name, there in sums[1].items():
-                moved[name].append(runs.along(there - sums[0][name]))
+                kept_of.append(store.kept)
+            sums = _summands(model, kept_of[0], kept_of[1], parts)
+            _check_sums(sums, runs)
+            for name, there in sums.items():
+                moved[name].append(runs.along(there))
     differences = np.concatenate(apart)
     rows = []
     if early:
@@ -192,7 +198,9 @@ class _Pair:
 
     def __init__(self, model: PosMLPVideo, one: Tensor, other: Tensor, is_reversed: bool) -> None:
         self.model, self.clips, self.is_reversed = model, (one, other), is_reversed
-        self.logits = tuple(model(clips).double() for clips in self.clips)
+        self.features = [PosMLPVideo.forward_features(model, clips) for clips in self.clips]
+        end = len(model.stages) + 1
+        self.logits = tuple(run_from(model, each, end).double() for each in self.features)
         self.difference = self.logits[1] - self.logits[0]
 
     def apart(self) -> NDArray[np.float64]:
@@ -253,7 +261,16 @@ class _Pair:
             changed[:, frame] = given[:, frame]
             return changed
 
-        after = run_hooked(self.model, self.clips[way], [], {point.name: put}, _nothing)
+        start = point.stage or (1 if point.name == "stem" else len(self.model.stages) + 1)
+
+        def run(clips: Tensor) -> Tensor:  # what comes before that stage is as it was
+            return run_from(self.model, self.features[way], start)
+
+        clips = self.clips[way]
+        if point.name == "stem":
+            after = run_from(self.model, [put(self.features[way][0])], 1)
+        else:
+            after = run_hooked(self.model, clips, [], {point.name: put}, _nothing, run)
         return self.along((after - self.logits[way]) * (1 - 2 * way))
 
 
@@ -325,28 +342,48 @@ def _first(stage: int) -> str:
 
 
 def _summands(
-    model: PosMLPVideo, kept: dict[str, Tensor], parts: Sequence[HookPoint]
+    model: PosMLPVideo,
+    one: dict[str, Tensor],
+    other: dict[str, Tensor],
+    parts: Sequence[HookPoint],
 ) -> dict[str, Tensor]:
-    """What each part adds to the logits but for constants, (B, K), by the last norm's statistics."""
-    last = len(model.stages)
-    norm, head = model.norm, model.head
-    end = kept[f"stage{last}"]
-    scale = (end.var(-1, unbiased=False, keepdim=True) + norm.eps).rsqrt()
-    tokens = {point.name: kept[point.name] for point in parts[1:]}
-    first = [x for name, x in tokens.items() if name.startswith(f"{_first(last)}.")]
-    tokens = {parts[0].name: kept[_first(last)] - sum(first), **tokens}
-    found = {}
-    for name, x in tokens.items():
-        pooled = ((x - x.mean(-1, keepdim=True)) * scale * norm.weight).flatten(1, -2).mean(1)
-        found[name] = pooled @ head.weight.T if isinstance(head, torch.nn.Linear) else pooled
-    return found
+    """What each part adds to the difference of the two runs' logits, (B, K).
+
+    With tokens x = sum c and the norm's scale s in the one run, x' and s' in the other, turned back
+    in time: s' c' - s c = (s + s')/2 (c' - c) + (s' - s) (c + c')/2. The first is the part's; the
+    second, summed over parts, is NORM's.
+    """
+    here, there = _parts(one, parts), _parts({n: x.flip(1) for n, x in other.items()}, parts)
+    last, eps = f"stage{len(model.stages)}", model.norm.eps
+    scales = [
+        (kept.var(-1, unbiased=False, keepdim=True) + eps).rsqrt()
+        for kept in (one[last], other[last].flip(1))
+    ]
+    scale, change = (scales[0] + scales[1]) / 2, scales[1] - scales[0]
+    tokens = {name: scale * _centred(there[name] - x) for name, x in here.items()}
+    tokens[NORM] = change * sum(_centred(there[name] + x) / 2 for name, x in here.items())
+    pooled = {name: (x * model.norm.weight).flatten(1, -2).mean(1) for name, x in tokens.items()}
+    if not isinstance(model.head, torch.nn.Linear):
+        return pooled
+    return {name: x @ model.head.weight.T for name, x in pooled.items()}
 
 
-def _check_sums(there: dict[str, Tensor], here: dict[str, Tensor], runs: _Pair) -> None:
+def _parts(kept: dict[str, Tensor], parts: Sequence[HookPoint]) -> dict[str, Tensor]:
+    """What the last stage began with, and what each of its branches added."""
+    entry, first = parts[0], _first(parts[0].stage or 1)
+    outs = {point.name: kept[point.name] for point in parts if point.part}
+    begun = kept[first] - sum(x for name, x in outs.items() if name.startswith(f"{first}."))
+    return {entry.name: begun, **outs}
+
+
+def _centred(x: Tensor) -> Tensor:
+    return x - x.mean(-1, keepdim=True)
+
+
+def _check_sums(sums: dict[str, Tensor], runs: _Pair) -> None:
     """Raise AssertionError unless the parts' differences sum to that of the logits."""
-    total = sum((there[name] - here[name]).double() for name in there)
-    largest = max(x.abs().max() for each in (there, here) for x in each.values())
-    bound = ROUNDING * torch.finfo(runs.clips[0].dtype).eps * max(float(largest), 1.0)
-    assert isinstance(total, Tensor)
+    total = torch.stack([each.double() for each in sums.values()]).sum(0)
+    largest = max(float(each.abs().max()) for each in (*sums.values(), *runs.logits))
+    bound = ROUNDING * torch.finfo(runs.clips[0].dtype).eps * max(largest, 1.0)
     gap = float((total - runs.difference).abs().max())
     assert gap <= bound, f"the parts of the last stage miss the logits' difference by {gap:.2g}"
