@@ -70,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     inside.add_argument("--frames", action="store_true", help="exchange single frames, too")
     inside.add_argument("--out", type=folder, help="the folder to write to; RUN/inside by default")
 
+    knob = command("knob", _knob)
+    knob.add_argument("source", metavar="RUN_OR_FILE", help="a run folder, or a .safetensors file")
+    knob.add_argument("--seed", type=int, help="which model of the run; its first by default")
+    knob.add_argument("--out", type=file, required=True, help="the page, .html; or a picture, .png")
+
     curves = command("curves", _curves)
     curves.add_argument("folder", metavar="DIR", help="a folder of runs, such as `ablations run`'s")
     curves.add_argument("--metric", default="test_top1", help="a column of metrics.csv")
@@ -150,6 +155,14 @@ def _inside(options: argparse.Namespace) -> None:
         frames=options.frames,
     )
     print(out)
+
+
+def _knob(options: argparse.Namespace) -> None:
+    """Write a page that runs a small model while its arrow of time turns, or a moving picture."""
+    use_no_screen()
+    from analysis.explorer.knob import write_knob
+
+    print(write_knob(options.source, options.out, options.seed))
 
 
 def _curves(options: argparse.Namespace) -> None:
