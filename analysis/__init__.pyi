@@ -33,6 +33,7 @@ from .cost.memory import activation_memory as activation_memory
 from .draw import (
     draw_accuracy as draw_accuracy,
     draw_arrow as draw_arrow,
+    draw_arrow_history as draw_arrow_history,
     draw_bias_history as draw_bias_history,
     draw_cost_accuracy as draw_cost_accuracy,
     draw_differences as draw_differences,

@@ -9,7 +9,7 @@ without one the figure only says what it is.
 from __future__ import annotations
 
 from analysis.bias.draw_bias import draw_spatial_bias, draw_temporal_bias
-from analysis.bias.draw_history import draw_bias_history, save_bias_animation
+from analysis.bias.draw_history import draw_arrow_history, draw_bias_history, save_bias_animation
 from analysis.bias.draw_joint_bias import draw_joint_bias
 from analysis.figures.draw_layout import draw_layout
 from analysis.inside.draw_patching import draw_arrow, draw_patching
@@ -23,6 +23,7 @@ from analysis.speed.draw_peers import draw_peers
 __all__ = [
     "draw_accuracy",
     "draw_arrow",
+    "draw_arrow_history",
     "draw_bias_history",
     "draw_cost_accuracy",
     "draw_differences",

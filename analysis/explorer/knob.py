@@ -236,7 +236,7 @@ def _units(model: PosMLPVideo) -> list[dict[str, Any]]:
         table = place.unit.positions.table
         if place.branch == "ST" or table[0].numel() == 1:
             continue
-        step = f", step {place.step}" if len(model.stages[0].blocks[0].steps) > 1 else ""
+        step = f", step {place.step}" if ">" in model.config.layouts[place.stage - 1] else ""
         what = "over time" if place.branch == "T" else "over space"
         label = f"stage {place.stage}, block {place.block}{step}, {what}"
         found.append(

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from analysis.figures.place import width_of
 from analysis.figures.style import check_rows, styled, wrapped
 from analysis.inside.activations import PARTS
 
@@ -29,7 +30,7 @@ def draw_patching(data: pd.DataFrame, *, ax: Axes | None = None, title: str | No
     check_rows(data, ("name", "branch", "part", "frame", "share", "low", "n"), "analysis.patch")
     by_frame = data["frame"].notna().any()
     table = _frames(data) if by_frame else _parts(data)
-    size = (1.6 + 0.52 * table.shape[1], 1.5 + 0.22 * len(table))
+    size = (3.0 + 0.46 * table.shape[1], 1.6 + 0.22 * len(table))
     ax = ax or plt.subplots(figsize=size)[1]
     values = 100 * table.to_numpy(dtype=float)
     image = ax.imshow(values, vmin=-100, vmax=100, aspect="auto")
@@ -42,7 +43,7 @@ def draw_patching(data: pd.DataFrame, *, ax: Axes | None = None, title: str | No
     bar = ax.figure.colorbar(image, ax=ax, aspect=25)
     bar.set_label("share of the difference (%)")
     ax.set_xlabel(_caption(data, bool(by_frame)))
-    ax.set_title(wrapped(title or found_in_words(data), 0.8 * ax.figure.get_figwidth()))
+    ax.set_title(wrapped(title or found_in_words(data), 0.8 * width_of(ax.figure)))
     return ax
 
 
@@ -122,5 +123,5 @@ def draw_arrow(curve: pd.DataFrame, *, ax: Axes | None = None, title: str | None
     clips = int(rows["num_clips"].iloc[0])
     ax.set_xlabel(f"strength of what is odd in time: 1 as learned, -1 reversed\n{clips} clips")
     ax.legend()
-    ax.set_title(wrapped(title or found, 0.9 * ax.figure.get_figwidth()))
+    ax.set_title(wrapped(title or found, 0.9 * width_of(ax.figure)))
     return ax

@@ -30,7 +30,7 @@ from posmlp.model import PosMLPVideo
 
 COLUMNS = ("name", "stage", "block", "step", "branch", "part")
 REVERSED = "reversed"
-ROUNDING = 1e3  # roundings of the largest logit by which the answers of two equal runs may differ
+ROUNDING = 100  # roundings of the largest logit by which the answers of two equal runs may differ
 ENTRY, NORM = "input", "norm"
 
 
