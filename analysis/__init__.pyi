@@ -32,12 +32,15 @@ from .cost.costs import (
 from .cost.memory import activation_memory as activation_memory
 from .draw import (
     draw_accuracy as draw_accuracy,
+    draw_arrow as draw_arrow,
+    draw_arrow_history as draw_arrow_history,
     draw_bias_history as draw_bias_history,
     draw_cost_accuracy as draw_cost_accuracy,
     draw_differences as draw_differences,
     draw_interventions as draw_interventions,
     draw_joint_bias as draw_joint_bias,
     draw_learning_curves as draw_learning_curves,
+    draw_patching as draw_patching,
     draw_peers as draw_peers,
     draw_spatial_bias as draw_spatial_bias,
     draw_speed_accuracy as draw_speed_accuracy,
@@ -46,6 +49,9 @@ from .draw import (
 )
 from .explorer.explorer import BiasExplorer as BiasExplorer
 from .figures.draw_layout import draw_layout as draw_layout
+from .inside.activations import activations as activations
+from .inside.arrow import arrow_curve as arrow_curve, arrow_of_time as arrow_of_time
+from .inside.patching import contributions as contributions, patch as patch
 from .interventions.intervene import intervene as intervene
 from .interventions.interventions import Intervention as Intervention, knock_outs as knock_outs
 from .page.page import write_page as write_page

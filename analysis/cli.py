@@ -1,4 +1,4 @@
-"""`python -m analysis all | attribute | bench | bias | curves | learned | ...`, see --help.
+"""`python -m analysis all | attribute | bench | bias | curves | inside | ...`, see --help.
 
 Nothing heavy is imported before it is needed.
 """
@@ -64,6 +64,20 @@ def _parser() -> argparse.ArgumentParser:
     bias.add_argument("--variant", help=VARIANT_HELP)
     bias.add_argument("--out", type=folder, help="the folder to write to; RUN/bias by default")
 
+    inside = command("inside", _inside)
+    inside.add_argument("run_folder", metavar="RUN", help="a run folder of `posmlp train`")
+    inside.add_argument("--seed", type=int, help="which model of the run; its first by default")
+    inside.add_argument("--variant", help=VARIANT_HELP)
+    inside.add_argument("--clips", type=count, default=56, help="of the run's test clips, at most")
+    inside.add_argument("--where", default="*", help="names of activations, a shell pattern")
+    inside.add_argument("--frames", action="store_true", help="exchange single frames, too")
+    inside.add_argument("--out", type=folder, help="the folder to write to; RUN/inside by default")
+
+    knob = command("knob", _knob)
+    knob.add_argument("source", metavar="RUN_OR_FILE", help="a run folder, or a .safetensors file")
+    knob.add_argument("--seed", type=int, help="which model of the run; its first by default")
+    knob.add_argument("--out", type=file, required=True, help="the page, .html; or a picture, .png")
+
     curves = command("curves", _curves)
     curves.add_argument("folder", metavar="DIR", help="a folder of runs, such as `ablations run`'s")
     curves.add_argument("--metric", default="test_top1", help="a column of metrics.csv")
@@ -128,6 +142,31 @@ def _bias(options: argparse.Namespace) -> None:
     from analysis.bias.figures import write_bias
 
     print(write_bias(options.run_folder, options.out, options.seed, options.variant))
+
+
+def _inside(options: argparse.Namespace) -> None:
+    """Write which activations carry the order of frames, and what turning its arrow does."""
+    use_no_screen()
+    from analysis.page.inside import write_inside
+
+    out = write_inside(
+        options.run_folder,
+        options.out,
+        seed=options.seed,
+        variant=options.variant,
+        num_clips=options.clips,
+        where=options.where,
+        frames=options.frames,
+    )
+    print(out)
+
+
+def _knob(options: argparse.Namespace) -> None:
+    """Write a page that runs a small model while its arrow of time turns, or a moving picture."""
+    use_no_screen()
+    from analysis.explorer.knob import write_knob
+
+    print(write_knob(options.source, options.out, options.seed))
 
 
 def _curves(options: argparse.Namespace) -> None:

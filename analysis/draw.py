@@ -9,9 +9,10 @@ without one the figure only says what it is.
 from __future__ import annotations
 
 from analysis.bias.draw_bias import draw_spatial_bias, draw_temporal_bias
-from analysis.bias.draw_history import draw_bias_history, save_bias_animation
+from analysis.bias.draw_history import draw_arrow_history, draw_bias_history, save_bias_animation
 from analysis.bias.draw_joint_bias import draw_joint_bias
 from analysis.figures.draw_layout import draw_layout
+from analysis.inside.draw_patching import draw_arrow, draw_patching
 from analysis.interventions.draw_effects import draw_interventions
 from analysis.results.draw_comparison import draw_differences
 from analysis.results.draw_learning import draw_learning_curves
@@ -21,6 +22,8 @@ from analysis.speed.draw_peers import draw_peers
 
 __all__ = [
     "draw_accuracy",
+    "draw_arrow",
+    "draw_arrow_history",
     "draw_bias_history",
     "draw_cost_accuracy",
     "draw_differences",
@@ -28,6 +31,7 @@ __all__ = [
     "draw_joint_bias",
     "draw_layout",
     "draw_learning_curves",
+    "draw_patching",
     "draw_peers",
     "draw_spatial_bias",
     "draw_speed_accuracy",

@@ -8,6 +8,7 @@ of n = window * window places, (B, W, T, n, C); temporal windows have t of the T
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
@@ -112,14 +113,24 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(Block(config, stage, rate) for rate in rates)
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
+        x = self.to_windows(x_BTHWC)
+        for block in self.blocks:
+            x = block(x)
+        return self.from_windows(x, x_BTHWC.shape)
+
+    def to_windows(self, x_BTHWC: Tensor) -> Tensor:
+        """(B, T, H, W, C) -> (B, W, T, n, C)."""
         B, T, H, W, C = x_BTHWC.shape
         k = self.window
         x = x_BTHWC.reshape(B, T, H // k, k, W // k, k, C).permute(0, 2, 4, 1, 3, 5, 6)
-        x = x.reshape(B, H // k * (W // k), T, k * k, C)
-        for block in self.blocks:
-            x = block(x)
-        x = x.reshape(B, H // k, W // k, T, k, k, C).permute(0, 3, 1, 4, 2, 5, 6)
-        return x.reshape(B, T, H, W, C)
+        return x.reshape(B, H // k * (W // k), T, k * k, C)
+
+    def from_windows(self, x_BWTnC: Tensor, shape: Sequence[int]) -> Tensor:
+        """The inverse of `to_windows`, to (B, T, H, W) of `shape` and any number of channels."""
+        B, T, H, W, _ = shape
+        k = self.window
+        x = x_BWTnC.reshape(B, H // k, W // k, T, k, k, -1).permute(0, 3, 1, 4, 2, 5, 6)
+        return x.reshape(B, T, H, W, -1)
 
 
 class PosMLPVideo(nn.Module):

@@ -24,7 +24,14 @@ from analysis.bias.draw_bias import (
 )
 from analysis.figures.pictures import animation_path, raster, write_animation
 from analysis.figures.place import lay_out, place_of, set_texts
-from analysis.figures.style import add_colour_bar, check_rows, colour, styled, symmetric_limit
+from analysis.figures.style import (
+    add_colour_bar,
+    check_rows,
+    colour,
+    styled,
+    symmetric_limit,
+    wrapped,
+)
 
 MOST_PANELS = 8
 
@@ -66,6 +73,48 @@ def draw_bias_history(
     set_texts(figure, title or f"Mixing weights, {what}{some}{finding}")
     lay_out(figure)
     return axes
+
+
+@styled
+def draw_arrow_history(
+    history: pd.DataFrame, *, ax: Axes | None = None, title: str | None = None
+) -> Axes:
+    """The share of what is odd in time, by stage, over epochs: when the arrow of time appears.
+
+    `history`: rows of `bias_history(run, statistics=True)`. A solid line a stage for the tables
+    over time and a dashed one for their token biases: sum(odd^2) / sum(odd^2 + even^2) over the
+    stage's groups, blocks and seeds, in percent; 50 is what independent random weights have, and a
+    line is missing where all weights are 0. Raises ValueError for no rows and a missing column.
+    """
+    parts = {"tables": ("temporal_even", "temporal_odd"),
+             "token biases": ("token_bias_even", "token_bias_odd")}  # fmt: skip
+    needed = ("epoch", "seed", "stage", *(name for pair in parts.values() for name in pair))
+    check_rows(history, needed, "analysis.bias_history(run, statistics=True)")
+    ax = ax or plt.subplots(figsize=(4.8, 2.8))[1]
+    shares = {}
+    for (what, (even, odd)), style in zip(parts.items(), ("-", "--"), strict=True):
+        power = history[["stage", "epoch"]].assign(
+            odd=history[odd] ** 2, all=history[odd] ** 2 + history[even] ** 2
+        )
+        sums = power.groupby(["stage", "epoch"])[["odd", "all"]].sum().query("all > 0")
+        for stage, rows in (100 * sums["odd"] / sums["all"]).groupby("stage"):
+            at = rows.droplevel("stage")
+            ax.plot(at.index, at, style, marker="o", color=colour(int(stage) - 1),
+                    label=f"stage {stage}" if what == "tables" else None)  # fmt: skip
+            shares[what, stage] = at
+    ax.axhline(50, color="0.6", linewidth=0.7, zorder=0)
+    ax.set_ylim(-3, 103)
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    ax.set_xlabel("epoch (0: before training)\nsolid: tables over time, dashed: token biases")
+    ax.set_ylabel("odd in time (% of squares)")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    tables = {stage: at.iloc[-1] for (what, stage), at in shares.items() if what == "tables"}
+    found = "No stage has weights over time"
+    if tables:
+        most = max(tables, key=lambda stage: tables[stage])
+        found = f"Most odd in time at the end: stage {most}, {tables[most]:.0f}% of its squares"
+    ax.set_title(wrapped(title or found, 4.0))
+    return ax
 
 
 def save_bias_animation(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.bias.maps import bias_maps
+from analysis.bias.statistics import bias_statistics
 from posmlp.checkpoint import load
 from posmlp.model import PosMLPVideo
 from posmlp.train.population import seeded_model
@@ -17,9 +18,13 @@ from posmlp.train.variants import Member
 
 
 def bias_history(
-    run: str | Path, seeds: Sequence[int] | None = None, variant: str | None = None
+    run: str | Path,
+    seeds: Sequence[int] | None = None,
+    variant: str | None = None,
+    *,
+    statistics: bool = False,
 ) -> pd.DataFrame:
-    """Mixing weights by offset of a run's models over its epochs.
+    """Mixing weights by offset of a run's models over its epochs, or their statistics.
 
     Epoch 0 is the model as it was before training, made again from its seed; then come the models
     under RUN/checkpoints, which `TrainConfig(checkpoint_every=n)` leaves, and, where the run is
@@ -33,11 +38,15 @@ def bias_history(
         Which of the run's seeds; all by default.
     variant : str, optional
         Which of the run's variants, where it has several.
+    statistics : bool
+        Rows of `analysis.bias_statistics` in place of the weights: with `temporal_odd` and
+        `token_bias_odd`, when the arrow of time appears. `analysis.draw_arrow_history` draws them.
 
     Returns
     -------
     DataFrame
-        Columns epoch, seed, then those of `analysis.bias_maps`; sorted by seed and epoch.
+        Columns epoch, seed, then those of `analysis.bias_maps`, or of `analysis.bias_statistics`;
+        sorted by seed and epoch.
 
     Raises
     ------
@@ -57,7 +66,7 @@ def bias_history(
                 f"{run} holds no trained model of seed {seed}; train with checkpoint_every=1, or "
                 "let the run complete"
             )
-        frames.append(_rows(seeded_model(found[seed].config, seed), 0, seed))
+        frames.append(_rows(seeded_model(found[seed].config, seed), 0, seed, statistics))
         for epoch, path in sorted(paths.items()):
             model = load(path)
             if model.config != found[seed].config:
@@ -65,7 +74,7 @@ def bias_history(
                     f"{path} is of another model than {run / 'config.json'} tells; put the files "
                     "of one run together"
                 )
-            frames.append(_rows(model, epoch, seed))
+            frames.append(_rows(model, epoch, seed, statistics))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -79,8 +88,8 @@ def _checkpoints(run: Path, member: Member) -> dict[int, Path]:
     return found
 
 
-def _rows(model: PosMLPVideo, epoch: int, seed: int) -> pd.DataFrame:
-    maps = bias_maps(model)
+def _rows(model: PosMLPVideo, epoch: int, seed: int, statistics: bool) -> pd.DataFrame:
+    maps = bias_statistics(model) if statistics else bias_maps(model)
     maps.insert(0, "epoch", epoch)
     maps.insert(1, "seed", seed)
     return maps

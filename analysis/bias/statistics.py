@@ -23,10 +23,13 @@ STATISTICS = (
     "anisotropy",
     "entropy",
     "temporal_asymmetry",
+    "temporal_even",
+    "temporal_odd",
     "effective_rank",
     "group_diversity",
 )
 DISTANCE = "distance_from_initial"
+TOKEN_BIAS = ("token_bias_even", "token_bias_odd")
 
 
 def bias_statistics(
@@ -49,6 +52,12 @@ def bias_statistics(
     - `temporal_asymmetry`: sum(odd^2) / sum(b^2), with odd(dt) = (b(dt) - b(-dt)) / 2 at the same
       dy and dx. 0 treats past and future alike, 1 is their difference; independent random weights
       are near 0.5. NaN without a time axis.
+    - `temporal_even` and `temporal_odd`, in units of the weight: root mean square over offsets of
+      the even part (b(dt) + b(-dt)) / 2 and of the odd part. A model hears the direction of time
+      through odd parts alone (`analysis.arrow_of_time`). NaN without a time axis.
+    - `token_bias_even` and `token_bias_odd`, in units of the mixed values: the same of the unit's
+      token bias over the frames of its window, at the same place. One value a unit, without a
+      shuffled control; NaN without a time axis or a token bias.
     - `effective_rank`: exp(-sum q ln q), with q the singular values of the (G, offsets) matrix of
       a unit over their sum. 1 if all groups are multiples of one map, at most G. One value a unit.
       Source: Roy and Vetterli, The effective rank, 2007.
@@ -60,7 +69,7 @@ def bias_statistics(
       has kept something of the start where the distance is well below it.
 
     Definitions without a source are this project's own. A group that is all zero (the released
-    initialisation) has none of these but the distance: NaN.
+    initialisation) has none of these but the distance and the even and odd parts: NaN.
 
     Parameters
     ----------
@@ -98,6 +107,9 @@ def bias_statistics(
         columns |= {
             name + suffix: found[suffix][name] for name in STATISTICS for suffix in versions
         }
+        columns |= _token_bias_parts(place, "")
+        if starts is not None:
+            columns |= _token_bias_parts(starts[i][0], "_initial")
         frames.append(pd.DataFrame(columns | distances))
     if starts is not None and len(starts) != len(frames):
         raise ValueError(
@@ -117,6 +129,24 @@ def _matching(start: list[tuple[Place, Array, Array]], place: Place, table: Arra
     return start[0][1]
 
 
+def _token_bias_parts(place: Place, suffix: str) -> dict[str, float]:
+    """TOKEN_BIAS of a unit."""
+    bias = getattr(place.unit, "token_bias", None)
+    even = odd = np.full(1, np.nan)
+    if bias is not None and "T" in place.branch:
+        by_frame = bias.detach().double().cpu().numpy().reshape(place.unit.window[0], -1)
+        even, odd = _rms_parts(by_frame[None, :, :, None])
+    return {name + suffix: float(np.squeeze(each)) for name, each in
+            zip(TOKEN_BIAS, (even, odd), strict=True)}  # fmt: skip
+
+
+def _rms_parts(values: Array) -> tuple[Array, Array]:
+    """Root mean squares of the even and the odd part along axis 1 of (G, time, ., .): (G,) each."""
+    turned = values[:, ::-1]
+    even, odd = (values + turned) / 2, (values - turned) / 2
+    return np.sqrt((even**2).mean((1, 2, 3))), np.sqrt((odd**2).mean((1, 2, 3)))
+
+
 def _distance(table: Array, start: Array) -> Array:
     return np.sqrt(((table - start) ** 2).mean(axis=(1, 2, 3)))
 
@@ -132,6 +162,7 @@ def _statistics(table: Array, branch: str) -> dict[str, Array | float]:
         for axis, side in enumerate(table.shape[1:])
     )
     odd = (table - table[:, ::-1]) / 2
+    rms_even, rms_odd = _rms_parts(table)
     no_time, no_space = "T" not in branch, "S" not in branch
     return {
         "locality_temporal": np.nan if no_time else np.sqrt((share * dt**2).sum(over)),
@@ -142,6 +173,8 @@ def _statistics(table: Array, branch: str) -> dict[str, Array | float]:
         "anisotropy": np.nan if no_space else _anisotropy(share.sum(axis=1)),
         "entropy": _entropy(share.reshape(len(table), -1)),
         "temporal_asymmetry": np.nan if no_time else (odd**2).sum(over) / energy.sum(over),
+        "temporal_even": np.nan if no_time else rms_even,
+        "temporal_odd": np.nan if no_time else rms_odd,
         "effective_rank": _effective_rank(table.reshape(len(table), -1)),
         "group_diversity": _group_diversity(table.reshape(len(table), -1)),
     }

@@ -1,11 +1,6 @@
-"""The bias explorer: the rows of a relation, walked through by key press.
+"""What a reader turns by hand: the bias explorer, and the page with the knob.
 
-In go one model or two; out comes a widget, which also writes itself into an HTML file.
-Read `explorer.py` first; `units.py` gathers what it shows, and `explorer.js` draws it.
+In go one model or two; out comes a widget that walks through the rows of a relation, or an HTML
+file in which a small model runs while its arrow of time turns. Read `explorer.py` first;
+`units.py` gathers what it shows, and `explorer.js` draws it. Then `knob.py` and `knob.js`.
 """
-
-from __future__ import annotations
-
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.bias.draw_history import bias_pictures, draw_bias_history
+from analysis.bias.draw_history import bias_pictures, draw_arrow_history, draw_bias_history
 from analysis.bias.history import bias_history
 from analysis.bias.maps import UNIT
 from analysis.figures.pictures import to_apng
@@ -35,6 +35,10 @@ def history(run: Path, variant: str | None = None) -> Section:
         figures.append((f"{branch}: the unit whose weights moved furthest.", figure))
         moving = to_apng(bias_pictures(unit), FRAMES_PER_S)
         animations.append((f"{branch}: the same, in motion.", moving))
+    if any("T" in branch for branch in rows["branch"].unique()):
+        odd = bias_history(run, [seed], variant, statistics=True)
+        caption = "When the arrow of time appears: what is odd in time, of tables and token biases."
+        figures.append((caption, draw_arrow_history(odd).figure))
     words = (
         f"Weights of seed {seed} at epochs {', '.join(map(str, epochs))}; 0 is before training. "
         "Of each branch the unit with the largest root mean squared change is shown; a joint "

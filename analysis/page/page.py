@@ -12,12 +12,13 @@ import jinja2
 from matplotlib import pyplot as plt
 
 from analysis.figures.pictures import png
-from analysis.page import attribution, costs, history, sections
+from analysis.page import attribution, costs, history, inside, sections
 from analysis.page.sections import Section
 from posmlp.checkpoint import write_atomically
 from posmlp.predict import open_run
 
 SECTIONS: dict[str, Callable[[Path, str | None], Section]] = {
+    "Where the order of frames becomes the answer": inside.order_of_frames,
     "Accuracy": sections.accuracy,
     "Cost": costs.costs,
     "Mixing weights": sections.maps,

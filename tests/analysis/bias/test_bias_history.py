@@ -16,7 +16,14 @@ import pytest
 from matplotlib import pyplot as plt
 from PIL import Image, ImageSequence
 
-from analysis import bias_history, bias_maps, draw_bias_history, save_bias_animation
+from analysis import (
+    bias_history,
+    bias_maps,
+    bias_statistics,
+    draw_arrow_history,
+    draw_bias_history,
+    save_bias_animation,
+)
 from analysis.bias.draw_bias import growth
 from analysis.figures.pictures import RATES, raster, to_apng, to_mp4
 from posmlp.checkpoint import load
@@ -108,6 +115,18 @@ def test_history_refuses_what_is_no_run(run: Path, tmp_path: Path) -> None:
 
 def unit_rows(history: pd.DataFrame, stage: int, branch: str) -> pd.DataFrame:
     return history.query("seed == 0 and stage == @stage and branch == @branch")
+
+
+def test_history_of_statistics_shows_when_the_arrow_appears(run: Path) -> None:
+    found = bias_history(run, [7], statistics=True)
+    last = found[found["epoch"] == 5].drop(columns=["epoch", "seed"]).reset_index(drop=True)
+    pd.testing.assert_frame_equal(last, bias_statistics(load(run / "model-seed7.safetensors")))
+    ax = draw_arrow_history(found)
+    over_time = last[(last["stage"] == 2) & (last["branch"] == "T")]
+    odd, even = ((over_time[f"temporal_{name}"] ** 2).sum() for name in ("odd", "even"))
+    lines = [line for line in ax.get_lines() if line.get_linestyle() == "-"]
+    drawn = {line.get_label(): line.get_ydata()[-1] for line in lines}
+    assert drawn["stage 2"] == pytest.approx(100 * odd / (odd + even))
 
 
 def test_temporal_history_has_a_panel_an_epoch_with_a_line_a_group(history: pd.DataFrame) -> None:

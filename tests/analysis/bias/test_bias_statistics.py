@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from analysis import bias_statistics
+from analysis import bias_statistics, units
 from posmlp import create_model
 from tests.analysis.bias.test_bias_maps import KEYS, SMALL, model_with, randomised
 
@@ -28,6 +29,16 @@ def test_locality_and_entropy_of_known_tables() -> None:
 def test_temporal_asymmetry_of_odd_even_and_causal_tables() -> None:
     found = bias_statistics(model_with([[-2, -1, 0, 1, 2], [3, 1, 9, 1, 3], [0, 0, 0, 1, 0]]))
     assert found["temporal_asymmetry"].tolist() == pytest.approx([1, 0, 0.5])
+    # of (3, 1, 9, 1, 3) nothing is odd; of (-2, -1, 0, 1, 2) all is
+    assert found["temporal_odd"].tolist() == pytest.approx([2**0.5, 0, 0.1**0.5])
+    assert found["temporal_even"].tolist() == pytest.approx([0, (101 / 5) ** 0.5, 0.1**0.5])
+    model = model_with([[1, 1, 1, 1, 1]])
+    with torch.no_grad():
+        next(units(model)).unit.token_bias.copy_(torch.tensor([[5.0], [2.0], [1.0]]))
+    found = bias_statistics(model, model_with([[1, 1, 1, 1, 1]]))
+    assert found["token_bias_odd"].tolist() == pytest.approx([(8 / 3) ** 0.5])
+    assert found["token_bias_even"].tolist() == pytest.approx([(22 / 3) ** 0.5])
+    assert found["token_bias_odd_initial"].tolist() == [0]
     mirrored = np.zeros((1, 5, 3, 3))
     mirrored[0, 4, 0, 1], mirrored[0, 0, 2, 1] = 1, 1  # reversed in space too: not even in dt
     found = bias_statistics(model_with(mirrored, layout="ST"))
@@ -49,7 +60,11 @@ def test_rank_and_diversity_of_equal_opposite_and_orthogonal_groups() -> None:
 def test_statistics_of_zero_tables_are_nan_without_a_warning() -> None:
     found = bias_statistics(create_model(SMALL, init="released"))
     assert len(found) == 2 * 2 * 3
-    assert found.drop(columns=KEYS).isna().all(axis=None)
+    odd_and_even = [
+        name for name in found if name.startswith(("temporal_e", "temporal_o", "token"))
+    ]
+    assert found.drop(columns=[*KEYS, *odd_and_even]).isna().all(axis=None)
+    assert (found[found["branch"] == "T"][odd_and_even] == 0).all(axis=None)
 
 
 def test_shuffled_control_permutes_each_group_and_is_seeded() -> None:

@@ -17,11 +17,15 @@ import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from analysis import bias_maps, units
+from analysis import arrow_of_time, bias_maps, units
 from analysis.explorer.draw import draw_explorer
 from analysis.explorer.explorer import BiasExplorer
+from analysis.explorer.knob import Shown, check_knob, knob_page, swing_pictures, write_knob
 from analysis.explorer.units import LARGEST, explorer_units
 from posmlp import GATES, PosMLPConfig, PosMLPVideo, create_model
+from posmlp.checkpoint import save
+from posmlp.data.augment import normalise
+from posmlp.data.sources import HeldClips
 from tests.analysis.explorer.bench_explorer import explorer_of, key_times, random_model
 
 SMALL = PosMLPConfig(
@@ -347,3 +351,87 @@ def test_key_presses_are_timed_until_the_picture_is_drawn_and_shown(
     assert len(times["drawn"]) == len(times["shown"]) == 7
     pairs = zip(times["drawn"], times["shown"], strict=True)
     assert all(0 < drawn <= shown for drawn, shown in pairs)
+
+
+def shown_of(model: PosMLPVideo) -> Shown:
+    """A model with two random clips, of classes that reverse each other."""
+    clips = torch.randint(0, 256, (2, 4, 16, 16, 3), generator=torch.Generator().manual_seed(2))
+    labels, reverse = torch.tensor([0, 1]), torch.tensor([1, 0])
+    names = ("<b>right</b>", "left")
+    held = HeldClips("pairs", names, labels, reverse, clips.to(torch.uint8), {})
+    return Shown(model, create_model(model.config), held, [0, 1])
+
+
+def test_page_with_the_knob_computes_what_the_model_does(browser: Any, tmp_path: Path) -> None:
+    """Both kinds of norm, joint and single branches, windows in time, at both widths."""
+    first = {"layout": ("T>ST", "T+S"), "token_bias": False, "stem_norm": "layer"}
+    for width, changes in ((1200, first), (390, {"downsample_norm": "batch"})):
+        fields = {"num_frames": 4, "temporal_windows": 2, "num_classes": 2, **changes}
+        model = model_of(**fields).eval()
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                if tensor.is_floating_point():  # as float16 has them; variances are positive
+                    near = 1 + tensor.abs() if name.endswith("running_var") else tensor / 2
+                    tensor.copy_(near.half().float())
+        shown = shown_of(model)
+        path = tmp_path / f"{width}.html"
+        path.write_text(knob_page(shown))
+        page = Page(browser, path)
+        page.tab.set_viewport_size({"width": width, "height": 800})
+        for clip, backwards, strength in ((0, False, 1.0), (1, True, 0.25), (1, False, -1.0)):
+            pixels = shown.held.clips[[clip]]
+            inputs = normalise(pixels.flip(1) if backwards else pixels).double()
+            with torch.no_grad():
+                expected = arrow_of_time(model, strength).double()(inputs)[0]
+            asked = f"knob.logits({clip}, {str(backwards).lower()}, {strength})"
+            assert page.tab.evaluate(asked) == pytest.approx(expected.tolist(), abs=1e-4)
+        assert page.tab.evaluate("document.documentElement.scrollWidth") == width
+        assert "<b>right</b>" in page.tab.locator(".bars").inner_text()
+        bars = page.tab.locator(".bars .fill")
+        before = bars.first.get_attribute("style")
+        page.tab.get_by_label("arrow of time").fill("1")
+        assert bars.first.get_attribute("style") != before
+        page.tab.get_by_text("as learned", exact=True).click()
+        assert bars.first.get_attribute("style") == before
+        page.tab.get_by_label("all groups").check()
+        page.tab.get_by_text("zero", exact=True).click()
+        assert bars.first.get_attribute("style") != before
+        page.tab.get_by_text("reset", exact=True).click()
+        assert bars.first.get_attribute("style") == before
+        value = page.tab.locator("section output").last
+        read = value.inner_text()
+        page.tab.locator("canvas.table").press("ArrowUp")
+        assert value.inner_text() != read
+        page.tab.get_by_text("reset all").click()
+        box = page.tab.locator("canvas.table").bounding_box()
+        page.tab.mouse.move(box["x"] + box["width"] - 4, box["y"] + 30)
+        page.tab.mouse.down()
+        page.tab.mouse.move(box["x"] + box["width"] - 4, box["y"] + 4)
+        page.tab.mouse.up()
+        assert bars.first.get_attribute("style") != before
+        assert "later: " in value.inner_text()
+        assert not page.errors
+        assert page.requests == [path.as_uri()]
+
+
+def test_knob_refuses_what_the_page_cannot_run(tmp_path: Path) -> None:
+    model = create_model(SMALL, num_classes=14)
+    save(model, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"must end in .html for the page"):
+        write_knob(tmp_path / "model.safetensors", tmp_path / "knob.gif")
+    for changes, message in (({"gate": "dense"}, "gate='dense'"), ({"layout": "S"}, "never mixes")):
+        with pytest.raises(ValueError, match=message):
+            check_knob(create_model(SMALL, **changes))
+    save(create_model(SMALL, num_classes=3), tmp_path / "three.safetensors")
+    with pytest.raises(ValueError, match="tells 3 classes apart and moving-digits has 14"):
+        write_knob(tmp_path / "three.safetensors", tmp_path / "knob.html")
+
+
+@pytest.mark.usefixtures("plain_figures")
+def test_swing_has_a_picture_a_strength(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.explorer.knob.HOLD", 1)
+    monkeypatch.setattr("analysis.explorer.knob.TURN", 1)
+    pictures = swing_pictures(shown_of(model_of(num_frames=4, num_classes=2)))
+    assert len(pictures) == 4
+    assert (pictures[0] != pictures[2]).any()
+    assert not plt.get_fignums()

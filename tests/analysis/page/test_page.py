@@ -105,12 +105,17 @@ def test_page_gathers_every_section_in_one_file(run: Path, page: Path) -> None:
         with Image.open(BytesIO(base64.b64decode(encoded))) as image:
             assert image.width > 200
     assert found["Where it looks"].count("<img") == 4
+    story = found["Where the order of frames becomes the answer"]
+    assert story.count("<img") == 2
+    assert "<td>stage2.block1.step1.T</td><td>sum</td>" in story
+    assert "28 test clips" in story
     pictures = re.findall(r'base64,([^"]+)"', found["How the weights came to be"])
     counts = []
     for picture in pictures:
         with Image.open(BytesIO(base64.b64decode(picture))) as image:
             counts.append(getattr(image, "n_frames", 1))
-    assert counts == [1, 1, 3, 3]  # of T and of S: a sheet, then three epochs in motion
+    # of T and of S a sheet, the arrow of time, then three epochs in motion
+    assert counts == [1, 1, 1, 3, 3]
 
 
 def test_page_shows_the_numbers_of_the_run(run: Path, page: Path) -> None:
@@ -164,6 +169,8 @@ def test_page_says_why_a_section_does_not_apply(dense: Path, tmp_path: Path) -> 
     (gone / "config.json").write_text(json.dumps(stored))
     (gone / "metrics.csv").unlink()
     found = {title: reason(text) for title, text in sections(write_page(gone)).items()}
+    story = found["Where the order of frames becomes the answer"] or ""
+    assert "layout S over 4 frames never mixes over time" in story
     assert "no metrics.csv" in (found["Accuracy"] or "")
     assert "has no table of free numbers" in (found["Which groups the model uses"] or "")
     assert "no folder at" in (found["Where it looks"] or "")
@@ -316,3 +323,19 @@ def test_speed_accuracy_labels_do_not_overlap() -> None:
     heights = sorted(box.y0 for box in boxes)
     assert min(np.diff(heights)) >= 0.9 * boxes[0].height
     assert all(box.x1 <= figure.axes[0].bbox.x1 + 1 for box in boxes)
+
+
+def test_inside_command_writes_tables_and_figures(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["inside", str(run), "--clips", "4", "--where", "*.out", "--seed", "5"]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    names = ["arrow.csv", "arrow.png", "contributions.csv", "patching.csv", "patching.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    summands = pd.read_csv(tmp_path / "contributions.csv").query("how == 'sum'")["name"]
+    assert summands.tolist() == [
+        *("stage2.input", "stage2.block1.step1.T.out", "stage2.block1.step1.S.out", "norm")
+    ]
+    capsys.readouterr()
+    assert main([*words, "--where", "stage9"]) == 2
+    assert "no activation fits 'stage9'" in capsys.readouterr().err

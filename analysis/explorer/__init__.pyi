@@ -1,1 +1,0 @@
-from .explorer import BiasExplorer as BiasExplorer

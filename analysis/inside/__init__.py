@@ -1,0 +1,5 @@
+"""Where in a model the answer arises: its activations, and what is left when some are exchanged.
+
+In go a model and clips; out come named tensors, tidy rows, or a model with its arrow of time
+turned. Read `activations.py` first, then `patching.py` and `arrow.py`.
+"""

@@ -1,1 +1,0 @@
-from .page import SECTIONS as SECTIONS, write_page as write_page

@@ -1,0 +1,128 @@
+"""The section of a run's page on where the order of frames becomes the answer, and its files."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.cost.costs import cost
+from analysis.figures.pictures import png
+from analysis.inside.activations import hook_points
+from analysis.inside.arrow import arrow_curve
+from analysis.inside.draw_patching import draw_arrow, draw_patching, found_in_words
+from analysis.inside.patching import contributions, patch
+from analysis.interventions.run_clips import run_clips
+from analysis.page.sections import Section, Table
+from posmlp.checkpoint import write_atomically
+from posmlp.data.augment import normalise
+from posmlp.data.sources import HeldClips
+from posmlp.model import PosMLPVideo
+from posmlp.predict import open_run
+
+PATCH_GMACS = 60  # some seconds of one core on a toy model
+MOST_CLIPS = 56
+FEWEST_CLIPS = 8
+STRENGTHS = (1.0, 0.75, 0.5, 0.25, 0.0, -0.25, -0.5, -0.75, -1.0)
+NO_ARROW = "the model answers"
+
+
+def order_of_frames(run: Path, variant: str | None = None) -> Section:
+    """Patching on reversed pairs, what the last stage's branches add, and the arrow of time."""
+    opened = open_run(run, variant=variant)
+    model = opened.model
+    held = run_clips(run, _num_clips(model))
+    clips = normalise(held.clips)
+    patched, summands = _quietly(model, clips)
+    curve = arrow_curve(model, held, STRENGTHS)
+    cells = [
+        [row["name"].removesuffix(".out"), str(row["how"]), _interval(row)]
+        for row in summands.to_dict("records")
+    ]
+    num_pairs = int(patched["n"].max())
+    words = (
+        f"{found_in_words(patched)}. Seed {opened.seed} is run on {len(clips)} test clips and on "
+        "their reversals; then one activation is replaced by that of the reversal, turned back in "
+        "time. Its share is how far the answer moves towards the reversal's: 0 nothing, 100% all. "
+        f"The answers of {num_pairs} pairs differ. The curve turns what is odd in time in all "
+        "temporal tables and token biases. At 1 the model is as it learned, at 0 it cannot tell a "
+        "clip from its reversal, at -1 it answers each clip as it did the reversal."
+    )
+    head = ["branch", "how it was found", "share of the difference (%) [95%]"]
+    table = Table("what each branch adds (shares of the last stage sum to 100%)", head, cells)
+    figures = [
+        ("Share of the difference between a clip's answer and its reversal's, by activation.",
+         draw_patching(patched).figure),
+        ("Scores as the arrow of time is turned.", draw_arrow(curve).figure),
+    ]  # fmt: skip
+    return Section(words, [table], figures)
+
+
+def write_inside(
+    run: str | Path,
+    out: str | Path | None = None,
+    *,
+    seed: int | None = None,
+    variant: str | None = None,
+    num_clips: int = MOST_CLIPS,
+    where: str = "*",
+    frames: bool = False,
+) -> Path:
+    """Write patching.csv, contributions.csv and arrow.csv with their figures; returns the folder.
+
+    RUN/inside by default. `where` and `frames` are those of `patch`. Raises ValueError for a
+    folder without a trained model, clips that cannot be had, and clips of a single frame.
+    """
+    opened = open_run(run, seed, variant)
+    out = Path(out) if out else Path(run) / "inside"
+    held = run_clips(run, num_clips)
+    clips = normalise(held.clips)
+    _check_time(opened.model)
+    tables = {
+        "patching": patch(opened.model, clips, where=where, frames=frames),
+        "contributions": contributions(opened.model, clips),
+        "arrow": arrow_curve(opened.model, held, STRENGTHS),
+    }
+    for name, table in tables.items():
+        write_atomically(out / f"{name}.csv", table.to_csv(index=False).encode())
+    for name, draw in (("patching", draw_patching), ("arrow", draw_arrow)):
+        write_atomically(out / f"{name}.png", png(draw(tables[name]).figure))
+    return out
+
+
+def _num_clips(model: PosMLPVideo) -> int:
+    """How many clips are affordable. Raises ValueError if too few, and for a model without time."""
+    _check_time(model)
+    runs = len(hook_points(model)) + len(STRENGTHS)
+    affordable = int(PATCH_GMACS / (cost(model)["gmacs"] * runs))
+    if affordable < FEWEST_CLIPS:
+        raise ValueError(
+            f"exchanging {runs} activations of this model on {FEWEST_CLIPS} clips takes more than "
+            f"{PATCH_GMACS} GMACs; call analysis.patch with some names, on a GPU"
+        )
+    return min(MOST_CLIPS, affordable)
+
+
+def _check_time(model: PosMLPVideo) -> None:
+    config = model.config
+    if config.num_frames < 2 or not any("T" in layout for layout in config.layouts):
+        raise ValueError(
+            f"layout {', '.join(dict.fromkeys(config.layouts))} over {config.num_frames} frames "
+            "never mixes over time, so that each clip is answered as its reversal; train a layout "
+            "with T or ST on clips of several frames"
+        )
+
+
+def _quietly(model: PosMLPVideo, clips: HeldClips | object) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables without the warning, which the section's own words repeat."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=NO_ARROW)
+        return patch(model, clips), contributions(model, clips)  # type: ignore[arg-type]
+
+
+def _interval(row: dict[str, float]) -> str:
+    if pd.isna(row["share"]):
+        return "undefined"
+    share, low, high = (100 * row[name] for name in ("share", "low", "high"))
+    return f"{share:+.1f} [{low:+.1f}, {high:+.1f}]"

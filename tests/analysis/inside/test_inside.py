@@ -1,0 +1,279 @@
+"""Activations, patching and the arrow of time, on models whose answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib import pyplot as plt
+from torch import Tensor, nn
+
+from analysis import (
+    activations,
+    arrow_curve,
+    arrow_of_time,
+    contributions,
+    draw_arrow,
+    draw_patching,
+    patch,
+)
+from analysis.inside.activations import hook_points
+from posmlp import GATES, PosMLPConfig, PosMLPVideo, create_model
+from posmlp.config_checks import GATE_FORMS
+from posmlp.gates import row_bank
+from tests.analysis.bias.test_bias_maps import SMALL, randomised
+from tests.analysis.interventions.test_interventions import PairedClips
+
+TWO = replace(SMALL, num_frames=4, temporal_windows=None, layout="T+S", num_classes=3)
+
+
+def model_of(seed: int = 0, scale: float = 0.5, **changes: Any) -> PosMLPVideo:
+    """TWO with changes in float64, of random parameters small enough for answers near 1."""
+    model = randomised(create_model(replace(TWO, **changes)), seed).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale)
+    return model
+
+
+def clips_of(config: PosMLPConfig, count: int = 4, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, 3, config.num_frames, *config.size)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("gate", GATES)
+@settings(max_examples=3)
+@given(
+    layout=st.sampled_from(["T+S", "T>S", "S>T", "ST", "T+ST", "S+ST>T"]),
+    form=st.sampled_from(GATE_FORMS),
+    temporal_window=st.sampled_from([1, 2, 4]),
+    spread=st.sampled_from(["full", "diagonal", "scalar"]),
+    options=st.tuples(st.booleans(), st.booleans(), st.booleans(), st.booleans()),
+)
+def test_the_arrow_reversed_answers_the_reversed_clip(
+    gate: str, layout: str, form: str, temporal_window: int, spread: str, options: tuple[bool, ...]
+) -> None:
+    bias, softmax, symmetric, by_frames = options
+    changes = {"gate": gate, "layout": layout, "gate_form": form, "token_bias": bias}
+    softmax |= gate == "centred-gqpe"
+    gqpe = {"gqpe_spread": spread, "gqpe_softmax": softmax, "gqpe_symmetric": symmetric}
+    with pytest.MonkeyPatch.context() as patched:
+        if by_frames:  # as if windows were large
+            patched.setattr(row_bank, "LARGE_RELATION", 0)
+        model = model_of(temporal_windows=temporal_window, depths=(1, 1), **changes, **gqpe)
+    clips = clips_of(model.config, 2)
+    with torch.no_grad():
+        forward, backward = model(clips), model(clips.flip(2))
+        scale = max(1.0, float(forward.abs().max()))
+        blind = arrow_of_time(model, 0)
+        for found, expected in (
+            (arrow_of_time(model, -1)(clips), backward),
+            (arrow_of_time(arrow_of_time(model, 0.5), -2)(clips), backward),
+            (blind(clips), blind(clips.flip(2))),
+        ):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-12 * scale)
+        assert torch.equal(arrow_of_time(model, 1)(clips), forward)
+
+
+class Unknown(nn.Module):
+    """A caller's own gate, which takes u and v together."""
+
+    def __init__(self, dim: int, window: tuple[int, ...], num_groups: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h[..., : self.dim] * h[..., self.dim :]
+
+
+def test_the_arrow_refuses_a_gate_that_it_does_not_know_and_a_strength_that_is_none() -> None:
+    with pytest.raises(ValueError, match=r"relation of Unknown \(stage 1\) is not known"):
+        arrow_of_time(create_model(TWO, gate=Unknown), 0.0)
+    for strength in (float("nan"), "1", True):
+        with pytest.raises(ValueError, match="strength="):
+            arrow_of_time(model_of(), strength)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layout", ["T+S>ST", "S>T"])
+def test_activations_are_those_of_the_forward_pass_and_the_model_comes_back(layout: str) -> None:
+    model = model_of(layout=layout, temporal_windows=2).train()
+    model.stages[0].eval()
+    parameter = next(model.parameters())
+    parameter.grad = torch.ones_like(parameter)
+    clips = clips_of(model.config)
+    modes = [module.training for module in model.modules()]
+    found = activations(model, clips)
+    assert [module.training for module in model.modules()] == modes
+    assert parameter.requires_grad
+    assert torch.equal(parameter.grad, torch.ones_like(parameter))
+    hooks = [(m._forward_hooks, m._forward_pre_hooks) for m in model.modules()]
+    assert not any(each for pair in hooks for each in pair)
+    model.eval()
+    features = [x.detach() for x in model.forward_features(clips)]
+    assert torch.equal(found["stem"], features[0])
+    for number in (1, 2):
+        assert torch.equal(found[f"stage{number}"], features[number])
+    assert torch.equal(found["logits"], model(clips))
+    assert torch.equal(model.head(found["pooled"]), found["logits"])
+    assert list(found) == [point.name for point in hook_points(model)]
+    for name, x in found.items():
+        if name.endswith(".gated"):
+            assert torch.equal(x, found[name[:-5] + "mix"] * found[name[:-5] + "v"])
+        if x.dim() == 5:
+            assert x.shape[:2] == clips.shape[:1] + clips.shape[2:3]
+    steps = [name for name in found if name.endswith("step1")]
+    first = found["stem"] + sum(found[f"{steps[0]}.{axes}.out"] for axes in layout[:3].split("+")
+                                if axes in ("T", "S"))  # fmt: skip
+    if layout.startswith("T+S"):
+        assert torch.equal(found[steps[0]], first)
+    # a clip and its reversal: what a branch over space makes is the same frames, turned
+    other = activations(model, clips.flip(2), "stage1.block1.step1.S.*")
+    for name, x in other.items():
+        torch.testing.assert_close(x.flip(1), found[name], rtol=0, atol=1e-12)
+
+
+def test_edits_reach_what_follows_and_wrong_ones_are_refused() -> None:
+    model, clips = model_of(layout="T>ST"), clips_of(TWO)
+    same = activations(model, clips, "logits", {"*": torch.clone})
+    with torch.no_grad():
+        assert torch.equal(same["logits"], model(clips))
+    name = "stage2.block2.step1.T.out"
+    edited = activations(model, clips, "stage2.block*", {name: torch.zeros_like})
+    plain = activations(model, clips, "stage2.block*")
+    assert torch.equal(edited["stage2.block2.step1"], plain["stage2.block1.step2"])
+    assert torch.equal(edited["stage2.block1.step2"], plain["stage2.block1.step2"])
+    assert not edited[name].any()
+    with pytest.raises(ValueError, match=r"the edit of pooled gave \(4, 2\)"):
+        activations(model, clips, "logits", {"pooled": lambda x: x[:, :2]})
+    with pytest.raises(ValueError, match=r"no activation fits 'stage9\*'; names are stem, stage1"):
+        activations(model, clips, "stage9*")
+    with pytest.raises(ValueError, match=r"more than 0 MiB, reached at stem; choose fewer"):
+        activations(model, clips, max_memory_mib=0)
+    names = activations(create_model(TWO, gate=Unknown), clips.float(), "stage1.*.T.*")
+    assert [each.rpartition(".")[2] for each in names] == ["norm", "fc1", "gated", "out"]
+
+
+@pytest.fixture(scope="module")
+def planted() -> PosMLPVideo:
+    """Only stage 2, block 1, T hears the order of time; S of block 2 hears of it there."""
+    return deafened(model_of(num_classes=2, scale=0.7))
+
+
+def deafened(model: PosMLPVideo) -> PosMLPVideo:
+    ear = arrow_of_time(model, 0)
+    with torch.no_grad():
+        kept = model.stages[1].blocks[0].steps[0]["T"].state_dict()
+        ear.stages[1].blocks[0].steps[0]["T"].load_state_dict(kept)
+    return ear
+
+
+@pytest.fixture(autouse=True)
+def _closed_figures() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def test_patching_finds_the_branch_that_was_planted(planted: PosMLPVideo) -> None:
+    clips = clips_of(planted.config)
+    found = patch(planted, clips)
+    whole = found[found["frame"].isna()].set_index("name")["share"]
+    ear = "stage2.block1.step1.T"
+    for part in ("mix", "gated", "out"):
+        assert whole[f"{ear}.{part}"] == pytest.approx(1, abs=1e-9)
+    for name in ("stage2.block1.step1", "stage2", "pooled", "logits"):
+        assert whole[name] == pytest.approx(1, abs=1e-9)
+    mediators = [name for name in whole.index if name.startswith("stage2.block2.step1.")]
+    upstream = whole.drop([*mediators, "stage2", "pooled", "logits", "stage2.block1.step1"])
+    blind = upstream.drop([f"{ear}.{part}" for part in ("mix", "gated", "out")])
+    blind = blind.drop("stage2.block2.step1")
+    assert len(blind) == 28
+    assert blind.abs().max() < 1e-9
+    assert whole["stage2.block2.step1"] == pytest.approx(1, abs=1e-9)
+    assert (whole[[f"stage2.block2.step1.{axes}.out" for axes in "TS"]].abs() > 1e-3).all()
+    # what is not turned back in time blames what cannot see it
+    unturned = patch(planted, clips, clips.flip(2), "stage1.block1.step1.S.out")
+    assert abs(unturned["share"].item()) > 1e-3
+    # frames' shares of a part that is linear from there on sum to the whole's
+    frames = patch(planted, clips, where="stage2", frames=True)
+    assert frames["frame"].isna().tolist() == [True, False, False, False, False]
+    assert frames["share"][1:].sum() == pytest.approx(1)
+    assert found["n"].unique().tolist() == [4]
+    axes = draw_patching(found)
+    assert f"{ear} 100%" in axes.get_title(loc="left").replace("\n", " ")
+    assert [t.get_text() for t in axes.get_xticklabels()][-2:] == ["out", "sum"]
+    by_frame = draw_patching(frames)
+    assert [t.get_text() for t in by_frame.get_xticklabels()] == ["all", "0", "1", "2", "3"]
+
+
+def test_shares_are_the_projection_and_do_not_depend_on_batches_and_memory(
+    planted: PosMLPVideo,
+) -> None:
+    clips = clips_of(planted.config, 5)
+    name = "stage2.block2.step1.S.v"
+    with torch.no_grad():
+        there, back = planted(clips), planted(clips.flip(2))
+    moved, size = 0.0, 0.0
+    for one, other, of in (
+        (clips, clips.flip(2), (there, back)),
+        (clips.flip(2), clips, (back, there)),
+    ):
+        given = activations(planted, other, name)[name].flip(1)
+        after = activations(planted, one, "logits", {name: lambda _, x=given: x})["logits"]
+        moved += float(((after - of[0]) * (of[1] - of[0])).sum())
+        size += float((of[1] - of[0]).square().sum())
+    found = patch(planted, clips, where="*.v")
+    assert found.set_index("name")["share"][name] == pytest.approx(moved / size)
+    portions = patch(planted, clips, where="*.v", batch_size=2, max_memory_mib=0)
+    assert portions["share"].tolist() == pytest.approx(found["share"].tolist())
+    assert portions["low"].tolist() == pytest.approx(found["low"].tolist())
+    paired = torch.stack([clips, clips.flip(2)], dim=1).flatten(0, 1)
+    assert patch(planted, paired, where="*.v").equals(found)
+    unrelated = patch(planted, clips, clips.roll(1, 0), "*.out")
+    assert unrelated["share"].abs().max() > 0.1
+    for others in ("backwards", clips[:2]):
+        with pytest.raises(ValueError, match="others"):
+            patch(planted, clips, others)
+
+
+def test_contributions_sum_to_the_difference(planted: PosMLPVideo) -> None:
+    clips = clips_of(planted.config)
+    found = contributions(planted, clips).set_index("name")
+    assert found.loc["stage1.block1.step1.T.out", "how"] == "patch"
+    last = found[found["how"] == "sum"]
+    assert [last.index[0], last.index[-1]] == ["stage2.input", "norm"]
+    assert last["share"].sum() == pytest.approx(1)
+    assert last["share"]["stage2.input"] == pytest.approx(0, abs=1e-9)
+    assert abs(last["share"]["stage2.block1.step1.T.out"]) > 0.1
+    one_stage = {"depths": (1,), "dims": (4,), "windows": 4, "num_groups": 2, "mlp_ratio": 2.0}
+    image = contributions(model_of(**one_stage, temporal_windows=4, downsample=True), clips)
+    assert image["how"].unique().tolist() == ["sum"]
+
+
+def test_where_nothing_hears_the_arrow_there_is_nothing_to_move(planted: PosMLPVideo) -> None:
+    deaf, clips = arrow_of_time(planted, 0).float(), clips_of(planted.config).float()
+    with pytest.warns(UserWarning, match="answers all 4 clips as it answers the others"):
+        found = patch(deaf, clips, where="*.out")
+    assert found["share"].isna().all()
+    assert found["n"].eq(0).all()
+    axes = draw_patching(found)
+    assert "Nothing in this model" in axes.get_title(loc="left").replace("\n", " ")
+    with pytest.warns(UserWarning, match="nothing to move"):
+        assert contributions(deaf, clips)["share"].isna().all()
+
+
+def test_the_curve_of_the_arrow_mirrors_within_pair_accuracy(planted: PosMLPVideo) -> None:
+    pixels = torch.randint(0, 256, (6, 4, 16, 16, 3), generator=torch.Generator().manual_seed(1))
+    pairs = torch.stack([pixels, pixels.flip(1)], 1).flatten(0, 1).to(torch.uint8)
+    data = PairedClips(pairs, torch.tensor([0, 1] * 6))
+    curve = arrow_curve(planted.float(), data).set_index("strength")["within_pair"]
+    planted.double()
+    assert curve[1.0] + curve[-1.0] == pytest.approx(1)
+    assert curve[0.0] == 0.5
+    axes = draw_arrow(curve.reset_index().assign(top1=0.5, num_clips=12))
+    assert f"From {curve[1.0]:.0%} to {curve[-1.0]:.0%}" in axes.get_title(loc="left")
