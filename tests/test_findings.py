@@ -158,21 +158,6 @@ def test_speed_page_quotes_the_bench() -> None:
     assert quoted in SPEED, f"not in speed/README.md:\n{quoted}"
 
 
-def test_speed_page_quotes_the_seeds() -> None:
-    table = pd.read_csv(RESULTS / "speed/seeds-and-processes.csv")
-    rows = table[table.num_seeds == 8].set_index("way")
-    alone = "one process a seed, one after the other"
-    ways = {
-        "one `fit`": "population, seeds by themselves",
-        "one process a seed, two at once": "2 processes of a seed at once",
-        f"{alone}, on both cores": alone,
-        "the same on one core": f"{alone}, on one core",
-    }
-    for said, way in ways.items():
-        assert f"| {said} | {rows.seed_steps_per_s[way]:.1f} |" in SPEED
-    assert f"is {rows.ratio[ways['one `fit`']]:.2f}, a median over rounds" in SPEED
-
-
 def commands(name: str) -> list[list[str]]:
     """Our commands in the backticks of a results page, without `timeout` and `python -m`."""
     found = []

@@ -26,7 +26,6 @@ from posmlp import GATES, PosMLPConfig, PosMLPVideo, create_model
 from posmlp.checkpoint import save
 from posmlp.data.augment import normalise
 from posmlp.data.sources import HeldClips
-from tests.analysis.explorer.bench_explorer import explorer_of, key_times, random_model
 
 SMALL = PosMLPConfig(
     num_frames=3, image_size=16, depths=(1, 2), dims=(4, 8), num_groups=(2, 4), windows=(4, 2)
@@ -35,6 +34,56 @@ READOUT = re.compile(
     r"query t (\d+), y (\d+), x (\d+); (?:key t (\d+), y (\d+), x (\d+)|no key there); "
     r"dt (-?\d+), dy (-?\d+), dx (-?\d+); weight (.*)"
 )
+
+
+PAUSE_MS = (40, 80)
+WATCH = """(canvas) => {
+    const times = window.keyTimes = { drawn: [], shown: [], presented: [] };
+    canvas.addEventListener("keydown", (event) => {  // after the explorer's own listener
+        times.drawn.push(performance.now() - event.timeStamp);
+        requestAnimationFrame(() => {
+            const done = new MessageChannel();
+            done.port1.onmessage = () => times.shown.push(performance.now() - event.timeStamp);
+            done.port2.postMessage(null);
+        });
+    });
+    new PerformanceObserver((list) => {
+        for (const { name, duration } of list.getEntries())
+            if (name === "keydown") times.presented.push(duration);
+    }).observe({ type: "event", durationThreshold: 16 });
+}"""
+
+
+def key_times(tab: Any, num_presses: int) -> dict[str, list[float]]:
+    """Press arrow keys on the explorer of a tab and return milliseconds by WATCH's names."""
+    canvas = tab.locator(".bias-explorer canvas")
+    canvas.focus()
+    canvas.evaluate(WATCH)
+    pauses = np.random.default_rng(0).uniform(*PAUSE_MS, num_presses)
+    for i, pause in enumerate(pauses.tolist()):
+        tab.keyboard.press("ArrowLeft" if i % 2 else "ArrowRight")
+        tab.wait_for_timeout(pause)
+    while len(canvas.evaluate("() => keyTimes.shown")) < num_presses:
+        tab.wait_for_timeout(20)
+    found: dict[str, list[float]] = canvas.evaluate("() => keyTimes")
+    return found
+
+
+def explorer_of(config: PosMLPConfig | str, **changes: Any) -> BiasExplorer:
+    """Two models of random weights side by side, at the first unit that has a spatial window."""
+    explorer = BiasExplorer(*(random_model(config, seed, **changes) for seed in (0, 1)))
+    explorer.branch = next(unit.label for unit in explorer.units if "S" in unit.label)
+    return explorer
+
+
+def random_model(config: PosMLPConfig | str, seed: int = 0, **changes: Any) -> PosMLPVideo:
+    """A model with every parameter drawn from a normal distribution."""
+    model = create_model(config, **changes)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model
 
 
 def model_of(seed: int = 0, **changes: Any) -> PosMLPVideo:
