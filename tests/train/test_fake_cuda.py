@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -358,12 +359,13 @@ def main(folder: Path, names: list[str]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for name in names or CHECKS:
-        fault = ""
+        fault, began = "", time.process_time()
         try:
             with fake_gpus() as gpu:
                 CHECKS[name](gpu, folder / f"{len(name)}")
         except Exception:
             fault = traceback.format_exc()[-3000:]
+        print(f"{time.process_time() - began:.1f} s: {name}")
         answers.write(json.dumps([name, fault]) + "\n")
         answers.flush()
 
