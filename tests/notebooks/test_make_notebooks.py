@@ -242,7 +242,7 @@ def test_preflight_is_ready_here_and_names_a_missing_package(capsys):
 
 
 def test_preflight_runs_in_a_bare_python_elsewhere(tmp_path):
-    (tmp_path / "preflight.py").write_text((FOLDER / "preflight.py").read_text())
+    (tmp_path / "preflight.py").write_text((make_notebooks.FOLDER / "preflight.py").read_text())
     code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; import preflight; preflight.check()"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path
