@@ -387,7 +387,7 @@ def test_fit_refuses_a_folder_of_another_configuration(clips, finished):
 
 
 def test_fit_names_what_lengthens_a_complete_run(clips, finished):
-    with pytest.raises(LengthenedError, match=r"complete: .* 3 epochs are 2 more .*epochs=2 and"):
+    with pytest.raises(LengthenedError, match=r"complete, .* epochs=3 train 2 more .*epochs=2 and"):
         fit(CONFIG, TRAIN, clips, [0], finished, progress=False)
 
 
