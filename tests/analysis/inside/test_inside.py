@@ -48,7 +48,7 @@ def clips_of(config: PosMLPConfig, count: int = 4, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("gate", GATES)
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(
     layout=st.sampled_from(["T+S", "T>S", "S>T", "ST", "T+ST", "S+ST>T"]),
     form=st.sampled_from(GATE_FORMS),
