@@ -161,7 +161,7 @@ def test_training_stopped_while_it_is_scored_goes_on_with_the_same_numbers(
     clips: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole_rows = fit(CONFIG, TRAIN, clips, out=tmp_path / "whole", progress=False)
-    monkeypatch.setattr(loop, "score", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(loop, "score", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Stopped):
         fit(CONFIG, TRAIN, clips, out=tmp_path / "cut", progress=False)
     monkeypatch.undo()
