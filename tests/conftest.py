@@ -96,6 +96,10 @@ def write_clip() -> WriteClip:
                 grey = np.full((height, width, 3), level, np.uint8)
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
             container.mux(stream.encode())
+        # SVT-AV1, run by root, gives its caller a real-time priority, which would starve whatever
+        # other processes the tests start and wait for.
+        if hasattr(os, "sched_setscheduler"):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         return path
 
     return write

@@ -121,6 +121,8 @@ def test_other_codecs_and_containers_are_read_exactly(
         codec=codec,
         options={"g": "12"},
     )
+    if hasattr(os, "sched_getscheduler"):
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
     video = read_video(path, every_third_backwards)
     assert video.num_frames == len(LEVELS)
     np.testing.assert_allclose(grey_levels(video.frames), LEVELS[::-3], atol=4)
