@@ -135,6 +135,20 @@ def test_findings_show_gates_and_layouts_at_a_glance() -> None:
     assert table in FINDINGS, f"not in FINDINGS.md:\n{table}"
 
 
+def test_findings_show_the_tuned_gates() -> None:
+    study = Study.open(RESULTS / "gates_tuned")
+    top, pairs = study.metrics
+    for cell_id, name in study.labels.items():
+        n, mean, low, high = study.interval(name, top)
+        _, *within = study.interval(name, pairs)
+        params = costs(study.store.configs(cell_id)[0])["params"]
+        line = (
+            f"| `{name}` | {params:,.0f} | {n} | {mean:.1f} [{low:.1f}, {high:.1f}] "
+            f"| {within[0]:.1f} [{within[1]:.1f}, {within[2]:.1f}] |"
+        )
+        assert line in FINDINGS, f"not in FINDINGS.md: {line}"
+
+
 BENCHED = {
     "toy-train": "toy training step",
     "toy-eval": "toy inference",
