@@ -214,6 +214,6 @@ def test_clips_move_in_three_lessons():
         for path in SOURCES
         for cell in nbformat.read(make_notebooks.target_of(path), as_version=4).cells
         for output in cell.get("outputs", [])
-        if b"acTL" in base64.b64decode(output.get("data", {}).get("image/png", ""))[:100]
+        if b"acTL" in base64.b64decode(output.get("data", {}).get("image/png", ""))[:2000]
     }
     assert moving == {"01", "08", "11"}

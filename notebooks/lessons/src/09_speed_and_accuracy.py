@@ -19,7 +19,6 @@ import time
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
 
 from analysis import cost, measure_speed, pareto
@@ -173,10 +172,9 @@ print(f"{sum(alike)} of {len(alike)} pairs of equal count differ in time by more
 # **Your guess:** sixteen clips at once: sixteen times as long as one, or less?
 
 # %%
-one = 1e3 / costs.latency_ms
-table = pd.DataFrame({"one at a time": one, "batches of 16": costs.clips_per_s})
+table = costs.set_index("variant")[["clips_per_s"]].set_axis(["batches of 16"], axis="columns")
+table.insert(0, "one at a time", 1e3 / costs.latency_ms.to_numpy())
 table["ratio"] = table["batches of 16"] / table["one at a time"]
-table.index = costs.variant
 table.sort_values("ratio").round(2)
 
 # %% [markdown]
