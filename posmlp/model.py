@@ -128,9 +128,9 @@ class Stage(nn.Module):
     def from_windows(self, x_BWTnC: Tensor, shape: Sequence[int]) -> Tensor:
         """The inverse of `to_windows`, to (B, T, H, W) of `shape` and any number of channels."""
         B, T, H, W, _ = shape
-        k = self.window
-        x = x_BWTnC.reshape(B, H // k, W // k, T, k, k, -1).permute(0, 3, 1, 4, 2, 5, 6)
-        return x.reshape(B, T, H, W, -1)
+        k, C = self.window, x_BWTnC.shape[-1]
+        x = x_BWTnC.reshape(B, H // k, W // k, T, k, k, C).permute(0, 3, 1, 4, 2, 5, 6)
+        return x.reshape(B, T, H, W, C)
 
 
 class PosMLPVideo(nn.Module):

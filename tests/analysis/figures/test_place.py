@@ -78,9 +78,29 @@ def _history() -> pd.DataFrame:
     return pd.concat([unit_maps(2, side=2).assign(epoch=e, seed=0) for e in (0, 1)])
 
 
+def _patched() -> pd.DataFrame:
+    row = {"branch": "T", "frame": None, "share": 0.5, "low": 0.4, "high": 0.6, "n": 4}
+    row |= {"stage": 1, "block": 1, "step": 1}
+    each = [(f"stage1.block1.step1.T.{part}", part) for part in ("u", "mix", "out")]
+    return pd.DataFrame([row | {"name": name, "part": part} for name, part in each])
+
+
+def _arrow_curve() -> pd.DataFrame:
+    rows = [{"strength": s, "top1": 0.5, "within_pair": 0.5 + s / 3} for s in (1.0, 0.0, -1.0)]
+    return pd.DataFrame(rows).assign(num_clips=4)
+
+
+def _arrow_history() -> pd.DataFrame:
+    parts = dict.fromkeys(("temporal_even", "token_bias_even"), 2.0)
+    parts |= dict.fromkeys(("temporal_odd", "token_bias_odd"), 1.0)
+    return pd.DataFrame([{"epoch": e, "seed": 0, "stage": 1, **parts} for e in (0, 1)])
+
+
 Draw = Callable[..., Any]
 DRAWN: dict[str, Callable[[Draw, dict[str, Any]], Any]] = {
     "draw_accuracy": lambda draw, to: draw(RUNS, metric="accuracy", **to),
+    "draw_arrow": lambda draw, to: draw(_arrow_curve(), **to),
+    "draw_arrow_history": lambda draw, to: draw(_arrow_history(), **to),
     "draw_attribution": lambda draw, to: draw(*_attribution(), **to),
     "draw_bias_history": lambda draw, to: draw(_history(), **to),
     "draw_cost_accuracy": lambda draw, to: draw(RUNS, **to),
@@ -90,6 +110,7 @@ DRAWN: dict[str, Callable[[Draw, dict[str, Any]], Any]] = {
     "draw_joint_bias": lambda draw, to: draw(unit_maps(2, frames=2, side=2), **to),
     "draw_layout": lambda draw, to: draw("T>S", **to),
     "draw_learning_curves": lambda draw, to: draw(_curves(), metric="top1", **to),
+    "draw_patching": lambda draw, to: draw(_patched(), **to),
     "draw_peers": lambda draw, to: draw(_peers(), **to),
     "draw_scorecard": lambda draw, to: draw(_scorecard(), **to),
     "draw_spatial_bias": lambda draw, to: draw(unit_maps(3, side=2), **to),
