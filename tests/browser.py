@@ -100,8 +100,11 @@ def run_notebook(page: Any, address: str, name: str) -> None:
 
 
 def open_notebook(page: Any, address: str, name: str) -> None:
-    """Open a notebook in JupyterLab and wait until its cells are there."""
-    page.goto(f"{address}/lab/tree/{name}")
+    """Open a notebook in JupyterLab and wait until its cells are there.
+
+    In a workspace of its own: another would bring back the notebook that a test before had open.
+    """
+    page.goto(f"{address}/lab/workspaces/{name.partition('.')[0]}/tree/{name}")
     page.wait_for_function(f"({_CELLS})()?.length > 0", timeout=START_S * 1000)
 
 
