@@ -44,9 +44,7 @@ class GatingUnit(nn.Module):
         super().__init__()
         one_of(form, GATE_FORMS, "gate_form")
         if num_groups < 1 or dim % num_groups:
-            raise ValueError(
-                f"num_groups={num_groups} does not divide dim={dim}; use a divisor from 1"
-            )
+            raise ValueError(f"num_groups={num_groups} does not divide dim={dim}; use a divisor")
         self.dim, self.window, self.num_groups, self.form = dim, tuple(window), num_groups, form
         self.num_tokens = math.prod(window)
         self.in_features = dim if form == "mix" else 2 * dim
@@ -107,8 +105,7 @@ class PositionalGatingUnit(GatingUnit):
         self.positions = relation(self.window, num_groups, **relation_options)
 
     def mix(self, u: Tensor) -> Tensor:
-        mixed = torch.einsum("gmn,...nvg->...mvg", self.relation(), self.in_groups(u))
-        return mixed.flatten(-2)
+        return torch.einsum("gmn,...nvg->...mvg", self.relation(), self.in_groups(u)).flatten(-2)
 
     def relation(self) -> Tensor:
         return self.positions()

@@ -8,7 +8,6 @@ of n = window * window places, (B, W, T, n, C); temporal windows have t of the T
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
@@ -35,8 +34,7 @@ class Branch(nn.Module):
 
     def __init__(self, config: PosMLPConfig, stage: int, axes: str) -> None:
         super().__init__()
-        dim, mixed = config.dims[stage], config.gate_dim(stage)
-        side = config.windows[stage]
+        dim, mixed, side = config.dims[stage], config.gate_dim(stage), config.windows[stage]
         self.axes, self.frames = axes, config.temporal_windows[stage]
         window = {"T": (self.frames,), "S": (side, side), "ST": (self.frames, side, side)}[axes]
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
@@ -120,15 +118,13 @@ class Stage(nn.Module):
 
     def to_windows(self, x_BTHWC: Tensor) -> Tensor:
         """(B, T, H, W, C) -> (B, W, T, n, C)."""
-        B, T, H, W, C = x_BTHWC.shape
-        k = self.window
+        (B, T, H, W, C), k = x_BTHWC.shape, self.window
         x = x_BTHWC.reshape(B, T, H // k, k, W // k, k, C).permute(0, 2, 4, 1, 3, 5, 6)
         return x.reshape(B, H // k * (W // k), T, k * k, C)
 
-    def from_windows(self, x_BWTnC: Tensor, shape: Sequence[int]) -> Tensor:
+    def from_windows(self, x_BWTnC: Tensor, shape: tuple[int, ...]) -> Tensor:
         """The inverse of `to_windows`, to (B, T, H, W) of `shape` and any number of channels."""
-        B, T, H, W, _ = shape
-        k, C = self.window, x_BWTnC.shape[-1]
+        (B, T, H, W, _), k, C = shape, self.window, x_BWTnC.shape[-1]
         x = x_BWTnC.reshape(B, H // k, W // k, T, k, k, C).permute(0, 3, 1, 4, 2, 5, 6)
         return x.reshape(B, T, H, W, C)
 
@@ -166,8 +162,7 @@ class PosMLPVideo(nn.Module):
         """The stem's output and each stage's, every one (B, T, H, W, C)."""
         check_clips(clips, self.config)
         B, _, T, _, _ = clips.shape
-        frames = clips.permute(0, 2, 3, 4, 1).contiguous().flatten(0, 1)  # (B T, H, W, 3)
-        # channels-last memory, in which convolutions are quicker
+        frames = clips.permute(0, 2, 3, 4, 1).contiguous().flatten(0, 1)  # channels-last: quicker
         x = self.stem(frames.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).unflatten(0, (B, T))
         features = [x]
         for i, stage in enumerate(self.stages):
