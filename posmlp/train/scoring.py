@@ -24,7 +24,7 @@ from posmlp.data.upload import uploaded
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 from posmlp.model import PosMLPVideo
 from posmlp.train.distributed import ALONE, Team
-from posmlp.train.execution import few_windows_at_once, in_bfloat16, kept_memory
+from posmlp.train.execution import in_bfloat16, kept_memory, quick_inference
 from posmlp.train.population import Population
 
 EVALUATION_BATCH = 64
@@ -66,7 +66,7 @@ def predict(
             stream = clips.batches(
                 indices, view=view, num_views=num_views, crop=crop, num_crops=num_crops
             )
-            with torch.no_grad(), few_windows_at_once(*eager), autocasting:
+            with torch.no_grad(), quick_inference(*eager), autocasting:
                 parts = [
                     forward(normalise(uploaded(batch, device)).to(dtype)).float()
                     for batch in stream

@@ -15,7 +15,7 @@ from torch.nn.utils import prune
 from analysis import attribute, cost, intervene, knock_outs, measure_speed
 from posmlp import PosMLPVideo, create_model
 from posmlp.config import TrainConfig
-from posmlp.train.execution import few_windows_at_once
+from posmlp.train.execution import quick_inference
 
 CLIPS = torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -71,7 +71,7 @@ def test_scoring_in_threads_leaves_no_trace() -> None:
     entered = Barrier(2)
 
     def use(wait_s: float) -> None:
-        with few_windows_at_once(model):
+        with quick_inference(model):
             entered.wait()
             time.sleep(wait_s)
 
