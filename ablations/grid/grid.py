@@ -77,6 +77,7 @@ class Cell:
 
     @property
     def identity(self) -> dict[str, Any]:
+        """All that changes the result, seed aside, where it differs from the defaults."""
         return identity(self.config, self.train, self.data.identity, self.init_sha256)
 
 

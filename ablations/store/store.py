@@ -169,9 +169,12 @@ class Store:
         """Write down what is to be run."""
         trials = {cell.id: cell for each in grid.trials for cell in each}
         known = [cell for cell in grid.cells if cell.tuned is not None or not trials]
+        changed = {}
         for cell in (trials | {cell.id: cell for cell in known}).values():
-            if self.sound_cell(cell.id) != described_cell(cell):
-                write_json(self.cell_path(cell.id), described_cell(cell))
+            asked = described_cell(cell)
+            if self.sound_cell(cell.id) != asked:
+                changed[self.cell_path(cell.id)] = asked
+        write_all_json(changed)
         write_durably(self.root / "grid.yaml", grid.file.text.encode())
         write_json(self.plan_path, described(grid) | {"command": command})
 
@@ -226,8 +229,9 @@ class Store:
 
         Ids leave out what is at its default, so a default that was changed would do that.
         """
-        old, new = self.sound_cell(cell.id), described_cell(cell)
-        for part in ("model", "train"):
+        old = self.sound_cell(cell.id)
+        new = {"model": cell.config.to_dict(), "train": cell.train.to_dict()}
+        for part in new:
             for key, value in old.get(part, {}).items():
                 if key == "init_from":  # its content is in the id, and it may have moved
                     continue
