@@ -68,15 +68,22 @@ def shown_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def build(settings: Mapping[str, Any], num_classes: int) -> tuple[PosMLPConfig, TrainConfig]:
+def build(
+    settings: Mapping[str, Any], num_classes: int, made: dict[str, PosMLPConfig] | None = None
+) -> tuple[PosMLPConfig, TrainConfig]:
     """The configs that meant settings make; `num_classes` is the data's, unless they set it.
 
-    Raises ValueError where they make no model or no training.
+    `made`: models that were made before, by their settings. Raises ValueError where they make no
+    model or no training.
     """
     model = {k: v for k, v in settings.items() if k not in ("preset", "data") and TRAIN not in k}
     train = {k.removeprefix(TRAIN): v for k, v in settings.items() if k.startswith(TRAIN)}
     model.setdefault("num_classes", num_classes)
-    return resolve(settings.get("preset", "toy"), **model), TrainConfig(**train)
+    preset, made = settings.get("preset", "toy"), {} if made is None else made
+    text = repr([preset, model])
+    if text not in made:
+        made[text] = resolve(preset, **model)
+    return made[text], TrainConfig(**train)
 
 
 def identity(

@@ -13,13 +13,13 @@ from typing import Any
 import pandas as pd
 
 from ablations.commands import command
+from ablations.grid.costs import costs
 from ablations.grid.deciding import margin_in, metrics_in
 from ablations.grid.expect import Expectation, expectations
 from ablations.grid.gridfile import GridError, GridFile
 from ablations.report.labels import Metric, short_labels, short_values, varying_axes
 from ablations.store.store import Result, Store, StoreError
 from ablations.store.table import load
-from analysis.cost.costs import counts
 from analysis.results.effects import crossed, effects
 from analysis.results.runs import val_of
 from analysis.results.sequential import Design, looks
@@ -126,7 +126,7 @@ class Study:
         counted: dict[str, dict[str, float]] = {}
         for cell_id, label in self.labels.items():
             try:
-                counted[label] = counts(self.store.configs(cell_id)[0])
+                counted[label] = costs(self.store.configs(cell_id)[0])
             except StoreError as error:
                 warnings.warn(f"{label} has no costs: {error}", stacklevel=2)
                 continue
