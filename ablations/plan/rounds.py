@@ -142,10 +142,7 @@ def _value(result: Result | None, metric: Metric, cell: Cell) -> float:
 def differences(grid: Grid, cell: Cell, num_seeds: int, store: Store) -> list[float]:
     """A variant minus the baseline at each of the first seeds, larger is better, NaN: failed."""
     own, base = (
-        [
-            _value(store.ended(c.id, s), grid.options.metrics[0], c)
-            for s in grid.seeds[:num_seeds]
-        ]
+        [_value(store.ended(c.id, s), grid.options.metrics[0], c) for s in grid.seeds[:num_seeds]]
         for c in (cell, grid.baseline)
     )
     return [x - y for x, y in zip(own, base, strict=True)]
