@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ablations.engines.dispatch import Engine
-from ablations.grid.grid import Cell, Grid, read_grid
 from ablations.grid.costs import costs
+from ablations.grid.grid import Cell, Grid, read_grid
 from ablations.grid.settings import shown_value
 from ablations.plan.prediction import PROBE_S, Prediction, fitted, predict
 from ablations.plan.rounds import current, design, sd, seeds_of, with_chosen

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from ablations.engines.population import kind_of
-from ablations.grid.grid import Cell, Grid
 from ablations.grid.costs import costs
+from ablations.grid.grid import Cell, Grid
 from ablations.plan.probe import probe
 from ablations.progress import duration
 from ablations.store.files import write_json

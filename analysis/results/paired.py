@@ -177,7 +177,7 @@ def _fewest_seeds(power_of: Callable[[Array], Array], power: float) -> Array:
 
     `power_of`: the powers of several cases, each at its number of seeds.
     """
-    reached = power_of(np.array([MOST_SEEDS])) >= power
+    reached = power_of(np.array(MOST_SEEDS)) >= power
     few, enough = np.ones(reached.shape), np.full(reached.shape, float(MOST_SEEDS))
     while (enough - few > 1).any():
         middle = np.maximum((few + enough) // 2, 2)  # of one seed nothing is known
