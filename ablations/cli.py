@@ -157,7 +157,6 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--cells", type=int, nargs="+", default=[1000, 10000], help="the sizes of grids of scale"
     )
-    bench.add_argument("--out", type=Path, help="a CSV file for the table of scale")
     bench.add_argument(
         "--seconds", type=float, default=1.0, help="how long a job lasts that does something"
     )
@@ -279,7 +278,7 @@ def _bench(options: argparse.Namespace) -> int:
     from ablations.bench.overhead import bench
 
     if options.what == "scale":
-        lines = scale.bench(options.cells, options.out)
+        lines = scale.bench(options.cells)
     elif options.grid is not None:
         lines = bench_grid(options.grid, options.device, options.workers, options.runs)
     else:

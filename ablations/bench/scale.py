@@ -5,7 +5,6 @@ Nothing is trained. `python -m ablations.bench.scale STEP FOLDER` measures one s
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import random
@@ -42,13 +41,13 @@ _MODELS: dict[str, list[Any]] = {
     "layout": ["T+S", "T>S", "S>T", "T", "S", "ST", "T+ST", "ST>T", "S>ST", "T+S+ST"],
     "mlp_ratio": [1 + 0.25 * i for i in range(10)],
 }
-AXES = {"one": _VALUES, "a tenth": _MODELS}
+AXES = {"one": _VALUES, "tenth": _MODELS}
 """By how many models the cells have: ten values of each axis."""
-COLUMNS = ("cells", "seeds", "models", "step", "wall_s", "cpu_s", "peak_mb", "page_mb")
+COLUMNS = ("cells", "models", "step", "wall_s", "cpu_s", "peak_mb", "page_mb")
 
 
-def bench(counts: Sequence[int] = (1_000, 10_000), out: Path | None = None) -> Iterator[str]:
-    """The lines of the table as they are measured, a row a grid and step; `out`: a CSV of it.
+def bench(counts: Sequence[int] = (1_000, 10_000)) -> Iterator[str]:
+    """The lines of the table as they are measured: a row a grid and step.
 
     counts: cells, each a power of ten. Every step has a process of its own, with one thread, and
     importing is not counted. Raises ValueError for another count.
@@ -57,24 +56,18 @@ def bench(counts: Sequence[int] = (1_000, 10_000), out: Path | None = None) -> I
         if count not in (10, 100, 1_000, 10_000):
             raise ValueError(f"cells={count} must be 10, 100, 1000 or 10000: axes have ten values")
     yield "  ".join(f"{name:>8}" for name in COLUMNS)
-    rows = []
     for count in counts:
         for models in AXES:
             with tempfile.TemporaryDirectory() as folder:
                 fabricate(Path(folder), count, models)
                 for step in STEPS:
-                    found = {"cells": count, "seeds": NUM_SEEDS, "models": models, "step": step}
-                    rows.append(found | measured(step, Path(folder)))
-                    yield "  ".join(f"{_shown(rows[-1].get(name)):>8}" for name in COLUMNS)
-    if out is not None:
-        with out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+                    found = measured(step, Path(folder))
+                    row = {"cells": count, "models": models, "step": step, **found}
+                    yield "  ".join(f"{_shown(row.get(name)):>8}" for name in COLUMNS)
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str("" if value is None else value)
+    return f"{value:.1f}" if isinstance(value, float) else str("-" if value is None else value)
 
 
 def fabricate(folder: Path, count: int, models: str) -> None:
