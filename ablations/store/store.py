@@ -39,6 +39,7 @@ Result = dict[str, Any]
 DEVICE_ERROR = "device error"
 """The `failure` of a job whose device, not whose mathematics, gave up."""
 OUT_OF_MEMORY = "out of memory"
+Version = tuple[int, int, int]
 _HOW_MADE = ("config", "environment", "worker", "command", "history", "log", "traceback")
 _ANEW = "give the `ablations run` command of this folder again, which writes it anew"
 _AS_PUBLISHED = "put back what was published there, or publish the run again"
@@ -50,6 +51,15 @@ def measured(result: Result) -> dict[str, Any]:
     return {**result["metrics"], **numbers, "peak_memory_mb": result.get("peak_memory_mb")}
 
 
+def _version(path: Path) -> Version | None:
+    """What changes when a file is replaced; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 class StoreError(ValueError):
     """A folder that cannot hold, or does not hold, the ablation that is asked for."""
 
@@ -59,7 +69,9 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self._ended: dict[tuple[str, int, int], tuple[tuple[int, ...], Result | None]] = {}
+        self._ended: dict[tuple[str, int, int], tuple[Version, Result | None]] = {}
+        self._as_asked: dict[str, Version] = {}
+        """Cells whose file held, when it was checked, what their grid asks for."""
 
     @cached_property
     def published(self) -> Published | None:
@@ -174,9 +186,12 @@ class Store:
         known = [cell for cell in grid.cells if cell.tuned is not None or not trials]
         changed = {}
         for cell in (trials | {cell.id: cell for cell in known}).values():
+            path = self.cell_path(cell.id)
+            if cell.id in self._as_asked and self._as_asked[cell.id] == _version(path):
+                continue
             asked = described_cell(cell)
             if self.sound_cell(cell.id) != asked:
-                changed[self.cell_path(cell.id)] = asked
+                changed[path] = asked
         write_all_json(changed)
         write_durably(self.root / "grid.yaml", grid.file.text.encode())
         plan = described(grid) | {"command": command}
@@ -238,9 +253,12 @@ class Store:
 
         Ids leave out what is at its default, so a default that was changed would do that.
         """
-        old = self.sound_cell(cell.id)
-        new = {"model": cell.config.to_dict(), "train": cell.train.to_dict()}
-        for part in new:
+        version = _version(self.cell_path(cell.id))
+        old, new = self.sound_cell(cell.id), described_cell(cell)
+        if old == new and version is not None:
+            self._as_asked[cell.id] = version
+            return
+        for part in ("model", "train"):
             for key, value in old.get(part, {}).items():
                 if key == "init_from":  # its content is in the id, and it may have moved
                     continue
@@ -307,12 +325,10 @@ class Store:
         if self.published:
             return self.sound_result(cell_id, seed, repeat)
         which = cell_id, seed, repeat
-        try:
-            found = os.stat(self.result_path(*which))
-        except OSError:
+        version = _version(self.result_path(*which))
+        if version is None:
             return None
-        version = found.st_ino, found.st_mtime_ns, found.st_size
-        if self._ended.get(which, ((), None))[0] != version:
+        if which not in self._ended or self._ended[which][0] != version:
             result = self.sound_result(*which)
             short = result and {k: v for k, v in result.items() if k not in _HOW_MADE}
             self._ended[which] = version, short
