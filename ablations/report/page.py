@@ -13,7 +13,7 @@ import jinja2
 import pandas as pd
 
 from ablations.report import bias, figures, prediction, tables, words
-from ablations.report.data import Study
+from ablations.report.data import MOST_SHOWN, Study
 from ablations.report.figures import Drawn
 from ablations.report.labels import Metric
 from ablations.report.provenance import grid_text, is_dirty, provenance, reproduce
@@ -22,6 +22,8 @@ from ablations.report.words import Finding
 from posmlp.checkpoint import write_atomically
 
 MOST_SENTENCES = 8
+MOST_EFFECTS = 200
+"""Of which a page has sentences; a CSV file has all."""
 
 
 @dataclass
@@ -53,6 +55,12 @@ class Effects:
     sentences: list[str] = field(default_factory=list)
     left_out: str = ""
     figures: list[Drawn] = field(default_factory=list)
+    all_of_them: pd.DataFrame | None = None
+    """Where there are more than the page has sentences of."""
+
+    @property
+    def num_left_out(self) -> int:
+        return 0 if self.all_of_them is None else len(self.all_of_them) - len(self.sentences)
 
 
 def write_report(
@@ -69,17 +77,22 @@ def write_report(
         raise ValueError(f"margin={margin} must be above 0 points, for example 2")
     study = Study.open(root, margin)
     out = Path(out) if out else study.store.root / "report.html"
-    histories = study.histories()
-    compared = [_compared(study, metric, histories) for metric in study.metrics]
+    shown = study.shown()
+    histories = shown.histories(set(shown.labels.values()))
+    compared = [_compared(shown, metric, histories) for metric in study.metrics]
     effects = _effects(study)
-    maps, tuned = _bias(study), tuning(study)
+    maps, tuned = _bias(study), tuning(shown)
     table = tables.variants(study)
-    page = _page(study, table, compared, effects, maps, tuned)
+    text = tables.shown(study, table)
+    page = _page(shown, text, compared, effects, maps, tuned)
     write_atomically(out, page.encode())
-    tables.write_readable(study, table, out.parent)
+    tables.write_readable(study, text, out.parent)
     if study.store.published and out.parent.resolve() == study.store.root.resolve():
         return out  # which is kept small
-    tables.write_tables(study, table, out.parent)
+    tables.write_tables(study, table, text, out.parent)
+    if effects.all_of_them is not None:
+        content = effects.all_of_them.to_csv(index=False)
+        write_atomically(out.parent / "effects.csv", content.encode())
     drawn = [figure for each in compared for figure in each.figures]
     for figure in [*drawn, *effects.figures, *maps, *(tuned.figures if tuned else ())]:
         write_atomically(out.parent / "figures" / f"{figure.name}.png", figure.png)
@@ -87,12 +100,13 @@ def write_report(
 
 
 def _compared(study: Study, metric: Metric, histories: pd.DataFrame) -> Compared:
-    table = study.comparison(metric)
+    """Of the variants that are shown; the first two sentences are on all of them."""
+    table, whole = study.comparison(metric), study.whole or study
     main = metric == study.metrics[0]
     return Compared(
         metric,
-        words.headline(study, metric, table),
-        words.highest(study, metric, table),
+        words.headline(whole, metric, whole.comparison(metric)),
+        words.highest(whole, metric, whole.comparison(metric)),
         words.findings(study, metric, table),
         study.classes(metric),
         list(figures.differences(study, metric, table)),
@@ -110,7 +124,8 @@ def _effects(study: Study) -> Effects:
     except ValueError as error:
         return Effects(str(error))
     drawn = list(figures.effects(study, study.metrics[0], table))
-    open_last = table.sort_values(
+    large = table.loc[table["effect"].abs().nlargest(MOST_EFFECTS).index].sort_index()
+    open_last = large.sort_values(
         "verdict", key=lambda found: found.str.startswith("cannot tell"), kind="stable"
     )
     return Effects(
@@ -119,6 +134,7 @@ def _effects(study: Study) -> Effects:
         open_last["sentence"].tolist(),
         table["left_out"].iloc[0],
         drawn,
+        table if len(large) < len(table) else None,
     )
 
 
@@ -137,12 +153,13 @@ def _bias(study: Study) -> list[Drawn]:
 
 def _page(
     study: Study,
-    table: pd.DataFrame,
+    text: pd.DataFrame,
     compared: list[Compared],
     effects: Effects,
     maps: list[Drawn],
     tuned: Tuning | None,
 ) -> str:
+    """The page of the variants that are shown; `text`: the table of all."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -155,29 +172,35 @@ def _page(
         "two_lines": tables.two_lines,
         "whole": lambda text: text.replace("top-1", "top\u20111"),  # no line break in it
     }
-    main = study.metrics[0] if study.metrics else None
-    comparison = study.comparison(main) if main else None
+    main, whole = study.metrics[0] if study.metrics else None, study.whole or study
+    comparison = whole.comparison(main) if main else None
+    outcomes = prediction.outcomes(whole)
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     values: dict[str, Any] = {
         "study": study,
+        "num_variants": len(whole.labels),
+        "all_rows": text.to_dict("split", index=False) if study.whole else None,
         "question": study.plan["question"] or "Ablation report",
         "prediction": study.plan["prediction"],
-        "progress": words.progress(study),
+        "progress": words.progress(whole),
         "compared": compared,
         "named": prediction.named(study, compared[0].findings if compared else []),
-        "outcomes": prediction.outcomes(study),
-        "how_to_read": words.how_to_read(study, comparison),
-        "matching": words.matching(study),
+        "outcomes": outcomes[:MOST_SHOWN],
+        "num_outcomes": len(outcomes),
+        "how_to_read": words.how_to_read(whole, comparison),
+        "matching": words.matching(whole),
         "label_key": words.label_key(study),
-        "text": tables.shown(study, table),
+        "text": text.set_index("variant").loc[list(study.labels.values())].reset_index(),
         "effects": effects,
         "most_sentences": MOST_SENTENCES,
         "bias": maps,
         "tuning": tuned,
-        "noise_floor": words.noise_floor(study),
-        "failures": study.failed.to_dict("records"),
-        "provenance": list(provenance(study)),
-        "reproduce": reproduce(study),
-        "is_dirty": is_dirty(study),
+        "noise_floor": words.noise_floor(whole),
+        "failures": whole.failed.head(MOST_SHOWN).to_dict("records"),
+        "num_failures": len(whole.failed),
+        "provenance": list(provenance(whole)),
+        "reproduce": reproduce(whole),
+        "is_dirty": is_dirty(whole),
         "grid_text": grid_text(study),
     }
     return environment.get_template("template.html").render(values)

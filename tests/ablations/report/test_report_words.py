@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from pathlib import Path
 
@@ -247,6 +248,35 @@ def test_many_variants_with_lists_are_all_listed_and_some_coloured(tmp_path):
     assert coloured[0] == labels[0]
     assert 5 <= len(coloured) <= 7
     assert f"Grey: {12 - len(coloured)} other variants." in said
+
+
+def test_more_than_forty_variants_are_summed_up_and_all_are_in_one_table(tmp_path):
+    decays = [round(0.01 * i, 2) for i in range(25)]
+    axes = {"axes": {"gate": ["lrpe", "mean"], "train.weight_decay": decays}, "seeds": 2}
+
+    def rising(cell, seed):
+        place = decays.index(cell.axes["train.weight_decay"])
+        gain = 0.004 * place + 0.2 * (cell.axes["gate"] == "mean")
+        return {"test_top1": 0.3 + gain + 0.001 * seed * (place % 7)}
+
+    expected = [{"gate": "mean", "verdict": "better"}]
+    root = fill(tmp_path / "run", axes | {"expect": expected}, rising)
+    page = write_report(root)
+    whole = Study.open(root)
+    shown, metric = whole.shown(), whole.metrics[0]
+    best = [f"mean · weight_decay={decay:g}" for decay in decays[:4:-1]]
+    worst = [f"lrpe · weight_decay={decay:g}" for decay in decays[19::-1]]
+    assert list(shown.labels.values()) == [whole.baseline, *best, *worst[:-1]]
+    found, of_all = (each.comparison(metric).set_index("label") for each in (shown, whole))
+    pd.testing.assert_frame_equal(found, of_all.loc[found.index])
+    assert shown.costs.equals(whole.costs.loc[list(shown.labels.values())])
+    said, text = text_of(page), page.read_text()
+    assert "50 variants, 2 seeds each" in said
+    assert "49" in report_words.headline(whole, metric, whole.comparison(metric))
+    assert said.count("Of 50 variants, the best and the worst") == 6
+    rows = json.loads(re.search(r'id="all-rows">(.*?)</script>', text)[1])
+    assert [row[0] for row in rows["data"]] == list(whole.labels.values())
+    assert text.count("<tr") < 60
 
 
 def test_classes_are_shown_where_they_were_scored(tmp_path):
