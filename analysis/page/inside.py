@@ -12,7 +12,8 @@ from analysis.figures.pictures import png
 from analysis.inside.activations import hook_points
 from analysis.inside.arrow import arrow_curve
 from analysis.inside.draw_patching import draw_arrow, draw_patching, found_in_words
-from analysis.inside.patching import contributions, patch
+from analysis.inside.patching import patch
+from analysis.inside.paths import contributions
 from analysis.interventions.run_clips import run_clips
 from analysis.page.sections import Section, Table
 from posmlp.checkpoint import write_atomically

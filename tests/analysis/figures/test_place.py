@@ -96,6 +96,17 @@ def _arrow_history() -> pd.DataFrame:
     return pd.DataFrame([{"epoch": e, "seed": 0, "stage": 1, **parts} for e in (0, 1)])
 
 
+def _probed() -> pd.DataFrame:
+    row = {"metric": "accuracy", "test": 0.7, "chance": 0.5, "n": 8}
+    each = [(name, target) for name in ("stage1", "stage2") for target in ("class", "pair")]
+    return pd.DataFrame([row | {"name": name, "target": target} for name, target in each])
+
+
+def _tuned() -> pd.DataFrame:
+    each = [(name, angle) for name in ("stage1", "stage2") for angle in (0.0, 90.0, 180.0, 270.0)]
+    return pd.DataFrame(each, columns=["name", "angle"]).assign(speed=1.0, direction=0.5)
+
+
 Draw = Callable[..., Any]
 DRAWN: dict[str, Callable[[Draw, dict[str, Any]], Any]] = {
     "draw_accuracy": lambda draw, to: draw(RUNS, metric="accuracy", **to),
@@ -112,12 +123,14 @@ DRAWN: dict[str, Callable[[Draw, dict[str, Any]], Any]] = {
     "draw_learning_curves": lambda draw, to: draw(_curves(), metric="top1", **to),
     "draw_patching": lambda draw, to: draw(_patched(), **to),
     "draw_peers": lambda draw, to: draw(_peers(), **to),
+    "draw_probe": lambda draw, to: draw(_probed(), **to),
     "draw_scorecard": lambda draw, to: draw(_scorecard(), **to),
     "draw_spatial_bias": lambda draw, to: draw(unit_maps(3, side=2), **to),
     "draw_speed_accuracy": lambda draw, to: draw(
         RUNS.assign(params=1e6 * RUNS["gmacs"]), metric="accuracy", **to
     ),
     "draw_temporal_bias": lambda draw, to: draw(unit_maps(10, frames=3), **to),
+    "draw_tuning": lambda draw, to: draw(_tuned(), **to),
     # not in analysis' list
     "results.class_accuracy.draw_classes": lambda draw, to: draw(_classes(), **to),
     "explorer.draw.draw_explorer": lambda draw, to: draw(*_explorer(), **to),
