@@ -254,7 +254,7 @@ def write_features(
     path, content = check_table(path), io.BytesIO()
     names = [row.file.encode(errors="surrogateescape").decode(errors="backslashreplace")
              for row in rows for _ in row.views]  # fmt: skip
-    arrays = {
+    arrays: dict[str, Any] = {
         "video": np.array(names),
         "view": np.concatenate([row.views for row in rows]),
         "crop": np.concatenate([row.crops for row in rows]),

@@ -238,7 +238,11 @@ def _film(
         shown = [panels[0].imshow(pixels[0])]
         for ax, values in zip(panels[1:], maps, strict=True):
             shown.append(ax.imshow(values[0], cmap="magma", vmin=0, vmax=values.max() or 1))
-            figure.colorbar(shown[-1], ax=ax, orientation="horizontal", aspect=12, pad=0.04)
+            bar = figure.colorbar(shown[-1], ax=ax, orientation="horizontal", aspect=12, pad=0.04)
+            bar.set_ticks(
+                [0, shown[-1].get_clim()[1]], labels=["0", f"{shown[-1].get_clim()[1]:.2g}"]
+            )
+            bar.ax.tick_params(labelsize=7)
             if token is not None:
                 ax.plot(token[1], token[0], "s", markerfacecolor="none", color="white")
         for ax, title in zip(panels, ("", "message |mix(u)|", "gate |v|", "product"), strict=True):
@@ -248,7 +252,10 @@ def _film(
         if sums is not None:
             below = figure.add_subplot(grid[1, :])
             bars = below.bar(range(len(sums)), sums[0], color="0.6")
-            below.set(ylim=(0, sums.max() or 1), ylabel="part of message", xlabel="sending frame")
+            below.set(ylim=(0, sums.max() or 1), xticks=range(len(sums)))
+            below.set_ylabel("part of message", fontsize=8)
+            below.set_xlabel("sending frame", fontsize=8)
+            below.tick_params(labelsize=7)
         set_texts(figure, words, told)
         pictures = []
         for t in range(len(pixels)):

@@ -179,13 +179,17 @@ def draw_tuning(
                 panel.plot(np.deg2rad(np.append(line["angle"], line["angle"].iloc[:1])), r,
                            "-" if i == 0 else "--", color=hue, linewidth=1.2,
                            label=label if i == 0 and panel is axes[-1] else None)  # fmt: skip
-        panel.set_title(name, fontsize=8)
+        top = panel.get_rmax()
+        panel.set_title(
+            f"{name}, to {top:.1g}" if top < 0.1 else f"{name}, to {top:.1f}", fontsize=8
+        )
         panel.set_xticks(np.deg2rad([0, 90, 180, 270]), ["right", "up", "left", "down"])
+        panel.set_yticks(panel.get_rmax() * np.array([0.5, 1.0]), ["", ""])
         panel.tick_params(labelsize=6)
         panel.set_rmin(0)
     axes[-1].legend(loc="center left", bbox_to_anchor=(1.2, 0.5), frameon=False, fontsize=7)
     told = ", ".join(f"{'full' if i == 0 else 'dashed'}: {m}" for i, m in enumerate(models) if m)
-    caption = f"{VALUES[value]}; each panel has its own scale"
+    caption = f"outwards: {VALUES[value]}; each panel has its own scale, to the number in its title"
     set_texts(place, title or f"Tuning: {VALUES[value]}", f"{told}; {caption}" if told else caption)
     lay_out(place)
     return axes

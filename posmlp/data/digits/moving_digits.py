@@ -143,7 +143,7 @@ class MovingDigits:
         draws = Draws(self.seed, self.split, drawn_as)
         bank = digit_bank(self.split, max(MIN_SHAPE_SIDE, self.image_size // 2), indices.device)
         level = DIFFICULTIES[self.difficulty]
-        shapes = scenes.digits(draws, labels_of(indices) // 2, level, bank)[:, 0]
+        shapes = scenes.digits(draws, labels_of(indices) // 2, level, bank)[:, 0].contiguous()
         return torch.searchsorted(bank.first, shapes, right=True) - 1
 
     def _render_chunk(self, indices: Tensor) -> RenderedClips:
