@@ -191,7 +191,7 @@ for name, found in unturned.set_index("name")["share"].items():
 # **Your guess:** how well from stage 3, and how well from stage 4?
 
 # %% tags=["trained"]
-train, val = GeneratedClips(MovingDigits("train", 420)), GeneratedClips(MovingDigits("val", 140))
+train, val = GeneratedClips(MovingDigits("train", 280)), GeneratedClips(MovingDigits("val", 84))
 probed = analysis.probe(model, train, val, data, target=["direction", "pair", "position"])
 last = probed[probed.target == "direction"].set_index("stage").test
 title = f"Direction can be read from stage 4 ({last[4]:.0%}), not from stage 3 ({last[3]:.0%})"
