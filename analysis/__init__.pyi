@@ -37,6 +37,7 @@ from .draw import (
     draw_bias_history as draw_bias_history,
     draw_cost_accuracy as draw_cost_accuracy,
     draw_differences as draw_differences,
+    draw_exemplars as draw_exemplars,
     draw_interventions as draw_interventions,
     draw_joint_bias as draw_joint_bias,
     draw_learning_curves as draw_learning_curves,

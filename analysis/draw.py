@@ -15,7 +15,7 @@ from analysis.figures.draw_layout import draw_layout
 from analysis.inside.draw_patching import draw_arrow, draw_patching
 from analysis.inside.readout import draw_probe
 from analysis.inside.tuning import draw_tuning
-from analysis.interventions.draw_effects import draw_interventions
+from analysis.interventions.draw_effects import draw_exemplars, draw_interventions
 from analysis.results.draw_comparison import draw_differences
 from analysis.results.draw_learning import draw_learning_curves
 from analysis.results.draw_results import draw_accuracy, draw_cost_accuracy
@@ -29,6 +29,7 @@ __all__ = [
     "draw_bias_history",
     "draw_cost_accuracy",
     "draw_differences",
+    "draw_exemplars",
     "draw_interventions",
     "draw_joint_bias",
     "draw_layout",

@@ -302,8 +302,20 @@ def draw_probe(data: pd.DataFrame, *, ax: Axes | None = None, title: str | None 
     n = int(data["n"].max())
     ax.set_xlabel("\n".join(filter(None, [told, f"dotted: chance; {n} test clips"])))
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    ax.set_title(wrapped(title or "What a linear probe reads", 0.9 * width_of(ax.figure)))
+    ax.set_title(wrapped(title or _finding(next(iter(models.values()))), 0.9 * width_of(ax.figure)))
     return ax
+
+
+def _finding(rows: pd.DataFrame) -> str:
+    """What is read furthest above chance, for a title."""
+    above = (rows["test"] - rows["chance"]) / (1 - rows["chance"])
+    if not (above > 0).any():
+        return "A linear probe reads nothing here above chance"
+    best = rows.iloc[int(above.to_numpy().argmax())]
+    measure = "R² " if best["metric"] == "r2" else ""
+    return (
+        f"Read best: {best['target']} at {best['name']}, {measure}{best['test']:.0%} on test clips"
+    )
 
 
 def _models(data: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -190,6 +190,24 @@ def draw_tuning(
     axes[-1].legend(loc="center left", bbox_to_anchor=(1.2, 0.5), frameon=False, fontsize=7)
     told = ", ".join(f"{'full' if i == 0 else 'dashed'}: {m}" for i, m in enumerate(models) if m)
     caption = f"outwards: {VALUES[value]}; each panel has its own scale, to the number in its title"
-    set_texts(place, title or f"Tuning: {VALUES[value]}", f"{told}; {caption}" if told else caption)
+    set_texts(place, title or _finding(data, value), f"{told}; {caption}" if told else caption)
     lay_out(place)
     return axes
+
+
+def _finding(data: pd.DataFrame, value: str) -> str:
+    """What the first model's rows show, for a title."""
+    if value == "activation":
+        name, speed = data["name"].iloc[0], data["speed"].iloc[0]
+        return f"Each channel of {name} against the direction of a blob, {speed:g} pixels a frame"
+    first = data[data["model"] == data["model"].iloc[0]] if "model" in data else data
+    largest = first.groupby("name")[value].max().sort_values(ascending=False)
+    best, top = largest.index[0], largest.iloc[0]
+    if value == "response":
+        return f"Motion moves {best} most"
+    if not top:
+        return "Opposite directions are the same here"
+    if len(largest) == 1:
+        return f"What tells opposite directions apart in {best}"
+    beside = f", {top / largest.iloc[1]:.0f} times as far as at {largest.index[1]}"
+    return f"Opposite directions lie apart at {best}{beside if largest.iloc[1] else ' alone'}"

@@ -107,6 +107,11 @@ def _tuned() -> pd.DataFrame:
     return pd.DataFrame(each, columns=["name", "angle"]).assign(speed=1.0, direction=0.5)
 
 
+def _exemplars() -> tuple[Any, ...]:
+    rows = pd.DataFrame({"clip": [1, 1, 0], "frame": [0, 1, 1], "change": [0.3, 0.2, 0.1]})
+    return rows, np.zeros((2, 2, 8, 8, 3), np.uint8), unit_maps(1, frames=2)
+
+
 Draw = Callable[..., Any]
 DRAWN: dict[str, Callable[[Draw, dict[str, Any]], Any]] = {
     "draw_accuracy": lambda draw, to: draw(RUNS, metric="accuracy", **to),
@@ -116,6 +121,7 @@ DRAWN: dict[str, Callable[[Draw, dict[str, Any]], Any]] = {
     "draw_bias_history": lambda draw, to: draw(_history(), **to),
     "draw_cost_accuracy": lambda draw, to: draw(RUNS, **to),
     "draw_differences": lambda draw, to: draw(_differences(), **to),
+    "draw_exemplars": lambda draw, to: draw(*_exemplars(), **to),
     "draw_frame_shares": lambda draw, to: draw(_attribution()[0], **to),
     "draw_interventions": lambda draw, to: draw(effects_table(4), **to),
     "draw_joint_bias": lambda draw, to: draw(unit_maps(2, frames=2, side=2), **to),

@@ -405,7 +405,9 @@ def test_tuning_is_odd_in_time_alone_and_tells_opposite_directions(planted: PosM
     answers = tuning(planted, "logits", channels=True, num_directions=8, speeds=(3.0,))
     assert len(answers) == 8 * 2
     with_initial = pd.concat([found.assign(model="trained"), found.assign(model="initial")])
-    assert [len(ax.lines) for ax in draw_tuning(with_initial)] == [4, 4]
+    drawn = draw_tuning(with_initial)
+    assert [len(ax.lines) for ax in drawn] == [4, 4]
+    assert drawn[0].figure.get_suptitle().startswith("Opposite directions lie apart at stage2, ")
     assert len(draw_tuning(answers)[0].lines) == 2
     for wrong, words in (
         ({"num_directions": 7}, "must be even"),
