@@ -35,7 +35,7 @@ Targets = str | Sequence[str] | Mapping[str, tuple[Array, Array, Array]]
 
 
 class _Target(NamedTuple):
-    """What to read, one array a split: labels (n,), or numbers (n, k); NaN and -1 are unknown."""
+    """What to read, one array a split: labels (n,), or numbers (n, k) of which NaN is unknown."""
 
     values: tuple[Array, ...]
     is_number: bool
@@ -69,7 +69,7 @@ def probe(
         A shell pattern over the names of `analysis.activations`; all stages by default.
     target : str, sequence or mapping, optional
         Some of `class`; `pair` (a class and its reversal count as one); `direction` (which of the
-        two, by a probe for each pair); `position` (x and y of the mover's centre, a mean over
+        two, by a probe for each pair that all splits have); `position` (x and y of the mover's centre, a mean over
         frames, in shares of the frame's side); `identity` (the digit that moves). By default all
         that the clips tell: the last two of generated clips alone. A mapping gives names of one's
         own with the values of the three splits: whole numbers are labels, others numbers to

@@ -95,9 +95,9 @@ for name, x in forward.items():
     print(f"{name:26} differs by {gap:5.1%} of its size")
 
 # %% [markdown]
-# **Reading.** Branches S of stage 1 differ by nothing: they cannot see time. Elsewhere there are
-# small differences from stage 1 on. But a difference is no cause: it may be of no use to what
-# follows.
+# **Reading.** Branch S of stage 1 differs by nothing: it cannot see time. Branch T differs from
+# stage 1 on, and what follows it inherits that. But a difference is no cause: the answer may not
+# hear of it.
 #
 # ## Exchange one, and watch the answer
 #
