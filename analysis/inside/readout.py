@@ -69,11 +69,11 @@ def probe(
         A shell pattern over the names of `analysis.activations`; all stages by default.
     target : str, sequence or mapping, optional
         Some of `class`; `pair` (a class and its reversal count as one); `direction` (which of the
-        two, by a probe for each pair that all splits have); `position` (x and y of the mover's centre, a mean over
-        frames, in shares of the frame's side); `identity` (the digit that moves). By default all
-        that the clips tell: the last two of generated clips alone. A mapping gives names of one's
-        own with the values of the three splits: whole numbers are labels, others numbers to
-        regress on, (n,) or (n, k).
+        two, by a probe for each pair that all splits have); `position` (x and y of the mover's
+        centre, a mean over frames, in shares of the frame's side); `identity` (the digit that
+        moves). By default all that the clips tell: the last two of generated clips alone. A mapping
+        gives names of one's own with the values of the three splits: whole numbers are labels,
+        others numbers to regress on, (n,) or (n, k).
     over : str, optional
         The axes of T, H and W over which features are means; the others stay, so that `"T"` keeps
         every place apart. By default `"THW"`, but `"T"` for `position`, which means over places

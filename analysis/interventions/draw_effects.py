@@ -121,7 +121,8 @@ def draw_exemplars(
     over_time = maps["dt"].nunique() > 1
     if over_time:
         draw_temporal_bias(maps[(maps["dy"] == 0) & (maps["dx"] == 0)], ax=axes[0], title=" ")
-        axes[0].get_legend().remove()
+        if legend := axes[0].get_legend():
+            legend.remove()
     else:
         draw_spatial_bias(maps, axes=np.array(axes), title=" ")
     for i, row in enumerate(best.to_dict("records")):
