@@ -1,4 +1,4 @@
-"""`posmlp train | eval | predict | data | convert | export | info`.
+"""`posmlp train | eval | predict | features | data | convert | export | info`.
 
 Nothing heavy is imported before it is needed.
 """
@@ -131,6 +131,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     guess.add_argument("--out", metavar="DIR", help="write that table there, and a coloured line")
     guess.add_argument("--annotate", metavar="OUT.mp4", help="write the one video with its classes")
+
+    features = command("features", _features)
+    features.add_argument("run_folder", metavar="RUN", help="a run folder")
+    features.add_argument("videos", metavar="VIDEO", nargs="+", help="video files or frame folders")
+    features.add_argument("--out", metavar="FILE", required=True, help="FILE.parquet or FILE.npz")
+    features.add_argument(
+        "--seed", type=int, help="which of the run's models; its first by default"
+    )
+    features.add_argument("--variant", help="which of the run's variants, where it has several")
+    features.add_argument("--device", help=DEVICE_HELP)
+    features.add_argument("--clips", type=int, default=1, help="temporal views a video")
+    features.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
 
     add_data_commands(commands.add_parser("data", help="Make, check or time a data set."), configs)
 
@@ -334,6 +346,30 @@ def _tell_parts(found: list[Prediction], out: str | None) -> None:
     for name, content in (("timeline.csv", table), ("timeline.png", picture.getvalue())):
         write_atomically(Path(out) / name, content)
         print(f"written: {Path(out) / name}")
+
+
+def _features(options: argparse.Namespace) -> int:
+    """Write videos' pooled features and logits as a table, a row a clip."""
+    from posmlp.clip_scores import check_table, clip_features, write_features
+    from posmlp.data.files.packets import VideoError
+    from posmlp.predict import open_run, opened_on, tell_device
+
+    out = check_table(options.out)
+    with opened_on(options.device) as device:
+        trained = open_run(options.run_folder, options.seed, options.variant)
+    rows, views = [], {"num_views": options.clips, "num_crops": options.crops}
+    for video in options.videos:
+        try:
+            rows.append(clip_features(trained, video, **views))
+        except VideoError as error:  # the others are still worth having
+            print(f"posmlp features: {error}", file=sys.stderr)
+    if not rows:
+        raise ValueError(f"none of {len(options.videos)} videos can be read; {out} is not written")
+    shapes = write_features(rows, trained.classes, out)
+    said = f"features {shapes['features'][1]}, logits {shapes['logits'][1]}"
+    print(f"written: {out} ({shapes['features'][0]} clips of {len(rows)} videos; {said})")
+    tell_device(device)
+    return 0 if len(rows) == len(options.videos) else 2
 
 
 def _convert(options: argparse.Namespace) -> None:

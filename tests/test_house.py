@@ -54,7 +54,7 @@ HOUSE = {
         "cli": "pictures predict clip_scores settings train data export checkpoint model presets "
         "config shapes",
         "pictures": "predict data",
-        "clip_scores": "train data checkpoint",
+        "clip_scores": "predict train data checkpoint",
         "predict": "train data checkpoint model",
         "tasks": "settings train data checkpoint config config_checks",
         "settings": "data presets config config_checks",

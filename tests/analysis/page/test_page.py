@@ -330,8 +330,11 @@ def test_inside_command_writes_tables_and_figures(
 ) -> None:
     words = ["inside", str(run), "--clips", "4", "--where", "*.out", "--seed", "5"]
     assert main([*words, "--out", str(tmp_path)]) == 0
-    names = ["arrow.csv", "arrow.png", "contributions.csv", "patching.csv", "patching.png"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    names = {"arrow.csv", "arrow.png", "contributions.csv", "patching.csv", "patching.png"}
+    names |= {"control.csv", "mean.csv", "paths.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert main([*words[:2], "--clips", "2"]) == 2
+    assert "--clips 2 leaves one pair" in capsys.readouterr().err
     summands = pd.read_csv(tmp_path / "contributions.csv").query("how == 'sum'")["name"]
     assert summands.tolist() == [
         *("stage2.input", "stage2.block1.step1.T.out", "stage2.block1.step1.S.out", "norm")
