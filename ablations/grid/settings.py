@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import Field, fields
-from functools import cache
 from typing import Any
 
 from posmlp.config import MODEL_VERSION, PosMLPConfig, TrainConfig
@@ -118,13 +117,8 @@ def _at_default(config: PosMLPConfig | TrainConfig, name: str) -> bool:
 
     One default may stand for several values: one a stage, and None for all frames of the clip.
     """
-    value, default = getattr(config, name), _defaults(type(config))[name]
+    value, default = getattr(config, name), getattr(type(config), name)
     if isinstance(value, tuple) and not isinstance(default, tuple):
         each = config.num_frames if default is None else default  # type: ignore[union-attr]
         default = (each,) * len(value)
     return bool(value == default)
-
-
-@cache
-def _defaults(kind: type[PosMLPConfig | TrainConfig]) -> dict[str, Any]:
-    return {field.name: field.default for field in fields(kind)}

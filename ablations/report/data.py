@@ -28,8 +28,10 @@ from analysis.results.sequential import Design, looks
 from analysis.results.statistics import compare, t_interval
 
 COSTS = ("params", "gmacs")
-_HOW_MADE = ("environment", "worker", "timings", "data", "init_from", "init_sha256")
-_HOW_MADE += ("reused_from", "memory_steps")
+_HOW_MADE = (
+    *("environment", "worker", "timings", "data", "init_from", "init_sha256"),
+    *("reused_from", "memory_steps"),
+)
 MOST_SHOWN = 40
 """Variants, beside the baseline, up to which a page shows all that it compares."""
 SAME_COST = 0.01
