@@ -12,8 +12,10 @@ import os
 import re
 import shlex
 import signal
+import stat
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +167,7 @@ def _train(options: argparse.Namespace) -> None:
     For several GPUs or machines call: torchrun --nproc-per-node N -m posmlp train ...
     """
     _refuse_srun_alone(options.out)
+    _tell_lost_layout(options.settings)
     config, train = configs(options.config, options.settings, options.data)
     try:
         seeds = [int(text) for text in options.seeds.split(",")]
@@ -196,6 +199,22 @@ def _train(options: argparse.Namespace) -> None:
         tested = {key: value for key, value in row.items() if key.startswith("test_")}
         print(_line(f"seed {row['seed']} on test clips:", tested))
     print(f"run folder: {options.out}")
+
+
+def _tell_lost_layout(settings: Sequence[str]) -> None:
+    """Say so where a shell has taken `layout=T>S` for `layout=T` and a file `S` to write to."""
+    layout = next((text for text in reversed(settings) if text.startswith("layout=")), None)
+    with suppress(OSError):
+        target = os.fstat(1)
+        for name in os.listdir() if layout and stat.S_ISREG(target.st_mode) else ():
+            if re.fullmatch(r"[A-Z]+([+-][A-Z]+)*", name) and os.path.samestat(
+                os.stat(name), target
+            ):
+                print(
+                    f"posmlp train: {layout} is trained, and what is printed goes to a file "
+                    f"{name!r}. In a shell write {layout}-{name}, or put {layout}>{name} in quotes",
+                    file=sys.stderr,
+                )
 
 
 def _refuse_srun_alone(out: str) -> None:

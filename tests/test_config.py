@@ -52,14 +52,18 @@ def test_layout_parses_back_to_what_wrote_it(parsed: list[list[str]]) -> None:
         ("ST+S", (("ST", "S"),)),
         ("T>S>ST", (("T",), ("S",), ("ST",))),
         ("T+S>ST", (("T", "S"), ("ST",))),
+        ("T-S", (("T",), ("S",))),
+        ("T+S - ST", (("T", "S"), ("ST",))),
+        ("S-T>S", (("S",), ("T",), ("S",))),
     ],
 )
 def test_layout_plus_is_parallel_and_greater_is_the_next_step(layout: str, parsed: tuple) -> None:
     assert parse_layout(layout) == parsed
+    assert PosMLPConfig(layout=layout).layout == write_layout(parsed)
 
 
 @pytest.mark.parametrize(
-    "layout", ["", "TS", "t+s", "T+", ">S", "T>>S", "T-S", "T,S", "T+X", "T S"]
+    "layout", ["", "TS", "t+s", "T+", ">S", "T>>S", "T->S", "T,S", "T+X", "T S"]
 )
 def test_layout_outside_the_grammar_is_refused(layout: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(layout))) as error:

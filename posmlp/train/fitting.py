@@ -22,6 +22,7 @@ import torch
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.check.survey import tell
 from posmlp.data.datasets import VideoClips
+from posmlp.data.files.pool import DecodePool
 from posmlp.data.layouts.listing import SplitMissing
 from posmlp.data.sources import (
     ClipSource,
@@ -180,31 +181,23 @@ def open_splits(
 ) -> list[VideoClips | GeneratedClips]:
     """The clips of train, val and test that `data` names; close them when done.
 
-    A data set that is too small for val clips has none, and that is said. Raises what `open_clips`
-    does.
+    They share the decoding workers, which end here where nothing is decoded again. A data set that
+    is too small for val clips has none, and that is said. Raises what `open_clips` does.
     """
     opened: list[VideoClips | GeneratedClips] = []
-    try:
+    with ExitStack() as closing:
+        pool = closing.enter_context(DecodePool(num_workers))
         for split in Splits._fields:
             try:
-                opened.append(
-                    open_clips(
-                        data,
-                        split,
-                        config,
-                        train=train,
-                        num_workers=num_workers,
-                        cache_gib=cache_gib,
-                    )
-                )
+                clips = open_clips(data, split, config, train=train, cache_gib=cache_gib, pool=pool)
             except SplitMissing as error:
                 if split != "val":
                     raise
                 tell(f"{error}; training goes on without them, and nothing can be chosen")
-    except BaseException:
-        for source in opened:
-            source.close()
-        raise
+            else:
+                opened.append(clips)
+        if any(isinstance(clips, VideoClips) and clips.decodes for clips in opened):
+            closing.pop_all()
     return opened
 
 
