@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SIGTERM or SIGUSR1, for a scheduler to requeue; 130 Ctrl-C.
     """
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a folder's name need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = 1 if options.command is _run else 0  # where a closed pipe stops it
     try:
         code = options.command(options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,7 +16,6 @@ from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
@@ -177,13 +177,24 @@ def _read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, st
     if not Path(path).is_file():
         raise ValueError(f"no checkpoint at {path}; give the path of a .safetensors file")
     try:
-        with safe_open(str(path), "pt") as file:
-            metadata = file.metadata() or {}
-        return load_file(str(path)), metadata
+        return read_tensors(path)
     except SafetensorError as error:
         raise ValueError(
             f"{path} is not a readable safetensors file: {error}; put a sound one back"
         ) from error
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and its metadata. Raises SafetensorError or OSError."""
+    with open(path, "rb") as file:
+        name = os.fspath(path)
+        try:
+            name.encode()
+        except UnicodeEncodeError:  # only text is taken for a name
+            name = f"/dev/fd/{file.fileno()}"
+        with safe_open(name, "pt") as found:
+            keys, metadata = found.keys(), found.metadata()
+            return {key: found.get_tensor(key) for key in keys}, metadata or {}
 
 
 def _check_keys(state: StateDict, expected: dict[str, tuple[int, ...]], where: str) -> None:

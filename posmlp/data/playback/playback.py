@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -188,7 +189,7 @@ def draw_windows(file: Footage, cut: Cut) -> list[Window]:
 
     They depend on the file's place in its folder, its times and the seed, on no other file.
     """
-    rng = np.random.default_rng([cut.seed, zlib.crc32(file.place.encode())])
+    rng = np.random.default_rng([cut.seed, zlib.crc32(os.fsencode(file.place))])
     places = (np.arange(cut.num_windows) + rng.random(cut.num_windows)) / cut.num_windows
     starts = places * (file.times[-1] - cut.span)
     boxes = rng.uniform((0, 0, SMALLEST_CROP), 1, (cut.num_windows, 3)).tolist()
