@@ -35,11 +35,14 @@ def one_of(value: object, valid: Iterable[str], what: str) -> None:
     """Raise a ValueError that names the valid values, nearest first, unless `value` is one."""
     valid = list(valid)
     if value not in valid:
-        bare = str(value).removeprefix("train.").removeprefix("model.").replace("-", "_")
+        bare = str(value).lower().replace("-", "_")
+        bare = bare.removeprefix("train.").removeprefix("model.")
         bare = _ALSO_CALLED.get(bare, bare)
         near = [name for name in (bare, f"train.{bare}") if name in valid]
-        for name in (str(value), bare):
-            near = near or difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
+        near = near or [name for name in valid if name.startswith(f"{bare}_")][:1]
+        for name in (str(value), bare):  # of long names a few letters are others' too
+            cutoff = 0.6 if len(name) < 5 else 0.7
+            near = near or difflib.get_close_matches(name, valid, n=1, cutoff=cutoff)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown {what} {value!r}.{hint} Use one of: {', '.join(valid)}")
 

@@ -352,6 +352,8 @@ def test_a_config_file_in_another_encoding_is_named(tmp_path: Path) -> None:
         *(("learning_rate", "lr"), ("train.lr", "lr"), ("train.learning-rate", "lr")),
         *(("train.epoch", "epochs"), ("dropout", "drop_path"), ("batch-size", "batch_size")),
         *(("momentum", None), ("seed", None), ("optimizer", None), ("workers", None)),
+        *(("num_workers", None), ("lr_rate", None), ("drop", "drop_path"), ("EPOCHS", "epochs")),
+        *(("layers", None), ("width", None)),
     ],
 )
 def test_a_hint_names_what_is_meant_or_nothing(written: str, meant: str | None) -> None:
