@@ -7,12 +7,14 @@ import copy
 import json
 import os
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path, PosixPath, WindowsPath
 from typing import Any, TypeVar
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,6 +29,8 @@ from posmlp.released.names import DERIVED, as_ours, released_name, released_shap
 from posmlp.shapes import not_written
 
 Model = TypeVar("Model", bound=nn.Module)
+_LENT: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_LENDING = threading.Lock()
 _CONTAINERS = ("model_state", "state_dict", "model", "state_dict_ema", "model_ema", "ema")
 """Keys under which savers put the tensors; of two, the first counts."""
 _SETTINGS = (argparse.Namespace, PosixPath, WindowsPath)
@@ -84,10 +88,20 @@ def save(model: PosMLPVideo, path: str | Path, **metadata: str) -> None:
     write_atomically(path, to_bytes(state, header))
 
 
+@contextmanager
+def in_turn(model: nn.Module) -> Iterator[None]:
+    """Within the block no other thread that calls this has the model, whose mode may change."""
+    with _LENDING:
+        lent = _LENT.setdefault(model, threading.RLock())
+    with lent:
+        yield
+
+
 def copied(model: Model) -> Model:
     """A copy of a model; ValueError for a pruned one and its like, whose weights are made anew."""
     try:
-        return copy.deepcopy(model)
+        with in_turn(model):
+            return copy.deepcopy(model)
     except RuntimeError as error:
         if "graph leaves" not in str(error):
             raise
