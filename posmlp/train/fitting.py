@@ -35,6 +35,7 @@ from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 from posmlp.presets import PRESETS, resolve
 from posmlp.train.distributed import Team, join
 from posmlp.train.execution import (
+    beside_others,
     deterministic_if,
     kept_memory,
     preparation,
@@ -60,7 +61,7 @@ def one_at_a_time(function: Callable[P, R]) -> Callable[P, R]:
             print("fit: waiting for a fit in another thread of this process", file=sys.stderr)
             _ONE_AT_A_TIME.acquire()
         try:
-            with usual_defaults():
+            with usual_defaults(), beside_others():
                 return function(*args, **options)
         finally:
             _ONE_AT_A_TIME.release()

@@ -24,7 +24,7 @@ from posmlp.data.upload import uploaded
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 from posmlp.model import PosMLPVideo
 from posmlp.train.distributed import ALONE, Team
-from posmlp.train.execution import in_bfloat16, kept_memory, quick_inference
+from posmlp.train.execution import beside_others, in_bfloat16, kept_memory, quick_inference
 from posmlp.train.population import Population
 
 EVALUATION_BATCH = 64
@@ -115,6 +115,7 @@ def score(
     return [metrics(each, clips.labels, clips.reverse_of) for each in logits]
 
 
+@beside_others()
 @kept_memory()
 def logits_of(
     model: PosMLPVideo | str | Path,
