@@ -24,7 +24,7 @@ from posmlp.data.cli import DATA_HELP, add_data_commands
 from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP, NUM_WORKERS
 from posmlp.presets import PRESET_SOURCES, PRESETS, resolve
 from posmlp.settings import configs
-from posmlp.shapes import NO_ROOM, not_written
+from posmlp.shapes import NO_ROOM, not_written, print_any_name
 
 if TYPE_CHECKING:
     from posmlp.predict import Prediction
@@ -39,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal stopped a training, whose middle is stored (`train/stopping.py`). 130: Ctrl-C.
     """
     options = _parsed(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text
-        sys.stdout.reconfigure(errors="backslashreplace")
+    print_any_name()
     try:
         return options.run(options) or 0
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
