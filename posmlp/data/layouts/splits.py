@@ -61,27 +61,38 @@ def groups_of(
     found = list(places)
     kinds: dict[str, str] = {}  # a class's name: what its groups are
     for label, items in of_class.items():
-        by_folder, own = {folders[i] for i in items}, by_name[label]
+        by_folder, by_stem = {folders[i] for i in items}, by_name[label]
         kind = FILES
         if len(by_folder) > 1 and not by_folder <= {places[i] for i in items}:
             kind, found = FOLDERS, _with(found, folders, items)
-        elif several.isdisjoint(own):
+        elif several.isdisjoint(by_stem):
             pass
-        elif len(own) >= FEWEST_BY_NAME:
-            kind = f"recordings, by their names ({min(several & own)}, ...)"
+        elif len(by_stem) >= FEWEST_BY_NAME:
+            kind = f"recordings, by their names ({min(several & by_stem)}, ...)"
             found = _with(found, names, items)
-        elif len(own) > 1 or any(other != own for other in by_name.values()):  # no camera's IMG_17
-            kind = f"{FILES}, as names show {len(own)} only ({', '.join(sorted(own))})"
+        elif len(by_stem) > 1 or any(other != by_stem for other in by_name.values()):
+            # else all files of all classes are a camera's IMG_17
+            kind = f"{FILES}, as names show {len(by_stem)} only ({', '.join(sorted(by_stem))})"
         kinds[classes[label]] = kind
     if FOLDERS in kinds.values():
-        deepest = max(place.count("/") for place in places)
-        for label, items in of_class.items():
-            within = {PurePosixPath(places[i]).parent for i in items}
-            folder = min(within)
-            alone = within == {folder} and len(folder.parts) == deepest
-            if alone and kinds[classes[label]] == FILES:
-                kinds[classes[label]] = f"{FILES}, as folders show 1 only ({folder.name})"
+        kinds |= _of_one_folder(places, of_class, classes, kinds)
     return found, _in_words(kinds)
+
+
+def _of_one_folder(
+    places: Sequence[str],
+    of_class: Mapping[int, list[int]],
+    classes: Sequence[str],
+    kinds: Mapping[str, str],
+) -> dict[str, str]:
+    """What is said of classes all of whose files are in one folder, as another's groups are."""
+    deepest, said = max(place.count("/") for place in places), {}
+    for label, items in of_class.items():
+        within = {PurePosixPath(places[i]).parent for i in items}
+        one = min(within)
+        if kinds[classes[label]] == FILES and within == {one} and len(one.parts) == deepest:
+            said[classes[label]] = f"{FILES}, as folders show 1 only ({one.name})"
+    return said
 
 
 def _with(found: list[str], keys: list[str], items: list[int]) -> list[str]:
