@@ -49,7 +49,7 @@ def meant(name: str, value: Any) -> Any:
 
 def _scalar(name: str, value: Any, kind: type) -> Any:
     if type(value) is kind and kind is not float:
-        return value.replace("-", ">") if name.endswith("layout") else value
+        return str(value).replace("-", ">") if name.endswith("layout") else value
     if isinstance(value, int | float) and not isinstance(value, bool):
         if kind is int and float(value).is_integer():
             return int(value)
