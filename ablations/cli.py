@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP
-from posmlp.shapes import NotWrittenError
+from posmlp.shapes import NotWrittenError, print_any_name
 
 DEVICE_HELP = "cpu, cuda:N, or cuda: workers take turns on all GPUs; default: cuda if there is one"
 
@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SIGTERM or SIGUSR1, for a scheduler to requeue; 130 Ctrl-C.
     """
     options = _parser().parse_args(arguments)
+    print_any_name()
     code = 1 if options.command is _run else 0  # where a closed pipe stops it
     try:
         code = options.command(options)

@@ -12,8 +12,10 @@ import os
 import re
 import shlex
 import signal
+import stat
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from posmlp.data.cli import DATA_HELP, add_data_commands
 from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP, NUM_WORKERS
 from posmlp.presets import PRESET_SOURCES, PRESETS, resolve
 from posmlp.settings import configs
-from posmlp.shapes import NO_ROOM, not_written
+from posmlp.shapes import NO_ROOM, not_written, print_any_name
 
 if TYPE_CHECKING:
     from posmlp.predict import Prediction
@@ -37,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal stopped a training, whose middle is stored (`train/stopping.py`). 130: Ctrl-C.
     """
     options = _parsed(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text
-        sys.stdout.reconfigure(errors="backslashreplace")
+    print_any_name()
     try:
         return options.run(options) or 0
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
@@ -165,6 +166,7 @@ def _train(options: argparse.Namespace) -> None:
     For several GPUs or machines call: torchrun --nproc-per-node N -m posmlp train ...
     """
     _refuse_srun_alone(options.out)
+    _tell_lost_layout(options.settings)
     config, train = configs(options.config, options.settings, options.data)
     try:
         seeds = [int(text) for text in options.seeds.split(",")]
@@ -196,6 +198,22 @@ def _train(options: argparse.Namespace) -> None:
         tested = {key: value for key, value in row.items() if key.startswith("test_")}
         print(_line(f"seed {row['seed']} on test clips:", tested))
     print(f"run folder: {options.out}")
+
+
+def _tell_lost_layout(settings: Sequence[str]) -> None:
+    """Say so where a shell has taken `layout=T>S` for `layout=T` and a file `S` to write to."""
+    layout = next((text for text in reversed(settings) if text.startswith("layout=")), None)
+    with suppress(OSError):
+        target = os.fstat(1)
+        for name in os.listdir() if layout and stat.S_ISREG(target.st_mode) else ():
+            if re.fullmatch(r"[A-Z]+([+-][A-Z]+)*", name) and os.path.samestat(
+                os.stat(name), target
+            ):
+                print(
+                    f"posmlp train: {layout} is trained, and what is printed goes to a file "
+                    f"{name!r}. In a shell write {layout}-{name}, or put {layout}>{name} in quotes",
+                    file=sys.stderr,
+                )
 
 
 def _refuse_srun_alone(out: str) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from posmlp.data.upload import uploaded
 from posmlp.predict import TrainedModel, draws_of
 from posmlp.train.scoring import metrics
 
+FILES = ("clips.csv", "classes.csv", "confusion.csv", "confusion.png")
 NUM_SHOWN = 5  # classes that are named on screen
 CELL, LARGEST = 28, 1600  # pixels of a cell of the confusion matrix, and of all of it
 TABLES = (".parquet", ".npz")
@@ -152,6 +155,19 @@ def write_scores(scores: Sequence[ClipScores], out: str | Path) -> list[Path]:
     written.append(out / "confusion.png")
     write_atomically(written[-1], picture.getvalue())
     return written
+
+
+def score_files(run: str | Path) -> Iterator[Path]:
+    """The files of `write_scores` in a run folder or in a folder of it, as `posmlp eval --out`."""
+    for clips in sorted((*Path(run).glob("clips.csv"), *Path(run).glob("*/clips.csv"))):
+        found = [clips.with_name(name) for name in FILES]
+        if all(path.is_file() for path in found):
+            yield from found
+
+
+def link(path: Path, folder: Path) -> str:
+    """A path as a page in `folder` writes it in a link."""
+    return quote(os.fsencode(os.path.relpath(path, folder)))
 
 
 def _as_csv(rows: Sequence[dict[str, Any]]) -> bytes:

@@ -8,8 +8,10 @@ keys. No torch here.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -89,3 +91,10 @@ def fault(value: Any, shape: Any, where: str = "it") -> str:
             if found := fault(part, its, place):
                 return found
     return ""
+
+
+def print_any_name() -> None:
+    """Let this process print names of files that are not UTF-8; their other bytes as \\udcNN."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -76,8 +76,8 @@ HOUSE = {
     "posmlp.data": {
         "cli": "show speed check playback digits clips user_cache",
         "show": "sources augment",
-        "speed": "sources datasets clips files user_cache",
-        "sources": "datasets clips digits upload user_cache",
+        "speed": "sources datasets clips files layouts user_cache",
+        "sources": "datasets clips digits files upload user_cache",
         "datasets": "check clips files layouts user_cache",
         "check": "clips files layouts user_cache",
         "clips": "files sampling",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,14 @@ import torch
 from PIL import Image
 
 from posmlp.cli import main
-from posmlp.clip_scores import ClipScores, clip_features, draw_confusion
+from posmlp.clip_scores import (
+    FILES,
+    ClipScores,
+    clip_features,
+    draw_confusion,
+    link,
+    score_files,
+)
 from posmlp.config import TrainConfig
 from posmlp.data.files.video import VideoError, read_video
 from posmlp.pictures.annotate import annotate_video
@@ -299,6 +307,9 @@ def test_eval_writes_a_row_a_clip_a_class_and_a_matrix(run, tmp_path, capsys):
     table = list(csv.DictReader((out / "confusion.csv").open()))
     assert [[int(row[name]) for name in NAMES] for row in table] == [[2, 0], [0, 2]]
     assert Image.open(out / "confusion.png").size[0] > 60
+    assert [*score_files(tmp_path)] == [*score_files(out)] == [out / name for name in FILES]
+    assert link(out / "clips.csv", tmp_path / "page") == "../scores/clips.csv"
+    assert link(tmp_path / os.fsdecode(b"caf\xe9 1#"), tmp_path) == "caf%E9%201%23"
 
 
 @pytest.mark.parametrize("num_classes", [1, 3, 60, 400])

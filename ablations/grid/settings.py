@@ -32,7 +32,8 @@ _WANTED = {bool: "true or false", int: "a whole number", float: "a number", str:
 def meant(name: str, value: Any) -> Any:
     """A value from YAML as the field `name` means it, so that 1 and 1.0 are one value.
 
-    Lists become tuples (one value a stage). Raises ValueError naming what the field takes.
+    Lists become tuples (one value a stage), and T-S is the layout T>S. Raises ValueError naming
+    what the field takes.
     """
     if name not in _FIELDS:
         return _scalar(name, value, str)
@@ -52,7 +53,7 @@ def meant(name: str, value: Any) -> Any:
 
 def _scalar(name: str, value: Any, kind: type) -> Any:
     if type(value) is kind and kind is not float:
-        return value
+        return str(value).replace("-", ">") if name.endswith("layout") else value
     if isinstance(value, int | float) and not isinstance(value, bool):
         if kind is int and float(value).is_integer():
             return int(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -26,6 +26,7 @@ from analysis.results.effects import crossed, effects
 from analysis.results.runs import val_of
 from analysis.results.sequential import Design, looks
 from analysis.results.statistics import compare, t_interval
+from posmlp.clip_scores import score_files
 
 COSTS = ("params", "gmacs")
 _HOW_MADE = (
@@ -303,14 +304,11 @@ class Study:
 
         From classes.csv, which `analysis.results.class_accuracy` writes; empty without it.
         """
-        text, score = self.store.table(self.store.classes_path), metric.column.removeprefix("test_")
+        score, table = metric.column.removeprefix("test_"), self._by_class
         by = "pair" if score == "within_pair" else "class"
-        table = pd.read_csv(io.StringIO(text)) if text else pd.DataFrame()
         if not {score, by} <= set(table):
             return pd.DataFrame()
-        labels = {cell["name"]: self.labels[cell["id"]] for cell in self.plan["cells"]}
-        table = table.assign(label=table["variant"].map(labels)).dropna(subset=["label", by])
-        means = 100 * table.pivot_table(score, "label", by, sort=False)
+        means = 100 * table.dropna(subset=[by]).pivot_table(score, "label", by, sort=False)
         return means.reindex([label for label in self.labels.values() if label in means.index])
 
     @cached_property
@@ -323,6 +321,32 @@ class Study:
             parts = {key: result[key] for key in _HOW_MADE if result.get(key)}
             found.append({k: kept.setdefault(json.dumps(v), v) for k, v in parts.items()})
         return found
+
+    @property
+    def never_predicted(self) -> dict[str, list[str]]:
+        """By label, the classes that no model of the variant takes any clip for."""
+        table = self._by_class
+        if "num_predicted" not in table:
+            return {}
+        most = table.groupby(["label", "class"], sort=False)["num_predicted"].max()
+        found: dict[str, list[str]] = {}
+        for label, name in most.index[most == 0]:
+            found.setdefault(label, []).append(name)
+        return found
+
+    @cached_property
+    def _by_class(self) -> pd.DataFrame:
+        """The rows of classes.csv whose variant is here, with `label`; empty without that file."""
+        text = self.store.table(self.store.classes_path)
+        table = pd.read_csv(io.StringIO(text)) if text else pd.DataFrame(columns=["variant"])
+        labels = {cell["name"]: self.labels[cell["id"]] for cell in self.plan["cells"]}
+        return table.assign(label=table["variant"].map(labels)).dropna(subset=["label"])
+
+    def score_files(self) -> Iterator[tuple[str, list[Path]]]:
+        """What `posmlp eval RUN --out` wrote into a run's own folder, by label and seed."""
+        for label, cell_id, seed in self._finished(self.labels.values()):
+            if found := list(score_files(self.store.run_folder(cell_id, seed))):
+                yield f"{label}, seed {seed}", found
 
     def histories(self, labels: Collection[str]) -> pd.DataFrame:
         """The metrics by epoch of these variants' finished runs whose metrics.csv can be read.

@@ -23,6 +23,7 @@ from ablations.report.provenance import grid_text, is_dirty, provenance, reprodu
 from ablations.report.tuning import Tuning, tuning
 from ablations.report.words import Finding
 from posmlp.checkpoint import write_atomically
+from posmlp.clip_scores import link
 
 MOST_SENTENCES = 8
 MOST_EFFECTS = 200
@@ -87,8 +88,8 @@ def write_report(
     maps, tuned = _bias(study), tuning(shown)
     table = tables.variants(study)
     text = tables.shown(study, table)
-    page = _page(shown, text, compared, effects, maps, tuned)
-    write_atomically(out, page.encode())
+    page = _page(shown, text, compared, effects, maps, tuned, out.parent)
+    write_atomically(out, page.encode(errors="backslashreplace"))
     tables.write_readable(study, text, out.parent)
     if study.store.published and out.parent.resolve() == study.store.root.resolve():
         return out  # which is kept small
@@ -161,6 +162,7 @@ def _page(
     effects: Effects,
     maps: list[Drawn],
     tuned: Tuning | None,
+    folder: Path,
 ) -> str:
     """The page of the variants that are shown; `text`: the table of all."""
     environment = jinja2.Environment(
@@ -197,6 +199,10 @@ def _page(
         "most_sentences": MOST_SENTENCES,
         "bias": maps,
         "tuning": tuned,
+        "scored": [
+            (name, [(path.name, link(path, folder)) for path in files])
+            for name, files in study.score_files()
+        ],
         "noise_floor": words.noise_floor(whole),
         "failures": whole.failed.head(MOST_SHOWN).to_dict("records"),
         "num_failures": len(whole.failed),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -178,6 +179,30 @@ def kept_memory() -> Iterator[None]:
         libc.mallopt(mmap_threshold, 2**25)
         libc.mallopt(trim_threshold, 2**26)
         libc.malloc_trim(0)
+
+
+@contextmanager
+def beside_others() -> Iterator[None]:
+    """Within the block there is one thread if others would be waited for by spinning.
+
+    They spin where torch was imported before this package, and that takes long where other
+    processes keep the machine's cores busy. Numbers do not depend on threads.
+    """
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if threads == 1 or load <= cores or "OMP_WAIT_POLICY" in os.environ:
+        yield
+        return
+    print(
+        f"one thread is used, not {threads}: others keep the {cores} cores busy (load {load:.1f}). "
+        "Import posmlp before torch, or set OMP_WAIT_POLICY=PASSIVE, to use more",
+        file=sys.stderr,
+    )
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

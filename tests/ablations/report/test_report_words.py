@@ -23,6 +23,8 @@ from ablations.report.labels import short_labels, short_value
 from ablations.report.page import write_report
 from ablations.store.table import load
 from analysis import compare
+from posmlp.checkpoint import write_atomically
+from posmlp.clip_scores import FILES
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
@@ -286,6 +288,7 @@ def test_classes_are_shown_where_they_were_scored(tmp_path):
     root = fill(tmp_path / "run", CROSSED, crossed)
     rows = [
         {"variant": f"gate={gate} layout=S", "seed": seed, "class": name, "num_clips": 4, "top1": v}
+        | {"num_predicted": 3 * (name != "left" or gate == "dense")}
         for gate, offset in (("lrpe", 0.1), ("dense", 0.3))
         for seed in (0, 1)
         for name, v in (("left", offset), ("right", offset + 0.5 + 0.1 * seed))
@@ -295,7 +298,15 @@ def test_classes_are_shown_where_they_were_scored(tmp_path):
     table = study.classes(study.metrics[0])
     assert table.index.tolist() == ["lrpe · S", "dense · S"]
     np.testing.assert_allclose(table.loc["dense · S", ["left", "right"]], [30.0, 85.0])
-    assert "<th>right</th>" in write_report(root).read_text()
+    assert study.never_predicted == {"lrpe · S": ["left"]}
+    run = study.store.run_folder(study.plan["baseline"], 0)
+    for name in FILES:
+        write_atomically(run / "eval" / name, b"")
+    page = write_report(root, tmp_path / "page" / "report.html").read_text()
+    assert "<th>right</th>" in page
+    assert "Never predicted: lrpe · S: left.</p>" in page
+    (clips,) = re.findall(r'href="([^"]+)">clips.csv', page)
+    assert (tmp_path / "page" / clips).samefile(run / "eval" / "clips.csv")
 
 
 def test_expectations_are_checked_against_the_verdicts(tmp_path):
