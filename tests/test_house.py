@@ -22,7 +22,7 @@ HOUSE = {
         "cli": "run repeat bench plan report engines store commands",
         "run": "plan engines progress store grid",
         "repeat": "engines store grid",
-        "bench": "engines progress store grid",
+        "bench": "run plan report engines progress store grid",
         "plan": "engines progress store grid",
         "engines": "store grid commands",
         "report": "store grid commands",
