@@ -131,7 +131,9 @@ def hidden(maps: pd.DataFrame) -> str:
     if "bias_std" not in maps or not maps["bias_std"].max() > 0:
         return ""
     spread = np.sqrt(np.average(maps["bias_std"] ** 2, weights=_pairs(maps)))
-    return f"; not tied by offset: means over pairs, which hide a standard deviation of {spread:.2g}"
+    return (
+        f"; not tied by offset: means over pairs, which hide a standard deviation of {spread:.2g}"
+    )
 
 
 def _draw_heatmap(table: pd.DataFrame, ax: Axes, label: str) -> None:

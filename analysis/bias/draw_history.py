@@ -133,9 +133,9 @@ def save_bias_animation(
 ) -> Path:
     """Write one unit's mixing weights as an animation, a picture an epoch, on one scale.
 
-    `history`, `view` and `groups` are what `draw_bias_history` takes; every epoch and by default every
-    group is shown. `.png` or `.apng` makes an animated PNG, `.mp4` an H.264 video. Returns the
-    path. Raises ValueError as `draw_bias_history` does, and for another suffix.
+    `history`, `view` and `groups` are what `draw_bias_history` takes; every epoch and by default
+    every group is shown. `.png` or `.apng` makes an animated PNG, `.mp4` an H.264 video. Returns
+    the path. Raises ValueError as `draw_bias_history` does, and for another suffix.
     """
     path = animation_path(path)
     return write_animation(bias_pictures(history, groups, view), path, frames_per_s)

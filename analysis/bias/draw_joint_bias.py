@@ -42,15 +42,15 @@ def draw_joint_bias(
     """A row a group and a column a frame of maps over space, and below them mean |weight| by frame.
 
     `maps`: the rows of one ST unit of `bias_maps`. `view`: `from the token` earlier keys stand on
-    the left and each where it is seen, `by offset` at query - key. `control`: those of the same unit at
-    initialisation or with its offsets shuffled (`control_name` says which), drawn under each
-    group's row on the same scale and dashed below. `groups`: by default those largest in root mean
-    square, eight, or four beside a control. Of more than 15 slices evenly spread ones are shown,
-    that of the same frame always, and the figure says so; the curve is of all. The column of the same frame is framed; colours are
-    clipped at the 99th percentile of |weight| over all slices of these groups. `ax`: in whose
-    place to draw. Returns the maps' Axes, (rows, columns). Raises ValueError for the rows of
-    several units, a unit without a time or space axis, groups not there, weights that are not
-    finite, another view, and a control of other groups or offsets.
+    the left and each where it is seen, `by offset` at query - key. `control`: those of the same
+    unit at initialisation or with its offsets shuffled (`control_name` says which), drawn under
+    each group's row on the same scale and dashed below. `groups`: by default those largest in root
+    mean square, eight, or four beside a control. Of more than 15 slices evenly spread ones are
+    shown, that of the same frame always, and the figure says so; the curve is of all. The column
+    of the same frame is framed; colours are clipped at the 99th percentile of |weight| over all
+    slices of these groups. `ax`: in whose place to draw. Returns the maps' Axes, (rows, columns).
+    Raises ValueError for the rows of several units, a unit without a time or space axis, groups not
+    there, weights that are not finite, another view, and a control of other groups or offsets.
     """
     what = check_one_unit(maps, KEYS)
     check_weights(maps, what)
@@ -160,9 +160,7 @@ def slice_name(dt: int, view: str) -> str:
     return f"{abs(dt)} {'before' if dt < 0 else 'after'}" if dt else "same"
 
 
-def _draw_margin(
-    ax: Axes, states: dict[str, pd.DataFrame], groups: list[int], label: str
-) -> None:
+def _draw_margin(ax: Axes, states: dict[str, pd.DataFrame], groups: list[int], label: str) -> None:
     """Mean |weight| over space by frame: a colour a group, dashed for the control."""
     for number, maps in enumerate(states.values()):
         sizes = maps.assign(size=maps["bias"].abs())

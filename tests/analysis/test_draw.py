@@ -68,9 +68,11 @@ def test_temporal_bias_draws_a_line_a_group() -> None:
     assert ax.get_title(loc="left") == "A finding"
     assert ax.get_xlabel() == "key before (-) or after (+) the token (frames)"
     turned = draw_temporal_bias(unit_maps(3, frames=4), view="by offset")
-    assert list(turned.get_lines()[2].get_ydata())[0] == -300
+    assert turned.get_lines()[2].get_ydata().tolist()[0] == -300
     assert turned.get_xlabel().startswith("dt = query - key")
-    with pytest.raises(ValueError, match="view='past' must be one of 'from the token', 'by offset'"):
+    with pytest.raises(
+        ValueError, match="view='past' must be one of 'from the token', 'by offset'"
+    ):
         draw_temporal_bias(unit_maps(3, frames=4), view="past")
 
 
