@@ -15,14 +15,15 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 
 from analysis import bias_maps, cost, draw_speed_accuracy, gather_curves, last_epochs, write_page
 from analysis.bias.draw_bias import growth
 from analysis.cli import main
-from analysis.interventions.run_clips import independent_clips, run_clips
 from analysis.figures.style import plain
+from analysis.interventions.run_clips import independent_clips, run_clips
 from analysis.page import attribution as page_attribution
 from analysis.page import reliance
 from analysis.page import sections as page_sections
@@ -33,6 +34,7 @@ from posmlp.checkpoint import load, write_atomically
 from posmlp.clip_scores import FILES
 from posmlp.config import TrainConfig
 from posmlp.data.digits.moving_digits import MovingDigits
+from posmlp.data.digits.synthetic import write_dataset
 from posmlp.data.sources import GeneratedClips
 from posmlp.presets import PRESETS
 from posmlp.train.fitting import fit
@@ -177,9 +179,7 @@ def test_titles_on_the_page_state_what_was_found(run: Path) -> None:
     assert float(whole[2]) == pytest.approx(cells[f"{whole[1]} of all stages"], abs=0.51)
     assert f"all of branch {whole[1]} by {whole[2]} points" in titles[0]
     assert list(cells)[:6] == [
-        f"{branch} of {stage}"
-        for branch in "TS"
-        for stage in ("all stages", "stage 1", "stage 2")
+        f"{branch} of {stage}" for branch in "TS" for stage in ("all stages", "stage 1", "stage 2")
     ]
     card = page_attribution.scorecard(run)
     rows = card.tables[0].rows
@@ -238,6 +238,30 @@ def test_run_clips_are_the_tested_ones_in_pairs(run: Path) -> None:
     fresh = independent_clips(run, 4)
     assert fresh is not None
     assert not (fresh.clips[1] == fresh.clips[0].flip(0)).all()
+
+
+def test_video_files_of_ours_are_found_from_the_run_folder_with_their_truth(
+    dense: Path, tmp_path: Path
+) -> None:
+    look = {"num_frames": 4, "image_size": 32}
+    write_dataset(tmp_path / "data", num_train=2, num_val=2, num_test=6, **look, progress=False)
+    run = tmp_path / "runs" / "of"
+    run.mkdir(parents=True)
+    stored = json.loads((dense / "config.json").read_text())
+    stored |= {"source": "data", "data": {"test": {"name": "data"}}}
+    stored["model"]["image_size"] = 32
+    (run / "config.json").write_text(json.dumps(stored))
+    made = MovingDigits("test", 6, **look, paired=True).render(torch.tensor([0, 1, 4, 5]))
+    held = run_clips(run, 4)
+    assert held.truth is not None
+    for label, masks in zip(made.labels, made.masks, strict=True):
+        assert (held.truth.masks[held.labels == label] == masks).all()
+    fresh = independent_clips(run, 3)
+    assert fresh is not None
+    assert (fresh.clips == MovingDigits("test", 6, **look).render(torch.arange(3)).clips).all()
+    stored["model"]["image_size"] = 16
+    (run / "config.json").write_text(json.dumps(stored))
+    assert run_clips(run, 2).truth is independent_clips(run, 2) is None
 
 
 def test_bias_command_writes_maps_statistics_and_a_figure_a_unit(
