@@ -21,10 +21,6 @@ PANEL_INCHES = 4.4
 MOST_INCHES = 1.9
 INK = "#222222"
 QUERY = "#009E73"
-TABLE = {
-    FROM_TOKEN: "table, by frames before (-) or after (+) the token",
-    BY_OFFSET: "table by offset, by dt = query - key",
-}
 
 
 @styled
@@ -58,8 +54,10 @@ def draw_explorer(
         image = _draw_slices(below, tables[m], unit.limit, is_table=True)
         _mark_query(above, unit, query)
         _mark_read(below, unit, query, tables[m].shape, view)
-        above.set_title(f"{name}: weights of all keys, by frame", fontsize=8, pad=11)
-        below.set_title(TABLE[view], fontsize=8, pad=11)
+        in_time = unit.window[0] > 1
+        by_frame = ", by frame" if in_time else ""
+        above.set_title(f"{name}: weights of all keys{by_frame}", fontsize=8, pad=11)
+        below.set_title(_table_in_words(view, in_time), fontsize=8, pad=11)
     drawn = np.concatenate([array.ravel() for array in (*rows, *tables)])
     add_colour_bar(image, list(axes.flat), drawn, unit.limit)
     width = width_of(figure)
@@ -73,6 +71,13 @@ def draw_explorer(
     figure.supxlabel(textwrap.fill(" ".join(notes), max(20, int(14 * width))), fontsize=8)
     lay_out(figure)
     return figure
+
+
+def _table_in_words(view: str, in_time: bool) -> str:
+    """As `title` in explorer.js."""
+    if view == BY_OFFSET:
+        return f"table by offset{', by dt' if in_time else ''} = query - key"
+    return f"table from the token{': frames before (-), after (+)' if in_time else ''}"
 
 
 def _panels(

@@ -21,10 +21,6 @@ const READING = {
   "by offset": "Offsets are query - key: in the table, right (dx > 0) is a key to the left, down "
     + "(dy > 0) a key above, dt > 0 a key in the past. Dashed: what this query's row reads.",
 };
-const TABLE = {
-  [FROM_TOKEN]: "table, by frames before (-) or after (+) the token",
-  "by offset": "table by offset, by dt = query - key",
-};
 const SCALE = "Colours end at the 99th percentile of |weight| that is not 0, over all groups of "
   + "the unit and all models shown. Weights are exact to 1/65,534 of their group's largest.";
 const QUERY = "#009e73", PROBE = "#e69f00", GAP = 6, TICKS = 22, STACKED = 600;
@@ -287,7 +283,7 @@ function layOut(unit, width, names, view) {
       const cell = Math.max(least, Math.min(26, fits));
       const wide = columns * cell + GAP, high = rows * cell + GAP + 14;
       const perLine = Math.max(1, Math.floor((room + GAP) / wide));
-      headings.push([isRow ? "weights of all keys, by frame" : TABLE[view], left, top + 10]);
+      headings.push([title(kind, view, unit.window[0] > 1), left, top + 10]);
       for (let i = 0; i < count; i++) {
         const x = left + across + (i % perLine) * wide, y = top + 28 + Math.floor(i / perLine) * high;
         const at = i + first, named = at % Math.ceil(24 / wide) === 0;  // numbers must not overlap
@@ -298,6 +294,13 @@ function layOut(unit, width, names, view) {
     height = Math.max(height, top);
   });
   return { slices, headings, height };
+}
+
+// What stands above a row, or a table, of a unit with or without time; as in draw.py.
+function title(kind, view, inTime) {
+  if (kind === "row") return `weights of all keys${inTime ? ", by frame" : ""}`;
+  if (view !== FROM_TOKEN) return `table by offset${inTime ? ", by dt" : ""} = query - key`;
+  return `table from the token${inTime ? ": frames before (-), after (+)" : ""}`;
 }
 
 // The cell under a point of the canvas, or null.
@@ -361,7 +364,8 @@ function ticks(context, { kind, rows, columns, cell, x, y }) {
 function layOutThumbs({ window, num_groups: count }, width, lines) {
   let [slices, rows, columns] = window.map((side) => 2 * side - 1);
   if (slices * columns > THUMB.most && columns > 1) slices = 1;
-  const cell = Math.max(1, Math.min(7, Math.floor(THUMB.wide / (slices * columns))));
+  const most = slices > 1 && rows > 1 ? 2 * THUMB.wide : THUMB.wide;
+  const cell = Math.max(1, Math.min(7, Math.floor(most / (slices * columns))));
   const wide = Math.max(24, slices * columns * cell), high = THUMB.label + lines * (rows * cell + 3);
   const perLine = Math.max(1, Math.floor((width - 4 + THUMB.gap) / (wide + THUMB.gap)));
   const places = Array.from({ length: count }, (_, group) => ({
