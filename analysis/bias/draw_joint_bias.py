@@ -148,8 +148,8 @@ def _draw_slices(
                 ax.spines[:].set(color="black", linewidth=1.6)
         label = f"group {group}" + (f"\n{state}" if state else "")
         line[0].set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
-    for ax, name in zip(axes[0], slices.values(), strict=True):
-        ax.set_title(name, fontsize=7, fontweight="normal", loc="center")
+    for ax, said in zip(axes[0], slices.values(), strict=True):
+        ax.set_title(said, fontsize=7, fontweight="normal", loc="center")
     return image
 
 

@@ -128,7 +128,7 @@ def _time(trained: pd.DataFrame, initial: pd.DataFrame, view: str, title: str) -
 
 def one_scale(*axes: Axes) -> None:
     """Temporal figures of several models, made to share their range of values or of colours."""
-    images = [image for ax in axes for image in ax.images]
+    images: list[Any] = [image for ax in axes for image in ax.images]
     limit = max([image.norm.vmax for image in images], default=0.0)
     for image in images:
         image.set_clim(-limit, limit)

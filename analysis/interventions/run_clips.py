@@ -45,9 +45,9 @@ def run_clips(run: str | Path, most: int) -> HeldClips:
         source.close()
     described = source.describe() | {"kept": kept.tolist()}
     labels = source.labels[kept]
-    truth = _truth(source, kept, clips, labels)
+    known = _truth(source, kept, clips, labels)
     return HeldClips(
-        source.name, source.classes, labels, source.reverse_of, clips, described, truth
+        source.name, source.classes, labels, source.reverse_of, clips, described, known
     )
 
 

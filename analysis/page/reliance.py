@@ -35,7 +35,9 @@ def group_knock_outs(run: Path, variant: str | None = None) -> Section:
             f"{KNOCK_OUT_GMACS} GMACs; call analysis.intervene with some of them, on a GPU"
         )
     clips = run_clips(run, min(MOST_CLIPS, affordable))
-    effects = intervene(opened.model, clips, [*whole, *single])
+    fewer = run_clips(run, max(FEWEST_CLIPS, len(clips) // 2))
+    changes = (clips, whole), (fewer, single)
+    effects = pd.concat([intervene(opened.model, *each) for each in changes], ignore_index=True)
     layouts = opened.model.config.layouts
     effects["intervention"] = [_place(row, layouts) for row in effects.to_dict("records")]
     of_whole, of_single = effects[: len(whole)], effects[len(whole) :]
@@ -54,9 +56,10 @@ def group_knock_outs(run: Path, variant: str | None = None) -> Section:
     ]
     head = ["set to 0", *(f"{METRICS[name]}, change in points [95%]" for name in columns)]
     words = (
-        f"Tables of seed {opened.seed} are set to 0, and the model is scored on the same "
-        f"{len(clips)} test clips: first the tables of a branch or stage together, then each "
-        "group's by itself. What many groups hold together, no single one shows. Intervals are "
+        f"Tables of seed {opened.seed} are set to 0, and test clips are scored with and without "
+        f"them: first the tables of a branch or stage together, on {len(clips)} test clips, then "
+        f"each group's by itself, on {len(fewer)} of these. What many groups hold together, no "
+        "single one shows. Intervals are "
         f"not widened for the {len(effects)} knock-outs: at 95% about one in twenty excludes 0 by "
         "chance."
     )
