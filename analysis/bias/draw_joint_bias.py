@@ -160,7 +160,7 @@ def slice_name(dt: int, view: str) -> str:
     return f"{abs(dt)} {'before' if dt < 0 else 'after'}" if dt else "same"
 
 
-def _draw_margin(ax: Axes, states: dict[str, pd.DataFrame], groups: list[int], label: str) -> None:
+def _draw_margin(ax: Axes, states: dict[str, pd.DataFrame], groups: list[int], across: str) -> None:
     """Mean |weight| over space by frame: a colour a group, dashed for the control."""
     for number, maps in enumerate(states.values()):
         sizes = maps.assign(size=maps["bias"].abs())
@@ -174,7 +174,7 @@ def _draw_margin(ax: Axes, states: dict[str, pd.DataFrame], groups: list[int], l
     ax.axvline(0, color="0.6", linewidth=0.7, zorder=0)
     ax.set_ylim(bottom=0)
     ax.set_xlim(table.index.min() - 0.5, table.index.max() + 0.5)
-    ax.set_xlabel(label)
+    ax.set_xlabel(across)
     ax.set_ylabel("mean |weight|")
     figure: Any = ax.figure
     figure.legend(loc="outside lower center", ncols=len(groups) + 1, fontsize=7)

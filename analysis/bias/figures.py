@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from analysis.bias.draw_bias import (
     FROM_TOKEN,
@@ -78,11 +80,46 @@ def bias_figures(
             yield UnitFigure(f"{name}-space", f"{where}, {branch}: over space{kept}", figure)
 
 
-def content_note(model: PosMLPVideo) -> str:
-    """What maps of attention leave out, for a title; nothing for other gates."""
-    if not any(isinstance(place.unit, AttentionGate) for place in units(model)):
+def content_note(model: PosMLPVideo, clips: Tensor | None = None) -> str:
+    """What maps of attention leave out, for a title; nothing for other gates.
+
+    `clips` (B, 3, T, H, W), as the model takes them: of these the note tells how widely the scores
+    by content vary over a query's keys, which is what the softmax hears of them.
+    """
+    gates = [place.unit for place in units(model) if isinstance(place.unit, AttentionGate)]
+    if not gates:
         return ""
-    return "; position part alone, to which a clip's content is added before the softmax"
+    note = "; position part alone, to which a clip's content is added before the softmax"
+    if clips is None:
+        return note
+    found = content_spreads(model, gates, clips)
+    return f"{note}: scores with a standard deviation of {min(found):.2g} to {max(found):.2g}"
+
+
+@torch.no_grad()
+def content_spreads(
+    model: PosMLPVideo, gates: Sequence[AttentionGate], clips: Tensor
+) -> list[float]:
+    """Of each gate the standard deviation of its content scores over a query's keys."""
+    found: dict[int, float] = {}
+
+    def keep(gate: AttentionGate, made: Tensor) -> None:
+        query, key = (gate.in_groups(x).movedim(-1, -3) for x in made.chunk(2, dim=-1))
+        scores = query @ key.mT / query.shape[-1] ** 0.5
+        found[id(gate)] = float(scores.double().var(-1, correction=0).mean().sqrt())
+
+    hooks = [
+        gate.query_key.register_forward_hook(lambda _m, _i, made, gate=gate: keep(gate, made))
+        for gate in gates
+    ]
+    was_training = model.training
+    try:
+        model.eval()(clips)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return [found[id(gate)] for gate in gates]
 
 
 def write_bias(
@@ -90,12 +127,14 @@ def write_bias(
     out: str | Path | None = None,
     seed: int | None = None,
     variant: str | None = None,
+    *,
+    view: str = FROM_TOKEN,
 ) -> Path:
     """Write a run's bias maps and statistics as CSV and its figures, to `out`.
 
     That is by default RUN/bias, or RUN/bias-VARIANT where the run has variants. maps.csv: rows of
-    `bias_maps`; statistics.csv: rows of `bias_statistics` with all controls; a PNG a unit and axis.
-    Returns the folder. Raises ValueError for a folder without a model, and for weights that are not
+    `bias_maps`; statistics.csv: rows of `bias_statistics` with all controls; a PNG a unit and axis,
+    in a `view` of `bias_figures`. Returns the folder. Raises ValueError for a folder without a model, and for weights that are not
     finite.
     """
     run_model = open_run(run, seed, variant)
@@ -107,7 +146,8 @@ def write_bias(
     tables = {"maps": maps, "statistics": bias_statistics(run_model.model, initial)}
     for name, table in tables.items():
         write_atomically(folder / f"{name}.csv", table.to_csv(index=False).encode())
-    for drawn in bias_figures(maps, start, note=content_note(run_model.model)):
+    note = content_note(run_model.model)
+    for drawn in bias_figures(maps, start, view=view, note=note):
         write_atomically(folder / f"{drawn.name}.png", png(drawn.figure))
     return folder
 

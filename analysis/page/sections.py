@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from analysis.bias.figures import bias_figures, content_note
 from analysis.bias.maps import bias_maps, kind_of, unit_tables
 from analysis.bias.statistics import DISTANCE, STATISTICS, bias_statistics
 from analysis.explorer.explorer import BiasExplorer
+from analysis.interventions.run_clips import run_clips
 from analysis.results.draw_learning import draw_learning_curves
 from posmlp.clip_scores import score_files
+from posmlp.data.augment import normalise
 from posmlp.predict import open_run
 from posmlp.train.population import seeded_model
 from posmlp.train.run_folder import read_config, read_metrics
@@ -32,6 +35,7 @@ SCORES = {
     "test_within_pair": "test within pairs",
 }
 CLIPS = "clips (%)"
+NOTED_CLIPS = 28  # by which the content scores of attention are measured
 SHARES = ("temporal_asymmetry",)  # statistics that are shares
 
 
@@ -140,6 +144,10 @@ def maps(run: Path, variant: str | None = None) -> Section:
     learned, start = bias_maps(opened.model), bias_maps(initial)
     of_first = [maps.query("block == 1") for maps in (learned, start)]
     note = content_note(opened.model)
+    if note:
+        with suppress(ValueError):  # clips that cannot be had: the note goes without its number
+            clips = normalise(run_clips(run, NOTED_CLIPS).clips)
+            note = content_note(opened.model, clips.to(next(opened.model.parameters())))
     figures = [(drawn.caption, drawn.figure) for drawn in bias_figures(*of_first, note=note)]
     words = (
         f"Mixing weights of seed {opened.seed}, block 1 of each stage, by where the key stands "
