@@ -37,7 +37,6 @@ const CSS = `
 .bias-explorer .help[open] { float: none; margin: 6px 0; }
 .bias-explorer summary { cursor: pointer; list-style: none; width: 1.6em; line-height: 1.6em;
   margin-left: auto; text-align: center; border: 1px solid currentColor; border-radius: 50%; }
-.bias-explorer .scroll { overflow-x: auto; }
 .bias-explorer :is(canvas, select):focus { outline: 3px solid #0072b2; outline-offset: 2px; }
 .bias-explorer .bar { display: inline-block; width: 160px; height: 12px; vertical-align: middle;
   margin: 0 6px; }
