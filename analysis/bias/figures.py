@@ -134,8 +134,8 @@ def write_bias(
 
     That is by default RUN/bias, or RUN/bias-VARIANT where the run has variants. maps.csv: rows of
     `bias_maps`; statistics.csv: rows of `bias_statistics` with all controls; a PNG a unit and axis,
-    in a `view` of `bias_figures`. Returns the folder. Raises ValueError for a folder without a model, and for weights that are not
-    finite.
+    in a `view` of `bias_figures`. Returns the folder. Raises ValueError for a folder without a
+    model, and for weights that are not finite.
     """
     run_model = open_run(run, seed, variant)
     name = "-".join(["bias", *([run_model.variant] if run_model.variant else [])])
