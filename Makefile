@@ -46,7 +46,7 @@ $(DEMO)/data/dataset.json: .venv/stamp
 demo: $(DEMO)/data/dataset.json
 	$(BIN)/ablations run ablations/grids/demo.yaml --data $(DEMO)/data --out $(DEMO)/grid \
 	  --workers $(WORKERS) --device cpu
-	$(BIN)/ablations report $(DEMO)/grid --out $(DEMO)/report.html
+	$(BIN)/ablations report $(DEMO)/grid --out $(DEMO)/report.html --look-inside
 
 test: .venv/stamp-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not browser"

@@ -135,6 +135,11 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--margin", type=float, help="the largest difference that counts as none, in points"
     )
+    report.add_argument(
+        "--look-inside",
+        action="store_true",
+        help="also analyse the baseline's first model, as `python -m analysis all` does",
+    )
     repeat.add_argument("--to", type=Path, help="a new folder for the run (default: temporary)")
     publish.add_argument("to", type=Path, help="the folder to write to")
     publish.add_argument(
@@ -261,7 +266,9 @@ def _repeat(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from ablations.report.page import write_report
 
-    print(f"report: {write_report(options.folder, options.out, options.margin)}")
+    look = options.look_inside
+    written = write_report(options.folder, options.out, options.margin, look_inside=look)
+    print(f"report: {written}")
     return 0
 
 

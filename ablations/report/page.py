@@ -68,19 +68,26 @@ class Effects:
 
 
 def write_report(
-    root: str | Path, out: str | Path | None = None, margin: float | None = None
+    root: str | Path,
+    out: str | Path | None = None,
+    margin: float | None = None,
+    *,
+    look_inside: bool = False,
 ) -> Path:
     """Write the report of the grid stored in `root` and return its path: root/report.html or `out`.
 
     Beside it table.md and rows.csv (a row a run). Unless that is a published folder, also
     table.csv, .parquet and .tex, and the figures as PNG files in figures/. `margin`: what
-    counts as no difference, either way, in place of the grid's `equal_within`. Raises ValueError if
-    nothing has ended there, or the margin is not above 0.
+    counts as no difference, either way, in place of the grid's `equal_within`. `look_inside`: also
+    write analysis.html beside it, the page of the baseline's first kept model, and link it. Raises
+    ValueError if nothing has ended there, the margin is not above 0, or there is no model to look
+    inside.
     """
     if margin is not None and not margin > 0:
         raise ValueError(f"margin={margin} must be above 0 points, for example 2")
     study = Study.open(root, margin)
     out = Path(out) if out else study.store.root / "report.html"
+    inside = _look_inside(study, out.parent) if look_inside else ""
     shown = study.shown()
     histories = shown.histories(set(shown.labels.values()))
     compared = [_compared(shown, metric, histories) for metric in study.metrics]
@@ -88,7 +95,7 @@ def write_report(
     maps, tuned = _bias(study), tuning(shown)
     table = tables.variants(study)
     text = tables.shown(study, table)
-    page = _page(shown, text, compared, effects, maps, tuned, out.parent)
+    page = _page(shown, text, compared, effects, maps, tuned, inside, out.parent)
     write_atomically(out, page.encode(errors="backslashreplace"))
     tables.write_readable(study, text, out.parent)
     if study.store.published and out.parent.resolve() == study.store.root.resolve():
@@ -101,6 +108,19 @@ def write_report(
     for figure in [*drawn, *effects.figures, *maps, *(tuned.figures if tuned else ())]:
         write_atomically(out.parent / "figures" / f"{figure.name}.png", figure.png)
     return out
+
+
+def _look_inside(study: Study, folder: Path) -> str:
+    """Write the analysis of the baseline's first kept model; its file name, beside the report."""
+    from analysis.page.page import write_page
+
+    path = study.model_path(study.baseline)
+    if path is None:
+        raise ValueError(
+            f"{study.store.root} keeps no model of {study.baseline} to look inside; run the grid "
+            "there, or leave --look-inside out"
+        )
+    return write_page(path.parent, folder / "analysis.html").name
 
 
 def _compared(study: Study, metric: Metric, histories: pd.DataFrame) -> Compared:
@@ -162,6 +182,7 @@ def _page(
     effects: Effects,
     maps: list[Drawn],
     tuned: Tuning | None,
+    inside: str,
     folder: Path,
 ) -> str:
     """The page of the variants that are shown; `text`: the table of all."""
@@ -198,6 +219,7 @@ def _page(
         "effects": effects,
         "most_sentences": MOST_SENTENCES,
         "bias": maps,
+        "inside": inside,
         "tuning": tuned,
         "scored": [
             (name, [(path.name, link(path, folder)) for path in files])

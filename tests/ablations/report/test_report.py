@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -122,6 +124,25 @@ def test_report_command_writes_elsewhere_and_refuses_a_bad_margin(folder, tmp_pa
     assert written == {"other.html", "figures", *tables}, "nothing temporary is left"
     assert main(["report", str(folder), "--margin", "0"]) == 2
     assert "margin=0.0 must be above 0 points" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_report_writes_and_links_a_page_from_inside_the_baseline(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stub(run: Path, out: Path) -> Path:
+        out.write_text(json.loads((run / "config.json").read_text())["model"]["layout"])
+        return out
+
+    monkeypatch.setattr("analysis.page.page.write_page", stub)
+    out = tmp_path / "report.html"
+    assert main(["report", str(folder), "--out", str(out), "--look-inside"]) == 0
+    assert 'href="analysis.html"' in out.read_text()
+    assert (tmp_path / "analysis.html").read_text() == "T+S"
+    for model in (copied := Path(shutil.copytree(folder, tmp_path / "run"))).rglob("model-*"):
+        model.unlink()
+    with pytest.raises(ValueError, match=r"keeps no model of T\+S to look inside"):
+        write_report(copied, look_inside=True)
 
 
 def test_report_of_nothing_is_refused(tmp_path, capsys):
