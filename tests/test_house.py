@@ -53,9 +53,9 @@ HOUSE = {
         "__main__": "cli",
         "cli": "pictures predict clip_scores settings train data export checkpoint model presets "
         "config shapes",
-        "pictures": "predict data",
+        "pictures": "predict data checkpoint",
         "clip_scores": "train data checkpoint",
-        "predict": "train data checkpoint model",
+        "predict": "train data checkpoint model config",
         "tasks": "settings train data checkpoint config config_checks",
         "settings": "data presets config config_checks",
         "train": "data checkpoint model gating parts presets config config_checks shapes",
