@@ -132,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     repeat.add_argument("--threads", type=int, default=1, help="CPU threads")
     report.add_argument("--out", type=Path, help="the HTML file (default: FOLDER/report.html)")
     report.add_argument(
+        "--best-page", action="store_true", help="write the analysis page of the best run, too"
+    )
+    report.add_argument(
         "--margin", type=float, help="the largest difference that counts as none, in points"
     )
     repeat.add_argument("--to", type=Path, help="a new folder for the run (default: temporary)")
@@ -248,8 +251,11 @@ def _repeat(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from ablations.report.page import write_report
+    from ablations.report.page import write_best_page, write_report
 
+    if options.best_page:
+        name, page = write_best_page(options.folder)
+        print(f"page of the best run ({name}): {page}", flush=True)
     print(f"report: {write_report(options.folder, options.out, options.margin)}")
     return 0
 

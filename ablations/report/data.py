@@ -26,8 +26,8 @@ from analysis.results.sequential import Design, looks
 from analysis.results.statistics import compare, t_interval
 
 COSTS = ("params", "gmacs")
-SAME_COST = 0.01
-"""Costs that differ by no more than this share count as equal."""
+SAME_COST = 0.05
+"""Costs that differ by less than this share count as equal."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Study:
         if self.baseline not in self.costs.index or label not in self.costs.index:
             return {}
         ratios = self.costs.loc[label, list(COSTS)] / self.costs.loc[self.baseline, list(COSTS)]
-        return {name: ratio for name, ratio in ratios.items() if abs(ratio - 1) > SAME_COST}
+        return {name: ratio for name, ratio in ratios.items() if abs(ratio - 1) >= SAME_COST}
 
     def interval(self, label: str, metric: Metric) -> tuple[int, float, float, float]:
         """n, mean and 95% t-interval of a variant; NaN for what there is not."""
@@ -266,6 +266,19 @@ class Study:
             path = self.store.run_folder(result["cell"], seed) / f"model-seed{seed}.safetensors"
             if found == label and result["status"] == "done" and path.is_file():
                 return path
+        return None
+
+    def best_run(self) -> tuple[str, int, Path] | None:
+        """Label, seed and folder of the finished run with the best score whose model is kept."""
+        if not self.metrics:
+            return None
+        metric = self.metrics[0]
+        runs = self.done.dropna(subset=[metric.column])
+        order = (metric.sign * runs[metric.column]).sort_values(ascending=False, kind="stable")
+        for row in runs.loc[order.index].to_dict("records"):
+            folder = self.store.run_folder(row["id"], row["seed"])
+            if (folder / f"model-seed{row['seed']}.safetensors").is_file():
+                return row["label"], row["seed"], folder
         return None
 
 

@@ -5,6 +5,7 @@ The page is read from what the folder stores; nothing is trained or evaluated fo
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from ablations.report import bias, figures, prediction, tables, words
+from ablations.report import bias, dots, figures, prediction, tables, words
 from ablations.report.data import Study
 from ablations.report.figures import Drawn
 from ablations.report.labels import Metric
-from ablations.report.provenance import grid_text, is_dirty, provenance, reproduce
+from ablations.report.provenance import grid_text, is_dirty, links, provenance, reproduce
 from ablations.report.tuning import Tuning, tuning
 from ablations.report.words import Finding
+from analysis.page.page import write_page
 from posmlp.checkpoint import write_atomically
 
 MOST_SENTENCES = 8
@@ -74,7 +76,7 @@ def write_report(
     effects = _effects(study)
     maps, tuned = _bias(study), tuning(study)
     table = tables.variants(study)
-    page = _page(study, table, compared, effects, maps, tuned)
+    page = _page(study, table, compared, effects, maps, tuned, out.parent)
     write_atomically(out, page.encode())
     tables.write_readable(study, table, out.parent)
     if study.store.published and out.parent.resolve() == study.store.root.resolve():
@@ -84,6 +86,19 @@ def write_report(
     for figure in [*drawn, *effects.figures, *maps, *(tuned.figures if tuned else ())]:
         write_atomically(out.parent / "figures" / f"{figure.name}.png", figure.png)
     return out
+
+
+def write_best_page(root: str | Path) -> tuple[str, Path]:
+    """Write the analysis page of the run with the best score: its name, and the page's path.
+
+    A report that is written later links it. Raises ValueError if no finished run keeps its model.
+    """
+    study = Study.open(root)
+    best = study.best_run()
+    if best is None:
+        raise ValueError(f"{root} keeps no trained model, so that no run can have a page")
+    label, seed, folder = best
+    return f"{label}, seed {seed}", write_page(folder)
 
 
 def _compared(study: Study, metric: Metric, histories: pd.DataFrame) -> Compared:
@@ -142,6 +157,7 @@ def _page(
     effects: Effects,
     maps: list[Drawn],
     tuned: Tuning | None,
+    folder: Path,
 ) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -157,6 +173,8 @@ def _page(
     }
     main = study.metrics[0] if study.metrics else None
     comparison = study.comparison(main) if main else None
+    outcomes = prediction.outcomes(study)
+    states = Counter(outcome.state for outcome in outcomes)
     values: dict[str, Any] = {
         "study": study,
         "question": study.plan["question"] or "Ablation report",
@@ -164,7 +182,11 @@ def _page(
         "progress": words.progress(study),
         "compared": compared,
         "named": prediction.named(study, compared[0].findings if compared else []),
-        "outcomes": prediction.outcomes(study),
+        "outcomes": outcomes,
+        "expected": words.expected(states),
+        "dots": dots.dot_plot(study, main, comparison) if main else "",
+        "far_seeds": words.far_seeds(study, main) if main else [],
+        "links": links(study, folder),
         "how_to_read": words.how_to_read(study, comparison),
         "matching": words.matching(study),
         "label_key": words.label_key(study),
