@@ -26,7 +26,7 @@ HOUSE = {
         "plan": "engines progress store grid",
         "engines": "store grid commands",
         "report": "store grid commands",
-        "progress": "store",
+        "progress": "store grid",
         "store": "grid commands",
         "grid": "",
         "commands": "",

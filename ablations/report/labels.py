@@ -105,11 +105,7 @@ class Metric:
     @property
     def name(self) -> str:
         """What a sentence says: `top-1 on test clips`."""
-        split, _, score = self.column.partition("_")
-        if split in _SPLITS and score:
-            clips = _SPLITS[split] or "test "
-            return f"{_SCORES.get(score, score.replace('_', ' '))} on {clips}clips"
-        return self.short
+        return self.of.words
 
     @property
     def meaning(self) -> str:
