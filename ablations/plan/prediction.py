@@ -121,7 +121,7 @@ def fitted(
     grid.file.fail(
         ("budget",),
         f"{first} takes about {duration(needed_s)} on {of_workers(at_once)}, more "
-        f" than the budget of {duration(budget_s)}; allow that, or take cells out.",
+        f"than the budget of {duration(budget_s)}; allow that, or take cells out.",
     )
 
 

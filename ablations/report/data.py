@@ -226,15 +226,39 @@ class Study:
 
         From classes.csv, which `analysis.results.class_accuracy` writes; empty without it.
         """
-        text, score = self.store.table(self.store.classes_path), metric.column.removeprefix("test_")
+        table, score = self._classes, metric.column.removeprefix("test_")
         by = "pair" if score == "within_pair" else "class"
-        table = pd.read_csv(io.StringIO(text)) if text else pd.DataFrame()
         if not {score, by} <= set(table):
             return pd.DataFrame()
-        labels = {cell["name"]: self.labels[cell["id"]] for cell in self.plan["cells"]}
-        table = table.assign(label=table["variant"].map(labels)).dropna(subset=["label", by])
+        table = table.dropna(subset=[by])
         means = 100 * table.pivot_table(score, "label", by, sort=False)
         return means.reindex([label for label in self.labels.values() if label in means.index])
+
+    @cached_property
+    def _classes(self) -> pd.DataFrame:
+        """classes.csv with the variants' labels; empty where there is none."""
+        text = self.store.table(self.store.classes_path)
+        table = pd.read_csv(io.StringIO(text)) if text else pd.DataFrame({"variant": []})
+        labels = {cell["name"]: self.labels[cell["id"]] for cell in self.plan["cells"]}
+        return table.assign(label=table["variant"].map(labels)).dropna(subset=["label"])
+
+    def confusion(self, label: str) -> pd.DataFrame:
+        """In percent of the row's class: how often its clips are taken for the column's.
+
+        Over all seeds of classes.csv; empty where that tells no answers, or lacks a class.
+        """
+        table = self._classes[self._classes["label"] == label]
+        if "answers" not in table or table["answers"].isna().any() or table.empty:
+            return pd.DataFrame()
+        counts = pd.DataFrame(
+            [[int(count) for count in each.split()] for each in table["answers"]],
+            index=table["class"],
+        )
+        counts = counts.groupby(level=0, sort=False).sum()
+        if counts.shape[0] != counts.shape[1]:
+            return pd.DataFrame()
+        counts.columns = counts.index
+        return 100 * counts.div(counts.sum(axis=1), axis=0)
 
     def results(self) -> Iterator[tuple[str, int, Result]]:
         """The stored result of each run that ended, as label, seed, result."""

@@ -137,6 +137,13 @@ def _effects(study: Study) -> Effects:
     )
 
 
+def _confusions(study: Study) -> dict[str, pd.DataFrame]:
+    """What is taken for what by the baseline and by the best variant, where it was scored."""
+    labels = bias.chosen(study, study.metrics[0]) if study.metrics else []
+    found = {label: study.confusion(label) for label in labels}
+    return {label: table for label, table in found.items() if not table.empty}
+
+
 def _bias(study: Study) -> list[Drawn]:
     """The baseline's maps, whose files have plain names, then the best variant's."""
     if not study.metrics:
@@ -187,6 +194,7 @@ def _page(
         "dots": dots.dot_plot(study, main, comparison) if main else "",
         "far_seeds": words.far_seeds(study, main) if main else [],
         "links": links(study, folder),
+        "confusions": _confusions(study),
         "how_to_read": words.how_to_read(study, comparison),
         "matching": words.matching(study),
         "label_key": words.label_key(study),

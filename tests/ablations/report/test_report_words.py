@@ -255,7 +255,8 @@ def test_many_variants_with_lists_are_all_listed_and_some_coloured(tmp_path):
 def test_classes_are_shown_where_they_were_scored(tmp_path):
     root = fill(tmp_path / "run", CROSSED, crossed)
     rows = [
-        {"variant": f"gate={gate} layout=S", "seed": seed, "class": name, "num_clips": 4, "top1": v}
+        {"variant": f"gate={gate} layout=T+S", "seed": seed, "class": name, "num_clips": 4, "top1": v}
+        | {"answers": "3 1" if name == "left" else f"{seed} {4 - seed}"}
         for gate, offset in (("lrpe", 0.1), ("dense", 0.3))
         for seed in (0, 1)
         for name, v in (("left", offset), ("right", offset + 0.5 + 0.1 * seed))
@@ -263,9 +264,13 @@ def test_classes_are_shown_where_they_were_scored(tmp_path):
     pd.DataFrame(rows).to_csv(root / "classes.csv", index=False)
     study = Study.open(root)
     table = study.classes(study.metrics[0])
-    assert table.index.tolist() == ["lrpe · S", "dense · S"]
-    np.testing.assert_allclose(table.loc["dense · S", ["left", "right"]], [30.0, 85.0])
-    assert "<th>right</th>" in write_report(root).read_text()
+    assert table.index.tolist() == ["lrpe · T+S", "dense · T+S"]
+    np.testing.assert_allclose(table.loc["dense · T+S", ["left", "right"]], [30.0, 85.0])
+    confusion = study.confusion("dense · T+S")
+    np.testing.assert_allclose(confusion, [[75.0, 25.0], [12.5, 87.5]])
+    page = write_report(root).read_text()
+    assert "<th>right</th>" in page
+    assert 'title="right taken for left: 12.5%"' in page
 
 
 def test_expectations_are_checked_against_the_verdicts(tmp_path):
