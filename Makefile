@@ -50,7 +50,7 @@ try: .venv/stamp
 demo: try $(DEMO)/data/dataset.json
 	$(BIN)/ablations run ablations/grids/demo.yaml --data $(DEMO)/data --out $(DEMO)/grid \
 	  --workers $(WORKERS) --device cpu
-	$(BIN)/ablations report $(DEMO)/grid --out $(DEMO)/report.html --best-page
+	$(BIN)/ablations report $(DEMO)/grid --out $(DEMO)/report.html --look-inside
 
 test: .venv/stamp-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not browser"

@@ -132,7 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     repeat.add_argument("--threads", type=int, default=1, help="CPU threads")
     report.add_argument("--out", type=Path, help="the HTML file (default: FOLDER/report.html)")
     report.add_argument(
-        "--best-page", action="store_true", help="write the analysis page of the best run, too"
+        "--look-inside",
+        action="store_true",
+        help="also analyse the best run, as `python -m analysis all` does",
     )
     report.add_argument(
         "--margin", type=float, help="the largest difference that counts as none, in points"
@@ -251,12 +253,13 @@ def _repeat(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from ablations.report.page import write_best_page, write_report
+    from ablations.report.page import write_report
 
-    if options.best_page:
-        name, page = write_best_page(options.folder)
-        print(f"page of the best run ({name}): {page}", flush=True)
-    print(f"report: {write_report(options.folder, options.out, options.margin)}")
+    look = options.look_inside
+    written = write_report(options.folder, options.out, options.margin, look_inside=look)
+    if look:
+        print(f"page of the best run: {written.with_name('analysis.html')}")
+    print(f"report: {written}")
     return 0
 
 

@@ -58,25 +58,31 @@ class Effects:
 
 
 def write_report(
-    root: str | Path, out: str | Path | None = None, margin: float | None = None
+    root: str | Path,
+    out: str | Path | None = None,
+    margin: float | None = None,
+    *,
+    look_inside: bool = False,
 ) -> Path:
     """Write the report of the grid stored in `root` and return its path: root/report.html or `out`.
 
     Beside it table.md and rows.csv (a row a run). Unless that is a published folder, also
     table.csv, .parquet and .tex, and the figures as PNG files in figures/. `margin`: what
-    counts as no difference, either way, in place of the grid's `equal_within`. Raises ValueError if
-    nothing has ended there, or the margin is not above 0.
+    counts as no difference, either way, in place of the grid's `equal_within`. `look_inside`: also
+    write analysis.html beside it, the page of the best run, and link it. Raises ValueError if
+    nothing has ended there, the margin is not above 0, or there is no model to look inside.
     """
     if margin is not None and not margin > 0:
         raise ValueError(f"margin={margin} must be above 0 points, for example 2")
     study = Study.open(root, margin)
     out = Path(out) if out else study.store.root / "report.html"
+    inside = _look_inside(study, out.parent) if look_inside else ("", "")
     histories = study.histories()
     compared = [_compared(study, metric, histories) for metric in study.metrics]
     effects = _effects(study)
     maps, tuned = _bias(study), tuning(study)
     table = tables.variants(study)
-    page = _page(study, table, compared, effects, maps, tuned, out.parent)
+    page = _page(study, table, compared, effects, maps, tuned, inside, out.parent)
     write_atomically(out, page.encode())
     tables.write_readable(study, table, out.parent)
     if study.store.published and out.parent.resolve() == study.store.root.resolve():
@@ -88,17 +94,16 @@ def write_report(
     return out
 
 
-def write_best_page(root: str | Path) -> tuple[str, Path]:
-    """Write the analysis page of the run with the best score: its name, and the page's path.
-
-    A report that is written later links it. Raises ValueError if no finished run keeps its model.
-    """
-    study = Study.open(root)
+def _look_inside(study: Study, folder: Path) -> tuple[str, str]:
+    """Write the analysis of the run with the best score; its name, and the file's, beside us."""
     best = study.best_run()
     if best is None:
-        raise ValueError(f"{root} keeps no trained model, so that no run can have a page")
-    label, seed, folder = best
-    return f"{label}, seed {seed}", write_page(folder)
+        raise ValueError(
+            f"{study.store.root} keeps no trained model to look inside; run the grid there, or "
+            "leave --look-inside out"
+        )
+    label, seed, run = best
+    return f"{label}, seed {seed}", write_page(run, folder / "analysis.html").name
 
 
 def _compared(study: Study, metric: Metric, histories: pd.DataFrame) -> Compared:
@@ -164,6 +169,7 @@ def _page(
     effects: Effects,
     maps: list[Drawn],
     tuned: Tuning | None,
+    inside: tuple[str, str],
     folder: Path,
 ) -> str:
     environment = jinja2.Environment(
@@ -194,6 +200,7 @@ def _page(
         "dots": dots.dot_plot(study, main, comparison) if main else "",
         "far_seeds": words.far_seeds(study, main) if main else [],
         "links": links(study, folder),
+        "inside": inside,
         "confusions": _confusions(study),
         "how_to_read": words.how_to_read(study, comparison),
         "matching": words.matching(study),

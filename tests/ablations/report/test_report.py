@@ -131,6 +131,26 @@ def test_report_command_writes_elsewhere_and_refuses_a_bad_margin(folder, tmp_pa
     assert "margin=0.0 must be above 0 points" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("unrendered")
+def test_report_looks_inside_the_best_run(folder, tmp_path, monkeypatch, capsys):
+    def write_page(run: Path, out: Path) -> Path:
+        out.parent.mkdir(parents=True)
+        out.write_text(str(run))
+        return out
+
+    monkeypatch.setattr("ablations.report.page.write_page", write_page)
+    out = tmp_path / "new" / "report.html"
+    assert main(["report", str(folder), "--out", str(out), "--look-inside"]) == 0
+    page = out.with_name("analysis.html")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"page of the best run: {page}", f"report: {out}"]
+    table = load(folder)
+    best = table[table["test_top1"] == table["test_top1"].max()].iloc[0]
+    run = Path("cells", best["id"], f"seed{best['seed']}")
+    assert Path(page.read_text()).relative_to(folder) == run
+    assert f'<a href="analysis.html">what {best["layout"]}, seed' in out.read_text()
+
+
 def test_report_of_nothing_is_refused(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "holds no ablation" in capsys.readouterr().err

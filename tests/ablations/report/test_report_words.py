@@ -255,7 +255,13 @@ def test_many_variants_with_lists_are_all_listed_and_some_coloured(tmp_path):
 def test_classes_are_shown_where_they_were_scored(tmp_path):
     root = fill(tmp_path / "run", CROSSED, crossed)
     rows = [
-        {"variant": f"gate={gate} layout=T+S", "seed": seed, "class": name, "num_clips": 4, "top1": v}
+        {
+            "variant": f"gate={gate} layout=T+S",
+            "seed": seed,
+            "class": name,
+            "num_clips": 4,
+            "top1": v,
+        }
         | {"answers": "3 1" if name == "left" else f"{seed} {4 - seed}"}
         for gate, offset in (("lrpe", 0.1), ("dense", 0.3))
         for seed in (0, 1)
