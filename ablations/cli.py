@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP
-from posmlp.shapes import NotWrittenError
+from posmlp.shapes import NotWrittenError, print_any_name
 
 DEVICE_HELP = "cpu, cuda:N, or cuda: workers take turns on all GPUs; default: cuda if there is one"
 
@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SIGTERM or SIGUSR1, for a scheduler to requeue; 130 Ctrl-C.
     """
     options = _parser().parse_args(arguments)
+    print_any_name()
     code = 1 if options.command is _run else 0  # where a closed pipe stops it
     try:
         code = options.command(options)
@@ -153,6 +154,16 @@ def _parser() -> argparse.ArgumentParser:
     bench.set_defaults(command=_bench)
     bench.add_argument("--jobs", type=int, default=24, help="how many jobs each runner gets")
     bench.add_argument(
+        "what",
+        nargs="?",
+        default="runners",
+        choices=("runners", "scale"),
+        help="runners: what each costs a job; scale: grids of many cells that have finished",
+    )
+    bench.add_argument(
+        "--cells", type=int, nargs="+", default=[1000, 10000], help="the sizes of grids of scale"
+    )
+    bench.add_argument(
         "--seconds", type=float, default=1.0, help="how long a job lasts that does something"
     )
     bench.add_argument("--only", default="", help="time the runners alone whose name has this part")
@@ -272,10 +283,13 @@ def _publish(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    from ablations.bench import scale
     from ablations.bench.grid import bench_grid
     from ablations.bench.overhead import bench
 
-    if options.grid is not None:
+    if options.what == "scale":
+        lines = scale.bench(options.cells)
+    elif options.grid is not None:
         lines = bench_grid(options.grid, options.device, options.workers, options.runs)
     else:
         lines = bench(options.jobs, options.seconds, options.only)

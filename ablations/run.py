@@ -90,8 +90,9 @@ def run(
         place = "cuda" if runner.on_gpu else "cpu"
         predictions = predict(grid, store, place, num_threads, probe_s, cache_gib)
         grid = fitted(with_chosen(grid, store), predictions, store, runner.at_once)
+        declared = current(grid, store).grid
         with store.written():
-            store.declare(current(grid, store).grid, command)
+            store.declare(declared, command)
         hindsight = Hindsight(predictions)
         alike = grid.options.failed_alike
         most = FAILED_ALIKE if alike is None else alike
@@ -99,8 +100,9 @@ def run(
             num_parts = int(shard.partition("/")[2]) if shard else 1
             jobs = part(runner.grouped(list(now.jobs), num_parts), shard)
             todo = _missing(store, jobs, retry_failed, sources)
-            if todo or not now.jobs:  # else this round is over, and what is stored may be further
-                store.declare(now.grid, command)
+            if (todo or not now.jobs) and now.grid is not declared:
+                declared = now.grid  # else this round is over, and what is stored may be further
+                store.declare(declared, command)
             num_all, num_todo = (sum(len(job.trainings) for job in each) for each in (jobs, todo))
             with reporter(
                 *(num_all, num_all - num_todo, here),
@@ -161,7 +163,7 @@ def _missing(
     """The jobs that are to be run: cells that lack the same seeds of a job stay together."""
 
     def is_missing(cell: Cell, seed: int, repeat: int) -> bool:
-        result = store.sound_result(cell.id, seed, repeat)  # the run folder may still be whole
+        result = store.ended(cell.id, seed, repeat)  # the run folder may still be whole
         if result is not None and not (result["status"] == "failed" and retry_failed):
             return False
         if other_runs.take_over(cell, seed, repeat, store, sources):
@@ -172,11 +174,11 @@ def _missing(
 
     left = []
     for job in jobs:
-        lacking: dict[tuple[int, ...], tuple[Cell, ...]] = {}
+        lacking: dict[tuple[int, ...], list[Cell]] = {}
         for cell in job.cells:
             seeds = tuple(seed for seed in job.seeds if is_missing(cell, seed, job.repeat))
-            lacking[seeds] = (*lacking.get(seeds, ()), cell)
-        left += [replace(job, cells=c, seeds=s) for s, c in lacking.items() if s]
+            lacking.setdefault(seeds, []).append(cell)
+        left += [replace(job, cells=tuple(c), seeds=s) for s, c in lacking.items() if s]
     return left
 
 

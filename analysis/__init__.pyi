@@ -37,22 +37,29 @@ from .draw import (
     draw_bias_history as draw_bias_history,
     draw_cost_accuracy as draw_cost_accuracy,
     draw_differences as draw_differences,
+    draw_exemplars as draw_exemplars,
     draw_interventions as draw_interventions,
     draw_joint_bias as draw_joint_bias,
     draw_learning_curves as draw_learning_curves,
     draw_patching as draw_patching,
     draw_peers as draw_peers,
+    draw_probe as draw_probe,
     draw_spatial_bias as draw_spatial_bias,
     draw_speed_accuracy as draw_speed_accuracy,
     draw_temporal_bias as draw_temporal_bias,
+    draw_tuning as draw_tuning,
     save_bias_animation as save_bias_animation,
 )
 from .explorer.explorer import BiasExplorer as BiasExplorer
 from .figures.draw_layout import draw_layout as draw_layout
 from .inside.activations import activations as activations
 from .inside.arrow import arrow_curve as arrow_curve, arrow_of_time as arrow_of_time
-from .inside.patching import contributions as contributions, patch as patch
-from .interventions.intervene import intervene as intervene
+from .inside.draw_patching import save_gate_film as save_gate_film
+from .inside.patching import patch as patch
+from .inside.paths import contributions as contributions, patch_paths as patch_paths
+from .inside.readout import probe as probe
+from .inside.tuning import tuning as tuning
+from .interventions.intervene import exemplars as exemplars, intervene as intervene
 from .interventions.interventions import Intervention as Intervention, knock_outs as knock_outs
 from .page.page import write_page as write_page
 from .results.curves import (

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
+from posmlp.checkpoint import in_turn
+
 Model = TypeVar("Model", bound=nn.Module)
-_LENT: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-_LENDING = threading.Lock()
 
 
 def unwrapped(model: Model) -> Model:
@@ -37,9 +35,7 @@ def borrowed(model: nn.Module, *, steps: bool = False) -> Iterator[None]:
     as batch norm's running statistics. `steps`: training steps are taken, in whatever mode; no
     parameter holds a gradient at first, and none may be updated.
     """
-    with _LENDING:
-        lent = _LENT.setdefault(model, threading.RLock())
-    with lent:
+    with in_turn(model):
         yield from _borrow(model, steps)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from analysis.arguments import count, file, folder
 from analysis.cli_speed import add_commands, use_no_screen
+from posmlp.shapes import print_any_name
 
 VARIANT_HELP = "which of the run's variants, where it has several"
 DEVICE_HELP = "cpu, cuda or cuda:N; one GPU, if there is one, where this is left out"
@@ -20,6 +21,7 @@ DEVICE_HELP = "cpu, cuda or cuda:N; one GPU, if there is one, where this is left
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a ValueError or an OSError ends with its message and exit code 2."""
     options = _parser().parse_args(arguments)
+    print_any_name()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning(options.command)

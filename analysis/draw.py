@@ -13,7 +13,9 @@ from analysis.bias.draw_history import draw_arrow_history, draw_bias_history, sa
 from analysis.bias.draw_joint_bias import draw_joint_bias
 from analysis.figures.draw_layout import draw_layout
 from analysis.inside.draw_patching import draw_arrow, draw_patching
-from analysis.interventions.draw_effects import draw_interventions
+from analysis.inside.readout import draw_probe
+from analysis.inside.tuning import draw_tuning
+from analysis.interventions.draw_effects import draw_exemplars, draw_interventions
 from analysis.results.draw_comparison import draw_differences
 from analysis.results.draw_learning import draw_learning_curves
 from analysis.results.draw_results import draw_accuracy, draw_cost_accuracy
@@ -27,14 +29,17 @@ __all__ = [
     "draw_bias_history",
     "draw_cost_accuracy",
     "draw_differences",
+    "draw_exemplars",
     "draw_interventions",
     "draw_joint_bias",
     "draw_layout",
     "draw_learning_curves",
     "draw_patching",
     "draw_peers",
+    "draw_probe",
     "draw_spatial_bias",
     "draw_speed_accuracy",
     "draw_temporal_bias",
+    "draw_tuning",
     "save_bias_animation",
 ]

@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path, PosixPath, WindowsPath
 from typing import Any, TypeVar
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
@@ -27,6 +29,8 @@ from posmlp.released.names import DERIVED, as_ours, released_name, released_shap
 from posmlp.shapes import not_written
 
 Model = TypeVar("Model", bound=nn.Module)
+_LENT: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_LENDING = threading.Lock()
 _CONTAINERS = ("model_state", "state_dict", "model", "state_dict_ema", "model_ema", "ema")
 """Keys under which savers put the tensors; of two, the first counts."""
 _SETTINGS = (argparse.Namespace, PosixPath, WindowsPath)
@@ -85,10 +89,20 @@ def save(model: PosMLPVideo, path: str | Path, **metadata: str) -> None:
     write_atomically(path, to_bytes(state, header))
 
 
+@contextmanager
+def in_turn(model: nn.Module) -> Iterator[None]:
+    """Within the block no other thread that calls this has the model, whose mode may change."""
+    with _LENDING:
+        lent = _LENT.setdefault(model, threading.RLock())
+    with lent:
+        yield
+
+
 def copied(model: Model) -> Model:
     """A copy of a model; ValueError for a pruned one and its like, whose weights are made anew."""
     try:
-        return copy.deepcopy(model)
+        with in_turn(model):
+            return copy.deepcopy(model)
     except RuntimeError as error:
         if "graph leaves" not in str(error):
             raise
@@ -200,13 +214,24 @@ def _read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, st
             f"shipped model: {names}"
         )
     try:
-        with safe_open(str(path), "pt") as file:
-            metadata = file.metadata() or {}
-        return load_file(str(path)), metadata
+        return read_tensors(path)
     except SafetensorError as error:
         raise ValueError(
             f"{path} is not a readable safetensors file: {error}; put a sound one back"
         ) from error
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and its metadata. Raises SafetensorError or OSError."""
+    with open(path, "rb") as file:
+        name = os.fspath(path)
+        try:
+            name.encode()
+        except UnicodeEncodeError:  # only text is taken for a name
+            name = f"/dev/fd/{file.fileno()}"
+        with safe_open(name, "pt") as found:
+            keys, metadata = found.keys(), found.metadata()
+            return {key: found.get_tensor(key) for key in keys}, metadata or {}
 
 
 def _check_keys(state: StateDict, expected: dict[str, tuple[int, ...]], where: str) -> None:

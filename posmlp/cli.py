@@ -1,4 +1,4 @@
-"""`posmlp try | train | eval | predict | data | convert | export | info`.
+"""`posmlp try | train | eval | predict | features | data | convert | export | info`.
 
 Nothing heavy is imported before it is needed.
 """
@@ -12,8 +12,10 @@ import os
 import re
 import shlex
 import signal
+import stat
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from posmlp.data.cli import DATA_HELP, add_data_commands
 from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP, NUM_WORKERS
 from posmlp.presets import PRESET_SOURCES, PRESETS, resolve
 from posmlp.settings import configs
-from posmlp.shapes import NO_ROOM, not_written
+from posmlp.shapes import NO_ROOM, not_written, print_any_name
 
 if TYPE_CHECKING:
     from posmlp.predict import Prediction
@@ -37,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal stopped a training, whose middle is stored (`train/stopping.py`). 130: Ctrl-C.
     """
     options = _parsed(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text
-        sys.stdout.reconfigure(errors="backslashreplace")
+    print_any_name()
     try:
         return options.run(options) or 0
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
@@ -139,6 +140,18 @@ def _parser() -> argparse.ArgumentParser:
     guess.add_argument("--out", metavar="DIR", help="write that table there, and a coloured line")
     guess.add_argument("--annotate", metavar="OUT.mp4", help="write the one video with its classes")
 
+    features = command("features", _features)
+    features.add_argument("run_folder", metavar="RUN", help="a run folder")
+    features.add_argument("videos", metavar="VIDEO", nargs="+", help="video files or frame folders")
+    features.add_argument("--out", metavar="FILE", required=True, help="FILE.parquet or FILE.npz")
+    features.add_argument(
+        "--seed", type=int, help="which of the run's models; its first by default"
+    )
+    features.add_argument("--variant", help="which of the run's variants, where it has several")
+    features.add_argument("--device", help=DEVICE_HELP)
+    features.add_argument("--clips", type=int, default=1, help="temporal views a video")
+    features.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
+
     add_data_commands(commands.add_parser("data", help="Make, check or time a data set."), configs)
 
     convert = command("convert", _convert)
@@ -180,6 +193,7 @@ def _train(options: argparse.Namespace) -> None:
     For several GPUs or machines call: torchrun --nproc-per-node N -m posmlp train ...
     """
     _refuse_srun_alone(options.out)
+    _tell_lost_layout(options.settings)
     config, train = configs(options.config, options.settings, options.data)
     try:
         seeds = [int(text) for text in options.seeds.split(",")]
@@ -211,6 +225,22 @@ def _train(options: argparse.Namespace) -> None:
         tested = {key: value for key, value in row.items() if key.startswith("test_")}
         print(_line(f"seed {row['seed']} on test clips:", tested))
     print(f"run folder: {options.out}")
+
+
+def _tell_lost_layout(settings: Sequence[str]) -> None:
+    """Say so where a shell has taken `layout=T>S` for `layout=T` and a file `S` to write to."""
+    layout = next((text for text in reversed(settings) if text.startswith("layout=")), None)
+    with suppress(OSError):
+        target = os.fstat(1)
+        for name in os.listdir() if layout and stat.S_ISREG(target.st_mode) else ():
+            if re.fullmatch(r"[A-Z]+([+-][A-Z]+)*", name) and os.path.samestat(
+                os.stat(name), target
+            ):
+                print(
+                    f"posmlp train: {layout} is trained, and what is printed goes to a file "
+                    f"{name!r}. In a shell write {layout}-{name}, or put {layout}>{name} in quotes",
+                    file=sys.stderr,
+                )
 
 
 def _refuse_srun_alone(out: str) -> None:
@@ -362,6 +392,30 @@ def _tell_parts(found: list[Prediction], out: str | None) -> None:
     for name, content in (("timeline.csv", table), ("timeline.png", picture.getvalue())):
         write_atomically(Path(out) / name, content)
         print(f"written: {Path(out) / name}")
+
+
+def _features(options: argparse.Namespace) -> int:
+    """Write videos' pooled features and logits as a table, a row a clip."""
+    from posmlp.clip_scores import check_table, clip_features, write_features
+    from posmlp.data.files.packets import VideoError
+    from posmlp.predict import open_run, opened_on, tell_device
+
+    out = check_table(options.out)
+    with opened_on(options.device) as device:
+        trained = open_run(options.run_folder, options.seed, options.variant)
+    rows, views = [], {"num_views": options.clips, "num_crops": options.crops}
+    for video in options.videos:
+        try:
+            rows.append(clip_features(trained, video, **views))
+        except VideoError as error:  # the others are still worth having
+            print(f"posmlp features: {error}", file=sys.stderr)
+    if not rows:
+        raise ValueError(f"none of {len(options.videos)} videos can be read; {out} is not written")
+    shapes = write_features(rows, trained.classes, out)
+    said = f"features {shapes['features'][1]}, logits {shapes['logits'][1]}"
+    print(f"written: {out} ({shapes['features'][0]} clips of {len(rows)} videos; {said})")
+    tell_device(device)
+    return 0 if len(rows) == len(options.videos) else 2
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -1,27 +1,39 @@
 """What a model answers clip by clip: accuracy of each class, what is taken for what, worst clips.
 
-Shapes: N clips, K classes.
+And the features behind the answers, as a table for other tools.
+
+Shapes: N clips, K classes, C channels of the last stage.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from posmlp.checkpoint import write_atomically
+from posmlp.data.augment import normalise
+from posmlp.data.clips import load_clip
 from posmlp.data.sources import ClipSource
+from posmlp.data.upload import uploaded
+from posmlp.predict import TrainedModel, draws_of
 from posmlp.train.scoring import metrics
 
+FILES = ("clips.csv", "classes.csv", "confusion.csv", "confusion.png")
 NUM_SHOWN = 5  # classes that are named on screen
 CELL, LARGEST = 28, 1600  # pixels of a cell of the confusion matrix, and of all of it
+TABLES = (".parquet", ".npz")
 _LOW, _HIGH = (247, 251, 255), (8, 48, 107)
 
 
@@ -145,6 +157,19 @@ def write_scores(scores: Sequence[ClipScores], out: str | Path) -> list[Path]:
     return written
 
 
+def score_files(run: str | Path) -> Iterator[Path]:
+    """The files of `write_scores` in a run folder or in a folder of it, as `posmlp eval --out`."""
+    for clips in sorted((*Path(run).glob("clips.csv"), *Path(run).glob("*/clips.csv"))):
+        found = [clips.with_name(name) for name in FILES]
+        if all(path.is_file() for path in found):
+            yield from found
+
+
+def link(path: Path, folder: Path) -> str:
+    """A path as a page in `folder` writes it in a link."""
+    return quote(os.fsencode(os.path.relpath(path, folder)))
+
+
 def _as_csv(rows: Sequence[dict[str, Any]]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -188,3 +213,79 @@ def _upright(text: str, font: Any, length: int, width: int) -> Image.Image:
     label = Image.new("RGB", (length, width), "white")
     ImageDraw.Draw(label).text((0, width // 2), text, "black", font, anchor="lm")
     return label.transpose(Image.Transpose.ROTATE_90)
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """Features (n, C) and logits (n, K) of one video's clips, float32, a row a view and crop.
+
+    Features are the mean over all tokens after the last norm, which the classifier reads.
+    """
+
+    file: str
+    views: NDArray[np.int64]
+    crops: NDArray[np.int64]
+    features: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+
+def clip_features(
+    trained: TrainedModel, video: str | Path, *, num_views: int = 1, num_crops: int = 1
+) -> ClipFeatures:
+    """What the model makes of each clip of a video file or frame folder.
+
+    Raises VideoError for a video that cannot be read, ValueError for views that do not exist.
+    """
+    draws = draws_of(num_views, num_crops)
+    model = trained.model
+    like = next(model.parameters())
+    frames = torch.from_numpy(np.stack([load_clip(str(video), trained.rule, d).frames
+                                        for d in draws]))  # fmt: skip
+    with torch.no_grad():
+        inputs = normalise(uploaded(frames, like.device)).to(like)
+        features = model.norm(model.forward_features(inputs)[-1]).flatten(1, -2).mean(dim=1)
+        found = [x.float().cpu().numpy() for x in (features, model.head(features))]
+    views, crops = (np.array([getattr(d, name) for d in draws]) for name in ("view", "crop"))
+    return ClipFeatures(str(video), views, crops, *found)
+
+
+def check_table(path: str | Path) -> Path:
+    """The path of a table of features. Raises ValueError unless it ends in one of TABLES."""
+    path = Path(path)
+    if path.suffix not in TABLES:
+        raise ValueError(f"--out {path} must end in {' or '.join(TABLES)}, which names the form")
+    return path
+
+
+def write_features(
+    rows: Sequence[ClipFeatures], classes: Sequence[str], path: str | Path
+) -> dict[str, tuple[int, ...]]:
+    """Write clips' features and logits to a .parquet or .npz file; returns the arrays' shapes.
+
+    The parquet table has a row a clip, with columns video, view, crop, `feature 0` and so on, and
+    `logit CLASS` for each class. The .npz file holds the arrays video, view, crop (n,), features
+    (n, C), logits (n, K) and classes (K,). Bytes of file names that are no UTF-8 are written as
+    \\x... . Raises ValueError for another suffix, NotWrittenError where it cannot be written.
+    """
+    path, content = check_table(path), io.BytesIO()
+    names = [row.file.encode(errors="surrogateescape").decode(errors="backslashreplace")
+             for row in rows for _ in row.views]  # fmt: skip
+    arrays: dict[str, Any] = {
+        "video": np.array(names),
+        "view": np.concatenate([row.views for row in rows]),
+        "crop": np.concatenate([row.crops for row in rows]),
+        "features": np.concatenate([row.features for row in rows]),
+        "logits": np.concatenate([row.logits for row in rows]),
+    }
+    if path.suffix == ".npz":
+        np.savez(content, classes=np.array(list(classes)), **arrays)
+    else:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        columns = {name: arrays[name] for name in ("video", "view", "crop")}
+        columns |= {f"feature {i}": column for i, column in enumerate(arrays["features"].T)}
+        columns |= {f"logit {c}": x for c, x in zip(classes, arrays["logits"].T, strict=True)}
+        parquet.write_table(pa.table(columns), content)
+    write_atomically(path, content.getvalue())
+    return {name: array.shape for name, array in arrays.items()}

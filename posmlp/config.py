@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 from posmlp import config_checks
@@ -140,7 +140,7 @@ class PosMLPConfig:
                 f"gate {self.gate!r} is a Python object and cannot be written as JSON; "
                 f"use one of: {', '.join(GATE_NAMES)}"
             )
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PosMLPConfig:
@@ -233,7 +233,7 @@ class TrainConfig:
         config_checks.check_training(self)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:

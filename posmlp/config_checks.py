@@ -35,11 +35,14 @@ def one_of(value: object, valid: Iterable[str], what: str) -> None:
     """Raise a ValueError that names the valid values, nearest first, unless `value` is one."""
     valid = list(valid)
     if value not in valid:
-        bare = str(value).removeprefix("train.").removeprefix("model.").replace("-", "_")
+        bare = str(value).lower().replace("-", "_")
+        bare = bare.removeprefix("train.").removeprefix("model.")
         bare = _ALSO_CALLED.get(bare, bare)
         near = [name for name in (bare, f"train.{bare}") if name in valid]
-        for name in (str(value), bare):
-            near = near or difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
+        near = near or [name for name in valid if name.startswith(f"{bare}_")][:1]
+        for name in (str(value), bare):  # of long names a few letters are others' too
+            cutoff = 0.6 if len(name) < 5 else 0.7
+            near = near or difflib.get_close_matches(name, valid, n=1, cutoff=cutoff)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown {what} {value!r}.{hint} Use one of: {', '.join(valid)}")
 
@@ -47,18 +50,20 @@ def one_of(value: object, valid: Iterable[str], what: str) -> None:
 def parse_layout(layout: str) -> tuple[tuple[str, ...], ...]:
     """Residual steps of a block, each the parallel branches whose sum it adds.
 
-    `"T+S"` is `(("T", "S"),)`, `"T>S"` is `(("T",), ("S",))`. Raises ValueError on anything that
-    is not branches (T, S, ST) joined by `+` (in parallel) and `>` (one after the other).
+    `"T+S"` is `(("T", "S"),)`, `"T>S"` is `(("T",), ("S",))`, and so is `"T-S"`, which no shell
+    takes for a file to write to. Raises ValueError on anything that is not branches (T, S, ST)
+    joined by `+` (in parallel) and `>` or `-` (one after the other).
     """
     if not isinstance(layout, str):
         raise ValueError(f"layout {layout!r} is not a string; write for example 'T+S'")
-    steps = tuple(tuple(part.strip() for part in step.split("+")) for step in layout.split(">"))
+    written = layout.replace("-", ">").split(">")
+    steps = tuple(tuple(part.strip() for part in step.split("+")) for step in written)
     for branch in (branch for step in steps for branch in step):
         if branch not in BRANCHES:
             raise ValueError(
                 f"layout {layout!r} has {branch!r} where a branch should stand; branches are T "
-                "(time), S (space), ST (joint), joined by '+' (parallel) or '>' (sequential), "
-                "for example 'T+S' or 'T>S>ST'"
+                "(time), S (space), ST (joint), joined by '+' (parallel) or '>' (sequential; in a "
+                "shell '-'), for example 'T+S' or 'T>S>ST'"
             )
     for step in steps:
         if len(set(step)) < len(step):
@@ -152,8 +157,9 @@ def check_training(config: Any) -> None:
 def in_one_form(config: Any) -> dict[str, Any]:
     """Those values of a model config that may be written in several ways, each in one way.
 
-    Lists are tuples, one value for all stages is one a stage, and layouts have no spaces. Raises
-    ValueError for a value of the wrong type or sign, and for a wrong number of values.
+    Lists are tuples, one value for all stages is one a stage, and layouts have no spaces, and `>`
+    for `-`. Raises ValueError for a value of the wrong type or sign, and for a wrong number of
+    values.
     """
     found = {name: _typed(name, getattr(config, name)) for name in _VALID}
     depths, dims = found["depths"], found["dims"]

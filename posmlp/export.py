@@ -58,6 +58,12 @@ def _check_place(path: Path) -> None:
     one_of(path.suffix, FORMATS, f"export format of {path},")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file, for example {path / 'model.pt2'}")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{path} is no name in UTF-8, and torch writes to no other; name another file"
+        ) from error
 
 
 def _make(temporary: Path) -> None:

@@ -105,7 +105,7 @@ class PositionalGatingUnit(GatingUnit):
         self.positions = relation(self.window, num_groups, **relation_options)
 
     def mix(self, u: Tensor) -> Tensor:
-        return torch.einsum("gmn,...nvg->...mvg", self.relation(), self.in_groups(u)).flatten(-2)
+        return torch.einsum("...nvg,gmn->...mvg", self.in_groups(u), self.relation()).flatten(-2)
 
     def relation(self) -> Tensor:
         return self.positions()

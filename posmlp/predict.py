@@ -157,7 +157,7 @@ def predict_video(
 
     Raises VideoError for a video that cannot be read, ValueError for views that do not exist.
     """
-    draws = _draws(num_views, num_crops)
+    draws = draws_of(num_views, num_crops)
     clips = [load_clip(str(video), trained.rule, draw) for draw in draws]
     return Prediction(
         video=str(video),
@@ -186,7 +186,7 @@ def predict_parts(
     The last part is from half to one and a half times as long. Frame folders are taken to have
     FRAME_FOLDER_FPS. Raises as `predict_video`, and ValueError for parts shorter than a frame.
     """
-    draws = _draws(num_views, num_crops)
+    draws = draws_of(num_views, num_crops)
     short_side = max(trained.rule.short_side(draw) for draw in draws)
     for start in count(0, PARTS_AT_ONCE):
         choose = partial(_frames_of_parts, trained.rule, draws, every_s, start)
@@ -212,7 +212,8 @@ def predict_parts(
             return
 
 
-def _draws(num_views: int, num_crops: int) -> list[Draw]:
+def draws_of(num_views: int, num_crops: int) -> list[Draw]:
+    """The clips of a video that are seen, each crop of each view. ValueError if there are none."""
     check_views(num_views, num_crops)
     places = [(view, crop) for view in range(num_views) for crop in range(num_crops)]
     return [Draw(None, view, num_views, crop, num_crops) for view, crop in places]

@@ -8,8 +8,10 @@ keys. No torch here.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,7 @@ def fault(value: Any, shape: Any, where: str = "it") -> str:
     if isinstance(shape, list):
         if not isinstance(value, list):
             return f"{where} is no list"
-        parts = [(f"{where}[{i}]", part, shape[0]) for i, part in enumerate(value)]
+        parts = [("", i, part, shape[0]) for i, part in enumerate(value)]
     elif isinstance(shape, dict):
         if not isinstance(value, dict):
             return f"{where} is no mapping"
@@ -78,9 +80,21 @@ def fault(value: Any, shape: Any, where: str = "it") -> str:
         for key, its_shape in (dict.fromkeys(value, shape["*"]) if "*" in shape else shape).items():
             name = key.removesuffix("?")
             if name in value:
-                parts.append((f"{where}.{name}".removeprefix("it."), value[name], its_shape))
+                parts.append((name, 0, value[name], its_shape))
             elif name == key:
                 return f"{where}.{name} is missing".removeprefix("it.")
     else:
         return "" if isinstance(value, shape) else f"{where} is {value!r}"
-    return next(filter(None, (fault(part, its, place) for place, part, its in parts)), "")
+    for name, i, part, its in parts:
+        if isinstance(its, dict | list) or not isinstance(part, its):  # where it is, is said late
+            place = f"{where}.{name}".removeprefix("it.") if name else f"{where}[{i}]"
+            if found := fault(part, its, place):
+                return found
+    return ""
+
+
+def print_any_name() -> None:
+    """Let this process print names of files that are not UTF-8; their other bytes as \\udcNN."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

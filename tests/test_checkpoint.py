@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import prune
@@ -32,7 +31,7 @@ from posmlp import (
     load_released,
     save,
 )
-from posmlp.checkpoint import write_atomically
+from posmlp.checkpoint import read_tensors, write_atomically
 from posmlp.config_checks import GATE_NAMES
 from posmlp.shapes import NotWrittenError
 from tests import reference
@@ -184,11 +183,12 @@ def test_saved_image_model_loads_as_an_image_model(tmp_path: Path) -> None:
     assert isinstance(load(tmp_path / "model.safetensors"), PosMLP)
 
 
-def test_saved_file_holds_its_config_and_metadata(tmp_path: Path) -> None:
-    model, path = make(), tmp_path / "model.safetensors"
+@pytest.mark.parametrize("folder", [b"plain", b"caf\xe9"])
+def test_saved_file_holds_its_config_and_metadata(folder: bytes, tmp_path: Path) -> None:
+    model, path = make(), tmp_path / os.fsdecode(folder) / "model.safetensors"
     save(model, path, seed="3")
-    with safe_open(str(path), "pt") as file:
-        metadata = file.metadata()
+    tensors, metadata = read_tensors(path)
+    assert tensors.keys() == load(path).state_dict().keys() == model.state_dict().keys()
     assert PosMLPConfig.from_dict(json.loads(metadata["config"])) == model.config
     assert metadata["seed"] == "3"
 

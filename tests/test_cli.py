@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from posmlp import create_model, load, save
-from posmlp.cli import main
+from posmlp.cli import _tell_lost_layout, main
 from posmlp.released.names import released_name
 from posmlp.settings import configs, parse_value
 from posmlp.train.run_folder import read_metrics
@@ -233,3 +234,30 @@ def test_configs_from_yaml_and_settings(tmp_path):
     model, train = configs(str(path), ["gate=none", "epochs=2"])
     assert (model.layout, model.gate) == ("T>S", "none")
     assert (train.lr, train.epochs) == (1e-3, 2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "file", "told"),
+    [
+        ("layout=T", "S", "layout=T-S"),
+        ("layout=T+S", "ST", "layout=T+S-ST"),
+        ("layout=S", "T+S", "layout=S-T+S"),
+        ("layout=T", "log", None),
+        ("gate=dense", "S", None),
+    ],
+)
+def test_layout_that_a_shell_took_for_a_file_is_noticed(
+    setting, file, told, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ST+S").touch()
+    before = os.dup(1)
+    with (tmp_path / file).open("w") as target:
+        os.dup2(target.fileno(), 1)
+        try:
+            _tell_lost_layout([setting, "epochs=1"])
+        finally:
+            os.dup2(before, 1)
+            os.close(before)
+    said = capsys.readouterr().err
+    assert told in said if told else not said

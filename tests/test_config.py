@@ -52,14 +52,18 @@ def test_layout_parses_back_to_what_wrote_it(parsed: list[list[str]]) -> None:
         ("ST+S", (("ST", "S"),)),
         ("T>S>ST", (("T",), ("S",), ("ST",))),
         ("T+S>ST", (("T", "S"), ("ST",))),
+        ("T-S", (("T",), ("S",))),
+        ("T+S - ST", (("T", "S"), ("ST",))),
+        ("S-T>S", (("S",), ("T",), ("S",))),
     ],
 )
 def test_layout_plus_is_parallel_and_greater_is_the_next_step(layout: str, parsed: tuple) -> None:
     assert parse_layout(layout) == parsed
+    assert PosMLPConfig(layout=layout).layout == write_layout(parsed)
 
 
 @pytest.mark.parametrize(
-    "layout", ["", "TS", "t+s", "T+", ">S", "T>>S", "T-S", "T,S", "T+X", "T S"]
+    "layout", ["", "TS", "t+s", "T+", ">S", "T>>S", "T->S", "T,S", "T+X", "T S"]
 )
 def test_layout_outside_the_grammar_is_refused(layout: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(layout))) as error:
@@ -348,6 +352,8 @@ def test_a_config_file_in_another_encoding_is_named(tmp_path: Path) -> None:
         *(("learning_rate", "lr"), ("train.lr", "lr"), ("train.learning-rate", "lr")),
         *(("train.epoch", "epochs"), ("dropout", "drop_path"), ("batch-size", "batch_size")),
         *(("momentum", None), ("seed", None), ("optimizer", None), ("workers", None)),
+        *(("num_workers", None), ("lr_rate", None), ("drop", "drop_path"), ("EPOCHS", "epochs")),
+        *(("layers", None), ("width", None)),
     ],
 )
 def test_a_hint_names_what_is_meant_or_nothing(written: str, meant: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,7 @@ def test_places_that_cannot_be_written_to_are_named_before_the_work(tmp_path, ca
     cases = {
         "model.pth": "model.pth, '.pth'. Did you mean '.pt2'? Use one of: .pt2, .onnx",
         "model": "model, ''. Use one of: .pt2, .onnx",
+        os.fsdecode(b"caf\xe9.pt2"): r"caf\udce9.pt2 is no name in UTF-8",
         "folder.pt2": "is a folder; name a file, for example",
         "model.safetensors/model.pt2": "model.safetensors (File exists); name a file in another",
     }

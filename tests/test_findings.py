@@ -13,7 +13,7 @@ import pytest
 
 import ablations.cli
 import analysis.cli
-from ablations.grid.matching import costs
+from ablations.grid.costs import costs
 from ablations.report.data import Study
 from ablations.store.store import Store
 from analysis import compare

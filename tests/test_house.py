@@ -22,7 +22,7 @@ HOUSE = {
         "cli": "run repeat bench plan report engines store commands",
         "run": "plan engines progress store grid",
         "repeat": "engines store grid",
-        "bench": "engines progress store grid",
+        "bench": "run plan report engines progress store grid",
         "plan": "engines progress store grid",
         "engines": "store grid commands",
         "report": "store grid commands",
@@ -54,7 +54,7 @@ HOUSE = {
         "cli": "pictures predict clip_scores settings train data export checkpoint model presets "
         "config shapes",
         "pictures": "predict data checkpoint",
-        "clip_scores": "train data checkpoint",
+        "clip_scores": "predict train data checkpoint",
         "predict": "train data checkpoint model config",
         "tasks": "settings train data checkpoint config config_checks",
         "settings": "data presets config config_checks",
@@ -76,8 +76,8 @@ HOUSE = {
     "posmlp.data": {
         "cli": "show speed check playback digits clips user_cache",
         "show": "sources augment",
-        "speed": "sources datasets clips files user_cache",
-        "sources": "datasets clips digits upload user_cache",
+        "speed": "sources datasets clips files layouts user_cache",
+        "sources": "datasets clips digits files upload user_cache",
         "datasets": "check clips files layouts user_cache",
         "check": "clips files layouts user_cache",
         "clips": "files sampling",

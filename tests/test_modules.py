@@ -33,7 +33,7 @@ from posmlp.gates.row_bank import RowBankUnit
 from posmlp.gating import PositionalGatingUnit
 from posmlp.model import Block, Branch, Step
 from posmlp.train.distributed import ALONE
-from posmlp.train.execution import few_windows_at_once, preparation
+from posmlp.train.execution import preparation, quick_inference
 
 TINY: dict[str, Any] = dict(
     num_classes=5, num_frames=4, image_size=16, depths=(1, 1), dims=(8, 12), num_groups=(2, 3),
@@ -229,25 +229,26 @@ def test_a_replaced_part_acts_in_every_mode_alike(change: Callable, layout: str)
         change(branch)
     after = in_every_mode(model)
     assert (after - before).abs().max() > 1e-4
-    with torch.no_grad(), few_windows_at_once(model):
+    with torch.no_grad(), quick_inference(model):
         torch.testing.assert_close(model.eval()(clips()), after)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_few_windows_at_once_are_the_same_bits_and_leave_no_trace(
+def test_quick_inference_gives_the_same_logits_and_leaves_no_trace(
     layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, x = make(layout=layout).float(), clips(3).float()
     monkeypatch.setattr("posmlp.train.execution.WORKING_SET", 200)
     with torch.no_grad():
         whole = model(x)
-        with few_windows_at_once(model):
+        with quick_inference(model):
             seen = calls(model, lambda: torch.testing.assert_close(model(x), whole))
             assert model(x[:0]).shape == (0, 5)
+            assert all("mix" in vars(branch.gate) for branch in branches(model))
         assert seen["stages.0.blocks.0"] == 1
         assert seen["stages.0.blocks.0.steps.0"] == 4 * 3  # clips of 4 windows, each by itself
         assert set(calls(model, lambda: model(x)).values()) == {1}
-    assert not any("forward" in vars(module) for module in model.modules())
+    assert not any(vars(module).keys() & {"forward", "mix"} for module in model.modules())
 
 
 def test_layers_are_plain_and_change_nothing_when_replaced_by_others_of_the_same_weights() -> None:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import base64
 import csv
+import os
 import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from posmlp.checkpoint import load
 from posmlp.cli import main
-from posmlp.clip_scores import ClipScores, draw_confusion
+from posmlp.clip_scores import (
+    FILES,
+    ClipScores,
+    clip_features,
+    draw_confusion,
+    link,
+    score_files,
+)
 from posmlp.config import TrainConfig
 from posmlp.data.files.video import VideoError, read_video
 from posmlp.pictures.annotate import annotate_video
@@ -138,6 +147,49 @@ def test_frame_folders_are_classified_too(run, tmp_path):
         Image.new("RGB", (40, 32), (210,) * 3).save(tmp_path / f"{k:05d}.jpg")
     found = predict_video(open_run(run), tmp_path)
     assert (found.top(1)[0][0], found.decoder, found.num_frames) == ("light", "images", 7)
+
+
+def test_features_of_videos_are_a_table_of_what_the_classifier_reads(
+    run, write_clip, tmp_path, capsys
+):
+    videos = [
+        str(write_clip(tmp_path / f"{i}.mp4", [level] * 9)) for i, level in enumerate((45, 9))
+    ]
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    command = ["features", str(run), videos[0], str(tmp_path / "bad.mp4"), videos[1]]
+    options = ["--clips", "2", "--device", "cpu", "--out"]
+    table, arrays = tmp_path / "new" / "f.parquet", tmp_path / "f.npz"
+    assert main([*command, *options, str(table)]) == 2  # the bad one is named, the others are there
+    shown = capsys.readouterr()
+    assert "bad.mp4: cannot be opened as a video" in shown.err
+    assert "4 clips of 2 videos; features 16, logits 2" in shown.out
+    rows = pd.read_parquet(table)
+    assert rows["video"].tolist() == [name for name in videos for _ in range(2)]
+    assert rows["view"].tolist() == [0, 1, 0, 1]
+    trained = open_run(run)
+    logits = rows[[f"logit {name}" for name in NAMES]].to_numpy()
+    features = rows[[f"feature {i}" for i in range(16)]].to_numpy()
+    with torch.no_grad():
+        read = trained.model.head(torch.tensor(features)).numpy()
+    np.testing.assert_allclose(read, logits, atol=1e-5)
+    mean = torch.tensor(logits[:2]).mean(0).softmax(-1)
+    found = predict_video(trained, videos[0], num_views=2).probabilities
+    torch.testing.assert_close(mean, found, rtol=0, atol=1e-5)
+    assert main([command[0], *command[1:3], command[4], *options, str(arrays)]) == 0
+    with np.load(arrays) as held:
+        assert {name: held[name].shape for name in held} == {
+            "classes": (2,), "video": (4,), "view": (4,), "crop": (4,),
+            "features": (4, 16), "logits": (4, 2),
+        }  # fmt: skip
+        np.testing.assert_array_equal(held["features"], features)
+    assert clip_features(trained, videos[0]).crops.tolist() == [0]
+    for words, given in (
+        ("must end in .parquet or .npz", [*command, "--out", "f.csv"]),
+        ("none of 1 videos can be read", [*command[:2], command[3], "--out", str(arrays)]),
+        ("crops=0", [*command, "--out", str(arrays), "--crops", "0"]),
+    ):
+        assert main(given) == 2
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("height", "width", "least"), [(32, 48, 320), (90, 700, 700)])
@@ -286,6 +338,9 @@ def test_eval_writes_a_row_a_clip_a_class_and_a_matrix(run, tmp_path, capsys):
     table = list(csv.DictReader((out / "confusion.csv").open()))
     assert [[int(row[name]) for name in NAMES] for row in table] == [[2, 0], [0, 2]]
     assert Image.open(out / "confusion.png").size[0] > 60
+    assert [*score_files(tmp_path)] == [*score_files(out)] == [out / name for name in FILES]
+    assert link(out / "clips.csv", tmp_path / "page") == "../scores/clips.csv"
+    assert link(tmp_path / os.fsdecode(b"caf\xe9 1#"), tmp_path) == "caf%E9%201%23"
 
 
 @pytest.mark.parametrize("num_classes", [1, 3, 60, 400])

@@ -87,7 +87,7 @@ def in_process(
         job = waiting.popleft()
         log = task.log_path(job)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as file, _printing_to(file):
+        with log.open("a", errors="backslashreplace") as file, _printing_to(file):
             results = task(job, place)
         drop_if_empty(log)
         again = lighter(job) if is_out_of_memory(results) else []

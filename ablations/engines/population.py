@@ -7,13 +7,12 @@ import io
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ablations.grid.grid import Cell, Job
-from ablations.grid.settings import content_hash
 from ablations.store.files import read_json, write_durably, write_json
 from ablations.store.shapes import POPULATION
 from ablations.store.store import Store
@@ -69,10 +68,9 @@ def _in_common(job: Job, many: str) -> Any:
     return job.cells if many == "seeds" else (kind_of(job.cells[0]), job.seeds)
 
 
-def kind_of(cell: Cell) -> str:
+def kind_of(cell: Cell) -> Hashable:
     """Equal for cells that one population can hold."""
-    config, train = without_values(cell.config, cell.train)
-    return content_hash([config.to_dict(), train.to_dict(), cell.data.identity, cell.data.spec])
+    return without_values(cell.config, cell.train), cell.data.identity, cell.data.spec
 
 
 def variants_of(job: Job) -> dict[str, dict[str, Any]] | None:

@@ -156,7 +156,8 @@ def on_ray(
     requests: dict[Job, Request] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < _num_now(request, faults):
+            room = _num_now(request, faults) if waiting else 0  # asks every machine
+            while waiting and len(running) < room:
                 job = waiting.popleft()
                 tries[job] += 1
                 asked = requests.setdefault(job, request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def _describe_folder(spec: str) -> Data:
     for listing in listings:
         found = zip(listing.places(), listing.labels, listing.sizes(), strict=True)
         for place, label, size in found:
-            digest.update(f"{listing.split}\t{place}\t{label}\t{size}\n".encode())
+            digest.update(os.fsencode(f"{listing.split}\t{place}\t{label}\t{size}\n"))
     train, test = listings[0], listings[-1]
     digits = f"sha256:{digest.hexdigest()}"
     return Data(spec, digits, len(train.classes), len(train.paths), len(test.paths))

@@ -8,26 +8,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ablations.grid.grid import Cell, Grid
 
-_IN_PLAN = ("id", "name", "axes", "match")
-
 
 def _in_plan(cell: Cell) -> dict[str, Any]:
     """What tells a cell from others, in plain values."""
-    return {key: value for key, value in described_cell(cell).items() if key in _IN_PLAN}
+    match = asdict(cell.match) if cell.match else None
+    return {"id": cell.id, "name": cell.name, "axes": _plain(cell.axes), "match": match}
 
 
 def described_cell(cell: Cell) -> dict[str, Any]:
     """A cell in plain values."""
+    told = _in_plan(cell)
     return {
-        "id": cell.id,
-        "name": cell.name,
-        "axes": _plain(cell.axes),
+        **{key: told[key] for key in ("id", "name", "axes")},
         "model": cell.config.to_dict(),
         "train": cell.train.to_dict(),
         "data": asdict(cell.data),
         **started_from(cell),
         "identity": cell.identity,
-        "match": asdict(cell.match) if cell.match else None,
+        "match": told["match"],
     }
 
 

@@ -77,6 +77,7 @@ class Cell:
 
     @property
     def identity(self) -> dict[str, Any]:
+        """All that changes the result, seed aside, where it differs from the defaults."""
         return identity(self.config, self.train, self.data.identity, self.init_sha256)
 
 
@@ -213,13 +214,14 @@ def read_grid(grid: str | Path | Mapping[str, Any], data: str | None = None) -> 
     if plan.options.match and "dims" in plan.axes:
         file.fail(("match",), f"match: {plan.options.match} resizes dims; they cannot be an axis.")
     sources: dict[str, datasets.Data] = {}
+    models: dict[str, PosMLPConfig] = {}
     init_sha256 = cache(weights.sha256)
 
     def cell_of(settings: Combination) -> Cell:
         values = {name: setting.value for name, setting in settings.items()}
         spec = str(values.get("data", MOVING_DIGITS))
         source = sources[spec] = sources.get(spec) or datasets.describe(spec)
-        config, train = build(values, source.num_classes)
+        config, train = build(values, source.num_classes, models)
         axes = {name: _value(name, values, config, train) for name in plan.axes}
         shown = [name for name in plan.axes if name in plan.declared or name in settings]
         name = " ".join(f"{axis}={shown_value(axes[axis])}" for axis in shown)

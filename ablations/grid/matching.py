@@ -2,7 +2,7 @@
 
 Parameters and multiply-adds are quadratic in the widths, with products of neighbouring stages
 only. So a few counted models tell the cost at all widths; the best candidates are counted to prove
-it. Imports torch only to count.
+it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise, product
 
+from ablations.grid.costs import costs
 from posmlp.config import PosMLPConfig, gated_channels
 
 Widths = tuple[int, ...]
@@ -52,55 +52,6 @@ def shown(by: str, value: float) -> str:
     return f"{value:,.0f} parameters" if by == "params" else f"{value:.4g} GMACs"
 
 
-@lru_cache(maxsize=1024)
-def costs(config: PosMLPConfig) -> dict[str, float]:
-    """`params`, and `gmacs` of one clip in units of 1e9 multiply-adds, without any memory.
-
-    What is done once, however many clips follow, is no clip's cost: two clips less one are counted.
-    """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from posmlp.gating import PositionalGatingUnit
-    from posmlp.model import create_model
-
-    alone = 0  # torch computes a matrix of one number as a scale, which its counter leaves out
-
-    def count_alone(_module: object, _inputs: object, output: torch.Tensor) -> None:
-        nonlocal alone
-        alone += 2 * output.numel()
-
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        model = create_model(config).eval()
-        for unit in model.modules():
-            if isinstance(unit, PositionalGatingUnit) and unit.num_tokens == 1:
-                unit.register_forward_hook(count_alone)
-        flops = []
-        for num_clips in (1, 2):
-            clips = torch.zeros(num_clips, config.in_channels, config.num_frames, *config.size)
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                model(clips[:, :, 0] if config.kind == "image" else clips)
-            flops.append(counter.get_total_flops() + alone)
-            alone = 0
-    num_params = sum(parameter.numel() for parameter in model.parameters())
-    return {"params": num_params, "gmacs": (flops[1] - flops[0]) / 2e9}
-
-
-@lru_cache(maxsize=1024)
-def _params(config: PosMLPConfig) -> float:
-    """As `costs`, for parameters alone, which is quicker."""
-    import torch
-
-    from posmlp.model import create_model
-
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        return sum(parameter.numel() for parameter in create_model(config).parameters())
-
-
-def _cost(config: PosMLPConfig, by: str) -> float:
-    return _params(config) if by == "params" else costs(config)["gmacs"]
-
-
 def matched(
     config: PosMLPConfig, baseline: PosMLPConfig, by: str, within: float
 ) -> tuple[PosMLPConfig, Match]:
@@ -110,12 +61,12 @@ def matched(
     times its own. Only `dims` change: every stage keeps its groups, windows and resolution. Raises
     ValueError if no widths come so near.
     """
-    asked, best = _cost(baseline, by), config
-    if _cost(config, by) != asked:
+    asked, best = costs(baseline)[by], config
+    if costs(config)[by] != asked:
         candidates = _candidates(config, by, asked, within)
-        near = (c for c in candidates if abs(_cost(c, by) / asked - 1) <= within)
-        best = next(near, None) or min(candidates, key=lambda c: abs(_cost(c, by) - asked))
-    match = Match(by, asked, _cost(best, by), config.dims, best.dims)
+        near = (c for c in candidates if abs(costs(c)[by] / asked - 1) <= within)
+        best = next(near, None) or min(candidates, key=lambda c: abs(costs(c)[by] - asked))
+    match = Match(by, asked, costs(best)[by], config.dims, best.dims)
     if abs(match.difference) > within:
         raise ValueError(
             f"match: {by} asks for {shown(by, asked)}, as the baseline has, within {within:.1%}; "
@@ -178,7 +129,7 @@ class _Quadratic:
 
         self.dims = config.dims
         points = [p for p in _points(config) if _resized(config, p) is not None]
-        counted = [_cost(replace(config, dims=point), by) for point in points]
+        counted = [costs(replace(config, dims=point))[by] for point in points]
         scaled = np.array([self._terms(point) for point in points], float)
         self._weights = np.linalg.lstsq(scaled, np.array(counted, float), rcond=None)[0]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import Field, fields, replace
+from dataclasses import Field, fields
 from typing import Any
 
 from posmlp.config import MODEL_VERSION, PosMLPConfig, TrainConfig
@@ -22,13 +22,18 @@ _FIELDS: dict[str, tuple[Field[Any], Any]] = {
 }
 SETTINGS = ("preset", "data", *_FIELDS)
 _WORDS = {"on": True, "yes": True, "off": False, "no": False}
+_DEFAULTS = {
+    kind: {field.name: field.default for field in fields(kind)}
+    for kind in (PosMLPConfig, TrainConfig)
+}
 _WANTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def meant(name: str, value: Any) -> Any:
     """A value from YAML as the field `name` means it, so that 1 and 1.0 are one value.
 
-    Lists become tuples (one value a stage). Raises ValueError naming what the field takes.
+    Lists become tuples (one value a stage), and T-S is the layout T>S. Raises ValueError naming
+    what the field takes.
     """
     if name not in _FIELDS:
         return _scalar(name, value, str)
@@ -48,7 +53,7 @@ def meant(name: str, value: Any) -> Any:
 
 def _scalar(name: str, value: Any, kind: type) -> Any:
     if type(value) is kind and kind is not float:
-        return value
+        return str(value).replace("-", ">") if name.endswith("layout") else value
     if isinstance(value, int | float) and not isinstance(value, bool):
         if kind is int and float(value).is_integer():
             return int(value)
@@ -67,15 +72,22 @@ def shown_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def build(settings: Mapping[str, Any], num_classes: int) -> tuple[PosMLPConfig, TrainConfig]:
+def build(
+    settings: Mapping[str, Any], num_classes: int, made: dict[str, PosMLPConfig] | None = None
+) -> tuple[PosMLPConfig, TrainConfig]:
     """The configs that meant settings make; `num_classes` is the data's, unless they set it.
 
-    Raises ValueError where they make no model or no training.
+    `made`: models that were made before, by their settings. Raises ValueError where they make no
+    model or no training.
     """
     model = {k: v for k, v in settings.items() if k not in ("preset", "data") and TRAIN not in k}
     train = {k.removeprefix(TRAIN): v for k, v in settings.items() if k.startswith(TRAIN)}
     model.setdefault("num_classes", num_classes)
-    return resolve(settings.get("preset", "toy"), **model), TrainConfig(**train)
+    preset, made = settings.get("preset", "toy"), {} if made is None else made
+    text = repr([preset, model])
+    if text not in made:
+        made[text] = resolve(preset, **model)
+    return made[text], TrainConfig(**train)
 
 
 def identity(
@@ -108,11 +120,10 @@ def _not_default(config: PosMLPConfig | TrainConfig) -> dict[str, Any]:
 def _at_default(config: PosMLPConfig | TrainConfig, name: str) -> bool:
     """Whether setting the field to its default makes no difference to this config.
 
-    One default may stand for several values (one a stage, all frames), so they are not compared.
+    One default may stand for several values: one a stage, and None for all frames of the clip.
     """
-    default = next(field.default for field in fields(config) if field.name == name)
-    at_default: dict[str, Any] = {name: default}
-    try:
-        return replace(config, **at_default) == config
-    except ValueError:
-        return False
+    value, default = getattr(config, name), getattr(type(config), name)
+    if isinstance(value, tuple) and not isinstance(default, tuple):
+        each = config.num_frames if default is None else default  # type: ignore[union-attr]
+        default = (each,) * len(value)
+    return bool(value == default)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ablations.engines.dispatch import Engine
+from ablations.grid.costs import costs
 from ablations.grid.grid import Cell, Grid, read_grid
-from ablations.grid.matching import costs
 from ablations.grid.settings import shown_value
 from ablations.plan.prediction import PROBE_S, Prediction, fitted, predict
 from ablations.plan.rounds import current, design, sd, seeds_of, with_chosen
@@ -283,7 +283,7 @@ def _planned(
 
 def _state(store: Store | None, cell: Cell, seed: int, repeat: int = 0) -> str:
     """Of one training: done, failed or to do."""
-    result = store.sound_result(cell.id, seed, repeat) if store else None
+    result = store.ended(cell.id, seed, repeat) if store else None
     return str(result["status"]) if result else "to do"
 
 

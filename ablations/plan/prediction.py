@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from ablations.engines.population import kind_of
+from ablations.grid.costs import costs
 from ablations.grid.grid import Cell, Grid
-from ablations.grid.matching import costs
 from ablations.plan.probe import probe
 from ablations.progress import duration, of_workers
 from ablations.store.files import write_json
@@ -59,8 +59,10 @@ def predict(
 
 def _by_work(cells: Sequence[Cell], known: Mapping[Cell, Prediction]) -> dict[str, Prediction]:
     """Predictions of cells from those of others, in proportion to the work."""
+    if not cells:
+        return {}
     rates = [p.seconds / work(cell) for cell, p in known.items() if p.seconds is not None]
-    if not cells or not rates:
+    if not rates:
         return {cell.id: Prediction(None, None, "nothing") for cell in cells}
     rate = statistics.median(rates)
     return {cell.id: Prediction(rate * work(cell), None, "other cells") for cell in cells}
@@ -78,7 +80,7 @@ def finished(
     """The results of a cell that are done."""
     if store is None:
         return []
-    results = (store.sound_result(cell.id, seed, repeat) for seed in seeds)
+    results = (store.ended(cell.id, seed, repeat) for seed in seeds)
     return [result for result in results if result and result["status"] == "done"]
 
 

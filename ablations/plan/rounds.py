@@ -92,7 +92,7 @@ def design(grid: Grid) -> Design:
 
 
 def _has_ended(job: Job, store: Store) -> bool:
-    return all(store.sound_result(cell.id, seed, job.repeat) for cell, seed in job.trainings)
+    return all(store.ended(cell.id, seed, job.repeat) for cell, seed in job.trainings)
 
 
 def with_chosen(grid: Grid, store: Store) -> Grid:
@@ -118,7 +118,7 @@ def _score(grid: Grid, trial: Cell, store: Store) -> float | None:
     """Of a trial, larger is better; None until it has ended at all of its seeds."""
     assert grid.options.tune is not None
     metric = grid.options.metrics[0]
-    results = [store.sound_result(trial.id, seed) for seed in grid.options.tune.seeds]
+    results = [store.ended(trial.id, seed) for seed in grid.options.tune.seeds]
     if None in results:
         return None
     of_val = Metric(metric.of_val, metric.direction)
@@ -142,10 +142,7 @@ def _value(result: Result | None, metric: Metric, cell: Cell) -> float:
 def differences(grid: Grid, cell: Cell, num_seeds: int, store: Store) -> list[float]:
     """A variant minus the baseline at each of the first seeds, larger is better, NaN: failed."""
     own, base = (
-        [
-            _value(store.sound_result(c.id, s), grid.options.metrics[0], c)
-            for s in grid.seeds[:num_seeds]
-        ]
+        [_value(store.ended(c.id, s), grid.options.metrics[0], c) for s in grid.seeds[:num_seeds]]
         for c in (cell, grid.baseline)
     )
     return [x - y for x, y in zip(own, base, strict=True)]

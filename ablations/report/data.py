@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ablations.commands import command
+from ablations.grid.costs import costs
 from ablations.grid.deciding import margin_in, metrics_in
 from ablations.grid.expect import Expectation, expectations
 from ablations.grid.gridfile import GridError, GridFile
 from ablations.report.labels import Metric, short_labels, short_values, varying_axes
 from ablations.store.store import Result, Store, StoreError
 from ablations.store.table import load
-from analysis.cost.costs import counts
 from analysis.results.effects import crossed, effects
 from analysis.results.runs import val_of
 from analysis.results.sequential import Design, looks
 from analysis.results.statistics import compare, t_interval
+from posmlp.clip_scores import score_files
 
 COSTS = ("params", "gmacs")
+_HOW_MADE = (
+    *("environment", "worker", "timings", "data", "init_from", "init_sha256"),
+    *("reused_from", "memory_steps"),
+)
+MOST_SHOWN = 40
+"""Variants, beside the baseline, up to which a page shows all that it compares."""
 SAME_COST = 0.05
 """Costs that differ by less than this share count as equal."""
 
@@ -42,6 +51,10 @@ class Study:
     """Runs made a second time under the same seed."""
     margin: float | None = None
     """The largest difference that counts as none, if other than the grid's."""
+    whole: Study | None = None
+    """All variants, where these are the few of them that a page shows; see `shown`."""
+    known: dict[Metric, pd.DataFrame | None] = field(default_factory=dict)
+    """Comparisons that were made."""
 
     @classmethod
     def open(cls, root: str | Path, margin: float | None = None) -> Study:
@@ -60,9 +73,41 @@ class Study:
         again = table["repeat"] == 1
         return cls(store, plan, table[~again], table[again], margin)
 
+    def shown(self) -> Study:
+        """The same with the variants that a page shows: all, or of many the best and the worst.
+
+        They are compared as among all, and keep their labels.
+        """
+        if len(self.labels) <= MOST_SHOWN:
+            return self
+        ids = {label: cell_id for cell_id, label in self.labels.items()}
+        kept = [self.plan["baseline"], *(ids[label] for label in self._best_and_worst())]
+        places = {cell_id: i for i, cell_id in enumerate(dict.fromkeys(kept))}
+        cells = {cell["id"]: cell for cell in self.plan["cells"]}
+        plan = self.plan | {"cells": [cells[cell_id] for cell_id in places]}
+        if "trials" in plan:
+            of = {i: places.get(cell["id"]) for i, cell in enumerate(self.plan["cells"])}
+            trials = [t | {"of": of[t["of"]]} for t in plan["trials"]["cells"]]
+            trials = [trial for trial in trials if trial["of"] is not None]
+            plan |= {"trials": plan["trials"] | {"cells": trials}}
+        runs = self.runs[self.runs["id"].isin(list(places))]
+        runs = runs.sort_values("id", key=lambda found: found.map(places), kind="stable")
+        return replace(self, plan=plan, runs=runs, whole=self, known={})
+
+    def _best_and_worst(self) -> list[str]:
+        """The labels of half of `MOST_SHOWN` from either end, the best first."""
+        if not self.metrics:
+            return list(self.labels.values())[:MOST_SHOWN]
+        metric = self.metrics[0]
+        means = metric.sign * self.done.groupby("label", sort=False)[metric.column].mean()
+        order = means.dropna().sort_values(ascending=False, kind="stable").index.tolist()
+        return [*order[: MOST_SHOWN // 2], *order[-MOST_SHOWN // 2 :]]
+
     @cached_property
     def labels(self) -> dict[str, str]:
         """Of each cell by its id, baseline first."""
+        if self.whole:
+            return {cell["id"]: self.whole.labels[cell["id"]] for cell in self.plan["cells"]}
         found = short_labels(self.plan)
         return {self.plan["baseline"]: found.pop(self.plan["baseline"]), **found}
 
@@ -70,11 +115,11 @@ class Study:
     def baseline(self) -> str:
         return self.labels[self.plan["baseline"]]
 
-    @property
+    @cached_property
     def axes(self) -> list[str]:
-        return varying_axes(self.plan)
+        return self.whole.axes if self.whole else varying_axes(self.plan)
 
-    @property
+    @cached_property
     def done(self) -> pd.DataFrame:
         return self.runs[self.runs["status"] == "done"]
 
@@ -103,7 +148,7 @@ class Study:
         """Those that a cell was asked for so far."""
         return list(self.plan["seeds"][: cell.get("num_seeds")])
 
-    @property
+    @cached_property
     def metrics(self) -> list[Metric]:
         """Those that the grid compares and any finished run has; the first is the main one."""
         columns = self.done.columns[self.done.notna().any()]
@@ -115,6 +160,8 @@ class Study:
 
     def design(self, metric: Metric) -> Design | None:
         """Of a grid whose seeds go on until the verdict; None for others."""
+        if self.whole:
+            return self.whole.design(metric)
         until, num_others = self.plan.get("until"), len(self.plan["cells"]) - 1
         if not until:
             return None
@@ -123,10 +170,16 @@ class Study:
     @cached_property
     def costs(self) -> pd.DataFrame:
         """params, relation_params and gmacs of each variant whose cell file can be read."""
+        if self.whole:
+            return self.whole.costs.reindex(list(self.labels.values())).dropna()
         counted: dict[str, dict[str, float]] = {}
+        of_models: dict[str, dict[str, float]] = {}
         for cell_id, label in self.labels.items():
             try:
-                counted[label] = counts(self.store.configs(cell_id)[0])
+                model = json.dumps(self.store.cell(cell_id)["model"])
+                if model not in of_models:
+                    of_models[model] = costs(self.store.configs(cell_id)[0])
+                counted[label] = of_models[model]
             except StoreError as error:
                 warnings.warn(f"{label} has no costs: {error}", stacklevel=2)
                 continue
@@ -134,19 +187,44 @@ class Study:
 
     def cost_ratios(self, label: str) -> dict[str, float]:
         """How many times the baseline's cost a variant has, of the costs that differ."""
-        if self.baseline not in self.costs.index or label not in self.costs.index:
-            return {}
-        ratios = self.costs.loc[label, list(COSTS)] / self.costs.loc[self.baseline, list(COSTS)]
+        ratios = self._cost_ratios.get(label, {})
         return {name: ratio for name, ratio in ratios.items() if abs(ratio - 1) >= SAME_COST}
+
+    @cached_property
+    def _cost_ratios(self) -> dict[str, dict[str, float]]:
+        if self.baseline not in self.costs.index:
+            return {}
+        ratios = self.costs[list(COSTS)] / self.costs.loc[self.baseline, list(COSTS)]
+        return {str(label): row for label, row in ratios.to_dict("index").items()}
 
     def interval(self, label: str, metric: Metric) -> tuple[int, float, float, float]:
         """n, mean and 95% t-interval of a variant; NaN for what there is not."""
-        runs = self.done.loc[self.done["label"] == label, metric.column].dropna()
-        mean, low, high = t_interval(runs) if len(runs) else (float("nan"),) * 3
-        return len(runs), mean, low, high
+        return self._intervals[metric.column].get(label, (0, *(float("nan"),) * 3))
+
+    @cached_property
+    def _intervals(self) -> dict[str, dict[str, tuple[int, float, float, float]]]:
+        """By column of a metric, then by label."""
+        found: dict[str, dict[str, tuple[int, float, float, float]]] = {}
+        for metric in self.metrics:
+            runs = self.done[["label", metric.column]].dropna()
+            values = runs.groupby("label", sort=False)[metric.column].agg(list)
+            found[metric.column] = {
+                str(label): (len(each), *t_interval(each)) for label, each in values.items()
+            }
+        return found
 
     def comparison(self, metric: Metric) -> pd.DataFrame | None:
         """Each variant against the baseline (`analysis.compare`); None without the baseline."""
+        if metric not in self.known:
+            self.known[metric] = self._compared(metric)
+        return self.known[metric]
+
+    def _compared(self, metric: Metric) -> pd.DataFrame | None:
+        if self.whole:
+            table = self.whole.comparison(metric)
+            there = set() if table is None else set(table["label"])
+            labels = [label for label in self.labels.values() if label in there]
+            return None if table is None else table.set_index("label").loc[labels].reset_index()
         if not self.interval(self.baseline, metric)[0]:
             return None
         return compare(
@@ -226,28 +304,19 @@ class Study:
 
         From classes.csv, which `analysis.results.class_accuracy` writes; empty without it.
         """
-        table, score = self._classes, metric.column.removeprefix("test_")
+        score, table = metric.column.removeprefix("test_"), self._by_class
         by = "pair" if score == "within_pair" else "class"
         if not {score, by} <= set(table):
             return pd.DataFrame()
-        table = table.dropna(subset=[by])
-        means = 100 * table.pivot_table(score, "label", by, sort=False)
+        means = 100 * table.dropna(subset=[by]).pivot_table(score, "label", by, sort=False)
         return means.reindex([label for label in self.labels.values() if label in means.index])
-
-    @cached_property
-    def _classes(self) -> pd.DataFrame:
-        """classes.csv with the variants' labels; empty where there is none."""
-        text = self.store.table(self.store.classes_path)
-        table = pd.read_csv(io.StringIO(text)) if text else pd.DataFrame({"variant": []})
-        labels = {cell["name"]: self.labels[cell["id"]] for cell in self.plan["cells"]}
-        return table.assign(label=table["variant"].map(labels)).dropna(subset=["label"])
 
     def confusion(self, label: str) -> pd.DataFrame:
         """In percent of the row's class: how often its clips are taken for the column's.
 
         Over all seeds of classes.csv; empty where that tells no answers, or lacks a class.
         """
-        table = self._classes[self._classes["label"] == label]
+        table = self._by_class[self._by_class["label"] == label]
         if "answers" not in table or table["answers"].isna().any() or table.empty:
             return pd.DataFrame()
         counts = pd.DataFrame(
@@ -260,18 +329,52 @@ class Study:
         counts.columns = counts.index
         return 100 * counts.div(counts.sum(axis=1), axis=0)
 
-    def results(self) -> Iterator[tuple[str, int, Result]]:
-        """The stored result of each run that ended, as label, seed, result."""
-        for cell, seed, result in self.store.results(self.plan):
-            if isinstance(result, dict):
-                yield self.labels[cell["id"]], seed, result
+    @cached_property
+    def made(self) -> list[Result]:
+        """How each run and trial that ended was made; parts that are equal are kept once."""
+        kept: dict[str, Any] = {}
+        found = []
+        stored = chain(self.store.results(self.plan), self.store.trials(self.plan))
+        for result in (each for *_, each in stored if isinstance(each, dict)):
+            parts = {key: result[key] for key in _HOW_MADE if result.get(key)}
+            found.append({k: kept.setdefault(json.dumps(v), v) for k, v in parts.items()})
+        return found
 
-    def histories(self) -> pd.DataFrame:
-        """The metrics by epoch of every finished run whose metrics.csv can be read, in percent."""
+    @property
+    def never_predicted(self) -> dict[str, list[str]]:
+        """By label, the classes that no model of the variant takes any clip for."""
+        table = self._by_class
+        if "num_predicted" not in table:
+            return {}
+        most = table.groupby(["label", "class"], sort=False)["num_predicted"].max()
+        found: dict[str, list[str]] = {}
+        for label, name in most.index[most == 0]:
+            found.setdefault(label, []).append(name)
+        return found
+
+    @cached_property
+    def _by_class(self) -> pd.DataFrame:
+        """The rows of classes.csv whose variant is here, with `label`; empty without that file."""
+        text = self.store.table(self.store.classes_path)
+        table = pd.read_csv(io.StringIO(text)) if text else pd.DataFrame(columns=["variant"])
+        labels = {cell["name"]: self.labels[cell["id"]] for cell in self.plan["cells"]}
+        return table.assign(label=table["variant"].map(labels)).dropna(subset=["label"])
+
+    def score_files(self) -> Iterator[tuple[str, list[Path]]]:
+        """What `posmlp eval RUN --out` wrote into a run's own folder, by label and seed."""
+        for label, cell_id, seed in self._finished(self.labels.values()):
+            if found := list(score_files(self.store.run_folder(cell_id, seed))):
+                yield f"{label}, seed {seed}", found
+
+    def histories(self, labels: Collection[str]) -> pd.DataFrame:
+        """The metrics by epoch of these variants' finished runs whose metrics.csv can be read.
+
+        In percent.
+        """
         parts = []
-        for label, seed, result in self.results():
-            path = self.store.metrics_path(result["cell"], seed)
-            text = self.store.table(path) if result["status"] == "done" else None
+        for label, cell_id, seed in self._finished(labels):
+            path = self.store.metrics_path(cell_id, seed)
+            text = self.store.table(path)
             if text is not None:
                 rows = _read_history(text, path)
                 rows = rows[rows["seed"] == seed] if "seed" in rows else rows.assign(seed=seed)
@@ -286,9 +389,9 @@ class Study:
 
     def model_path(self, label: str) -> Path | None:
         """The kept model of a variant's first finished seed."""
-        for found, seed, result in self.results():
-            path = self.store.run_folder(result["cell"], seed) / f"model-seed{seed}.safetensors"
-            if found == label and result["status"] == "done" and path.is_file():
+        for _, cell_id, seed in self._finished([label]):
+            path = self.store.run_folder(cell_id, seed) / f"model-seed{seed}.safetensors"
+            if path.is_file():
                 return path
         return None
 
@@ -304,6 +407,11 @@ class Study:
             if (folder / f"model-seed{row['seed']}.safetensors").is_file():
                 return row["label"], row["seed"], folder
         return None
+
+    def _finished(self, labels: Collection[str]) -> list[tuple[str, str, int]]:
+        """Label, cell and seed of each finished run of these variants."""
+        runs = self.done[self.done["label"].isin(list(labels))]
+        return list(zip(runs["label"], runs["id"], runs["seed"], strict=True))
 
 
 def _read_history(text: str, path: Path) -> pd.DataFrame:

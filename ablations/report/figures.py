@@ -11,12 +11,13 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from ablations.report.data import Study
+from ablations.report.data import MOST_SHOWN, Study
 from ablations.report.labels import Metric
 from ablations.report.words import label_key
 from analysis.results.draw_comparison import draw_differences, tally
 from analysis.results.draw_learning import draw_learning_curves
 from analysis.results.draw_results import draw_accuracy, draw_cost_accuracy
+from analysis.results.pareto import pareto
 
 MOST_COLOURS = 8
 NAMED_AMONG_MANY = 4  # names beside points; more would lie on each other
@@ -69,7 +70,9 @@ def differences(study: Study, metric: Metric, table: pd.DataFrame | None) -> Ite
     """Each variant's paired difference to the baseline."""
     if table is None or table.empty or table["difference"].isna().all():
         return
-    title = f"{metric.name.capitalize()} against {study.baseline}: {tally(table['verdict'])}"
+    of_all = (study.whole or study).comparison(metric)
+    assert of_all is not None
+    title = f"{metric.name.capitalize()} against {study.baseline}: {tally(of_all['verdict'])}"
     axes = draw_differences(
         table.rename(columns={"label": "variant"}),
         margin=study.margin_of(metric),
@@ -82,7 +85,7 @@ def differences(study: Study, metric: Metric, table: pd.DataFrame | None) -> Ite
     )
     caption += "; shaded: differences that count as none." if study.margin_of(metric) else "."
     key = f" Labels: {label_key(study)}." if len(study.axes) > 1 else ""
-    yield drawn(f"difference-{metric.slug}", title, axes, caption + key)
+    yield drawn(f"difference-{metric.slug}", title, axes, caption + key + of_how_many(study))
 
 
 def accuracies(study: Study, metric: Metric) -> Iterator[Drawn]:
@@ -99,11 +102,12 @@ def accuracies(study: Study, metric: Metric) -> Iterator[Drawn]:
             "Share of clips whose true class outscores the class of the same clip played "
             "backwards. A model blind to the order of frames is at exactly 50%."
         )
-        yield drawn(order, "Does it see the order of frames?", axes, caption)
+        yield drawn(order, "Does it see the order of frames?", axes, caption + of_how_many(study))
         return
     title = metric.name.capitalize()
     axes = draw_accuracy(runs, metric=named, bounds=SHARE if metric.is_share else None, title=title)
-    yield drawn("accuracy" if metric.short == "top-1" else metric.column, title, axes)
+    name = "accuracy" if metric.short == "top-1" else metric.column
+    yield drawn(name, title, axes, of_how_many(study).strip())
 
 
 def learning_curves(study: Study, histories: pd.DataFrame, metric: Metric) -> Iterator[Drawn]:
@@ -122,15 +126,20 @@ def learning_curves(study: Study, histories: pd.DataFrame, metric: Metric) -> It
 
 def costs(study: Study, metric: Metric) -> Iterator[Drawn]:
     """Accuracy against each cost, with the front that no variant beats."""
-    runs, named = _named(study, metric), f"{metric.short}{metric.percent}"
+    whole = study.whole or study
+    runs, named = _named(whole, metric), f"{metric.short}{metric.percent}"
     for name in ("params", "gmacs"):
-        runs[name] = runs["variant"].map(study.costs[name])
+        runs[name] = runs["variant"].map(whole.costs[name])
     chosen = highlighted(study, metric)
     chosen = chosen if len(chosen) == study.done["label"].nunique() else chosen[:NAMED_AMONG_MANY]
     for name, words in COSTS.items():
         known = runs[runs[name].notna() & runs[named].notna()]
         if known.empty:
             continue
+        if study.whole:
+            means = known.groupby("variant").agg({name: "median", named: "mean"}).reset_index()
+            front = pareto(means, name, named)["variant"] if metric.sign > 0 else []
+            known = known[known["variant"].isin([*study.labels.values(), *front])]
         title = f"{metric.short.capitalize()} against {words}"
         axes = draw_cost_accuracy(
             known,
@@ -150,6 +159,7 @@ def effects(study: Study, metric: Metric, table: pd.DataFrame | None) -> Iterato
     """Main effects and interactions with their intervals."""
     if table is None:
         return
+    table, left_out = _largest(table)
     alone = table["kind"] == "main effect"
     names = (table["axes"] + ": " + table["levels"] + " for " + table["references"]).where(
         alone, table["levels"]
@@ -168,7 +178,17 @@ def effects(study: Study, metric: Metric, table: pd.DataFrame | None) -> Iterato
         "interaction (x) is what two settings do together beyond the sum of each alone. Accuracy "
         "has a floor and a ceiling: near them settings cannot add up, whatever they do."
     )
-    yield drawn("effects", title, axes, caption)
+    yield drawn("effects", title, axes, caption + left_out)
+
+
+def _largest(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Of many effects the main ones, or the largest of them; and a sentence on the others."""
+    alone = table["kind"] == "main effect"
+    if len(table) <= MOST_SHOWN:
+        return table, ""
+    kept = table[alone].loc[table[alone]["effect"].abs().nlargest(MOST_SHOWN).index].sort_index()
+    others = len(table) - len(kept)
+    return kept, f" Not drawn: {others} smaller main effects and interactions."
 
 
 def _named(study: Study, metric: Metric) -> pd.DataFrame:
@@ -181,4 +201,13 @@ def _named(study: Study, metric: Metric) -> pd.DataFrame:
 
 def _others(study: Study, chosen: list[str]) -> str:
     num_others = study.done["label"].nunique() - len(chosen)
-    return f" Grey: {num_others} other variants." * (num_others > 0)
+    grey = f" Grey: {num_others} other variants." * (num_others > 0)
+    return grey + of_how_many(study)
+
+
+def of_how_many(study: Study) -> str:
+    """A sentence on what is left out where a page shows only some of the variants."""
+    if study.whole is None:
+        return ""
+    best, all_of_them = study.metrics[0].name, len(study.whole.labels)
+    return f" Of {all_of_them} variants, the best and the worst by {best} are shown."

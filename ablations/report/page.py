@@ -5,6 +5,9 @@ The page is read from what the folder stores; nothing is trained or evaluated fo
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +17,7 @@ import jinja2
 import pandas as pd
 
 from ablations.report import bias, dots, figures, prediction, tables, words
-from ablations.report.data import Study
+from ablations.report.data import MOST_SHOWN, Study
 from ablations.report.figures import Drawn
 from ablations.report.labels import Metric
 from ablations.report.provenance import grid_text, is_dirty, links, provenance, reproduce
@@ -22,8 +25,11 @@ from ablations.report.tuning import Tuning, tuning
 from ablations.report.words import Finding
 from analysis.page.page import write_page
 from posmlp.checkpoint import write_atomically
+from posmlp.clip_scores import link
 
 MOST_SENTENCES = 8
+MOST_EFFECTS = 200
+"""Of which a page has sentences; a CSV file has all."""
 
 
 @dataclass
@@ -55,6 +61,12 @@ class Effects:
     sentences: list[str] = field(default_factory=list)
     left_out: str = ""
     figures: list[Drawn] = field(default_factory=list)
+    all_of_them: pd.DataFrame | None = None
+    """Where there are more than the page has sentences of."""
+
+    @property
+    def num_left_out(self) -> int:
+        return 0 if self.all_of_them is None else len(self.all_of_them) - len(self.sentences)
 
 
 def write_report(
@@ -77,17 +89,22 @@ def write_report(
     study = Study.open(root, margin)
     out = Path(out) if out else study.store.root / "report.html"
     inside = _look_inside(study, out.parent) if look_inside else ("", "")
-    histories = study.histories()
-    compared = [_compared(study, metric, histories) for metric in study.metrics]
+    shown = study.shown()
+    histories = shown.histories(set(shown.labels.values()))
+    compared = [_compared(shown, metric, histories) for metric in study.metrics]
     effects = _effects(study)
-    maps, tuned = _bias(study), tuning(study)
+    maps, tuned = _bias(study), tuning(shown)
     table = tables.variants(study)
-    page = _page(study, table, compared, effects, maps, tuned, inside, out.parent)
-    write_atomically(out, page.encode())
-    tables.write_readable(study, table, out.parent)
+    text = tables.shown(study, table)
+    page = _page(shown, text, compared, effects, maps, tuned, inside, out.parent)
+    write_atomically(out, page.encode(errors="backslashreplace"))
+    tables.write_readable(study, text, out.parent)
     if study.store.published and out.parent.resolve() == study.store.root.resolve():
         return out  # which is kept small
-    tables.write_tables(study, table, out.parent)
+    tables.write_tables(study, table, text, out.parent)
+    if effects.all_of_them is not None:
+        content = effects.all_of_them.to_csv(index=False)
+        write_atomically(out.parent / "effects.csv", content.encode())
     drawn = [figure for each in compared for figure in each.figures]
     for figure in [*drawn, *effects.figures, *maps, *(tuned.figures if tuned else ())]:
         write_atomically(out.parent / "figures" / f"{figure.name}.png", figure.png)
@@ -107,12 +124,13 @@ def _look_inside(study: Study, folder: Path) -> tuple[str, str]:
 
 
 def _compared(study: Study, metric: Metric, histories: pd.DataFrame) -> Compared:
-    table = study.comparison(metric)
+    """Of the variants that are shown; the first two sentences are on all of them."""
+    table, whole = study.comparison(metric), study.whole or study
     main = metric == study.metrics[0]
     return Compared(
         metric,
-        words.headline(study, metric, table),
-        words.highest(study, metric, table),
+        words.headline(whole, metric, whole.comparison(metric)),
+        words.highest(whole, metric, whole.comparison(metric)),
         words.findings(study, metric, table),
         study.classes(metric),
         list(figures.differences(study, metric, table)),
@@ -130,7 +148,8 @@ def _effects(study: Study) -> Effects:
     except ValueError as error:
         return Effects(str(error))
     drawn = list(figures.effects(study, study.metrics[0], table))
-    open_last = table.sort_values(
+    large = table.loc[table["effect"].abs().nlargest(MOST_EFFECTS).index].sort_index()
+    open_last = large.sort_values(
         "verdict", key=lambda found: found.str.startswith("cannot tell"), kind="stable"
     )
     return Effects(
@@ -139,6 +158,7 @@ def _effects(study: Study) -> Effects:
         open_last["sentence"].tolist(),
         table["left_out"].iloc[0],
         drawn,
+        table if len(large) < len(table) else None,
     )
 
 
@@ -164,7 +184,7 @@ def _bias(study: Study) -> list[Drawn]:
 
 def _page(
     study: Study,
-    table: pd.DataFrame,
+    text: pd.DataFrame,
     compared: list[Compared],
     effects: Effects,
     maps: list[Drawn],
@@ -172,6 +192,7 @@ def _page(
     inside: tuple[str, str],
     folder: Path,
 ) -> str:
+    """The page of the variants that are shown; `text`: the table of all."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -184,40 +205,54 @@ def _page(
         "two_lines": tables.two_lines,
         "whole": lambda text: text.replace("top-1", "top\u20111"),  # no line break in it
     }
-    main = study.metrics[0] if study.metrics else None
-    comparison = study.comparison(main) if main else None
-    outcomes = prediction.outcomes(study)
+    main, whole = study.metrics[0] if study.metrics else None, study.whole or study
+    comparison = whole.comparison(main) if main else None
+    outcomes = prediction.outcomes(whole)
     states = Counter(outcome.state for outcome in outcomes)
     values: dict[str, Any] = {
         "study": study,
+        "num_variants": len(whole.labels),
+        "all_rows": _packed(text) if study.whole else "",
         "question": study.plan["question"] or "Ablation report",
         "prediction": study.plan["prediction"],
-        "progress": words.progress(study),
+        "progress": words.progress(whole),
         "compared": compared,
         "named": prediction.named(study, compared[0].findings if compared else []),
-        "outcomes": outcomes,
+        "outcomes": outcomes[:MOST_SHOWN],
+        "num_outcomes": len(outcomes),
         "expected": words.expected(states),
-        "dots": dots.dot_plot(study, main, comparison) if main else "",
-        "far_seeds": words.far_seeds(study, main) if main else [],
+        "dots": dots.dot_plot(study, main, study.comparison(main)) if main else "",
+        "far_seeds": words.far_seeds(study, main)[:MOST_SENTENCES] if main else [],
         "links": links(study, folder),
         "inside": inside,
         "confusions": _confusions(study),
-        "how_to_read": words.how_to_read(study, comparison),
-        "matching": words.matching(study),
+        "how_to_read": words.how_to_read(whole, comparison),
+        "matching": words.matching(whole),
         "label_key": words.label_key(study),
-        "text": tables.shown(study, table),
+        "text": text.set_index("variant").loc[list(study.labels.values())].reset_index(),
         "effects": effects,
         "most_sentences": MOST_SENTENCES,
         "bias": maps,
         "tuning": tuned,
-        "noise_floor": words.noise_floor(study),
-        "failures": study.failed.to_dict("records"),
-        "provenance": list(provenance(study)),
-        "reproduce": reproduce(study),
-        "is_dirty": is_dirty(study),
+        "scored": [
+            (name, [(path.name, link(path, folder)) for path in files])
+            for name, files in study.score_files()
+        ],
+        "noise_floor": words.noise_floor(whole),
+        "failures": whole.failed.head(MOST_SHOWN).to_dict("records"),
+        "num_failures": len(whole.failed),
+        "provenance": list(provenance(whole)),
+        "reproduce": reproduce(whole),
+        "is_dirty": is_dirty(whole),
         "grid_text": grid_text(study),
     }
     return environment.get_template("template.html").render(values)
+
+
+def _packed(text: pd.DataFrame) -> str:
+    """A table as compressed JSON in letters, which the page's script unpacks."""
+    content = json.dumps(text.to_dict("split", index=False), ensure_ascii=False)
+    return base64.b64encode(gzip.compress(content.encode(), mtime=0)).decode()
 
 
 def _shade(percent: float) -> str:

@@ -15,9 +15,7 @@ from ablations.store.files import in_checkout
 
 def provenance(study: Study) -> Iterator[tuple[str, str]]:
     """Where the numbers come from, as stored with them; several values where runs differ."""
-    trials = (result for *_, result in study.store.trials(study.plan))
-    results = [result for *_, result in study.results()]
-    results += [result for result in trials if isinstance(result, dict)]
+    results = study.made
     environments = [result.get("environment") or {} for result in results]
     workers = [result.get("worker") or {} for result in results]
     commits = {
@@ -94,7 +92,7 @@ def _values(records: list[dict[str, Any]], key: str) -> str:
 
 def reproduce(study: Study) -> str:
     """The commands that make these runs again, in a checkout of the code."""
-    recorded = [(result.get("environment") or {}).get("commit") for *_, result in study.results()]
+    recorded = [(result.get("environment") or {}).get("commit") for result in study.made]
     commits = {str(commit) for commit in recorded if commit}
     checkout = [f"git checkout {commit}" for commit in commits] if len(commits) == 1 else []
     folder = shlex.quote(str(in_checkout(study.store.root)))
@@ -104,7 +102,7 @@ def reproduce(study: Study) -> str:
 
 def is_dirty(study: Study) -> bool:
     """Whether any run was made with changes that its commit does not hold."""
-    return any((result.get("environment") or {}).get("dirty") for *_, result in study.results())
+    return any((result.get("environment") or {}).get("dirty") for result in study.made)
 
 
 def grid_text(study: Study) -> str:

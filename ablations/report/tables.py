@@ -44,21 +44,27 @@ def variants(study: Study) -> pd.DataFrame:
     """A row a variant, baseline first: name, label, axes, cost, runs; and of each metric its mean
     and t-interval in percent, and its difference to the baseline in points with p and verdict.
     """
-    comparisons = {metric: study.comparison(metric) for metric in study.metrics}
+    comparisons = {metric: _by_label(study.comparison(metric)) for metric in study.metrics}
     cells = {cell["id"]: cell for cell in study.plan["cells"]}
+    costs = study.costs.to_dict("index")
+    num_done, num_failed = (each["id"].value_counts() for each in (study.done, study.failed))
+    measured = ["train_seconds", "peak_memory_mb"]
+    medians = study.done[measured].astype(float).groupby(study.done["id"]).median().to_dict("index")
     rows = []
     for cell_id, label in study.labels.items():
-        runs = study.runs[study.runs["id"] == cell_id]
-        done = runs[runs["status"] == "done"]
         row: dict[str, Any] = {"variant": cells[cell_id]["name"], "label": label, "id": cell_id}
         row |= {axis: _plain(cells[cell_id]["axes"].get(axis)) for axis in study.axes}
-        row |= study.costs.loc[label].to_dict() if label in study.costs.index else {}
-        row |= {"num_done": len(done), "num_failed": len(runs) - len(done)}
-        row |= {name: done[name].median() for name in ("train_seconds", "peak_memory_mb")}
-        for metric, table in comparisons.items():
-            row |= _measured(study, label, metric, table)
+        row |= costs.get(label, {})
+        row |= {"num_done": num_done.get(cell_id, 0), "num_failed": num_failed.get(cell_id, 0)}
+        row |= medians.get(cell_id) or dict.fromkeys(measured, float("nan"))
+        for metric, compared in comparisons.items():
+            row |= _measured(study, label, metric, compared.get(label))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _by_label(table: pd.DataFrame | None) -> dict[str, dict[str, Any]]:
+    return {} if table is None else table.set_index("label").to_dict("index")
 
 
 def _plain(value: Any) -> Any:
@@ -67,20 +73,19 @@ def _plain(value: Any) -> Any:
 
 
 def _measured(
-    study: Study, label: str, metric: Metric, table: pd.DataFrame | None
+    study: Study, label: str, metric: Metric, compared: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """One variant's columns of one metric."""
+    """One variant's columns of one metric; `compared`: its row of the comparison."""
     name = metric.column
     row: dict[str, Any] = dict(
         zip((f"{name}_n", name, f"{name}_low", f"{name}_high"), study.interval(label, metric),
             strict=True)
     )  # fmt: skip
-    compared = None if table is None else table[table["label"] == label]
-    if compared is not None and len(compared):
-        row[f"{name}_difference"] = compared["difference"].iloc[0]
+    if compared is not None:
+        row[f"{name}_difference"] = compared["difference"]
         keys = ("low", "high", "from_seeds", "from_clips", "p", "p_holm", "p_equal_holm", "look")
         row |= {
-            f"{name}_difference_{key}": compared[key].iloc[0]
+            f"{name}_difference_{key}": compared[key]
             for key in (*keys, "verdict")
             if key in compared
         }
@@ -147,21 +152,21 @@ def _number(value: float | None, form: str) -> str:
     return NOTHING if value is None or value != value else f"{value:{form}}"
 
 
-def write_readable(study: Study, table: pd.DataFrame, folder: Path) -> None:
+def write_readable(study: Study, text: pd.DataFrame, folder: Path) -> None:
     """table.md with the text, and rows.csv with what `ablations.load` gives, a row a run."""
-    write_atomically(folder / "table.md", _markdown(study, shown(study, table)).encode())
+    write_atomically(folder / "table.md", _markdown(study, text).encode())
     rows = load(study.store.root)
     write_atomically(folder / "rows.csv", rows.to_csv(index=False).encode())
 
 
-def write_tables(study: Study, table: pd.DataFrame, folder: Path) -> None:
+def write_tables(study: Study, table: pd.DataFrame, text: pd.DataFrame, folder: Path) -> None:
     """table.csv and table.parquet with the numbers, and table.tex with the text."""
     parquet = io.BytesIO()
     table.to_parquet(parquet, index=False)
     contents = {
         "csv": table.to_csv(index=False).encode(),
         "parquet": parquet.getvalue(),
-        "tex": _latex(study, shown(study, table)).encode(),
+        "tex": _latex(study, text).encode(),
     }
     for suffix, content in contents.items():
         write_atomically(folder / f"table.{suffix}", content)

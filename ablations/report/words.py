@@ -176,7 +176,9 @@ def findings(study: Study, metric: Metric, table: pd.DataFrame | None) -> list[F
     """Every variant, those that are told apart first, the largest differences before others."""
     if table is None:
         return []
-    num_tests = int((table["n"] > 1).sum())
+    of_all = (study.whole or study).comparison(metric)
+    assert of_all is not None
+    num_tests = int((of_all["n"] > 1).sum())
     found = [
         Finding(
             verdict_kind(row["verdict"]),

@@ -16,7 +16,8 @@ from posmlp.shapes import not_written
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; FileNotFoundError if there is no file, ValueError if it holds none."""
     try:
-        value = json.loads(path.read_bytes())
+        with open(path, "rb") as file:
+            value = json.loads(file.read())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error})") from error
     except NotADirectoryError as error:

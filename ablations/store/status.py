@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ def status(out: str | Path) -> str:
     plan = store.plan()
     counts: Counter[str] = Counter()
     failed, troubles = [], []
-    rows = [(cell, f"seed {seed}", result) for cell, seed, result in store.results(plan)]
-    rows += [(cell, f"seed {seed} repeated", r) for cell, seed, r in store.repeats(plan)]
-    rows += [(cell, f"seed {seed}", result) for cell, seed, result in store.trials(plan)]
+    rows = chain(
+        ((cell, f"seed {seed}", result) for cell, seed, result in store.results(plan)),
+        ((cell, f"seed {seed} repeated", result) for cell, seed, result in store.repeats(plan)),
+        ((cell, f"seed {seed}", result) for cell, seed, result in store.trials(plan)),
+    )
     for cell, seed, result in rows:
         state = result["status"] if isinstance(result, dict) else result.partition(":")[0]
         counts[state] += 1
@@ -38,7 +41,7 @@ def status(out: str | Path) -> str:
     states = ("done", "failed", "damaged", "to do")
     shown = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
     lines = [
-        f"{out}: {len(rows)} trainings: {shown}",
+        f"{out}: {counts.total()} trainings: {shown}",
         *told_once(failed),
         *troubles,
         *_decisions(plan),

@@ -14,6 +14,7 @@ DIR/together/HASH/, .log             several trainings while they are one popula
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -38,6 +39,8 @@ Result = dict[str, Any]
 DEVICE_ERROR = "device error"
 """The `failure` of a job whose device, not whose mathematics, gave up."""
 OUT_OF_MEMORY = "out of memory"
+Version = tuple[int, int, int]
+_HOW_MADE = ("config", "environment", "worker", "command", "history", "log", "traceback")
 _ANEW = "give the `ablations run` command of this folder again, which writes it anew"
 _AS_PUBLISHED = "put back what was published there, or publish the run again"
 
@@ -46,6 +49,15 @@ def measured(result: Result) -> dict[str, Any]:
     """All numbers that came out of a training, by the names of the table's columns."""
     numbers = {"params": result.get("params"), **(result.get("timings") or {})}
     return {**result["metrics"], **numbers, "peak_memory_mb": result.get("peak_memory_mb")}
+
+
+def _version(path: Path) -> Version | None:
+    """What changes when a file is replaced; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 class StoreError(ValueError):
@@ -57,6 +69,9 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        self._ended: dict[tuple[str, int, int], tuple[Version, Result | None]] = {}
+        self._as_asked: dict[str, Version] = {}
+        """Cells whose file held, when it was checked, what their grid asks for."""
 
     @cached_property
     def published(self) -> Published | None:
@@ -97,10 +112,10 @@ class Store:
         return self.root / ".runner.json"
 
     def cell_path(self, cell_id: str) -> Path:
-        return self.root / "cells" / cell_id / "cell.json"
+        return self.root / f"cells/{cell_id}/cell.json"
 
     def run_folder(self, cell_id: str, seed: int, repeat: int = 0) -> Path:
-        return self.root / "cells" / cell_id / f"seed{seed}{'-repeat' if repeat else ''}"
+        return self.root / f"cells/{cell_id}/seed{seed}{'-repeat' if repeat else ''}"
 
     @property
     def together_path(self) -> Path:
@@ -169,11 +184,23 @@ class Store:
         """Write down what is to be run."""
         trials = {cell.id: cell for each in grid.trials for cell in each}
         known = [cell for cell in grid.cells if cell.tuned is not None or not trials]
+        changed = {}
         for cell in (trials | {cell.id: cell for cell in known}).values():
-            if self.sound_cell(cell.id) != described_cell(cell):
-                write_json(self.cell_path(cell.id), described_cell(cell))
+            path = self.cell_path(cell.id)
+            if cell.id in self._as_asked and self._as_asked[cell.id] == _version(path):
+                continue
+            asked = described_cell(cell)
+            if self.sound_cell(cell.id) != asked:
+                changed[path] = asked
+        write_all_json(changed)
         write_durably(self.root / "grid.yaml", grid.file.text.encode())
-        write_json(self.plan_path, described(grid) | {"command": command})
+        plan = described(grid) | {"command": command}
+        try:
+            is_known = read_json(self.plan_path) == plan
+        except (FileNotFoundError, ValueError):
+            is_known = False
+        if not is_known:
+            write_json(self.plan_path, plan)
 
     def cell(self, cell_id: str) -> dict[str, Any]:
         """What cell.json holds. Raises StoreError if it is missing or damaged."""
@@ -226,7 +253,11 @@ class Store:
 
         Ids leave out what is at its default, so a default that was changed would do that.
         """
+        version = _version(self.cell_path(cell.id))
         old, new = self.sound_cell(cell.id), described_cell(cell)
+        if old == new and version is not None:
+            self._as_asked[cell.id] = version
+            return
         for part in ("model", "train"):
             for key, value in old.get(part, {}).items():
                 if key == "init_from":  # its content is in the id, and it may have moved
@@ -285,6 +316,23 @@ class Store:
             return self.result(cell_id, seed, repeat)
         except ValueError:
             return None
+
+    def ended(self, cell_id: str, seed: int, repeat: int = 0) -> Result | None:
+        """The same without how it was made, for who asks of many trainings, and asks again.
+
+        A file is read once for each time that it was replaced.
+        """
+        if self.published:
+            return self.sound_result(cell_id, seed, repeat)
+        which = cell_id, seed, repeat
+        version = _version(self.result_path(*which))
+        if version is None:
+            return None
+        if which not in self._ended or self._ended[which][0] != version:
+            result = self.sound_result(*which)
+            short = result and {k: v for k, v in result.items() if k not in _HOW_MADE}
+            self._ended[which] = version, short
+        return self._ended[which][1]
 
     def copy_run(self, cell_id: str, seed: int, repeat: int, to: Path) -> None:
         """Copy a training's run folder, as far as it is kept, to a new folder."""

@@ -32,20 +32,21 @@ def load(out: str | Path, *, repeats: bool = False, trials: bool = False) -> pd.
     """
     store = Store(out)
     plan = store.plan()
-    told = []
-    rows = chain(
+    rows, settings = [], []
+    stored = chain(
         store.results(plan),
         store.repeats(plan) if repeats else (),
         store.trials(plan) if trials else (),
     )
-    for cell, seed, result in rows:
+    for cell, seed, result in stored:
         if isinstance(result, dict):
-            told.append((cell, seed, result))
+            rows.append(_row(cell, seed, result, plan))
+            settings.append(_settings(cell))
         elif result != "to do":
             warnings.warn(f"{cell['name']} seed {seed} is {result}; it is not done", stacklevel=2)
-    table = pd.DataFrame(_row(*each, plan) for each in told)
+    table = pd.DataFrame(rows)
     for axis in {*plan["axes"], *_tuned(plan)} & set(table.columns):
-        values = [_settings(cell).get(axis, float("nan")) for cell, *_ in told]
+        values = [each.get(axis, float("nan")) for each in settings]
         if any(isinstance(value, list) for value in values):
             values = [value if value is None else shown_value(value) for value in values]
             table[axis] = values

@@ -21,6 +21,7 @@ from posmlp.checkpoint import write_atomically
 from posmlp.config_checks import one_of
 from posmlp.data.augment import normalise
 from posmlp.data.clips import Draw, load_clip
+from posmlp.data.layouts.listing import as_text
 from posmlp.predict import open_run
 
 NUM_NAMED = 3  # classes whose probabilities are printed
@@ -64,8 +65,8 @@ def explain_video(
 
     name = trained.classes[number]
     what = {
-        "video": str(Path(video).resolve()),
-        "model": f"{Path(run).resolve()}, {trained.variant} seed {trained.seed}",
+        "video": as_text(str(Path(video).resolve())),
+        "model": as_text(f"{Path(run).resolve()}, {trained.variant} seed {trained.seed}"),
         "explained": f"{name}: {maps.made_by}",
     }
     wished = f"{Path(video).stem}-{method}"

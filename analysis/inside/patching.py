@@ -6,7 +6,8 @@ Shapes: P pairs of clips, B of them at once, K classes; activations are (B, T, H
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,19 +20,19 @@ from torch import Tensor
 from analysis.borrow import borrowed, unwrapped
 from analysis.inside.activations import (
     MOST_MIB,
+    Edit,
     HookPoint,
     Store,
     chosen_points,
-    hook_points,
     run_from,
     run_hooked,
 )
 from posmlp.model import PosMLPVideo
 
 COLUMNS = ("name", "stage", "block", "step", "branch", "part")
-REVERSED = "reversed"
+REVERSED, UNRELATED, MEAN = OTHERS = "reversed", "unrelated", "mean"
 ROUNDING = 100  # roundings of the largest logit by which the answers of two equal runs may differ
-ENTRY, NORM = "input", "norm"
+Cut = tuple[int | None, int | None, int | None]  # a frame, or a place's y and x; else all
 
 
 def patch(
@@ -41,6 +42,7 @@ def patch(
     where: str = "*",
     *,
     frames: bool = False,
+    places: bool = False,
     confidence: float = 0.95,
     batch_size: int = 32,
     max_memory_mib: int = MOST_MIB,
@@ -61,15 +63,23 @@ def patch(
     clips : Tensor
         (P, 3, T, H, W), as the model takes them, on its device. Where they are exactly reversed
         pairs of neighbours, as paired test clips are, each pair is taken once.
-    others : "reversed" or Tensor
+    others : "reversed", "unrelated", "mean" or Tensor
         `"reversed"`: each clip's own reversal, whose activations are turned back in time before
         they are put in, so that only what a reversal changes is exchanged, and not the frames'
-        order, which a part that is blind to time does not read. A tensor (P, 3, T, H, W) is taken
-        as it is, for example `clips.roll(1, 0)`, unrelated clips, as a control.
+        order, which a part that is blind to time does not read.
+        `"unrelated"`, a control: the clip before it, so that all that the clips show is exchanged;
+        a share that is as large here says nothing of time.
+        `"mean"`, mean ablation: in a clip and in its reversal the activation is replaced by its
+        mean over all clips and their reversals, these turned back; the share is how much of the
+        difference between both answers is then gone. It asks what is needed, the others what is
+        passed on: whatever the answer needs has a share, blind to time or not.
+        A tensor (P, 3, T, H, W) is taken as it is.
     where : str
         A shell pattern over the names of `analysis.activations`.
     frames : bool
         Whether rows follow in which one frame of an activation is replaced; frames count from 0.
+    places : bool
+        Whether rows follow in which one place is replaced, in all frames; y and x count from 0.
     confidence : float
         Of the intervals.
     batch_size : int
@@ -81,8 +91,9 @@ def patch(
     Returns
     -------
     DataFrame
-        A row an activation, or one for each of its frames: name, stage, block, step, branch, part,
-        frame (missing: the whole activation), share, low, high (Student's t-interval over pairs of
+        A row an activation, or one for each of its frames or places: name, stage, block, step,
+        branch, part, frame (missing: all of them), y and x (missing: all places; columns that are
+        there if `places`), share, low, high (Student's t-interval over pairs of
         that ratio, linearised), n (pairs whose answers differ). share is NaN where there are none:
         the two runs agree, as they do if nothing in the model hears the direction of time. A
         warning says so.
@@ -90,110 +101,59 @@ def patch(
     Raises
     ------
     ValueError
-        If `where` fits nothing, or others are of another shape than clips.
+        If `where` fits nothing, others are of another shape than clips, or a single clip has no
+        unrelated one.
 
     Source: activation patching, Vig et al., Investigating gender bias in language models using
     causal mediation analysis, 2020; turning activations back in time is this project's.
     """
     model = unwrapped(model)
     points = chosen_points(model, where)
-    if isinstance(others, str) and others == REVERSED:
-        clips = _once_a_pair(clips)
-    changes: dict[tuple[str, int | None], list[NDArray[np.float64]]] = {}
-    apart = []
+    if isinstance(others, str):
+        clips = once_a_pair(clips)
+    changes: dict[tuple[str, Cut], list[NDArray[np.float64]]] = {}
+    apart, max_bytes = [], max_memory_mib * 2**20
     with borrowed(model), torch.no_grad():
-        for one, other, is_reversed in _batches(clips, others, batch_size):
-            runs = _Pair(model, one, other, is_reversed)
+        batches = partial(batches_of, clips, others, batch_size)
+        means = _means(model, points, batches()) if others == MEAN else None
+        for one, other, is_reversed in batches():
+            runs = Pair(model, one, other, is_reversed)
             apart.append(runs.apart())
-            for some in runs.portions(points, max_memory_mib * 2**20):
-                for point, frame, moved in runs.exchanged(some, frames):
-                    changes.setdefault((point.name, frame), []).append(moved)
+            for some in runs.portions(points, max_bytes):
+                for point, cut, moved in runs.exchanged(some, frames, places, means):
+                    changes.setdefault((point.name, cut), []).append(moved)
     differences = np.concatenate(apart)
-    _say_if_equal(differences)
+    say_if_equal(differences)
     rows = []
     for point in points:
-        for name, frame in [key for key in changes if key[0] == point.name]:
-            share = _share(np.concatenate(changes[name, frame]), differences, confidence)
-            rows.append({**_where(point), "frame": frame, **share})
-    return _typed(pd.DataFrame(rows))
+        for name, cut in [key for key in changes if key[0] == point.name]:
+            share = share_of(np.concatenate(changes[name, cut]), differences, confidence)
+            at = dict(zip(("frame", "y", "x") if places else ("frame",), cut, strict=False))
+            rows.append({**where_of(point), **at, **share})
+    return typed(pd.DataFrame(rows))
 
 
-def contributions(
-    model: PosMLPVideo,
-    clips: Tensor,
-    *,
-    confidence: float = 0.95,
-    batch_size: int = 32,
-    max_memory_mib: int = MOST_MIB,
-) -> pd.DataFrame:
-    """What each branch adds to the difference between a clip's answer and its reversal's.
+def _means(
+    model: PosMLPVideo, points: Sequence[HookPoint], batches: Iterator[tuple[Tensor, Tensor, bool]]
+) -> dict[str, Tensor]:
+    """Each activation's mean over clips and their reversals, these turned back: (1, ...)."""
+    sums: dict[str, Tensor] = {}
+    count = 0
 
-    In the last stage answers are sums: the last tokens are what the stage began with and what each
-    branch added, and at a given scale of the last norm the logits are linear in them. Each
-    summand's share of d = f(reversal) - f(clip) is <its difference, d> / <d, d>, its tokens turned
-    back in time and at the mean of the two runs' scales; what the change of scale does is a summand
-    of its own. These shares sum to 1, which is checked. For earlier branches, of which no such sum
-    exists, the share is that of `patch`.
+    def add(name: str, x: Tensor) -> None:
+        sums[name] = sums.get(name, 0) + x.sum(0, keepdim=True)
 
-    Parameters are those of `patch`.
+    def add_turned(name: str, x: Tensor) -> None:
+        add(name, turned(x))
 
-    Returns
-    -------
-    DataFrame
-        A row a branch in the order of computation; `stageS.input` is what the last stage S began
-        with, and `norm` what the last norm's scale does. Columns name, stage, block, step, branch,
-        how (`patch`, or `sum` in the last stage), share, low, high, n, as in `patch`.
-
-    Raises
-    ------
-    ValueError
-        As `patch`.
-    """
-    model = unwrapped(model)
-    clips = _once_a_pair(clips)
-    last = len(model.stages)
-    every = hook_points(model)
-    outs = [point for point in every if point.part == "out"]
-    early = [p for p in outs if p.stage != last]
-    parts = [HookPoint(f"stage{last}.{ENTRY}", model, "places", last)]
-    parts += [p for p in outs if p.stage == last]
-    parts.append(HookPoint(NORM, model.norm, "places"))
-    ends = (_first(last), f"stage{last}")
-    kept = [p for p in every if p.name in ends or (p.part == "out" and p.stage == last)]
-    moved: dict[str, list[NDArray[np.float64]]] = {point.name: [] for point in parts}
-    apart = []
-    with borrowed(model), torch.no_grad():
-        for one, other, _ in _batches(clips, REVERSED, batch_size):
-            runs = _Pair(model, one, other, True)
-            apart.append(runs.apart())
-            kept_of = []
-            for batch in (one, other):
-                store = Store(max_memory_mib * 2**20)
-                run_hooked(model, batch, kept, {}, store.keep)
-                kept_of.append(store.kept)
-            sums = _summands(model, kept_of[0], kept_of[1], parts)
-            _check_sums(sums, runs)
-            for name, there in sums.items():
-                moved[name].append(runs.along(there))
-    differences = np.concatenate(apart)
-    rows = []
-    if early:
-        earlier = patch(
-            model, clips, where="*.out", confidence=confidence, batch_size=batch_size,
-            max_memory_mib=max_memory_mib,
-        )  # fmt: skip
-        earlier = earlier[earlier["stage"] != last].drop(columns=["part", "frame"])
-        rows = earlier.assign(how="patch").to_dict("records")
-    else:
-        _say_if_equal(differences)
-    for point in parts:
-        share = _share(np.concatenate(moved[point.name]), differences, confidence)
-        rows.append({**_where(point), "how": "sum", **share})
-    columns = [*COLUMNS[:-1], "how", "share", "low", "high", "n"]
-    return _typed(pd.DataFrame(rows)[columns])
+    for one, other, _ in batches:
+        run_hooked(model, one, points, {}, add)
+        run_hooked(model, other, points, {}, add_turned)
+        count += 2 * len(one)
+    return {name: total / count for name, total in sums.items()}
 
 
-class _Pair:
+class Pair:
     """Clips and their others (B each): both runs, and runs in which something is exchanged."""
 
     def __init__(self, model: PosMLPVideo, one: Tensor, other: Tensor, is_reversed: bool) -> None:
@@ -231,60 +191,90 @@ class _Pair:
         yield some
 
     def exchanged(
-        self, points: Sequence[HookPoint], frames: bool
-    ) -> Iterator[tuple[HookPoint, int | None, NDArray[np.float64]]]:
-        """<change, d> of each point, meant over both ways, and of each of its frames if asked."""
-        kept = []
+        self,
+        points: Sequence[HookPoint],
+        frames: bool = False,
+        places: bool = False,
+        means: Mapping[str, Tensor] | None = None,
+    ) -> Iterator[tuple[HookPoint, Cut, NDArray[np.float64]]]:
+        """<change, d> of each point, and of each of its frames and places if asked.
+
+        Meant over both ways; summed where both runs get `means`, what is left of d being sought.
+        """
+        kept = self.kept(points) if means is None else ({}, {})
+        for point in points:
+            if means is None:
+                given = [kept[way][point.name] for way in (1, 0)]
+                given = [turned(x) for x in given] if self.is_reversed else given
+            else:
+                mean = means[point.name].expand(len(self.clips[0]), *means[point.name].shape[1:])
+                given = [mean, turned(mean)]
+            cuts: list[Cut] = [(None, None, None)]
+            if given[0].dim() == 5:
+                _, num_frames, rows, columns, _ = given[0].shape
+                cuts += [(t, None, None) for t in range(num_frames if frames else 0)]
+                cuts += [(None, y, x) for y in range(rows if places else 0) for x in range(columns)]
+            for cut in cuts:
+                moved = sum(self.moved(way, point, given[way], cut) for way in (0, 1))
+                yield point, cut, moved if means is not None else moved / 2  # type: ignore[misc]
+
+    def kept(self, points: Sequence[HookPoint]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Both runs' activations, as they are."""
+        found = []
         for clips in self.clips:
             store = Store(2**62)
             run_hooked(self.model, clips, points, {}, store.keep)
-            kept.append(store.kept)
-        for point in points:
-            given = [kept[way][point.name] for way in (1, 0)]
-            has_time = given[0].dim() > 2
-            if has_time and self.is_reversed:
-                given = [x.flip(1) for x in given]
-            parts = range(given[0].shape[1]) if has_time and frames else ()
-            for frame in (None, *parts):
-                yield point, frame, (self._way(0, point, given[0], frame)
-                                     + self._way(1, point, given[1], frame)) / 2  # fmt: skip
+            found.append(store.kept)
+        return found[0], found[1]
 
-    def _way(
-        self, way: int, point: HookPoint, given: Tensor, frame: int | None
+    def moved(
+        self, way: int, point: HookPoint, given: Tensor, cut: Cut = (None, None, None)
     ) -> NDArray[np.float64]:
         """<change, d> when this clip (way 0) or its other (way 1) is given what is not its own."""
+        frame, y, x = cut
 
-        def put(x: Tensor) -> Tensor:
-            if frame is None:
+        def put(own: Tensor) -> Tensor:
+            if cut == (None, None, None):
                 return given
-            changed = x.clone()
-            changed[:, frame] = given[:, frame]
+            changed = own.clone()
+            if frame is not None:
+                changed[:, frame] = given[:, frame]
+            else:
+                changed[:, :, y, x] = given[:, :, y, x]
             return changed
 
-        start = point.stage or (1 if point.name == "stem" else len(self.model.stages) + 1)
+        if point.name == "stem":
+            after = run_from(self.model, [put(self.features[way][0])], 1)
+        else:
+            after = self.run(way, {point.name: put}, point.stage)
+        return self.along((after - self.logits[way]) * (1 - 2 * way))
+
+    def run(self, way: int, changes: Mapping[str, Edit], stage: int | None) -> Tensor:
+        """The logits with changes, none of them before that stage (None: after the last)."""
+        start = stage or len(self.model.stages) + 1
 
         def run(clips: Tensor) -> Tensor:  # what comes before that stage is as it was
             return run_from(self.model, self.features[way], start)
 
-        clips = self.clips[way]
-        if point.name == "stem":
-            after = run_from(self.model, [put(self.features[way][0])], 1)
-        else:
-            after = run_hooked(self.model, clips, [], {point.name: put}, _nothing, run)
-        return self.along((after - self.logits[way]) * (1 - 2 * way))
+        return run_hooked(self.model, self.clips[way], [], changes, nothing, run)
 
 
-def _nothing(name: str, x: Tensor) -> None:
+def turned(x: Tensor) -> Tensor:
+    """(B, T, H, W, C) with its frames in reversed order; a vector as it is."""
+    return x.flip(1) if x.dim() == 5 else x
+
+
+def nothing(name: str, x: Tensor) -> None:
     """Keep nothing."""
 
 
-def _batches(
+def batches_of(
     clips: Tensor, others: str | Tensor, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor, bool]]:
     """Clips with their others, and whether these are reversals. Raises ValueError for a misfit."""
-    is_reversed = isinstance(others, str)
-    if is_reversed and others != REVERSED:
-        raise ValueError(f"others={others!r} must be 'reversed' or a tensor of clips")
+    is_reversed = isinstance(others, str) and others != UNRELATED
+    if isinstance(others, str) and others not in OTHERS:
+        raise ValueError(f"others={others!r} must be {', '.join(OTHERS)} or a tensor of clips")
     if clips.dim() != 5 or not len(clips):
         raise ValueError(f"clips of shape {tuple(clips.shape)} must be (P, 3, T, H, W) with P > 0")
     if isinstance(others, Tensor) and others.shape != clips.shape:
@@ -292,20 +282,24 @@ def _batches(
             f"others of shape {tuple(others.shape)} must be of the clips' shape, "
             f"{tuple(clips.shape)}: one other a clip"
         )
+    if not is_reversed and isinstance(others, str):
+        if len(clips) < 2:
+            raise ValueError("others='unrelated' takes the clip before it; give two clips or more")
+        others = clips.roll(1, 0)
     for i in range(0, len(clips), batch_size):
         one = clips[i : i + batch_size]
         other = others[i : i + batch_size] if isinstance(others, Tensor) else one.flip(2)
         yield one, other, is_reversed
 
 
-def _once_a_pair(clips: Tensor) -> Tensor:
+def once_a_pair(clips: Tensor) -> Tensor:
     """Every second clip where each is followed by its exact reversal; else all."""
     if clips.dim() == 5 and len(clips) % 2 == 0 and torch.equal(clips[1::2], clips[::2].flip(2)):
         return clips[::2]
     return clips
 
 
-def _say_if_equal(apart: NDArray[np.float64]) -> None:
+def say_if_equal(apart: NDArray[np.float64]) -> None:
     if not apart.any():
         warnings.warn(
             f"the model answers all {len(apart)} clips as it answers the others: there is nothing "
@@ -314,7 +308,7 @@ def _say_if_equal(apart: NDArray[np.float64]) -> None:
         )
 
 
-def _share(moved: NDArray[np.float64], apart: NDArray[np.float64], confidence: float) -> Any:
+def share_of(moved: NDArray[np.float64], apart: NDArray[np.float64], confidence: float) -> Any:
     """sum(moved) / sum(apart) over pairs that differ, with a linearised t-interval."""
     differ = apart > 0
     moved, apart, n = moved[differ], apart[differ], int(differ.sum())
@@ -328,62 +322,10 @@ def _share(moved: NDArray[np.float64], apart: NDArray[np.float64], confidence: f
     return {"share": share, "low": share - margin, "high": share + margin, "n": n}
 
 
-def _where(point: HookPoint) -> dict[str, Any]:
+def where_of(point: HookPoint) -> dict[str, Any]:
     return {name: getattr(point, name) for name in COLUMNS}
 
 
-def _typed(rows: pd.DataFrame) -> pd.DataFrame:
-    whole = dict.fromkeys(("stage", "block", "step", "frame", "n"), "Int64")
+def typed(rows: pd.DataFrame) -> pd.DataFrame:
+    whole = dict.fromkeys(("stage", "block", "step", "frame", "y", "x", "n"), "Int64")
     return rows.astype({name: kind for name, kind in whole.items() if name in rows})
-
-
-def _first(stage: int) -> str:
-    return f"stage{stage}.block1.step1"
-
-
-def _summands(
-    model: PosMLPVideo,
-    one: dict[str, Tensor],
-    other: dict[str, Tensor],
-    parts: Sequence[HookPoint],
-) -> dict[str, Tensor]:
-    """What each part adds to the difference of the two runs' logits, (B, K).
-
-    With tokens x = sum c and the norm's scale s in the one run, x' and s' in the other, turned back
-    in time: s' c' - s c = (s + s')/2 (c' - c) + (s' - s) (c + c')/2. The first is the part's; the
-    second, summed over parts, is NORM's.
-    """
-    here, there = _parts(one, parts), _parts({n: x.flip(1) for n, x in other.items()}, parts)
-    last, eps = f"stage{len(model.stages)}", model.norm.eps
-    scales = [
-        (kept.var(-1, unbiased=False, keepdim=True) + eps).rsqrt()
-        for kept in (one[last], other[last].flip(1))
-    ]
-    scale, change = (scales[0] + scales[1]) / 2, scales[1] - scales[0]
-    tokens = {name: scale * _centred(there[name] - x) for name, x in here.items()}
-    tokens[NORM] = change * sum(_centred(there[name] + x) / 2 for name, x in here.items())
-    pooled = {name: (x * model.norm.weight).flatten(1, -2).mean(1) for name, x in tokens.items()}
-    if not isinstance(model.head, torch.nn.Linear):
-        return pooled
-    return {name: x @ model.head.weight.T for name, x in pooled.items()}
-
-
-def _parts(kept: dict[str, Tensor], parts: Sequence[HookPoint]) -> dict[str, Tensor]:
-    """What the last stage began with, and what each of its branches added."""
-    entry, first = parts[0], _first(parts[0].stage or 1)
-    outs = {point.name: kept[point.name] for point in parts if point.part}
-    begun = kept[first] - sum(x for name, x in outs.items() if name.startswith(f"{first}."))
-    return {entry.name: begun, **outs}
-
-
-def _centred(x: Tensor) -> Tensor:
-    return x - x.mean(-1, keepdim=True)
-
-
-def _check_sums(sums: dict[str, Tensor], runs: _Pair) -> None:
-    """Raise AssertionError unless the parts' differences sum to that of the logits."""
-    total = torch.stack([each.double() for each in sums.values()]).sum(0)
-    largest = max(float(each.abs().max()) for each in (*sums.values(), *runs.logits))
-    bound = ROUNDING * torch.finfo(runs.clips[0].dtype).eps * max(largest, 1.0)
-    gap = float((total - runs.difference).abs().max())
-    assert gap <= bound, f"the parts of the last stage miss the logits' difference by {gap:.2g}"

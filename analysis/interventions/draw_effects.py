@@ -1,12 +1,19 @@
-"""Figures of interventions: they take rows of `analysis.intervene`."""
+"""Figures of interventions: they take rows of `analysis.intervene` and of `analysis.exemplars`."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from torch import Tensor
 
+from analysis.bias.draw_bias import draw_spatial_bias, draw_temporal_bias
+from analysis.figures.place import lay_out, place_of, set_texts
 from analysis.figures.style import check_rows, colour, styled, wrapped
 from posmlp.config_checks import BRANCHES
 
@@ -78,3 +85,62 @@ def _caption(effects: pd.DataFrame, metric: str, num_drawn: int) -> str:
     if num_drawn < len(effects):
         lines.append(f"the {num_drawn} largest of {len(effects)} interventions")
     return "\n".join(lines)
+
+
+@styled
+def draw_exemplars(
+    rows: pd.DataFrame,
+    clips: Tensor | NDArray[np.uint8],
+    maps: pd.DataFrame,
+    *,
+    num_clips: int = 4,
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> NDArray[Any]:
+    """The clips in which a group says most beside its map, a clip a row, its largest frame framed.
+
+    `rows`: of `exemplars`; `clips`: pixels, (B, T, H, W, 3) uint8; `maps`: the group's rows of
+    `bias_maps`, of which joint ones are drawn at dy = dx = 0. Numbers are the change in the framed
+    frame. `ax`: in whose place to draw. Returns the Axes, the map's first. Raises ValueError for no
+    rows, a missing column, rows of several groups, and clips that are not those of the rows.
+    """
+    check_rows(rows, ("clip", "frame", "change"), "analysis.exemplars")
+    check_rows(maps, ("group", "dt", "dy", "dx", "bias"), "analysis.bias_maps")
+    pixels, group = np.asarray(clips), maps["group"].unique().tolist()
+    if len(group) > 1:
+        raise ValueError(f"maps of groups {group}; give the rows of the group that is asked about")
+    if pixels.ndim != 5 or len(pixels) <= rows["clip"].max() or pixels.dtype != np.uint8:
+        raise ValueError(
+            f"clips of {pixels.dtype} and shape {pixels.shape} must be uint8 (B, T, H, W, 3), all "
+            f"{rows['clip'].max() + 1} that the rows are of"
+        )
+    best = rows.drop_duplicates("clip").head(num_clips)
+    place = place_of(ax, (9.0, 0.7 + 0.95 * len(best)))
+    grid = place.add_gridspec(len(best), 2, width_ratios=[1, 2.4])
+    axes = [place.add_subplot(grid[:, 0])]
+    over_time = maps["dt"].nunique() > 1
+    if over_time:
+        draw_temporal_bias(maps[(maps["dy"] == 0) & (maps["dx"] == 0)], ax=axes[0], title=" ")
+        if legend := axes[0].get_legend():
+            legend.remove()
+    else:
+        draw_spatial_bias(maps, axes=np.array(axes), title=" ")
+    for i, row in enumerate(best.to_dict("records")):
+        strip = place.add_subplot(grid[i, 1])
+        frames = pixels[row["clip"]]
+        strip.imshow(np.concatenate(list(frames), axis=1))
+        height, width = frames.shape[1:3]
+        corner = (row["frame"] * width - 0.5, -0.5)
+        strip.add_patch(Rectangle(corner, width, height, fill=False, color="#D55E00", linewidth=2))
+        strip.set(xticks=[], yticks=[])
+        strip.set_ylabel(f"clip {row['clip']}\n{row['change']:.2g}", fontsize=7, rotation=0,
+                         ha="right", va="center")  # fmt: skip
+        axes.append(strip)
+    share = best["change"].iloc[0] / max(float(rows["change"].median()), 1e-12)
+    words = (
+        f"Group {group[0]} says most in clip {best['clip'].iloc[0]}: {share:.1f} times the median"
+    )
+    told = "left: the group's weights; right: clips, framed where its knock-out changes most"
+    set_texts(place, title or words, f"{told}, {len(rows)} frames searched")
+    lay_out(place)
+    return np.array(axes)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call, vmap
 
-from analysis.bias.maps import units
+from analysis.bias.maps import Place, units
 from analysis.borrow import borrowed
 from analysis.interventions.interventions import (
     Intervention,
@@ -108,6 +108,76 @@ def intervene(
         stack.enter_context(borrowed(model))
         logits = logits_after(model, data, interventions, donors, batch_size, max_bytes)
     return _table(interventions, logits, data.labels, data.reverse_of, confidence)
+
+
+def exemplars(
+    model: PosMLPVideo, clips: Tensor, unit: str | Place, group: int, *, batch_size: int = 64
+) -> pd.DataFrame:
+    """The clips and frames in which one channel group of a unit says most, those first.
+
+    What a group says is the difference that its knock-out makes: its table is set to 0, all else
+    stays, and its branch is given what it was given before.
+
+    Parameters
+    ----------
+    model : PosMLPVideo
+        On any device; handed back as it was.
+    clips : Tensor
+        (B, 3, T, H, W), as the model takes them, on its device.
+    unit : str or Place
+        A name such as `stage4.block1.step1.T`, or one of `analysis.units`.
+    group : int
+        From 0.
+
+    Returns
+    -------
+    DataFrame
+        A row a clip and frame, the largest change first: clip, frame (from 0), change (root mean
+        square, over the frame's places and channels, of the change in what the branch adds),
+        answer (the root mean square of the change in the clip's logits).
+
+    Raises
+    ------
+    ValueError
+        If the model has no such unit or group, or its gate no table.
+    """
+    place = _place(model, unit)
+    knock_out = Intervention("knock_out", *place[:4], group=group)
+    branch: Any = model.stages[place.stage - 1].blocks[place.block - 1]  # type: ignore[index]
+    branch = branch.steps[place.step - 1][place.branch]
+    parts = []
+    with borrowed(model), torch.no_grad():
+        changed = changed_tables(knock_out, model)
+        for batch in clips.split(batch_size):
+            heard: list[Tensor] = []
+            handle = branch.register_forward_hook(
+                lambda _m, _i, out, heard=heard: heard.append(out)
+            )
+            try:
+                logits = [model(batch), functional_call(model, changed, (batch,))]
+            finally:
+                handle.remove()
+            change = (heard[1] - heard[0]).float().square().mean((1, 3, 4)).sqrt()  # (B, T)
+            answer = (logits[1] - logits[0]).float().square().mean(1, keepdim=True).sqrt()
+            parts.append(torch.stack([change, answer.expand_as(change)], dim=-1).cpu())
+    found = torch.cat(parts).numpy()
+    clip, frame = np.indices(found.shape[:2]).reshape(2, -1)
+    values = found.reshape(-1, 2)
+    rows = pd.DataFrame({"clip": clip, "frame": frame, "change": values[:, 0]})
+    rows["answer"] = values[:, 1]
+    return rows.sort_values("change", ascending=False, kind="stable", ignore_index=True)
+
+
+def _place(model: PosMLPVideo, unit: str | Place) -> Place:
+    places = list(units(model))
+    names = {f"stage{s}.block{b}.step{k}.{branch}": p
+             for p in places for s, b, k, branch, _ in [p]}  # fmt: skip
+    found = names.get(unit) if isinstance(unit, str) else next(
+        (p for p in places if p[:4] == unit[:4]), None
+    )  # fmt: skip
+    if found is None:
+        raise ValueError(f"the model has no unit {unit!r}; units are {', '.join(names)}")
+    return found
 
 
 @torch.no_grad()

@@ -12,7 +12,8 @@ from analysis.figures.pictures import png
 from analysis.inside.activations import hook_points
 from analysis.inside.arrow import arrow_curve
 from analysis.inside.draw_patching import draw_arrow, draw_patching, found_in_words
-from analysis.inside.patching import contributions, patch
+from analysis.inside.patching import MEAN, UNRELATED, patch
+from analysis.inside.paths import contributions, patch_paths
 from analysis.interventions.run_clips import run_clips
 from analysis.page.sections import Section, Table
 from posmlp.checkpoint import write_atomically
@@ -71,9 +72,15 @@ def write_inside(
 ) -> Path:
     """Write patching.csv, contributions.csv and arrow.csv with their figures; returns the folder.
 
-    RUN/inside by default. `where` and `frames` are those of `patch`. Raises ValueError for a
+    control.csv is the patching with unrelated clips, mean.csv what mean ablation takes away, and
+    paths.csv what goes straight from a temporal branch to a later one. RUN/inside by default.
+    `where` and `frames` are those of `patch`. Raises ValueError for a
     folder without a trained model, clips that cannot be had, and clips of a single frame.
     """
+    if num_clips < 4:
+        raise ValueError(
+            f"--clips {num_clips} leaves one pair, which has no control; use 4 or more"
+        )
     opened = open_run(run, seed, variant)
     out = Path(out) if out else Path(run) / "inside"
     held = run_clips(run, num_clips)
@@ -81,13 +88,20 @@ def write_inside(
     _check_time(opened.model)
     tables = {
         "patching": patch(opened.model, clips, where=where, frames=frames),
+        "control": patch(opened.model, clips, UNRELATED, where, frames=frames),
+        "mean": patch(opened.model, clips, MEAN, "*.out"),
+        "paths": patch_paths(opened.model, clips, "*T*.out"),
         "contributions": contributions(opened.model, clips),
         "arrow": arrow_curve(opened.model, held, STRENGTHS),
     }
     for name, table in tables.items():
         write_atomically(out / f"{name}.csv", table.to_csv(index=False).encode())
-    for name, draw in (("patching", draw_patching), ("arrow", draw_arrow)):
-        write_atomically(out / f"{name}.png", png(draw(tables[name]).figure))
+    drawn = {
+        "patching": draw_patching(tables["patching"], control=tables["control"]),
+        "arrow": draw_arrow(tables["arrow"]),
+    }
+    for name, axes in drawn.items():
+        write_atomically(out / f"{name}.png", png(axes.figure))
     return out
 
 

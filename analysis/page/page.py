@@ -15,6 +15,7 @@ from analysis.figures.pictures import png
 from analysis.page import attribution, costs, history, inside, sections
 from analysis.page.sections import Section
 from posmlp.checkpoint import write_atomically
+from posmlp.clip_scores import link
 from posmlp.predict import open_run
 
 SECTIONS: dict[str, Callable[[Path, str | None], Section]] = {
@@ -42,7 +43,7 @@ def write_page(run: str | Path, out: str | Path | None = None, variant: str | No
     opened = open_run(run, variant=variant)
     of_variant = [opened.variant] if opened.variant else []
     out = Path(out) if out else run / f"{'-'.join(['analysis', *of_variant])}.html"
-    sections = [_section(title, gather, run, variant) for title, gather in SECTIONS.items()]
+    sections = [_section(title, gather, run, variant, out) for title, gather in SECTIONS.items()]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
     )
@@ -53,12 +54,16 @@ def write_page(run: str | Path, out: str | Path | None = None, variant: str | No
         sections=sections,
         seconds=sum(section["seconds"] for section in sections),
     )
-    write_atomically(out, page.encode())
+    write_atomically(out, page.encode(errors="backslashreplace"))
     return out
 
 
 def _section(
-    title: str, gather: Callable[[Path, str | None], Section], run: Path, variant: str | None
+    title: str,
+    gather: Callable[[Path, str | None], Section],
+    run: Path,
+    variant: str | None,
+    out: Path,
 ) -> dict[str, Any]:
     """What the template shows of one section; where it cannot be gathered, the reason."""
     start = time.perf_counter()
@@ -82,5 +87,6 @@ def _section(
         "tables": section.tables,
         "figures": figures,
         "frames": section.frames,
+        "links": [(path.relative_to(run), link(path, out.parent)) for path in section.files],
         "seconds": time.perf_counter() - start,
     }

@@ -23,6 +23,7 @@ from analysis.interventions.intervene import intervene
 from analysis.interventions.interventions import knock_outs
 from analysis.interventions.run_clips import run_clips
 from analysis.results.draw_learning import draw_learning_curves
+from posmlp.clip_scores import score_files
 from posmlp.predict import open_run
 from posmlp.train.population import seeded_model
 from posmlp.train.run_folder import read_config, read_metrics
@@ -57,6 +58,8 @@ class Section:
     figures: list[tuple[str, Any]] = field(default_factory=list)
     animations: list[tuple[str, bytes]] = field(default_factory=list)
     frames: list[tuple[str, str]] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    """What the page links."""
 
 
 def accuracy(run: Path, variant: str | None = None) -> Section:
@@ -90,7 +93,11 @@ def accuracy(run: Path, variant: str | None = None) -> Section:
     caption = "Shares of clips by epoch; the band is from the lowest to the highest seed, marks "
     caption += "are scored once."
     figures = [(caption, axes.figure)]
-    return Section(words, [Table("", ["seed", "epoch", *shown], cells)], figures)
+    files = list(score_files(run))
+    if not files:
+        words += " `posmlp eval RUN --out RUN/eval` tells clip by clip, and class by class."
+    table = Table("", ["seed", "epoch", *shown], cells)
+    return Section(words, [table], figures, files=files)
 
 
 def maps(run: Path, variant: str | None = None) -> Section:

@@ -14,6 +14,7 @@ from analysis.results.draw_learning import draw_learning_curves
 from analysis.results.draw_speed import PANELS, draw_speed_accuracy
 from posmlp.checkpoint import write_atomically
 from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.data.layouts.listing import as_text
 from posmlp.train.run_folder import is_training, read_metrics
 from posmlp.train.run_members import run_members
 
@@ -188,8 +189,9 @@ def variant_of(run: Path, root: Path, variant: str = "") -> tuple[str, dict[str,
     if cell.is_file():
         return _read_cell(cell)
     if run == root:
-        return variant or root.resolve().name, {}
-    return "/".join([run.relative_to(root).as_posix(), *([variant] if variant else [])]), {}
+        return variant or as_text(root.resolve().name), {}
+    name = as_text(run.relative_to(root).as_posix())
+    return "/".join([name, *([variant] if variant else [])]), {}
 
 
 def _read_cell(path: Path) -> tuple[str, dict[str, Any]]:

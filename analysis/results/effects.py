@@ -11,7 +11,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.results.paired import check_margin, equivalence_p, holm, t_interval, t_test, verdict
+from analysis.results.paired import (
+    check_margin,
+    equivalence_p,
+    holm,
+    needed,
+    t_interval,
+    t_test,
+    verdict,
+)
 from analysis.results.runs import Compared, asked_of, finals, refuse_unnamed
 
 VERDICTS = {
@@ -95,21 +103,28 @@ def effects(
     wide, levels = _grid_by_seed(finals(df, metric), list(axes), metric, seed)
     complete = wide.dropna()
     counts = {"n": len(complete), "incomplete": len(wide) - len(complete)}
+    at = {
+        axis: {level: np.array([each == level for each in column]) for level in levels[axis]}
+        for axis in axes
+        for column in [complete.columns.get_level_values(axis)]
+    }
     contrasts = list(_contrasts(levels))
     rows = [
         {"kind": contrast.kind}
         | {name: " x ".join(map(str, getattr(contrast, name))) for name in contrast._fields}
         | counts
-        | _measured(_contrast_by_seed(complete, contrast), margin)
+        | _measured(_contrast_by_seed(complete, contrast, at), margin)
         for contrast in contrasts
     ]
     table = pd.DataFrame(rows)
     for column in ["p"] if margin is None else ["p", "p_equal"]:
         corrected = holm(table[column].to_numpy(float))
         table.insert(table.columns.get_loc(column) + 1, f"{column}_holm", corrected)
+    told = table.rename(columns={"effect": "difference"})
+    told["needed"] = needed(told, margin, len(table))
     verdicts = [
         verdict(row, VERDICTS[row["kind"]], len(table), margin, unit)
-        for row in table.rename(columns={"effect": "difference"}).to_dict("records")
+        for row in told.to_dict("records")
     ]
     table = table.drop(columns="spread").assign(verdict=verdicts)
     sentences = [
@@ -172,11 +187,11 @@ def _grid_by_seed(
             "them, or name every column that varies as an axis"
         )
     cells = list(product(*levels.values()))
+    seeds, places = df[seed].unique().tolist(), {cell: i for i, cell in enumerate(cells)}
     found = list(zip(*(df[axis].tolist() for axis in axes), strict=True))
-    runs = [df[[each == cell for each in found]] for cell in cells]
-    columns = [rows.set_index(seed)[metric].astype(float) for rows in runs]
-    wide = pd.concat(columns, axis=1, keys=range(len(cells)))
-    wide.columns = pd.MultiIndex.from_tuples(cells, names=axes)
+    values = np.full((len(seeds), len(cells)), np.nan)
+    values[df[seed].map(seeds.index), [places[cell] for cell in found]] = df[metric].astype(float)
+    wide = pd.DataFrame(values, seeds, pd.MultiIndex.from_tuples(cells, names=axes))
     if wide.dropna().empty:
         empty = [cell for cell, runs in wide.items() if runs.isna().all()]
         which = f"no seed has {empty[0]}" if empty else "each seed lacks another"
@@ -195,15 +210,19 @@ def _contrasts(levels: dict[str, list[Any]]) -> Iterator[_Contrast]:
                 yield _Contrast(axes, others, first)
 
 
-def _contrast_by_seed(wide: pd.DataFrame, contrast: _Contrast) -> NDArray[np.float64]:
-    """Each seed's value of the contrast: signed means over the combinations of other axes."""
+def _contrast_by_seed(
+    wide: pd.DataFrame, contrast: _Contrast, at: dict[str, dict[Any, NDArray[np.bool_]]]
+) -> NDArray[np.float64]:
+    """Each seed's value of the contrast: signed means over the combinations of other axes.
+
+    `at`: by axis and level, which columns have it.
+    """
     total = np.zeros(len(wide))
     for changed in product((False, True), repeat=len(contrast.axes)):
         chosen = np.ones(wide.shape[1], dtype=bool)
         options = zip(contrast.axes, contrast.levels, contrast.references, changed, strict=True)
         for axis, level, first, is_changed in options:
-            kept = level if is_changed else first
-            chosen &= [each == kept for each in wide.columns.get_level_values(axis)]
+            chosen &= at[axis][level if is_changed else first]
         sign = -1 if (len(changed) - sum(changed)) % 2 else 1
         total += sign * wide.to_numpy()[:, chosen].mean(axis=1)
     return total

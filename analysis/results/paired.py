@@ -7,19 +7,21 @@ values. From ten seeds on a bootstrap stands beside it, which supposes no normal
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 SIGNIFICANCE = 0.05
 FAR_SIGNIFICANCE = 0.01
+POWER = 0.8
 MOST_SEEDS = 1000
 BOOTSTRAP_SEEDS = 10
 """The fewest differences that are worth resampling."""
 NUM_RESAMPLES = 9_999
+Array = NDArray[np.float64]
 FAR = 1e3  # a t-statistic beyond which every power is 0 or 1
 
 
@@ -43,7 +45,7 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, floa
     if array.size == 1:
         return mean, np.nan, np.nan
     error = float(array.std(ddof=1)) / np.sqrt(array.size)
-    margin = float(stats.t.ppf((1 + confidence) / 2, array.size - 1) * error)
+    margin = float(special.stdtrit(array.size - 1, (1 + confidence) / 2) * error)
     return mean, mean - margin, mean + margin
 
 
@@ -68,7 +70,7 @@ def t_test(differences: NDArray[np.float64]) -> float:
     error = _standard_error(differences)
     if error == 0:
         return 1.0 if differences.mean() == 0 else 0.0
-    return float(2 * stats.t.sf(abs(differences.mean()) / error, len(differences) - 1))
+    return float(2 * special.stdtr(len(differences) - 1, -abs(differences.mean()) / error))
 
 
 def equivalence_p(differences: NDArray[np.float64], margin: float) -> float:
@@ -80,7 +82,7 @@ def equivalence_p(differences: NDArray[np.float64], margin: float) -> float:
     error, room = _standard_error(differences), margin - abs(differences.mean())
     if error == 0:
         return 0.0 if room > 0 else 1.0
-    return float(stats.t.sf(room / error, len(differences) - 1))
+    return float(special.stdtr(len(differences) - 1, -room / error))
 
 
 def _standard_error(values: NDArray[np.float64]) -> float:
@@ -172,12 +174,12 @@ def seeds_needed(effect: float, power: float = 0.8, significance: float = SIGNIF
     if not np.isfinite(effect):
         raise ValueError(f"effect={effect} must be a finite number, for example 0.5")
     _check_power(power, significance)
-    found = _fewest_seeds(lambda num: _power(abs(effect), num, significance), power)
-    if found is None:
+    found = _fewest_seeds(lambda num: _power(np.abs([effect]), num, significance), power)
+    if np.isnan(found).any():
         raise ValueError(
             f"effect={effect} needs more than {MOST_SEEDS} seeds; no run of seeds will show it"
         )
-    return found
+    return int(found.item())
 
 
 def seeds_needed_to_equal(
@@ -189,13 +191,14 @@ def seeds_needed_to_equal(
     differences. Raises ValueError if more than MOST_SEEDS would be needed, as for an effect at
     the margin.
     """
-    found = _fewest_seeds(lambda num: _power_to_equal(effect, margin, num, significance), power)
-    if found is None:
+    at = np.array([effect]), np.array([margin])
+    found = _fewest_seeds(lambda num: _power_to_equal(*at, num, significance), power)
+    if np.isnan(found).any():
         raise ValueError(
             f"effect={effect} within margin={margin} needs more than {MOST_SEEDS} seeds; "
             "use a wider margin"
         )
-    return found
+    return int(found.item())
 
 
 def _check_power(power: float, significance: float) -> None:
@@ -205,37 +208,39 @@ def _check_power(power: float, significance: float) -> None:
         raise ValueError(f"power={power} must lie between {significance} and 1, for example 0.8")
 
 
-def _fewest_seeds(power_of: Callable[[int], float], power: float) -> int | None:
-    """The fewest seeds with at least that power, which rises with the seeds; None above 1000."""
-    if power_of(MOST_SEEDS) < power:
-        return None
-    few, enough = 1, MOST_SEEDS
-    while enough - few > 1:
-        middle = (few + enough) // 2
-        if power_of(middle) < power:
-            few = middle
-        else:
-            enough = middle
-    return enough
+def _fewest_seeds(power_of: Callable[[Array], Array], power: float) -> Array:
+    """The fewest seeds with at least that power, which rises with the seeds; NaN above 1000.
+
+    `power_of`: the powers of several cases, each at its number of seeds.
+    """
+    reached = power_of(np.array(MOST_SEEDS)) >= power
+    few, enough = np.ones(reached.shape), np.full(reached.shape, float(MOST_SEEDS))
+    while (enough - few > 1).any():
+        middle = np.maximum((few + enough) // 2, 2)  # of one seed nothing is known
+        is_enough = power_of(middle) >= power
+        few, enough = np.where(is_enough, few, middle), np.where(is_enough, middle, enough)
+    return np.where(reached, enough, np.nan)
 
 
-def _power(effect: float, num_seeds: int, significance: float) -> float:
+def _power(effect: ArrayLike, num_seeds: ArrayLike, significance: float) -> Array:
     """Probability that a two-sided paired t-test rejects when the true effect is `effect`."""
-    freedom = num_seeds - 1
-    critical = stats.t.isf(significance / 2, freedom)
-    shift = effect * np.sqrt(num_seeds)  # at least 0
+    freedom = np.asarray(num_seeds) - 1.0
+    critical = -special.stdtrit(freedom, significance / 2)
+    shift = np.asarray(effect) * np.sqrt(freedom + 1)  # at least 0
     # scipy gives NaN for the far tail where it is too small to compute
     far_tail = np.nan_to_num(stats.nct.cdf(-critical, freedom, shift))
-    return float(stats.nct.sf(critical, freedom, shift) + far_tail)
+    return np.asarray(stats.nct.sf(critical, freedom, shift) + far_tail)
 
 
-def _power_to_equal(effect: float, margin: float, num_seeds: int, significance: float) -> float:
+def _power_to_equal(effect: Array, margin: Array, num_seeds: Array, significance: float) -> Array:
     """At least the probability that both one-sided tests reject; exact where it is near 1."""
-    freedom = num_seeds - 1
-    critical = stats.t.isf(significance, freedom)
-    rooms = np.array([margin - effect, margin + effect]) * np.sqrt(num_seeds)
-    each = stats.nct.sf(critical, freedom, np.clip(rooms, -FAR, FAR))
-    return max(0.0, float(np.nan_to_num(each).sum() - 1))
+    freedom = num_seeds - 1.0
+    critical = -special.stdtrit(freedom, significance)
+    both = 0.0
+    for room in (margin - effect, margin + effect):
+        shift = np.clip(room * np.sqrt(num_seeds), -FAR, FAR)
+        both = both + np.nan_to_num(stats.nct.sf(critical, freedom, shift))
+    return np.maximum(0.0, both - 1)
 
 
 def verdict(
@@ -248,7 +253,7 @@ def verdict(
     """What a paired difference shows: one of `words` (below 0, above 0), equality, or nothing yet.
 
     `row`: n, difference, p_holm, spread (standard deviation of the paired differences), and with a
-    margin p_equal_holm.
+    margin p_equal_holm; needed, where `seeds_to_decide` was asked for all rows at once.
     """
     certain = row["n"] > 1 and row["p_holm"] < SIGNIFICANCE
     equal = margin is not None and row["n"] > 1 and row["p_equal_holm"] < SIGNIFICANCE
@@ -266,24 +271,38 @@ def _undecided(row: Mapping[str, Any], num_tests: int, margin: float | None) -> 
         return "cannot tell: needs about 3 seeds at the least, one shows no spread"
     if row["difference"] == 0 and margin is None:
         return "cannot tell: the means are equal"
-    needed = seeds_to_decide(row, margin, SIGNIFICANCE / num_tests)
+    needed = row.get("needed")
     if needed is None:
+        needed = seeds_to_decide(row["difference"], row["spread"], margin, SIGNIFICANCE / num_tests)
+    if np.isnan(needed):
         return f"cannot tell: needs more than {MOST_SEEDS} seeds"
-    return f"cannot tell: needs about {needed} seeds"
+    return f"cannot tell: needs about {int(needed)} seeds"
 
 
 def seeds_to_decide(
-    row: Mapping[str, Any], margin: float | None, significance: float
-) -> int | None:
+    difference: ArrayLike, spread: ArrayLike, margin: float | None, significance: float
+) -> Array:
     """The fewest seeds that show a difference, or that there is none, with 80% power.
 
-    If the row's difference and spread (above 0) are the true ones; None if more than MOST_SEEDS.
+    If differences and spreads (above 0) are the true ones; NaN for more than MOST_SEEDS.
     """
-    effect, needed = row["difference"] / row["spread"], []
-    with suppress(ValueError):
-        needed.append(seeds_needed(effect, significance=significance))
+    with np.errstate(divide="ignore", invalid="ignore"):  # no spread, or none that is known
+        effect, room = np.divide(difference, spread), np.divide(margin or 0.0, spread)
+    needed = _fewest_seeds(lambda num: _power(abs(effect), num, significance), POWER)
     if margin is not None:
-        with suppress(ValueError):
-            room = margin / row["spread"]
-            needed.append(seeds_needed_to_equal(effect, room, significance=significance))
-    return min(needed, default=None)
+        to_equal = _fewest_seeds(
+            lambda num: _power_to_equal(effect, room, num, significance), POWER
+        )
+        needed = np.fmin(needed, to_equal)
+    return needed
+
+
+def needed(table: pd.DataFrame, margin: float | None, num_tests: int) -> Array:
+    """What `seeds_to_decide` says of every row that `verdict` may find undecided; else NaN."""
+    found = np.full(len(table), np.nan)
+    is_open = (table["p_holm"] >= SIGNIFICANCE).to_numpy()
+    if is_open.any():
+        rows = table[is_open]
+        at = rows["difference"].to_numpy(float), rows["spread"].to_numpy(float)
+        found[is_open] = seeds_to_decide(*at, margin, SIGNIFICANCE / num_tests)
+    return found

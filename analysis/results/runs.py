@@ -79,8 +79,10 @@ def refuse_unnamed(df: pd.DataFrame, *columns: str) -> None:
 def same_value(values: pd.Series, asked: Any) -> Any:
     """The value of a column that is `asked`, or that is written or counted as it is.
 
-    Raises ValueError where there is none.
+    `T-S` is the layout `T>S`. Raises ValueError where there is none.
     """
+    if values.name == "layout" and isinstance(asked, str):
+        asked = asked.replace("-", ">")
     present = values.unique().tolist()
     for alike in (lambda value: value == asked, lambda value: _plain(value) == _plain(asked)):
         if found := [value for value in present if alike(value)]:

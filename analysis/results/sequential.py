@@ -259,10 +259,12 @@ def verdict_at_look(row: Mapping[str, Any], verdict: str, design: Design, unit: 
     at = f"cannot tell at {row['look']} of at most {last} seeds"
     if row["n"] < 2:
         return f"{at}: fewer than 2 of them have a result of both"
-    needed = seeds_to_decide(row, margin, design.share) if row["spread"] else row["look"]
-    if needed is None:
+    needed = row["look"]
+    if row["spread"]:
+        needed = seeds_to_decide(row["difference"], row["spread"], margin, design.share)
+    if np.isnan(needed):
         return f"{at}: more than {MOST_SEEDS} might be needed"
-    enough = max(needed, later[0] if later else row["look"] + 1)
+    enough = max(int(needed), later[0] if later else row["look"] + 1)
     return f"{at}: about {enough - row['look']} more might decide"
 
 

@@ -10,11 +10,13 @@ import pandas as pd
 from analysis.results.effects import effects
 from analysis.results.paired import (
     BOOTSTRAP_SEEDS,
+    Array,
     bootstrap_interval,
     check_margin,
     detectable_effect,
     equivalence_p,
     holm,
+    needed,
     seeds_needed,
     t_interval,
     t_test,
@@ -134,19 +136,22 @@ def compare(
     sign = 1 if higher_is_better else -1
     order = [each for each in asked.seeds or wide.index if each in wide.index]
     run = df.assign(run=1).pivot(index=seed, columns=by, values="run").notna()
-    clips = df.groupby(by)["test_clips"].min().dropna() if "test_clips" in df else {}
+    clips = df.groupby(by)["test_clips"].min().dropna().to_dict() if "test_clips" in df else {}
+    values, places = wide.to_numpy(), {variant: i for i, variant in enumerate(wide.columns)}
     rows: list[dict[Any, Any]] = []
     for variant in df[by].unique():
         if variant == baseline:
             continue
-        both = pd.DataFrame({"variant": wide[variant], "baseline": wide[baseline]})
+        both = np.stack([values[:, places[variant]], values[:, places[baseline]]], axis=1)
         if design is None:
             row = _paired(both, sign, confidence, margin)
         else:
-            both = both.loc[order][(run[variant] & run[baseline]).loc[order].cummin()]
+            ran = (run[variant] & run[baseline]).loc[order].cummin().to_numpy()
+            both = both[wide.index.get_indexer(order)][ran]
             row = _at_look(both, sign, design, unit)
         if whole and row["n"] and variant in clips and baseline in clips:
-            row |= _parts(row, [clips[variant], clips[baseline]], both.mean(), whole)
+            means = np.nanmean(both, axis=0)
+            row |= _parts(row, [clips[variant], clips[baseline]], means, whole)
         rows.append({by: variant, **row})
     if design is not None:
         return _columns(rows, by, ("look",), ("verdict",))
@@ -177,6 +182,7 @@ def _tested(
         corrected = holm(table[column].to_numpy(float))
         table.insert(table.columns.get_loc(column) + 1, f"{column}_holm", corrected)
     num_tests = max(1, int(table["p"].notna().sum()))
+    table["needed"] = needed(table, margin, num_tests)
     verdicts = [
         verdict(row, words, num_tests, margin, unit)
         if row["n"]
@@ -184,12 +190,12 @@ def _tested(
         for row in table.to_dict("records")
     ]
     table["probability_of_improvement"] = table.pop("probability_of_improvement")
-    return table.drop(columns="spread").assign(verdict=verdicts)
+    return table.drop(columns=["spread", "needed"]).assign(verdict=verdicts)
 
 
-def _at_look(both: pd.DataFrame, sign: int, design: Design, unit: str) -> dict[str, Any]:
+def _at_look(both: Array, sign: int, design: Design, unit: str) -> dict[str, Any]:
     """A row of `compare` at the look that decided, or at the last one that was reached."""
-    differences = sign * (both["variant"] - both["baseline"])
+    differences = sign * (both[:, 0] - both[:, 1])
     found = judge({"": differences.tolist()}, design).loc[0]
     row = _paired(both[: found["look"]], sign, 0.95, None)
     bounds = {"low": found["low"], "high": found["high"]}
@@ -201,16 +207,14 @@ def _at_look(both: pd.DataFrame, sign: int, design: Design, unit: str) -> dict[s
     return row | {"verdict": verdict_at_look(row, found["verdict"], design, unit)}
 
 
-def _parts(
-    row: dict[str, Any], clips: list[float], means: pd.Series, whole: float
-) -> dict[str, float]:
+def _parts(row: dict[str, Any], clips: list[float], means: Array, whole: float) -> dict[str, float]:
     """What the interval's half-width owes to the seeds, and to the choice of test clips.
 
     A share of m clips that are drawn by chance has the variance p (1 - p) / m (binomial), which is
     part of the spread over seeds as far as seeds and variants err on different clips.
     """
     half = (row.get("high", np.nan) - row.get("low", np.nan)) / 2
-    shares = (means / whole).clip(0, 1).to_numpy()
+    shares = (means / whole).clip(0, 1)
     by_clips = float((shares * (1 - shares) / np.array(clips)).sum()) * whole**2
     spread = row.get("spread", np.nan)
     part = min(1.0, by_clips / spread**2) if spread else np.nan
@@ -243,16 +247,14 @@ def _runs_by_seed(df: pd.DataFrame, metric: str, by: str, seed: str) -> pd.DataF
     return df.pivot(index=seed, columns=by, values=metric).astype(float)
 
 
-def _paired(
-    pairs: pd.DataFrame, sign: int, confidence: float, margin: float | None
-) -> dict[str, Any]:
+def _paired(pairs: Array, sign: int, confidence: float, margin: float | None) -> dict[str, Any]:
     """The measured columns of one row of `compare`, and the spread of the differences.
 
     `pairs`: a row a seed, columns variant and baseline.
     """
-    there = pairs.notna()
-    x, y = pairs[there.all(axis=1)].to_numpy().T
-    alone = there["variant"] ^ there["baseline"]
+    there = ~np.isnan(pairs)
+    x, y = pairs[there.all(axis=1)].T
+    alone = there[:, 0] ^ there[:, 1]
     row: dict[str, Any] = {"n": len(x), "unpaired": int(alone.sum())}
     if not len(x):
         return row

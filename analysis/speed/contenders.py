@@ -25,7 +25,7 @@ from posmlp.checkpoint import released_name
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.model import PosMLPVideo
 from posmlp.train.distributed import Team
-from posmlp.train.execution import few_windows_at_once, kept_memory, preparation
+from posmlp.train.execution import kept_memory, preparation, quick_inference
 from posmlp.train.optimisation import Optimiser
 from posmlp.train.population import Population, seeded_model
 
@@ -40,7 +40,7 @@ OURS = Code(**{each.__name__: each for each in _NEEDED})
 @contextmanager
 def installed(*models: PosMLPVideo) -> Iterator[None]:
     """Within this the process computes as `fit` does, and these models as `eval` does."""
-    with kept_memory(), few_windows_at_once(*models):
+    with kept_memory(), quick_inference(*models):
         yield
 
 

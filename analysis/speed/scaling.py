@@ -84,7 +84,8 @@ def time_gates(
             min_seconds=0.0,
         )
         gmacs = [cost(model)["gmacs"] for model in models.values()]
-        table = speeds.assign(layout=layout, gate=list(models), gmacs=gmacs)
+        written = replace(config, layout=layout).layout
+        table = speeds.assign(layout=written, gate=list(models), gmacs=gmacs)
         table["time_share"] = table["median_ms"] / table["median_ms"].sum()
         table["mac_share"] = table["gmacs"] / table["gmacs"].sum()
         tables.append(table.assign(ratio=table["time_share"] / table["mac_share"]))

@@ -9,6 +9,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,7 @@ class VideoClips:
         self._listing = listing
         self._pool = pool
         self.kept = {"where": survey.kept.where, "why": survey.kept.why}
+        self._num_long = survey.kept.num_long
         # What is cached: one tensor (n, T, S, S, 3) where clips need no choosing, else the videos.
         self._clips = _one_tensor(survey.kept, rule)
         self._videos = survey.kept.videos if self.cached and self._clips is None else None
@@ -64,6 +66,11 @@ class VideoClips:
     def cached(self) -> bool:
         """Whether no file is decoded again, but long films."""
         return self.kept["where"] != "nowhere"
+
+    @property
+    def decodes(self) -> bool:
+        """Whether any file is decoded again."""
+        return not self.cached or self._num_long > 0
 
     @classmethod
     def open(
@@ -81,6 +88,7 @@ class VideoClips:
         timeout_s: float = 20.0,
         max_bad_share: float = 0.0,
         cache_gib: float = CACHE_GIB,
+        pool: DecodePool | None = None,
     ) -> VideoClips:
         """List the split's videos and read each file once, to check it and to cache short ones.
 
@@ -91,6 +99,7 @@ class VideoClips:
         decoded when they are asked for, by `num_workers` processes (0: in this one, without a time
         limit). So are clips of long films, of which no whole is kept (`clips.LONG_FILM`). A worker
         is ended, and its file unreadable, where no frame of it comes for `timeout_s` seconds.
+        `pool`: workers that several splits share; who gives them also stops them.
 
         Raises:
             ValueError: the folder is not a data set.
@@ -106,16 +115,15 @@ class VideoClips:
         listing = list_videos(root, split)
         tell(say(listing))
         refuse_missing(listing, max_bad_share)
-        pool = DecodePool(num_workers, timeout_s)
-        try:
+        with ExitStack() as closing:
+            if pool is None:
+                pool = closing.enter_context(DecodePool(num_workers, timeout_s))
             survey = survey_files(listing, rule, pool, cache_bytes=int(cache_gib * 2**30))
             refuse_or_report(survey, str(listing.root), len(listing.paths), max_bad_share)
-        except BaseException:
-            pool.close()
-            raise
-        if survey.kept.where != "nowhere" and not survey.kept.num_long:
-            pool.close()
-        return cls(listing, rule, pool, survey)
+            clips = cls(listing, rule, pool, survey)
+            if clips.decodes:
+                closing.pop_all()
+        return clips
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -22,6 +22,7 @@ from posmlp.data.clips import Sampling
 from posmlp.data.datasets import VideoClips
 from posmlp.data.digits.catalogue import DIFFICULTIES
 from posmlp.data.digits.moving_digits import MovingDigits, RenderedClips
+from posmlp.data.files.pool import DecodePool
 from posmlp.data.upload import uploaded
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 
@@ -148,12 +149,14 @@ def open_clips(
     train: TrainConfig,
     num_workers: int = NUM_WORKERS,
     cache_gib: float = CACHE_GIB,
+    pool: DecodePool | None = None,
 ) -> VideoClips | GeneratedClips:
     """The clips that `data` names, at the frames and size that `config` takes.
 
     `split`: train, val or test. `moving-digits` or `moving-digits:DIFFICULTY` are generated, as
     many as `train` says (val and test clips in exactly reversed pairs); anything else is a folder
     of videos, `ROOT` or `LAYOUT:ROOT`, of which decoded frames are kept as `VideoClips.open` says.
+    `pool`: decoding workers that several splits share, in place of `num_workers` for this one.
     Close what is returned when done: it may hold decoding processes.
     Raises ValueError or VideoError, naming the value and the mend.
     """
@@ -182,7 +185,11 @@ def open_clips(
             f"(LAYOUT:ROOT names its layout), or 'moving-digits[:{'|'.join(DIFFICULTIES)}]'"
         )
     return open_videos(
-        data, split, config, train=train, num_workers=num_workers, cache_gib=cache_gib
+        *(data, split, config),
+        train=train,
+        num_workers=num_workers,
+        cache_gib=cache_gib,
+        pool=pool,
     )
 
 
@@ -194,6 +201,7 @@ def open_videos(
     train: TrainConfig,
     num_workers: int = NUM_WORKERS,
     cache_gib: float = CACHE_GIB,
+    pool: DecodePool | None = None,
 ) -> VideoClips:
     """The videos of `ROOT` or `LAYOUT:ROOT` at the frames and size that `config` takes.
 
@@ -211,4 +219,5 @@ def open_videos(
         num_workers=num_workers,
         max_bad_share=train.max_bad_share,
         cache_gib=cache_gib,
+        pool=pool,
     )

@@ -18,6 +18,7 @@ from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.clips import ClipRule, Draw, load_clip
 from posmlp.data.datasets import VideoClips
 from posmlp.data.files.packets import list_packets
+from posmlp.data.layouts.listing import as_text
 from posmlp.data.sources import open_videos
 from posmlp.data.user_cache import NUM_WORKERS
 from posmlp.model import PosMLPVideo
@@ -75,9 +76,8 @@ def measure_loading(
 
 def _read_exactly_by_decord(paths: list[str], num_clips: int) -> list[str]:
     """Return `num_clips` of the files that decord is trusted with, repeated if there are fewer."""
-    fit = [
-        p for p in islice(paths, num_clips) if Path(p).is_file() and list_packets(p).decord_is_exact
-    ]
+    named = (p for p in islice(paths, num_clips) if as_text(p) == p and Path(p).is_file())
+    fit = [path for path in named if list_packets(path).decord_is_exact]
     if not fit:
         raise ValueError("decord reads none of the files exactly, so there is nothing to compare")
     return list(islice(cycle(fit), num_clips))

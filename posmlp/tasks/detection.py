@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, roi_align
 from tqdm import tqdm
 
-from posmlp.checkpoint import write_atomically
+from posmlp.checkpoint import read_tensors, write_atomically
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.augment import normalise
 from posmlp.tasks.boxes import KeyFrames, Labelled, frame_map, overlaps, truth_of
@@ -199,9 +197,8 @@ def save_detector(detector: Detector, path: Path, classes: tuple[str, ...]) -> N
 
 def load_detector(path: str | Path) -> tuple[Detector, tuple[str, ...]]:
     """A detector in eval mode, and the names of its actions."""
-    with safe_open(str(path), "pt") as file:
-        header = file.metadata()
+    state, header = read_tensors(path)
     actions = tuple(json.loads(header["actions"]))
     detector = Detector(PosMLPConfig.from_dict(json.loads(header["config"])), len(actions))
-    detector.load_state_dict(load_file(str(path)))
+    detector.load_state_dict(state)
     return detector.eval(), actions

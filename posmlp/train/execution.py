@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,18 +20,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from posmlp.model import Block, PosMLPVideo
+from posmlp.gating import PositionalGatingUnit
+from posmlp.model import Block, Branch, PosMLPVideo
 from posmlp.train.distributed import Team, synchronise_batch_norm
 
 Prepare = Callable[[PosMLPVideo], None]
 
-WORKING_SET = 2**18
+WORKING_SET = 2**19
 """Elements of tokens that a CPU takes through a block at once, so that they stay in its caches."""
 
 _COUNTING = threading.Lock()
-_USERS: Counter[Block] = Counter()
-_BEFORE: dict[Block, Callable[..., Tensor] | None] = {}
-"""Blocks that `few_windows_at_once` changes, in how many threads, and their own forwards."""
+_USERS: Counter[tuple[nn.Module, str]] = Counter()
+_BEFORE: dict[tuple[nn.Module, str], Callable[..., Tensor] | None] = {}
+"""Methods that `quick_inference` replaces, in how many threads, and what the module had instead."""
 
 
 def preparation(team: Team, checkpoint_activations: bool, compiled: bool) -> Prepare | None:
@@ -90,28 +92,46 @@ def deterministic_if(asked: bool) -> Iterator[None]:
 
 
 @contextmanager
-def few_windows_at_once(*models: nn.Module) -> Iterator[None]:
-    """Within the block, inference takes a few windows through a block at a time, on a CPU quicker.
+def quick_inference(*models: nn.Module) -> Iterator[None]:
+    """Within the block, models infer on a CPU in a quicker way, with the same modules and hooks.
 
-    For inference alone: nothing is drawn a clip. Hooks inside of a block see each part by itself.
+    A few windows at a time go through a block, which suits the caches: for inference alone, where
+    nothing is drawn a clip. And fc1 writes channels first, so that the gate mixes them without
+    gathering every G-th number; shapes stay, strides differ.
     """
-    blocks = {module for model in models for module in model.modules() if isinstance(module, Block)}
     with _COUNTING:
-        for block in blocks:
-            if not _USERS[block]:
-                _BEFORE[block] = vars(block).get("forward")
-                vars(block)["forward"] = partial(_in_parts, block.forward)
-            _USERS[block] += 1
+        ways = _quick_ways(*models)
+        for (module, name), way in ways.items():
+            if not _USERS[module, name]:
+                _BEFORE[module, name] = vars(module).get(name)
+                vars(module)[name] = way
+            _USERS[module, name] += 1
     try:
         yield
     finally:
         with _COUNTING:
-            for block in blocks:
-                _USERS[block] -= 1
-                if not _USERS[block]:
-                    del _USERS[block], vars(block)["forward"]
-                    if (forward := _BEFORE.pop(block)) is not None:
-                        vars(block)["forward"] = forward
+            for module, name in ways:
+                _USERS[module, name] -= 1
+                if not _USERS[module, name]:
+                    del _USERS[module, name], vars(module)[name]
+                    if (before := _BEFORE.pop((module, name))) is not None:
+                        vars(module)[name] = before
+
+
+def _quick_ways(*models: nn.Module) -> dict[tuple[nn.Module, str], Callable[..., Tensor]]:
+    """Which methods `quick_inference` replaces, and by what; what a caller replaced stays."""
+    ways: dict[tuple[nn.Module, str], Callable[..., Tensor]] = {}
+    for module in (each for model in models for each in model.modules()):
+        if isinstance(module, Block):
+            ways[module, "forward"] = partial(_in_parts, module.forward)
+        elif isinstance(module, Branch):
+            fc1, gate = module.fc1, module.gate
+            replaced = "forward" in vars(fc1) or "mix" in vars(gate)
+            plain = type(fc1) is nn.Linear and fc1.bias is not None and not replaced
+            if plain and type(gate) is PositionalGatingUnit:
+                ways[fc1, "forward"] = partial(_to_channels_first, fc1)
+                ways[gate, "mix"] = partial(_mix_channels_first, gate)
+    return ways
 
 
 def _in_parts(forward: Callable[[Tensor], Tensor], x_BWTnC: Tensor) -> Tensor:
@@ -122,6 +142,20 @@ def _in_parts(forward: Callable[[Tensor], Tensor], x_BWTnC: Tensor) -> Tensor:
         return forward(x_BWTnC)
     parts = [forward(part[None]).squeeze(0) for part in windows.split(few)]
     return torch.cat(parts).unflatten(0, x_BWTnC.shape[:2])
+
+
+def _to_channels_first(layer: nn.Linear, x: Tensor) -> Tensor:
+    """`layer(x)`, (..., C) -> (..., D), whose memory is (D, ...)."""
+    columns = x.reshape(-1, x.shape[-1]).t()
+    return torch.addmm(layer.bias[:, None], layer.weight, columns).t().unflatten(0, x.shape[:-1])
+
+
+def _mix_channels_first(gate: PositionalGatingUnit, u: Tensor) -> Tensor:
+    """`gate.mix(u)`, (B, N, C) -> (B, N, C), whose memory is (C, B, N) as that of u is."""
+    u_GVBN = gate.in_groups(u).permute(3, 2, 0, 1)
+    G, V, B, N = u_GVBN.shape
+    mixed = torch.bmm(u_GVBN.reshape(G, V * B, N), gate.relation().mT).view(G, V, B, N)
+    return mixed.transpose(0, 1).flatten(0, 1).permute(1, 2, 0)
 
 
 @contextmanager
@@ -145,6 +179,30 @@ def kept_memory() -> Iterator[None]:
         libc.mallopt(mmap_threshold, 2**25)
         libc.mallopt(trim_threshold, 2**26)
         libc.malloc_trim(0)
+
+
+@contextmanager
+def beside_others() -> Iterator[None]:
+    """Within the block there is one thread if others would be waited for by spinning.
+
+    They spin where torch was imported before this package, and that takes long where other
+    processes keep the machine's cores busy. Numbers do not depend on threads.
+    """
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if threads == 1 or load <= cores or "OMP_WAIT_POLICY" in os.environ:
+        yield
+        return
+    print(
+        f"one thread is used, not {threads}: others keep the {cores} cores busy (load {load:.1f}). "
+        "Import posmlp before torch, or set OMP_WAIT_POLICY=PASSIVE, to use more",
+        file=sys.stderr,
+    )
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

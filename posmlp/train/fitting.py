@@ -22,6 +22,7 @@ import torch
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.check.survey import tell
 from posmlp.data.datasets import VideoClips
+from posmlp.data.files.pool import DecodePool
 from posmlp.data.layouts.listing import SplitMissing
 from posmlp.data.sources import (
     ClipSource,
@@ -34,6 +35,7 @@ from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 from posmlp.presets import PRESETS, resolve
 from posmlp.train.distributed import Team, join
 from posmlp.train.execution import (
+    beside_others,
     deterministic_if,
     kept_memory,
     preparation,
@@ -59,7 +61,7 @@ def one_at_a_time(function: Callable[P, R]) -> Callable[P, R]:
             print("fit: waiting for a fit in another thread of this process", file=sys.stderr)
             _ONE_AT_A_TIME.acquire()
         try:
-            with usual_defaults():
+            with usual_defaults(), beside_others():
                 return function(*args, **options)
         finally:
             _ONE_AT_A_TIME.release()
@@ -183,31 +185,23 @@ def open_splits(
 ) -> list[VideoClips | GeneratedClips]:
     """The clips of train, val and test that `data` names; close them when done.
 
-    A data set that is too small for val clips has none, and that is said. Raises what `open_clips`
-    does.
+    They share the decoding workers, which end here where nothing is decoded again. A data set that
+    is too small for val clips has none, and that is said. Raises what `open_clips` does.
     """
     opened: list[VideoClips | GeneratedClips] = []
-    try:
+    with ExitStack() as closing:
+        pool = closing.enter_context(DecodePool(num_workers))
         for split in Splits._fields:
             try:
-                opened.append(
-                    open_clips(
-                        data,
-                        split,
-                        config,
-                        train=train,
-                        num_workers=num_workers,
-                        cache_gib=cache_gib,
-                    )
-                )
+                clips = open_clips(data, split, config, train=train, cache_gib=cache_gib, pool=pool)
             except SplitMissing as error:
                 if split != "val":
                     raise
                 tell(f"{error}; training goes on without them, and nothing can be chosen")
-    except BaseException:
-        for source in opened:
-            source.close()
-        raise
+            else:
+                opened.append(clips)
+        if any(isinstance(clips, VideoClips) and clips.decodes for clips in opened):
+            closing.pop_all()
     return opened
 
 

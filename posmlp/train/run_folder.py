@@ -27,12 +27,11 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors import SafetensorError
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from posmlp.checkpoint import write_atomically
+from posmlp.checkpoint import read_tensors, write_atomically
 from posmlp.shapes import NotWrittenError, fault, not_written
 from posmlp.train.environment import environment
 from posmlp.train.same_run import as_now, difference, only_lost_clips, wherever_it_starts
@@ -154,9 +153,8 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            with safe_open(str(path), "pt") as file:
-                epoch = int(file.metadata()["epoch"])
-            tensors = load_file(str(path))
+            tensors, metadata = read_tensors(path)
+            epoch = int(metadata["epoch"])
             self._reached = epoch, int(tensors.get("epoch.steps", torch.tensor(0)))
             return tensors, epoch
         except (SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from posmlp.checkpoint import load, own_model
+from posmlp.checkpoint import in_turn, load, own_model
 from posmlp.config import TrainConfig
 from posmlp.data.augment import normalise
 from posmlp.data.sampling import check_views
@@ -24,7 +24,7 @@ from posmlp.data.upload import uploaded
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 from posmlp.model import PosMLPVideo
 from posmlp.train.distributed import ALONE, Team
-from posmlp.train.execution import few_windows_at_once, in_bfloat16, kept_memory
+from posmlp.train.execution import beside_others, in_bfloat16, kept_memory, quick_inference
 from posmlp.train.population import Population
 
 EVALUATION_BATCH = 64
@@ -56,23 +56,25 @@ def predict(
     autocasting = torch.autocast(device.type, torch.bfloat16, enabled=autocast)
     eager = model.eager_models if isinstance(model, Population) else []
     dtype = torch.float32 if isinstance(model, Population) else next(model.parameters()).dtype
-    if isinstance(model, PosMLPVideo):
-        model.eval()
-        eager = [model] if device.type == "cpu" else []
-    indices = torch.arange(len(clips))[team.part(len(clips))].split(batch_size)
-    total: Any = 0.0
-    for view in range(num_views):
-        for crop in range(num_crops):
-            stream = clips.batches(
-                indices, view=view, num_views=num_views, crop=crop, num_crops=num_crops
-            )
-            with torch.no_grad(), few_windows_at_once(*eager), autocasting:
-                parts = [
-                    forward(normalise(uploaded(batch, device)).to(dtype)).float()
-                    for batch in stream
-                ]
-            total = total + torch.cat(parts, dim=-2).cpu()
-    return team.gather(total / (num_views * num_crops), dim=-2)
+    with ExitStack() as stack:
+        if isinstance(model, PosMLPVideo):
+            stack.enter_context(in_turn(model))
+            model.eval()
+            eager = [model] if device.type == "cpu" else []
+        indices = torch.arange(len(clips))[team.part(len(clips))].split(batch_size)
+        total: Any = 0.0
+        for view in range(num_views):
+            for crop in range(num_crops):
+                stream = clips.batches(
+                    indices, view=view, num_views=num_views, crop=crop, num_crops=num_crops
+                )
+                with torch.no_grad(), quick_inference(*eager), autocasting:
+                    parts = [
+                        forward(normalise(uploaded(batch, device)).to(dtype)).float()
+                        for batch in stream
+                    ]
+                total = total + torch.cat(parts, dim=-2).cpu()
+        return team.gather(total / (num_views * num_crops), dim=-2)
 
 
 def metric_names(clips: ClipSource) -> list[str]:
@@ -113,6 +115,7 @@ def score(
     return [metrics(each, clips.labels, clips.reverse_of) for each in logits]
 
 
+@beside_others()
 @kept_memory()
 def logits_of(
     model: PosMLPVideo | str | Path,

@@ -108,6 +108,7 @@ def values_of(config: PosMLPConfig, train: TrainConfig) -> dict[str, Any]:
     return found | {name: getattr(train, name) for name in TRAIN_VALUES}
 
 
-def without_values(config: PosMLPConfig, train: TrainConfig) -> tuple[PosMLPConfig, TrainConfig]:
+def without_values(config: PosMLPConfig, train: TrainConfig) -> tuple[tuple[Any, ...], ...]:
     """What members of a population have in common: equal where two trainings may share one."""
-    return _changed(config, train, values_of(PosMLPConfig(), TrainConfig()))
+    each = ((config, MODEL_VALUES), (train, TRAIN_VALUES))
+    return tuple(tuple(v for k, v in vars(of).items() if k not in names) for of, names in each)

@@ -197,7 +197,7 @@ class Task:
 
     def shout(self) -> None:
         print("to the output")
-        print("to the error", file=sys.stderr)
+        print("to the error of \udce9", file=sys.stderr)
         os.write(1, b"by the system\n")
 
     def fail(self) -> None:

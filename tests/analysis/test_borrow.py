@@ -14,8 +14,11 @@ from torch.nn.utils import prune
 
 from analysis import attribute, cost, intervene, knock_outs, measure_speed
 from posmlp import PosMLPVideo, create_model
+from posmlp.checkpoint import copied
 from posmlp.config import TrainConfig
-from posmlp.train.execution import few_windows_at_once
+from posmlp.data.sources import HeldClips
+from posmlp.train.execution import quick_inference
+from posmlp.train.scoring import predict
 
 CLIPS = torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -57,13 +60,24 @@ def test_model_comes_back_as_it_was(use: Callable[[PosMLPVideo], object]) -> Non
 def test_threads_take_turns_with_a_model() -> None:
     model = create_model("toy").train()
     model.requires_grad_(True)
-    before = seen(model)
-    with ThreadPoolExecutor(3) as pool:
-        ways = ["saliency", "integrated_gradients", "grad_cam"] * 2
-        maps = list(pool.map(lambda way: attribute(model, CLIPS, 0, way).values, ways))
+    before, scored = seen(model), create_model("toy").train()
+    scored.load_state_dict(model.state_dict())
+    clips = torch.zeros(2, 8, 32, 32, 3, dtype=torch.uint8)
+    held = HeldClips("own", ("a",) * 14, torch.tensor([0, 1]), None, clips, {})
+    uses: list[Callable[[PosMLPVideo], torch.Tensor]] = [
+        lambda m: attribute(m, CLIPS, 0, "saliency").values,
+        lambda m: attribute(m, CLIPS, 0, "integrated_gradients").values,
+        lambda m: attribute(m, CLIPS, 0, "grad_cam").values,
+        lambda m: torch.tensor([each.training for each in copied(m).modules()]),
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda use: use(model), uses * 2))
+        scores = list(pool.map(lambda use: use(scored), [*uses[:3], lambda m: predict(m, held)]))
     torch.testing.assert_close(seen(model), before)
-    for one, again in zip(maps[:3], maps[3:], strict=True):
+    for one, again in zip(found[:4], found[4:], strict=True):
         torch.testing.assert_close(one, again)
+    assert found[3].all()
+    torch.testing.assert_close(scores[:3], found[:3])  # no hook saw what was scored
 
 
 def test_scoring_in_threads_leaves_no_trace() -> None:
@@ -71,7 +85,7 @@ def test_scoring_in_threads_leaves_no_trace() -> None:
     entered = Barrier(2)
 
     def use(wait_s: float) -> None:
-        with few_windows_at_once(model):
+        with quick_inference(model):
             entered.wait()
             time.sleep(wait_s)
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import av
@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 import torch
 
+from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data import clips as clips_module
 from posmlp.data.check import survey
 from posmlp.data.datasets import VideoClips
+from posmlp.data.files import pool
 from posmlp.data.files.video import VideoError
 from posmlp.data.layouts import layouts
+from posmlp.train import fitting
 
 SIZES = {"num_frames": 4, "image_size": 32, "num_workers": 0}
 
@@ -395,6 +398,29 @@ def test_long_film_is_decoded_clip_by_clip_beside_cached_ones(
     expected = read(plain)
     assert torch.equal(read(kept), expected)
     assert torch.equal(read(again), expected)
+
+
+@pytest.mark.parametrize("cache_gib", [0.0, 2.0])
+def test_splits_share_their_decoding_workers(cache_gib, folders, tmp_path, monkeypatch):
+    started, plain = [], pool._Workers.Process
+
+    def start(*arguments, **options):
+        started.append(plain(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(pool._Workers, "Process", start)
+    config = PosMLPConfig(num_frames=4, image_size=32, num_classes=2)
+    opened = fitting.open_splits(str(folders), config, TrainConfig(), 1, cache_gib)
+    with ExitStack() as stack:
+        for clips in opened:
+            stack.enter_context(closing(clips))
+        assert [clips.split for clips in opened] == ["train", "test"]
+        assert len(started) == 1
+        assert started[0].is_alive() == (cache_gib == 0)
+        for clips in opened:
+            assert len(list(clips.batches([torch.arange(2)]))) == 1
+    assert len(started) == 1
+    assert not started[0].is_alive()
 
 
 def load_whole_but_of_60(path, rule, max_frames):

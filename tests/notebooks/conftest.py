@@ -21,7 +21,7 @@ sys.path.insert(0, str(NOTEBOOKS))
 def _no_windows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Checks draw; no figure outlives its test.
 
-    Tests of answers go by words alone: pictures are those of test_sources.py and test_verdict.py.
+    Tests of answers go by words alone: pictures are those of test_sources.py.
     """
     from lessons.checks import verdict
 

@@ -319,6 +319,31 @@ def attribution_and_interventions(gpu: FakeCuda, folder: Path) -> None:
 
 
 @check
+def what_is_inside(gpu: FakeCuda, folder: Path) -> None:
+    import numpy as np
+
+    import analysis
+    from posmlp import clip_scores
+    from posmlp.data.sources import open_clips
+    from posmlp.model import create_model
+    from posmlp.predict import TrainedModel
+
+    model = create_model(small()).to("cuda")
+    source = open_clips("moving-digits", "test", small(), train=recipe())
+    clips, name = torch.zeros(2, 3, 4, 16, 16).to("cuda"), "stage2.block1.step1.T.out"
+    with pytest.warns(UserWarning, match="nothing to move"):  # what comes back is zeros
+        analysis.patch(model, clips, "mean", name)
+    labels = {"class": [np.arange(4) % 2] * 3}
+    assert analysis.probe(model, source, source, source, "stage2", labels)["n"].item() == 4
+    assert len(analysis.tuning(model, "stage2", num_directions=2, speeds=(1.0,))) == 2
+    assert len(analysis.exemplars(model, clips, name.removesuffix(".out"), 0)) == 2 * 4
+    frames = mock.Mock(frames=np.zeros((4, 16, 16, 3), np.uint8))
+    with mock.patch.object(clip_scores, "load_clip", return_value=frames):
+        trained = TrainedModel(model, source.classes, None, 0)  # type: ignore[arg-type]
+        assert clip_scores.clip_features(trained, "x.mp4", num_views=2).features.shape == (2, 16)
+
+
+@check
 def times_are_of_the_device_that_is_timed(gpu: FakeCuda, folder: Path) -> None:
     from analysis.speed.speed import _timed
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from posmlp.cli import main
 from posmlp.train import loop
+from posmlp.train.execution import beside_others
 from posmlp.train.fitting import fit
 from posmlp.train.run_folder import read_metrics
 from posmlp.train.stopping import EXIT_CODE, Stopped, obeyed, whole
@@ -248,6 +249,25 @@ def test_threads_that_wait_do_not_spin() -> None:
     if "OMP_WAIT_POLICY" not in told:
         pytest.skip("this build of torch does not tell of its threads")
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in told
+
+
+@pytest.mark.parametrize(
+    ("load", "policy", "threads"), [(9.0, None, 1), (0.5, None, 3), (9.0, "x", 3)]
+)
+def test_threads_that_spin_are_not_used_beside_other_load(
+    load: float, policy: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load), raising=False)
+    set_to = [3]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: set_to[-1])
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    with beside_others():
+        assert set_to[-1] == threads
+    assert set_to[-1] == 3
 
 
 def test_command_lengthens_a_complete_run_as_it_is_told_to(

@@ -317,4 +317,4 @@ plt.show()
 #   attends to.
 # - Mirroring changes some labels; so does reversing.
 #
-# This was the last lesson. `README.md` names the commands, `ablations/grids` the open questions.
+# Next: lesson 12 asks where in the network the direction of time becomes the answer.

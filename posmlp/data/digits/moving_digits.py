@@ -137,6 +137,15 @@ class MovingDigits:
         parts = [self._render_chunk(part) for part in indices.split(chunk)]
         return RenderedClips(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
+    def identities(self, indices: Tensor) -> Tensor:
+        """The digit that the (first) mover of the clips `indices` (k,) wears: (k,), 0 to 9."""
+        drawn_as = indices // 2 * 2 if self.paired else indices
+        draws = Draws(self.seed, self.split, drawn_as)
+        bank = digit_bank(self.split, max(MIN_SHAPE_SIDE, self.image_size // 2), indices.device)
+        level = DIFFICULTIES[self.difficulty]
+        shapes = scenes.digits(draws, labels_of(indices) // 2, level, bank)[:, 0].contiguous()
+        return torch.searchsorted(bank.first, shapes, right=True) - 1
+
     def _render_chunk(self, indices: Tensor) -> RenderedClips:
         """Draw every clip forwards, then run those of each pair's second class backwards."""
         labels = labels_of(indices)

@@ -14,6 +14,7 @@ from posmlp.data.layouts.listing import (
     lines_of,
     make_listing,
     media_folder,
+    slashed,
     split_missing,
 )
 
@@ -39,7 +40,7 @@ def read_ucf101(root: Path, split: str, fold: int = 1) -> Listing:
     if table is None or "classInd.txt" not in lists:
         raise split_missing(root, split, [n for n in lists if "list0" in n or n == "classInd.txt"])
     classes = read_class_names(lists["classInd.txt"])
-    rows = [(place, *_ucf101_fields(line)) for place, line in lines_of(table)]
+    rows = [(place, *_ucf101_fields(slashed(root, line))) for place, line in lines_of(table)]
     folder = media_folder(root, [name for _, name, _ in rows])
     items, problems = [], []
     for place, name, number in rows:

@@ -18,8 +18,10 @@ from posmlp.data.layouts.listing import (
     Problem,
     by_suffix,
     is_frame_folder,
+    lines_of,
     make_listing,
     place_of,
+    slashed,
     split_missing,
     visible,
 )
@@ -50,19 +52,21 @@ def read_listed(root: Path, split: str) -> Listing:
         raise split_missing(root, split, [s for s in SPLITS if (root / f"{s}.csv").is_file()])
     items: list[Item] = []
     problems: list[Problem] = []
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if not {"path", "label"} <= set(rows.fieldnames or ()):
-            raise ValueError(f"{table} has columns {rows.fieldnames}; it needs 'path' and 'label'")
-        for row in rows:
-            place, label = f"{table.name}:{rows.line_num}", row["label"]
-            if not row["path"] or None in row:
-                reason = f"not {','.join(rows.fieldnames or ())}: {list(row.values())}"
-                problems.append(Problem(place, "malformed", reason))
-                continue
-            if label and label.isdecimal() and int(label) < len(classes):
-                items.append(Item(place, root / row["path"], int(label)))
-                continue
+    lines = list(lines_of(table))
+    header = lines[0][1] if lines else ""
+    separator = max(",;\t|", key=header.count)
+    columns = next(csv.reader([header], delimiter=separator), [])
+    if not {"path", "label"} <= set(columns):
+        raise ValueError(f"{table} has columns {columns}; it needs 'path' and 'label'")
+    for place, line in lines[1:]:
+        values = next(csv.reader([line], delimiter=separator))
+        row = dict(zip(columns, values, strict=False))
+        label = row.get("label", "")
+        if not row.get("path") or len(values) > len(columns):
+            problems.append(Problem(place, "malformed", f"not {','.join(columns)}: {values}"))
+        elif label.isdecimal() and int(label) < len(classes):
+            items.append(Item(place, root / slashed(root, row["path"]), int(label)))
+        else:
             reason = (
                 f"label {label!r} is not a number from 0 to {len(classes) - 1}; dataset.json "
                 f"names {len(classes)} classes"

@@ -14,9 +14,11 @@ from posmlp.data.layouts.listing import (
     Listing,
     Problem,
     annotation_files,
+    count_from_1,
     lines_of,
     make_listing,
     media_folder,
+    slashed,
     split_missing,
 )
 
@@ -82,16 +84,23 @@ def read_frame_list(root: Path, split: str, layout: str = "frame-list") -> Listi
     """Read lines `folder number-of-frames label`, as the released code and mmaction2 write them."""
     table = needed(first_list(root, ".txt", _has_frame_rows, split), root, split, ".txt")
     rows, problems = _list_rows(table)
-    others = [first_list(root, ".txt", _has_frame_rows, other) for other in ("train", "val")]
-    classes = class_names(root) or _numbered([*(_list_rows(p)[0] for p in others if p), rows])
-    return _frame_listing(root, layout, split, table, classes, rows, problems)
+    classes, everywhere = class_names(root), list(rows)
+    if not classes or all(row.label for row in rows):
+        others = [first_list(root, ".txt", _has_frame_rows, other) for other in ("train", "val")]
+        everywhere += [row for path in others if path for row in _list_rows(path)[0]]
+    from_1 = count_from_1([row.label for row in everywhere], len(classes) if classes else None)
+    classes = classes or _numbered(everywhere)[from_1:]
+    rows = [row._replace(label=row.label - from_1) for row in rows]
+    form = " (labels from 1)" if from_1 else ""
+    return _frame_listing(root, layout, split, table, classes, rows, problems, form)
 
 
 def _list_rows(table: Path) -> tuple[list[_Row], list[Problem]]:
     rows, problems = [], []
     for place, line in lines_of(table):
         if found := _LINE.fullmatch(line):
-            rows.append(_Row(place, found["folder"], int(found["label"]), int(found["frames"])))
+            folder, frames = slashed(table.parent, found["folder"]), int(found["frames"])
+            rows.append(_Row(place, folder, int(found["label"]), frames))
         else:
             reason = f"not `folder number-of-frames label`: {line!r}"
             problems.append(Problem(place, "malformed", reason))
@@ -118,7 +127,8 @@ def read_frame_table(
     rows, problems = _table_rows(table, labels)
     if not classes:
         others = [first_list(root, ".csv", is_frame_table, other) for other in ("train", "val")]
-        classes = _numbered([*(_table_rows(p, labels)[0] for p in others if p), rows])
+        everywhere = [row for path in others if path for row in _table_rows(path, labels)[0]]
+        classes = _numbered([*everywhere, *rows])
     return _frame_listing(root, "ssv2", split, table, classes, rows, problems)
 
 
@@ -135,7 +145,8 @@ def _table_rows(table: Path, labels: Mapping[str, int]) -> tuple[list[_Row], lis
             reason = f"{len(values)} fields, the header has {len(columns)}: {line!r}"
             problems.append(Problem(place, "malformed", reason))
             continue
-        name, folder = values[0], Path(values[path_column]).parent.as_posix()
+        path = slashed(table.parent, values[path_column])
+        name, folder = values[0], Path(path).parent.as_posix()
         label = values[label_column] if label_column is not None else ""
         first, where, known, count = videos.get(name, (place, folder, label, 0))
         if (folder, label) == (where, known):
@@ -157,9 +168,9 @@ def _table_rows(table: Path, labels: Mapping[str, int]) -> tuple[list[_Row], lis
 # ---- Common parts --------------------------------------------------------------------------------
 
 
-def _numbered(splits: list[list[_Row]]) -> tuple[str, ...]:
+def _numbered(rows: list[_Row]) -> tuple[str, ...]:
     """Name the classes by their numbers, up to the largest of all splits, so that splits agree."""
-    largest = max((row.label for rows in splits for row in rows), default=0)
+    largest = max((row.label for row in rows), default=0)
     return tuple(map(str, range(largest + 1)))
 
 
@@ -171,8 +182,9 @@ def _frame_listing(
     classes: Sequence[str],
     rows: list[_Row],
     problems: list[Problem],
+    form: str = "",
 ) -> Listing:
     folder = media_folder(root, [row.folder for row in rows])
     items = [Item(row.place, folder / row.folder, row.label, row.num_frames) for row in rows]
-    rule = f"as listed in {table.name}"
+    rule = f"as listed in {table.name}{form}"
     return make_listing(root, layout, split, rule, classes, items, problems)

@@ -20,6 +20,7 @@ from posmlp.data.layouts.listing import (
     Listing,
     Problem,
     annotation_files,
+    count_from_1,
     lines_of,
     make_listing,
     media_folder,
@@ -84,16 +85,11 @@ def read_kinetics(root: Path, split: str) -> Listing:
 
 
 def _count_from_1(tables: list[_Table], names: tuple[str, ...] | None) -> bool:
-    """Whether labels are numbers from 1 on; they then count from 0 in the tables.
-
-    They do where no list has a 0, and the largest is the number of classes.
-    """
+    """Whether labels are numbers from 1 on; they then count from 0 in the tables."""
     labels = {label for table in tables for _, _, label in table.rows}
-    if not labels or not all(label.isdecimal() for label in labels):
+    if not all(label.isdecimal() for label in labels):
         return False
-    numbers = {int(label) for label in labels}
-    from_1 = len(names) == max(numbers) if names else numbers == set(range(1, max(numbers) + 1))
-    if min(numbers) == 0 or not from_1:
+    if not count_from_1(map(int, labels), len(names) if names else None):
         return False
     for table in tables:
         table.rows = [(place, path, str(int(label) - 1)) for place, path, label in table.rows]

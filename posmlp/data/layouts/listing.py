@@ -203,6 +203,17 @@ def visible(folder: Path) -> list[Path]:
 # ---- Annotation files ----------------------------------------------------------------------------
 
 
+def count_from_1(labels: Iterable[int], num_classes: int | None) -> bool:
+    """Whether labels count from 1: there is no 0, and the largest is the number of classes.
+
+    Where no names tell that number (None), each number up to the largest must be there.
+    """
+    found = set(labels)
+    if not found or min(found) < 1:
+        return False
+    return max(found) == (len(found) if num_classes is None else num_classes)
+
+
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
     """Yield FILE:LINE and text of each line that is not blank."""
     try:

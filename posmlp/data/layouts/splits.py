@@ -7,7 +7,8 @@ this order and class by class, by
     folders           below the class's own: CLASS/anna/1.mp4 is of anna's, in every class
     names             what stands before a part's number: v_Biking_g01_c02 is of v_Biking_g01
 
-Names count where they show at least three groups in a class; else each file is a group of its own.
+Names count where they show at least three groups in a class; else each file is a group of its own,
+and it is said where one or two recordings seem to fill a class.
 The class's name is no part of a group's, so that `p1_run_2` and `p1_walk_1` are both of p1.
 
 No torch here.
@@ -56,21 +57,42 @@ def groups_of(
         for i, folder, stem in zip(items, _folders(own, name), _stems(own, name), strict=True):
             folders[i], names[i] = folder or places[i], stem or places[i]
     several = {name for name, count in Counter(names).items() if count > 1}
+    by_name = {label: {names[i] for i in items} for label, items in of_class.items()}
     found = list(places)
     kinds: dict[str, str] = {}  # a class's name: what its groups are
     for label, items in of_class.items():
-        by_folder, by_name = ({keys[i] for i in items} for keys in (folders, names))
+        by_folder, by_stem = {folders[i] for i in items}, by_name[label]
         kind = FILES
         if len(by_folder) > 1 and not by_folder <= {places[i] for i in items}:
             kind, found = FOLDERS, _with(found, folders, items)
-        elif not several.isdisjoint(by_name) and len(by_name) > 1:
-            kind = f"recordings, by their names ({min(several & by_name)}, ...)"
-            if len(by_name) < FEWEST_BY_NAME:
-                kind = f"{FILES}, as names show {len(by_name)} recordings only"
-            else:
-                found = _with(found, names, items)
+        elif several.isdisjoint(by_stem):
+            pass
+        elif len(by_stem) >= FEWEST_BY_NAME:
+            kind = f"recordings, by their names ({min(several & by_stem)}, ...)"
+            found = _with(found, names, items)
+        elif len(by_stem) > 1 or any(other != by_stem for other in by_name.values()):
+            # else all files of all classes are a camera's IMG_17
+            kind = f"{FILES}, as names show {len(by_stem)} only ({', '.join(sorted(by_stem))})"
         kinds[classes[label]] = kind
+    if FOLDERS in kinds.values():
+        kinds |= _of_one_folder(places, of_class, classes, kinds)
     return found, _in_words(kinds)
+
+
+def _of_one_folder(
+    places: Sequence[str],
+    of_class: Mapping[int, list[int]],
+    classes: Sequence[str],
+    kinds: Mapping[str, str],
+) -> dict[str, str]:
+    """What is said of classes all of whose files are in one folder, as another's groups are."""
+    deepest, said = max(place.count("/") for place in places), {}
+    for label, items in of_class.items():
+        within = {PurePosixPath(places[i]).parent for i in items}
+        one = min(within)
+        if kinds[classes[label]] == FILES and within == {one} and len(one.parts) == deepest:
+            said[classes[label]] = f"{FILES}, as folders show 1 only ({one.name})"
+    return said
 
 
 def _with(found: list[str], keys: list[str], items: list[int]) -> list[str]:
@@ -79,11 +101,13 @@ def _with(found: list[str], keys: list[str], items: list[int]) -> list[str]:
 
 
 def _in_words(kinds: Mapping[str, str]) -> str:
-    """What groups are in the first class, and the first class in which they are something else."""
-    usual = next(iter(kinds.values()), FILES)
-    start = usual.partition(" (")[0]
-    other = next((name for name, kind in kinds.items() if kind.partition(" (")[0] != start), None)
-    return usual if other is None else f"{usual}; in {other}: {kinds[other]}"
+    """What groups are in the first class, and of each other kind the first class that has it."""
+    first: dict[str, str] = {}  # of each kind, its first class
+    for name, kind in kinds.items():
+        first.setdefault(kind.partition(" (")[0], name)
+    usual, *others = first.values() or [""]
+    said = [kinds.get(usual, FILES), *(f"in {name}: {kinds[name]}" for name in others)]
+    return "; ".join(said)
 
 
 def _listed_groups(root: Path, places: Sequence[str]) -> list[str]:

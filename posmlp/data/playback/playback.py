@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -35,6 +36,7 @@ from tqdm import tqdm
 
 from posmlp.data.files.clip_files import check_width, encode_clip, whole_folder
 from posmlp.data.files.video import read_video
+from posmlp.data.layouts.listing import as_text
 from posmlp.data.playback.footage import Footage, find_footage
 from posmlp.data.sampling import resize_box
 
@@ -188,7 +190,7 @@ def draw_windows(file: Footage, cut: Cut) -> list[Window]:
 
     They depend on the file's place in its folder, its times and the seed, on no other file.
     """
-    rng = np.random.default_rng([cut.seed, zlib.crc32(file.place.encode())])
+    rng = np.random.default_rng([cut.seed, zlib.crc32(os.fsencode(file.place))])
     places = (np.arange(cut.num_windows) + rng.random(cut.num_windows)) / cut.num_windows
     starts = places * (file.times[-1] - cut.span)
     boxes = rng.uniform((0, 0, SMALLEST_CROP), 1, (cut.num_windows, 3)).tolist()
@@ -204,7 +206,8 @@ def _write_clips(root: Path, number: int, file: Footage, cut: Cut) -> Rows:
     needed, places = np.unique(chosen, return_inverse=True)
     short_side = round(cut.image_size / SMALLEST_CROP)
     frames = read_video(file.path, lambda _n, _fps: needed, short_side=short_side).frames
-    folder = Path("clips") / f"{number:03d}-{file.path.stem}"
+    name = os.fsencode(file.path.stem).decode("utf-8", "replace")  # lists are text
+    folder = Path("clips") / f"{number:03d}-{name}"
     rows: Rows = []
     for k, (window, shown) in enumerate(zip(windows, places.reshape(chosen.shape), strict=True)):
         clips = [window.cut(frames[indices], cut.image_size) for indices in shown]
@@ -248,7 +251,7 @@ def _write_fold(
     (root / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     for split in ("train", "test"):
         places = [place for place in folds if (folds[place] == fold) == (split == "test")]
-        chosen = [(*row, place) for place in sorted(places) for row in rows[place]]
+        chosen = [(*row, as_text(place)) for place in sorted(places) for row in rows[place]]
         table = [(*row[:3], i, i // 2, row[3]) for i, row in enumerate(chosen)]
         _write_table(root / f"{split}.csv", CSV_HEADER, table)
 

@@ -12,6 +12,7 @@ import pytest
 from ablation_tasks import TINY
 
 from ablations.bench import overhead as command
+from ablations.bench import scale
 from ablations.bench.grid import bench_grid
 from ablations.bench.overhead import bench, measure
 from ablations.bench.peers import CONTENDERS
@@ -44,6 +45,20 @@ def test_bench_names_what_is_not_installed_and_goes_on(monkeypatch: pytest.Monke
 def test_bench_refuses_what_it_cannot_measure(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         list(bench(**options))  # type: ignore[arg-type]
+
+
+def test_bench_of_scale_measures_each_step_of_grids_that_have_finished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scale, "measured", scale.measure)  # in this process, which has imported
+    steps = {name: step for name, step in scale.STEPS.items() if name != "report"}
+    monkeypatch.setattr(scale, "STEPS", steps)
+    head, *lines = (line.split() for line in scale.bench([10]))
+    assert head == list(scale.COLUMNS)
+    assert [line[2] for line in lines] == [*steps, *steps]
+    assert all(float(line[4]) < 5 for line in lines)  # CPU-seconds
+    with pytest.raises(ValueError, match="cells=50 must be 10, 100, 1000 or 10000"):
+        next(scale.bench([50]))
 
 
 def test_bench_of_a_grid_runs_it_both_ways_to_the_same_losses(

@@ -165,7 +165,7 @@ def test_printing_goes_to_the_jobs_log_in_both_engines(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     list(in_process(jobs(1), Task(tmp_path / "a", "shout"), TWO[0]))
     list(pool(jobs(1), Task(tmp_path / "b", "shout"), TWO))
-    assert (tmp_path / "a/0.log").read_text() == "to the output\nto the error\n"
+    assert (tmp_path / "a/0.log").read_text() == "to the output\nto the error of \\udce9\n"
     in_worker = (tmp_path / "b/0.log").read_text()
     assert all(words in in_worker for words in ("to the output", "to the error", "by the system"))
 

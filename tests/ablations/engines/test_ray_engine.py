@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -169,9 +171,20 @@ def test_a_stopped_driver_keeps_the_middle_of_what_machines_train(
 ) -> None:
     grid = changed(train={"epochs": 400, "num_clips": 64}) | {"axes": {}, "seeds": 1}
     out = tmp_path / "ray"
-    threading.Timer(20, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    began_at, ended = time.time(), threading.Event()
+
+    def stop_when_it_trains() -> None:
+        """The machine is this one, which trains in a folder of its own for temporary files."""
+        while not ended.wait(0.1):
+            tables = Path(tempfile.gettempdir()).glob("ablations-*/cells/*/seed0/metrics.csv")
+            if any(table.stat().st_mtime > began_at for table in tables):
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    threading.Thread(target=stop_when_it_trains, daemon=True).start()
     with pytest.raises(Stopped):
         run(grid, out, engine="ray", device="cpu", address=cluster.address, progress=False)
+    ended.set()
     (state,) = out.glob("cells/*/seed0/state.safetensors")
     reached = len(pd.read_csv(state.with_name("metrics.csv")))
     assert 0 < reached < 400

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ablations import GridError, plan, read_grid
-from ablations.grid.matching import costs, matched
+from ablations.grid.costs import costs
+from ablations.grid.matching import matched
 from analysis.cost.costs import cost
 from posmlp import PRESETS, PosMLPConfig
 from posmlp.config_checks import GATE_NAMES
@@ -17,14 +18,23 @@ TOY = PRESETS["toy"]
 SMALL = PosMLPConfig(depths=(1, 1), dims=(16, 32), num_groups=2, windows=4)
 
 
-@pytest.mark.parametrize(
-    ("gate", "windows"), [*((gate, 4) for gate in GATE_NAMES), ("lrpe", 1), ("attention", 1)]
-)
-def test_costs_are_those_that_the_analysis_counts(gate: str, windows: int) -> None:
-    frames = None if windows > 1 else 1  # windows of one token
-    config = replace(SMALL, gate=gate, windows=windows, temporal_windows=frames)
-    counted = cost(config)
-    assert costs(config) == {"params": counted["params"], "gmacs": counted["gmacs"]}
+ONE_TOKEN = {"windows": 1, "temporal_windows": 1}
+OTHER_PARTS: list[dict[str, Any]] = [
+    *({"gate": gate} for gate in GATE_NAMES),
+    *(ONE_TOKEN | {"gate": gate} for gate in ("lrpe", "attention")),
+    {"layout": ("T>ST", "S"), "gate_form": "mix", "token_bias": False, "stem_convs": 3},
+    {"gate": "gqpe", "gqpe_spread": "scalar", "downsample_depthwise": True, "num_classes": 0},
+    {"gate": "conv", "conv_size": 5, "layout": "ST", "image_size": (32, 64), "mlp_ratio": 3.5},
+    {"kind": "image", "num_frames": 1, "temporal_windows": None, "layout": "S", "depths": (2, 1)},
+    {"dims": (16, 16), "downsample": False, "stem_norm": "layer", "temporal_windows": 2},
+]
+
+
+@pytest.mark.parametrize("parts", OTHER_PARTS, ids=str)
+def test_costs_by_formula_are_those_that_the_analysis_counts(parts: dict[str, Any]) -> None:
+    config = replace(SMALL, **parts)
+    counted = cost(config, memory=False)
+    assert costs(config) == {name: counted[name] for name in ("params", "gmacs", "relation_params")}
 
 
 @pytest.mark.parametrize("by", ["params", "gmacs"])

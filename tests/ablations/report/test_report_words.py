@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import html
+import json
 import re
 from pathlib import Path
 
@@ -20,6 +23,8 @@ from ablations.report.labels import short_labels, short_value
 from ablations.report.page import write_report
 from ablations.store.table import load
 from analysis import compare
+from posmlp.checkpoint import write_atomically
+from posmlp.clip_scores import FILES
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
@@ -252,6 +257,36 @@ def test_many_variants_with_lists_are_all_listed_and_some_coloured(tmp_path):
     assert f"Grey: {12 - len(coloured)} other variants." in said
 
 
+def test_more_than_forty_variants_are_summed_up_and_all_are_in_one_table(tmp_path):
+    decays = [round(0.01 * i, 2) for i in range(25)]
+    axes = {"axes": {"gate": ["lrpe", "mean"], "train.weight_decay": decays}, "seeds": 2}
+
+    def rising(cell, seed):
+        place = decays.index(cell.axes["train.weight_decay"])
+        gain = 0.004 * place + 0.2 * (cell.axes["gate"] == "mean")
+        return {"test_top1": 0.3 + gain + 0.001 * seed * (place % 7)}
+
+    expected = [{"gate": "mean", "verdict": "better"}]
+    root = fill(tmp_path / "run", axes | {"expect": expected}, rising)
+    page = write_report(root)
+    whole = Study.open(root)
+    shown, metric = whole.shown(), whole.metrics[0]
+    best = [f"mean · weight_decay={decay:g}" for decay in decays[:4:-1]]
+    worst = [f"lrpe · weight_decay={decay:g}" for decay in decays[19::-1]]
+    assert list(shown.labels.values()) == [whole.baseline, *best, *worst[:-1]]
+    found, of_all = (each.comparison(metric).set_index("label") for each in (shown, whole))
+    pd.testing.assert_frame_equal(found, of_all.loc[found.index])
+    assert shown.costs.equals(whole.costs.loc[list(shown.labels.values())])
+    said, text = text_of(page), page.read_text()
+    assert "50 variants, 2 seeds each" in said
+    assert "49" in report_words.headline(whole, metric, whole.comparison(metric))
+    assert said.count("Of 50 variants, the best and the worst") == 6
+    packed = re.search(r'id="all-rows">(.*?)</script>', text)[1]
+    rows = json.loads(gzip.decompress(base64.b64decode(packed)))
+    assert [row[0] for row in rows["data"]] == list(whole.labels.values())
+    assert text.count("<tr") < 60
+
+
 def test_classes_are_shown_where_they_were_scored(tmp_path):
     root = fill(tmp_path / "run", CROSSED, crossed)
     rows = [
@@ -261,8 +296,9 @@ def test_classes_are_shown_where_they_were_scored(tmp_path):
             "class": name,
             "num_clips": 4,
             "top1": v,
+            "num_predicted": 3 * (name != "left" or gate == "dense"),
+            "answers": "3 1" if name == "left" else f"{seed} {4 - seed}",
         }
-        | {"answers": "3 1" if name == "left" else f"{seed} {4 - seed}"}
         for gate, offset in (("lrpe", 0.1), ("dense", 0.3))
         for seed in (0, 1)
         for name, v in (("left", offset), ("right", offset + 0.5 + 0.1 * seed))
@@ -274,9 +310,16 @@ def test_classes_are_shown_where_they_were_scored(tmp_path):
     np.testing.assert_allclose(table.loc["dense · T+S", ["left", "right"]], [30.0, 85.0])
     confusion = study.confusion("dense · T+S")
     np.testing.assert_allclose(confusion, [[75.0, 25.0], [12.5, 87.5]])
-    page = write_report(root).read_text()
+    assert study.never_predicted == {"lrpe · T+S": ["left"]}
+    run = study.store.run_folder(study.plan["baseline"], 0)
+    for name in FILES:
+        write_atomically(run / "eval" / name, b"")
+    page = write_report(root, tmp_path / "page" / "report.html").read_text()
     assert "<th>right</th>" in page
     assert 'title="right taken for left: 12.5%"' in page
+    assert "Never predicted: lrpe · T+S: left.</p>" in page
+    (clips,) = re.findall(r'href="([^"]+)">clips.csv', page)
+    assert (tmp_path / "page" / clips).samefile(run / "eval" / "clips.csv")
 
 
 def test_expectations_are_checked_against_the_verdicts(tmp_path):

@@ -63,6 +63,35 @@ def test_damaged_result_is_not_done(content: str, declared: tuple[Store, Grid]) 
         assert list(load(store.root).seed) == [0]
 
 
+def test_how_a_training_ended_is_known_anew_when_its_file_is_replaced(
+    declared: tuple[Store, Grid], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, grid = declared
+    which = grid.baseline.id, 0
+    assert store.ended(*which) is None
+    first = stored(store, grid, 0)
+    ended = store.ended(*which)
+    assert ended is not None
+    assert (ended["metrics"], "command" in ended) == (first["metrics"], False)
+    again = first | {"metrics": {"test_top1": 0.75}}
+    store.write_results([again])
+    assert (store.ended(*which) or {})["metrics"] == {"test_top1": 0.75}
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "result", lambda *_: pytest.fail("read again"))
+        store.ended(*which)
+    store.result_path(*which).write_text("{")
+    assert store.ended(*which) is None
+
+
+def test_a_plan_that_is_as_it_was_is_not_written_again(declared: tuple[Store, Grid]) -> None:
+    store, grid = declared
+    before = store.plan_path.stat().st_ino
+    store.declare(grid, "ablations run grid.yaml")
+    assert store.plan_path.stat().st_ino == before
+    store.declare(grid, "ablations run grid.yaml --workers 2")
+    assert store.plan()["command"] == "ablations run grid.yaml --workers 2"
+
+
 def test_result_of_another_seed_is_not_taken(declared: tuple[Store, Grid]) -> None:
     store, grid = declared
     result = stored(store, grid, 0)

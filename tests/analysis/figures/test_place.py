@@ -96,6 +96,22 @@ def _arrow_history() -> pd.DataFrame:
     return pd.DataFrame([{"epoch": e, "seed": 0, "stage": 1, **parts} for e in (0, 1)])
 
 
+def _probed() -> pd.DataFrame:
+    row = {"metric": "accuracy", "test": 0.7, "chance": 0.5, "n": 8}
+    each = [(name, target) for name in ("stage1", "stage2") for target in ("class", "pair")]
+    return pd.DataFrame([row | {"name": name, "target": target} for name, target in each])
+
+
+def _tuned() -> pd.DataFrame:
+    each = [(name, angle) for name in ("stage1", "stage2") for angle in (0.0, 90.0, 180.0, 270.0)]
+    return pd.DataFrame(each, columns=["name", "angle"]).assign(speed=1.0, direction=0.5)
+
+
+def _exemplars() -> tuple[Any, ...]:
+    rows = pd.DataFrame({"clip": [1, 1, 0], "frame": [0, 1, 1], "change": [0.3, 0.2, 0.1]})
+    return rows, np.zeros((2, 2, 8, 8, 3), np.uint8), unit_maps(1, frames=2)
+
+
 Draw = Callable[..., Any]
 DRAWN: dict[str, Callable[[Draw, dict[str, Any]], Any]] = {
     "draw_accuracy": lambda draw, to: draw(RUNS, metric="accuracy", **to),
@@ -105,6 +121,7 @@ DRAWN: dict[str, Callable[[Draw, dict[str, Any]], Any]] = {
     "draw_bias_history": lambda draw, to: draw(_history(), **to),
     "draw_cost_accuracy": lambda draw, to: draw(RUNS, **to),
     "draw_differences": lambda draw, to: draw(_differences(), **to),
+    "draw_exemplars": lambda draw, to: draw(*_exemplars(), **to),
     "draw_frame_shares": lambda draw, to: draw(_attribution()[0], **to),
     "draw_interventions": lambda draw, to: draw(effects_table(4), **to),
     "draw_joint_bias": lambda draw, to: draw(unit_maps(2, frames=2, side=2), **to),
@@ -112,12 +129,14 @@ DRAWN: dict[str, Callable[[Draw, dict[str, Any]], Any]] = {
     "draw_learning_curves": lambda draw, to: draw(_curves(), metric="top1", **to),
     "draw_patching": lambda draw, to: draw(_patched(), **to),
     "draw_peers": lambda draw, to: draw(_peers(), **to),
+    "draw_probe": lambda draw, to: draw(_probed(), **to),
     "draw_scorecard": lambda draw, to: draw(_scorecard(), **to),
     "draw_spatial_bias": lambda draw, to: draw(unit_maps(3, side=2), **to),
     "draw_speed_accuracy": lambda draw, to: draw(
         RUNS.assign(params=1e6 * RUNS["gmacs"]), metric="accuracy", **to
     ),
     "draw_temporal_bias": lambda draw, to: draw(unit_maps(10, frames=3), **to),
+    "draw_tuning": lambda draw, to: draw(_tuned(), **to),
     # not in analysis' list
     "results.class_accuracy.draw_classes": lambda draw, to: draw(_classes(), **to),
     "explorer.draw.draw_explorer": lambda draw, to: draw(*_explorer(), **to),

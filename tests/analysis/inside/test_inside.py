@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
+from PIL import Image
 from torch import Tensor, nn
 
 from analysis import (
@@ -20,11 +23,20 @@ from analysis import (
     contributions,
     draw_arrow,
     draw_patching,
+    draw_probe,
+    draw_tuning,
     patch,
+    patch_paths,
+    probe,
+    save_gate_film,
+    tuning,
 )
-from analysis.inside.activations import hook_points
+from analysis.inside.activations import hook_points, unit_of
+from analysis.inside.tuning import drifting_blobs
 from posmlp import GATES, PosMLPConfig, PosMLPVideo, create_model
 from posmlp.config_checks import GATE_FORMS
+from posmlp.data.digits.moving_digits import MovingDigits
+from posmlp.data.sources import GeneratedClips
 from posmlp.gates import row_bank
 from tests.analysis.bias.test_bias_maps import SMALL, randomised
 from tests.analysis.interventions.test_interventions import PairedClips
@@ -239,6 +251,197 @@ def test_shares_are_the_projection_and_do_not_depend_on_batches_and_memory(
     for others in ("backwards", clips[:2]):
         with pytest.raises(ValueError, match="others"):
             patch(planted, clips, others)
+
+
+def test_mean_ablation_and_controls_tell_what_is_needed_from_what_is_passed_on(
+    planted: PosMLPVideo,
+) -> None:
+    clips, ear = clips_of(planted.config), "stage2.block1.step1.T.out"
+    shares = {
+        others: patch(planted, clips, others, "*.out").set_index("name")["share"]
+        for others in ("reversed", "unrelated", "mean")
+    }
+    early = "stage1.block1.step1.S.out"
+    assert shares["reversed"][early] == pytest.approx(0, abs=1e-9)
+    assert abs(shares["mean"][early]) > 1e-2  # the answer needs it, and it passes on no direction
+    assert abs(shares["unrelated"][early]) > 1e-2
+    assert shares["mean"][ear] == pytest.approx(1, abs=1e-9)
+    # by definition, from both runs and the mean of both, turned back
+    with torch.no_grad():
+        apart = planted(clips.flip(2)) - planted(clips)
+    kept = [activations(planted, each, early)[early] for each in (clips, clips.flip(2))]
+    mean = ((kept[0] + kept[1].flip(1)) / 2).mean(0, keepdim=True).expand_as(kept[0])
+    one = activations(planted, clips, "logits", {early: lambda _: mean})["logits"]
+    other = activations(planted, clips.flip(2), "logits", {early: lambda _: mean.flip(1)})["logits"]
+    left = float(((other - one) * apart).sum() / apart.square().sum())
+    assert shares["mean"][early] == pytest.approx(1 - left)
+    batches = patch(planted, clips, "mean", early, batch_size=1)
+    assert batches["share"].item() == pytest.approx(shares["mean"][early])
+    roll = patch(planted, clips, clips.roll(1, 0), "*.out")["share"]
+    assert roll.tolist() == shares["unrelated"].tolist()
+    with pytest.raises(ValueError, match="'unrelated' takes the clip before it"):
+        patch(planted, clips[:1], "unrelated", ear)
+
+
+def test_places_are_exchanged_one_at_a_time_and_drawn_as_a_map(planted: PosMLPVideo) -> None:
+    clips = clips_of(planted.config, 2)
+    found = patch(planted, clips, where="stage2", places=True)
+    sides = planted.config.stage_sizes(*planted.config.size)[1]
+    cells = found[found["y"].notna()]
+    assert len(cells) == sides[0] * sides[1]
+    assert cells["share"].sum() == pytest.approx(1)  # linear from there on, but for the norm
+    assert draw_patching(found).images[0].get_array().shape == sides
+    beside = draw_patching(
+        patch(planted, clips, where="*.out"), control=patch(planted, clips, "unrelated", "*.out")
+    )
+    labels = [text.get_text() for text in beside.get_xticklabels()]
+    assert labels == ["out", "", "out"]
+    assert "the control: 2 pairs" in beside.get_xlabel()
+    with pytest.raises(ValueError, match="places of several activations"):
+        draw_patching(patch(planted, clips, where="stage?", places=True))
+
+
+def test_paths_run_from_the_planted_branch_to_what_mediates_it(planted: PosMLPVideo) -> None:
+    clips, ear = clips_of(planted.config), "stage2.block1.step1.T.out"
+    found = patch_paths(planted, clips, "*.T.out").set_index(["sender", "name"])["share"]
+    whole = patch(planted, clips, where="*.out").set_index("name")["share"]
+    mediators = [f"stage2.block2.step1.{axes}.out" for axes in "TS"]
+    for name in mediators:  # all that they tell of the direction came straight from the ear
+        assert found[ear, name] == pytest.approx(whole[name])
+    assert found["stage1.block1.step1.T.out"].abs().max() < 1e-9
+    assert set(found[mediators[0]].index) == {"logits"}
+    # past all later branches, by hand and both ways
+    with torch.no_grad():
+        apart, moved = planted(clips.flip(2)) - planted(clips), 0.0
+    for one, sign in ((clips, 1), (clips.flip(2), -1)):
+        given, own = activations(planted, one.flip(2), ear)[ear].flip(1), activations(planted, one)
+        edit = {name: lambda _, x=own[name]: x for name in mediators}
+        after = activations(planted, one, "logits", edit | {ear: lambda _, x=given: x})["logits"]
+        moved += sign * float(((after - own["logits"]) * apart).sum()) / 2
+    assert found[ear, "logits"] == pytest.approx(moved / float(apart.square().sum()))
+    for senders, receivers, words in (
+        ("*.u", "*", "no branch's output fits"),
+        ("stage2.block2.*", "stage1.*", "comes after one that fits"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            patch_paths(planted, clips, senders, receivers)
+
+
+def test_a_probe_reads_what_was_planted_and_nothing_else() -> None:
+    model = model_of(layout="S", num_classes=2).float()
+    generator = torch.Generator().manual_seed(0)
+    sources, shades = [], []
+    for count in (60, 24, 24):
+        shade = torch.rand(count, generator=generator)
+        noise = torch.randint(0, 30, (count, 4, 16, 16, 3), generator=generator)
+        labels = torch.arange(count) % 2
+        clips = noise.double()
+        clips[..., 0] += 100 * labels[:, None, None, None]  # red tells the class
+        clips[..., 2] += (150 * shade)[:, None, None, None]  # and blue the shade
+        sources.append(PairedClips(clips.to(torch.uint8), labels))
+        shades.append(shade.double().numpy())
+    found = probe(model, *sources, "stage?", "class").set_index("name")
+    assert found["test"].min() > 0.9
+    assert found.loc["stage1", ["metric", "n", "num_features"]].tolist() == ["accuracy", 24, 4]
+    assert found["chance"].eq(0.5).all()
+    own = probe(model, *sources, "stage1", {"shade": shades}, over="T")
+    assert own["metric"].item() == "r2"
+    assert own["test"].item() > 0.9
+    assert own["num_features"].item() == 4 * 16
+    deaf = {"order": [each.labels.numpy() for each in sources]}
+    for source in sources:
+        source.clips[1::2] = source.clips[::2].flip(1)
+    told = probe(model, *sources, "stage2", deaf)  # a layout of S cannot tell a clip's direction
+    assert told["test"].item() <= 0.5 + 1e-9
+    both = pd.concat([found.reset_index().assign(model=name) for name in ("trained", "initial")])
+    axes = draw_probe(both)
+    assert "24 test clips" in axes.get_xlabel()
+    assert "full: trained, dashed: initial" in axes.get_xlabel()
+    for wanted, words in (
+        ("identity", "do not tell 'identity'"),
+        ("colour", "colour"),
+        ({"own": [shades[0]] * 3}, r"\[60, 60, 60\] values for \[60, 24, 24\] clips"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            probe(model, *sources, "stage1", wanted)
+    with pytest.raises(ValueError, match="over='TX'"):
+        probe(model, *sources, "stage1", "class", over="TX")
+
+
+def test_a_probe_of_generated_clips_knows_their_pairs_places_and_digits() -> None:
+    small = {"num_frames": 4, "image_size": 16, "difficulty": "easy"}
+    splits = [  # of one split, whose pictures are read once
+        GeneratedClips(MovingDigits("test", count, seed, paired=seed > 0, **small))
+        for seed, count in enumerate((84, 28, 28))
+    ]
+    model = model_of(num_classes=14).float()
+    found = probe(model, *splits, "stem").set_index("target")
+    assert list(found.index) == ["class", "pair", "direction", "position", "identity"]
+    assert found["n"].tolist() == [28] * 5
+    assert found.loc["direction", "chance"] == 0.5
+    assert found.loc["position", "num_features"] > found.loc["class", "num_features"]
+    truth = MovingDigits("test", 56, difficulty="easy", paired=True)
+    digits = truth.identities(torch.arange(56))
+    assert torch.equal(digits[::2], digits[1::2])
+    named = torch.tensor([truth.classes[label].startswith("zero") for label in truth.labels])
+    assert digits[named].eq(0).all()
+
+
+def test_tuning_is_odd_in_time_alone_and_tells_opposite_directions(planted: PosMLPVideo) -> None:
+    options = {"num_directions": 8, "speeds": (1.0, 3.0)}
+    found = tuning(planted, "stage?", **options)
+    assert len(found) == 2 * 8 * 2
+    assert (found["direction"] <= found["response"] * 2).all()
+    by = found.groupby("name")["direction"].max()
+    assert by["stage1"] < 1e-12 < 1e-4 < by["stage2"]
+    opposite = found[found["angle"] < 180].reset_index(drop=True)
+    other = found[found["angle"] >= 180].reset_index(drop=True)
+    assert opposite["direction"].tolist() == pytest.approx(other["direction"].tolist())
+    blobs = drifting_blobs(4, 16, 2.0, torch.tensor([0.0, torch.pi, torch.pi / 2]))
+    torch.testing.assert_close(blobs[0].flip(1), blobs[1])
+    brightest = blobs[:, 0].flatten(2).argmax(-1)
+    assert (brightest[0] % 16).diff().gt(0).all()  # to the right
+    assert (brightest[2] // 16).diff().lt(0).all()  # upwards
+    answers = tuning(planted, "logits", channels=True, num_directions=8, speeds=(3.0,))
+    assert len(answers) == 8 * 2
+    with_initial = pd.concat([found.assign(model="trained"), found.assign(model="initial")])
+    drawn = draw_tuning(with_initial)
+    assert [len(ax.lines) for ax in drawn] == [4, 4]
+    assert drawn[0].figure.get_suptitle().startswith("Opposite directions lie apart at stage2, ")
+    assert len(draw_tuning(answers)[0].lines) == 2
+    for wrong, words in (
+        ({"num_directions": 7}, "must be even"),
+        ({"speeds": (9.0,)}, "out of the 16"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            tuning(planted, **wrong)
+    with pytest.raises(ValueError, match="several activations or speeds"):
+        draw_tuning(tuning(planted, channels=True, num_directions=2))
+
+
+def test_the_film_of_a_gate_shows_message_gate_and_product(
+    planted: PosMLPVideo, tmp_path: Path
+) -> None:
+    clips, branch = clips_of(planted.config, 2), "stage1.block1.step1.T"
+    path = save_gate_film(planted, clips, branch, tmp_path / "film.png", clip=1, token=(1, 2))
+    with Image.open(path) as film:
+        assert film.n_frames == 4
+    # a token's parts sum to its message less the token bias
+    unit = unit_of(planted, branch)
+    found = activations(planted, clips, f"{branch}.*")
+    with torch.no_grad():
+        u = unit.in_groups(found[f"{branch}.u"][1, :, 1, 2])
+        summed = torch.einsum("gts,svg->tvg", unit.relation(), u).flatten(1) + unit.token_bias
+    torch.testing.assert_close(summed, found[f"{branch}.mix"][1, :, 1, 2])
+    for name, more, words in (
+        ("stage9.block1.step1.T", {}, "branches are stage1.block1.step1.S, stage1"),
+        (branch, {"token": (99, 0)}, "outside of the stage's"),
+        ("stage1.block1.step1.S", {"token": (0, 0)}, "no sum over the clip's frames"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            save_gate_film(planted, clips, name, tmp_path / "no.png", **more)
+    with pytest.raises(ValueError, match="must end in one of"):
+        save_gate_film(planted, clips, branch, tmp_path / "no.gif")
 
 
 def test_contributions_sum_to_the_difference(planted: PosMLPVideo) -> None:

@@ -12,7 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from analysis import Intervention, draw_interventions, intervene, knock_outs, t_interval
+from analysis import (
+    Intervention,
+    bias_maps,
+    draw_exemplars,
+    draw_interventions,
+    exemplars,
+    intervene,
+    knock_outs,
+    t_interval,
+)
+from analysis.bias.maps import units
 from analysis.interventions.intervene import bytes_at_once, logits_after
 from analysis.interventions.interventions import changed_tables, free_tables
 from posmlp import PosMLPConfig, PosMLPVideo, create_model
@@ -105,6 +115,42 @@ def test_symmetrised_in_time_the_clock_is_blind_to_order(one_clock) -> None:
         model, data, [Intervention("symmetrise"), Intervention("truncate", branch="T", radius=0)]
     )
     assert effects["within_pair"].tolist() == [0.5, 0.5]
+
+
+def test_exemplars_are_the_frames_in_which_a_group_says_most(one_clock) -> None:
+    model, data = one_clock
+    clips = normalise(data.clips[:6])
+    place = next(p for p in units(model) if p[:4] == (2, 1, 1, "T"))
+    found = exemplars(model, clips, "stage2.block1.step1.T", 1, batch_size=4)
+    assert found.equals(exemplars(model, clips, place, 1))
+    assert len(found) == 6 * 4
+    assert found["change"].is_monotonic_decreasing
+    with torch.no_grad():
+        before = model(clips)
+        kept = place.unit.positions.table.clone()
+        place.unit.positions.table[1] = 0
+        change = (model(clips) - before).square().mean(1).sqrt()
+        place.unit.positions.table.copy_(kept)
+    of_clips = found.groupby("clip")["answer"].first()
+    assert of_clips.tolist() == pytest.approx(change.tolist())
+    assert (exemplars(model, clips, place, 0)[["change", "answer"]] == 0).all(axis=None)
+    pixels, maps = data.clips[:6], bias_maps(model).query("stage == 2 and block == 1")
+    of_group = maps[(maps["branch"] == "T") & (maps["group"] == 1)]
+    drawn = draw_exemplars(found, pixels, of_group, num_clips=2)
+    assert [ax.get_ylabel().split("\n")[0] for ax in drawn[1:]] == [
+        f"clip {clip}" for clip in found["clip"].drop_duplicates()[:2]
+    ]
+    (frame,) = drawn[1].patches
+    assert frame.get_x() == found["frame"][0] * 16 - 0.5
+    assert drawn[0].lines[-1].get_ydata().tolist() == of_group["bias"].tolist()
+    over_space = maps[(maps["branch"] == "S") & (maps["group"] == 1)]
+    assert draw_exemplars(found, pixels, over_space)[0].images[0].get_array().shape == (3, 3)
+    for wrong, words in (((pixels[:2], of_group), "all 6"), ((pixels, maps), "maps of groups")):
+        with pytest.raises(ValueError, match=words):
+            draw_exemplars(found, *wrong)
+    for unit, group, words in (("stage2.T", 0, "no unit 'stage2.T'"), (place, 7, "no table")):
+        with pytest.raises(ValueError, match=words):
+            exemplars(model, clips, unit, group)
 
 
 def every_kind(model: PosMLPVideo) -> list[Intervention]:

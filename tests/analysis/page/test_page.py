@@ -26,7 +26,8 @@ from analysis.page import attribution as page_attribution
 from analysis.page import sections as page_sections
 from analysis.page.page import SECTIONS
 from analysis.results.curves import highest_in_words
-from posmlp.checkpoint import load
+from posmlp.checkpoint import load, write_atomically
+from posmlp.clip_scores import FILES
 from posmlp.config import TrainConfig
 from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
@@ -75,6 +76,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(run: Path) -> Path:
     mpl.use("Agg")
     plt.close("all")  # what other files' tests left open
+    for name in FILES:
+        write_atomically(run / "eval" / name, b"")
     return write_page(run)
 
 
@@ -98,8 +101,9 @@ def test_page_gathers_every_section_in_one_file(run: Path, page: Path) -> None:
     assert page == run / "analysis.html"
     found = sections(page)
     assert list(found) == list(SECTIONS)
+    assert re.findall(r'<a href="([^"]+)">eval/', found["Accuracy"]) == [f"eval/{n}" for n in FILES]
     assert [reason(text) for text in found.values()] == [None] * len(found)
-    assert not re.search(r'(src|href)="(?!data:|#)', page.read_text())
+    assert not re.search(r'(src|href)="(?!data:|#|eval/)', page.read_text())
     assert not plt.get_fignums()
     for encoded in re.findall(r'src="data:image/png;base64,([^"]+)"', page.read_text()):
         with Image.open(BytesIO(base64.b64decode(encoded))) as image:
@@ -330,8 +334,11 @@ def test_inside_command_writes_tables_and_figures(
 ) -> None:
     words = ["inside", str(run), "--clips", "4", "--where", "*.out", "--seed", "5"]
     assert main([*words, "--out", str(tmp_path)]) == 0
-    names = ["arrow.csv", "arrow.png", "contributions.csv", "patching.csv", "patching.png"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    names = {"arrow.csv", "arrow.png", "contributions.csv", "patching.csv", "patching.png"}
+    names |= {"control.csv", "mean.csv", "paths.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert main([*words[:2], "--clips", "2"]) == 2
+    assert "--clips 2 leaves one pair" in capsys.readouterr().err
     summands = pd.read_csv(tmp_path / "contributions.csv").query("how == 'sum'")["name"]
     assert summands.tolist() == [
         *("stage2.input", "stage2.block1.step1.T.out", "stage2.block1.step1.S.out", "norm")

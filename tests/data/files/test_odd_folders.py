@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ablations.grid.datasets import describe
 from posmlp.cli import main
 from posmlp.data.check.check import check_data
 from posmlp.data.clips import ClipRule
@@ -164,6 +165,8 @@ def test_file_names_that_are_no_text_are_read_and_listed(write_clip, tmp_path, c
     assert len(clips) == 3
     assert clips.batch(torch.arange(3)).shape == (3, 4, 32, 32, 3)
     assert len(clips.describe()["sha256"]) == 64
+    (tmp_path / "data/test").symlink_to("train")
+    assert describe(str(tmp_path / "data")).num_train == 3
 
 
 def test_folder_of_a_split_without_classes_says_how_to_go_on(tmp_path):

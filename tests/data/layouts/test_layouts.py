@@ -490,6 +490,43 @@ def test_lists_as_other_systems_write_them_are_read(name: str, tmp_path: Path) -
     assert ("labels from 1" in listing.split_rule) == name.startswith("from 1")
 
 
+FRAMES_FROM_1 = {"train.txt": ("a\\0 8 1\nb\\1 8 3\n", "utf-8"), "val.txt": ("c\\2 8 2\n", "utf-8")}
+NAMED = {"classes.txt": ("x\ny\nz\n", "utf-8-sig")}
+ELSEWHERE = {
+    "frame-list": (FRAMES_FROM_1, ("1", "2", "3"), (0, 2)),
+    "frame-list, named": (FRAMES_FROM_1 | NAMED, ("x", "y", "z"), (0, 2)),
+    "frame-list, val from 0": (
+        FRAMES_FROM_1 | {"val.txt": ("c\\2 8 0\n", "utf-8")}, ("0", "1", "2", "3"), (1, 3),
+    ),
+    "ucf101": (
+        {
+            "classInd.txt": ("1 a\r\n2 b\r\n", "utf-16"),
+            "trainlist01.txt": ("a\\0.avi 1\r\nb\\1.avi 2\r\n", "utf-16"),
+        },
+        ("a", "b"), (0, 1),
+    ),
+    "listed": (
+        {
+            "dataset.json": ('{"classes": ["y", "x"]}', "utf-8"),
+            "train.csv": ("path;label\r\n\r\na\\0.avi;0\r\n\"b\\1.avi\";1\r\n", "utf-8-sig"),
+        },
+        ("y", "x"), (0, 1),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_other_layouts_lists_may_come_from_other_systems_too(name: str, tmp_path: Path) -> None:
+    files, classes, labels = ELSEWHERE[name]
+    for file, (text, encoding) in files.items():
+        (tmp_path / file).write_bytes(text.encode(encoding))
+    listing = list_videos(tmp_path, "train")
+    assert (listing.classes, listing.labels) == (classes, labels)
+    assert [place.partition(".")[0] for place in listing.places()] == ["a/0", "b/1"]
+    assert listing.problems == ()
+    assert ("labels from 1" in listing.split_rule) == (classes[0] in "1x" and "val" not in name)
+
+
 def test_labels_from_1_without_names_keep_their_numbers(tmp_path: Path) -> None:
     texts(tmp_path, {"train.csv": "0.mp4 1\n1.mp4 3\n", "val.csv": "2.mp4 2\n"})
     texts(tmp_path, {f"{i}.mp4": "a video" for i in range(3)})

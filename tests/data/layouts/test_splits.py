@@ -92,9 +92,35 @@ def test_names_that_only_count_are_split_file_by_file(tmp_path, names):
         assert (own.count("test"), own.count("val")) == (4, 2)
 
 
-def test_too_few_recordings_by_name_are_said(tmp_path):
-    put(tmp_path, [f"{c}/{g}_{p}.mp4" for c in "ab" for g in ("DAY", "NIGHT") for p in range(9)])
-    assert "files, as names show 2 recordings only" in list_videos(tmp_path, "test").split_rule
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ({"a": ["DAY_{p}", "NIGHT_{p}"], "b": ["DAY_{p}", "NIGHT_{p}"]}, "names show 2 only"),
+        ({"a": ["DAY_{p}", "NIGHT_{p}"], "b": ["x{p}"]}, "names show 2 only (DAY, NIGHT)"),
+        ({"a": ["v_a_g01_c{p}"], "b": ["v_b_g02_c{p}"]}, "names show 1 only (v__g01)"),
+        (
+            {"a": ["v_a_g1_c{p}", "v_a_g2_c{p}", "v_a_g3_c{p}"], "b": ["v_b_g4_c{p}"]},
+            "recordings, by their names (v__g1, ...); in b: files, as names show 1 only (v__g4)",
+        ),
+        (
+            {"a": ["anna/{p}", "bert/{p}", "carl/{p}"], "b": ["anna/{p}"], "c": ["carl/x{p}y"]},
+            "groups: folders; in b: files, as folders show 1 only (anna)",
+        ),
+        ({"a": ["IMG_{p}"], "b": ["IMG_{p}"]}, None),
+    ],
+)
+def test_recordings_that_fill_a_class_are_said(tmp_path, names, told):
+    put(
+        tmp_path,
+        [
+            f"{c}/{name.format(p=p)}.mp4"
+            for c, own in names.items()
+            for name in own
+            for p in range(9)
+        ],
+    )
+    rule = list_videos(tmp_path, "test").split_rule
+    assert told in rule if told else rule.endswith("groups: files")
 
 
 def test_groups_file_decides(tmp_path):
