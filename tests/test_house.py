@@ -20,9 +20,9 @@ HOUSE = {
     "ablations": {
         "__main__": "cli",
         "cli": "run repeat bench plan report engines store commands",
+        "bench": "run plan report engines progress store grid",
         "run": "plan engines progress store grid",
         "repeat": "engines store grid",
-        "bench": "run plan report engines progress store grid",
         "plan": "engines progress store grid",
         "engines": "store grid commands",
         "report": "store grid commands",

@@ -22,10 +22,6 @@ _FIELDS: dict[str, tuple[Field[Any], Any]] = {
 }
 SETTINGS = ("preset", "data", *_FIELDS)
 _WORDS = {"on": True, "yes": True, "off": False, "no": False}
-_DEFAULTS = {
-    kind: {field.name: field.default for field in fields(kind)}
-    for kind in (PosMLPConfig, TrainConfig)
-}
 _WANTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
