@@ -12,10 +12,11 @@ UV := $(shell command -v uv)
 INSTALL = $(if $(UV),uv pip install --quiet --python $(BIN)/python \
   $(if $(filter cpu,$(TORCH)),--torch-backend cpu) $(1) ||) $(PIP) $(1)
 
-.PHONY: help setup dev demo test check lab notebooks clean
+.PHONY: help setup dev try demo test check lab notebooks clean
 
 help:
-	@echo "make demo   train a small ablation on real video files and write runs/demo/report.html"
+	@echo "make try    show a small trained model a clip and its reversal; write runs/demo/try.html"
+	@echo "make demo   the same, then train a small ablation on real video files and write runs/demo/report.html"
 	@echo "make test   run the tests"
 	@echo "make lab    open JupyterLab on lesson 01"
 	@echo "make check  ruff and mypy"
@@ -43,7 +44,10 @@ dev: .venv/stamp-dev
 $(DEMO)/data/dataset.json: .venv/stamp
 	$(BIN)/posmlp data make moving-digits --test 560 $(DEMO)/data
 
-demo: $(DEMO)/data/dataset.json
+try: .venv/stamp
+	$(BIN)/posmlp try --out $(DEMO)/try.html
+
+demo: try $(DEMO)/data/dataset.json
 	$(BIN)/ablations run ablations/grids/demo.yaml --data $(DEMO)/data --out $(DEMO)/grid \
 	  --workers $(WORKERS) --device cpu
 	$(BIN)/ablations report $(DEMO)/grid --out $(DEMO)/report.html --look-inside

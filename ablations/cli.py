@@ -133,6 +133,11 @@ def _parser() -> argparse.ArgumentParser:
     repeat.add_argument("--threads", type=int, default=1, help="CPU threads")
     report.add_argument("--out", type=Path, help="the HTML file (default: FOLDER/report.html)")
     report.add_argument(
+        "--look-inside",
+        action="store_true",
+        help="also analyse the best run, as `python -m analysis all` does",
+    )
+    report.add_argument(
         "--margin", type=float, help="the largest difference that counts as none, in points"
     )
     report.add_argument(
@@ -268,6 +273,8 @@ def _report(options: argparse.Namespace) -> int:
 
     look = options.look_inside
     written = write_report(options.folder, options.out, options.margin, look_inside=look)
+    if look:
+        print(f"page of the best run: {written.with_name('analysis.html')}")
     print(f"report: {written}")
     return 0
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ablations.grid.deciding import Metric
 from ablations.store.store import Result
 from posmlp.train.stopping import Stopped
 
@@ -90,7 +91,7 @@ class _State:
         if result["status"] == "failed":
             reason = result["reason"].partition("\n")[0]
             return f"failed ({result['failure']}) after {took}: {reason}"
-        found = [f"{name} {metrics[name]:.3f}" for name in self.metrics if name in metrics]
+        found = [Metric(name).said(metrics[name]) for name in self.metrics if name in metrics]
         return ", ".join(["done", *found, took])
 
     def summary(self) -> str:
@@ -117,6 +118,10 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def of_workers(number: int) -> str:
+    return f"{number} worker" if number == 1 else f"{number} workers"
 
 
 @contextmanager

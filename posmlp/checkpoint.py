@@ -37,6 +37,7 @@ _SETTINGS = (argparse.Namespace, PosixPath, WindowsPath)
 """Objects that savers put beside the tensors, and that run no code when they are loaded."""
 _WRAPPED = re.compile(r"(^|\.)(module|_orig_mod)(?=\.)")
 """What DataParallel and torch.compile put into key names."""
+SHIPPED = Path(__file__).parent / "models"
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -153,11 +154,23 @@ def _end_of(name: str) -> str:
     return "create the model with the config that it has now, or save its state_dict by torch.save"
 
 
-def load(path: str | Path) -> PosMLPVideo:
-    """A model from a file that `save` wrote, in eval mode; halves are widened to float32.
+def shipped(name: str | Path) -> Path | None:
+    """The file of a model that comes with the package, such as `toy-ts`; None for other names.
 
-    Raises ValueError if the file is missing, is no safetensors file, or holds another model.
+    What is at a path of that name goes first.
     """
+    file = SHIPPED / f"{name}.safetensors"
+    return file if file.parent == SHIPPED and file.is_file() and not Path(name).exists() else None
+
+
+def load(path: str | Path) -> PosMLPVideo:
+    """A model in eval mode: a shipped one by name, or from a file that `save` wrote.
+
+    `path`: "toy-ts", or a file, or a folder of a run that trained one model. Halves are widened to
+    float32. Raises ValueError if there is no such file, or it is no safetensors file, or holds
+    another model.
+    """
+    path = shipped(path) or _only_model(Path(path))
     state, metadata = _read_safetensors(path)
     if "config" not in metadata:
         raise ValueError(
@@ -176,6 +189,12 @@ def load(path: str | Path) -> PosMLPVideo:
     return model.eval()
 
 
+def _only_model(path: Path) -> Path:
+    """The model file of a run of one model; any other path as it is."""
+    found = sorted(path.glob("model-*.safetensors")) if path.is_dir() else []
+    return found[0] if len(found) == 1 else path
+
+
 def _precision(state: StateDict) -> torch.dtype:
     """The type that holds all of a state's numbers, float32 or float64.
 
@@ -189,7 +208,11 @@ def _read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, st
     if Path(path).is_dir():
         raise ValueError(f"{path} is a folder; give a file, such as a run's model-*.safetensors")
     if not Path(path).is_file():
-        raise ValueError(f"no checkpoint at {path}; give the path of a .safetensors file")
+        names = ", ".join(sorted(each.stem for each in SHIPPED.glob("*.safetensors")))
+        raise ValueError(
+            f"no checkpoint at {path}; give the path of a .safetensors file, or the name of a "
+            f"shipped model: {names}"
+        )
     try:
         return read_tensors(path)
     except SafetensorError as error:

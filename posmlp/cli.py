@@ -1,4 +1,4 @@
-"""`posmlp train | eval | predict | features | data | convert | export | info`.
+"""`posmlp try | train | eval | predict | features | data | convert | export | info`.
 
 Nothing heavy is imported before it is needed.
 """
@@ -87,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    tried = command("try", _try)
+    tried.add_argument("--out", default="runs/try.html", help="the page; %(default)s by default")
+
     train = command("train", _train)
     train.add_argument("--config", default="toy", help="a preset, a recipe or a YAML file")
     train.add_argument("--data", default="moving-digits", help=DATA_HELP)
@@ -107,7 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("settings", nargs="*", metavar="key=value", help="e.g. gate=dense lr=1e-3")
 
     evaluate = command("eval", _eval)
-    evaluate.add_argument("run_folder", metavar="RUN", help="a run folder or a .safetensors file")
+    evaluate.add_argument(
+        "run_folder", metavar="RUN", help="a run folder, a .safetensors file, or toy-ts"
+    )
     evaluate.add_argument("--data", help="as for train; the run's own if left out")
     evaluate.add_argument("--device", help=DEVICE_HELP)
     evaluate.add_argument("--split", choices=("val", "test"), default="test")
@@ -120,7 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
 
     guess = command("predict", _predict)
-    guess.add_argument("run_folder", metavar="RUN", help="a run folder")
+    guess.add_argument(
+        "run_folder", metavar="RUN", help="a run folder, or toy-ts, the model that is shipped"
+    )
     guess.add_argument("videos", metavar="VIDEO", nargs="+", help="video files or frame folders")
     guess.add_argument("--seed", type=int, help="which of the run's models; its first if left out")
     guess.add_argument("--variant", help="which of the run's variants, where it has several")
@@ -158,6 +165,26 @@ def _parser() -> argparse.ArgumentParser:
     info = command("info", _info)
     info.add_argument("preset", metavar="PRESET", nargs="?", help="all presets if left out")
     return parser
+
+
+def _try(options: argparse.Namespace) -> None:
+    """Ask a shipped model about a clip and its reversal; write the page with its knob."""
+    if Path(options.out).suffix not in (".html", ".htm"):
+        raise ValueError(f"--out {options.out} must end in .html, as it is a page")
+    from posmlp.pictures.knob_page import try_shipped
+
+    found = try_shipped(options.out)
+    print(
+        f"{found.model}, a model of {found.num_parameters:,} parameters, watches a clip of "
+        f"{found.num_frames} frames, then the same frames backwards:"
+    )
+    for what, shares in (("clip", found.forward), ("backwards", found.backward)):
+        told = ", ".join(
+            f"{share:.1%} {name}" for share, name in zip(shares, found.classes, strict=True)
+        )
+        print(f"  {what:10} {told}")
+    print("Only its tables over time tell it the order. Open the page, and turn them round:")
+    print(f"page: {found.page}")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -239,13 +266,14 @@ def _longer(options: argparse.Namespace, seed: int, epochs: int) -> str:
 
 def _eval(options: argparse.Namespace) -> None:
     """Score a run's models on its test clips, or its val clips."""
+    from posmlp.checkpoint import shipped
     from posmlp.clip_scores import ClipScores, write_scores
     from posmlp.predict import tell_device
     from posmlp.train.fitting import usable_device
     from posmlp.train.run_folder import read_config
     from posmlp.train.scoring import logits_of
 
-    run = Path(options.run_folder)
+    run = shipped(options.run_folder) or Path(options.run_folder)
     if run.suffix == ".safetensors":
         paths, spec, train, classes = [run], options.data, TrainConfig(), None
     else:

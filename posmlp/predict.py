@@ -5,6 +5,7 @@ Shapes: T frames, S pixels a side, K classes.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Iterator
@@ -19,9 +20,11 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from torch import Tensor
 
-from posmlp.checkpoint import load
+from posmlp.checkpoint import load, shipped
+from posmlp.config import TrainConfig
 from posmlp.data.augment import normalise
 from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
 from posmlp.data.files.video import read_video
@@ -71,10 +74,13 @@ class TrainedModel:
 def open_run(run: str | Path, seed: int | None = None, variant: str | None = None) -> TrainedModel:
     """The run's model of that seed, by default its first, with its classes and clip rule.
 
+    `run`: a run folder, or the name of a shipped model, which has one seed and no variants.
     `variant`: where the run trained several (`fit`'s variants). The model is on the CPU, or on the
     device of the `opened_on` that this is called in. Raises ValueError if the folder
     holds no finished run, no such seed or variant, or several variants of which none is chosen.
     """
+    if file := shipped(run):
+        return _open_shipped(file, seed, variant)
     found = {member.seed: member for member in one_variant(run, variant)}
     seed = next(iter(found)) if seed is None else seed
     if seed not in found:
@@ -89,14 +95,28 @@ def open_run(run: str | Path, seed: int | None = None, variant: str | None = Non
             f"{path} tells {model.config.num_classes} classes apart, but config.json beside it "
             f"names {len(classes)}; put the files of one run together"
         )
-    rule = ClipRule(
+    return TrainedModel(model, classes, _rule(model, train), seed, member.variant)
+
+
+def _open_shipped(file: Path, seed: int | None, variant: str | None) -> TrainedModel:
+    """A shipped model, whose classes stand in its file; it was trained by the default rule."""
+    if seed or variant:
+        asked = f"seed={seed}" if seed else f"variant={variant!r}"
+        raise ValueError(f"{asked}, but {file.stem} is one shipped model, of seed 0; leave it out")
+    with safe_open(str(file), "pt") as opened:
+        classes = tuple(json.loads(opened.metadata()["classes"]))
+    model = load(file).to(_DEVICE.get())
+    return TrainedModel(model, classes, _rule(model, TrainConfig()), 0)
+
+
+def _rule(model: PosMLPVideo, train: TrainConfig) -> ClipRule:
+    return ClipRule(
         model.config.num_frames,
         model.config.side,
         cast(Sampling, train.sampling),
         train.sampling_rate,
         test_short_side=train.test_short_side,
     )
-    return TrainedModel(model, classes, rule, seed, member.variant)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from posmlp.checkpoint import load
 from posmlp.cli import main
 from posmlp.clip_scores import (
     FILES,
@@ -24,6 +27,7 @@ from posmlp.clip_scores import (
 from posmlp.config import TrainConfig
 from posmlp.data.files.video import VideoError, read_video
 from posmlp.pictures.annotate import annotate_video
+from posmlp.pictures.knob_page import clip_of, page_state
 from posmlp.predict import open_run, predict_parts, predict_video
 from posmlp.presets import resolve
 from posmlp.train.fitting import fit
@@ -64,6 +68,33 @@ def test_prediction_names_the_class_with_its_probability(run, write_clip, tmp_pa
         assert sum(p for _, p in top) == pytest.approx(1, abs=1e-5)
         assert (found.num_frames, found.decoder) == (30, "decord")
         assert len(found.indices) == 8  # two views see different frames
+
+
+def test_shipped_model_tells_a_clip_from_its_reversal_and_names_files(tmp_path, capsys):
+    """`posmlp try` and `posmlp predict toy-ts`; the page holds the weights that the model has."""
+    page = tmp_path / "try.html"
+    assert main(["try", "--out", str(page)]) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1] == f"page: {page}"
+    shares = [float(share) for share in re.findall(r"([\d.]+)% (?:right|left)", said)]
+    assert len(shares) == 4
+    assert min(shares[0], shares[3]) > 80
+    assert max(shares[1], shares[2]) < 20
+    state, model = page_state(page.read_text("utf-8")), load("toy-ts")
+    halves = np.frombuffer(base64.b64decode(state["weights"]), "<f2")
+    for name, place in state["tensors"].items():
+        if not name.startswith("initial."):
+            held = halves[place["start"] :][: model.state_dict()[name].numel()]
+            assert np.array_equal(held, model.state_dict()[name].numpy().ravel()), name
+    for k, frame in enumerate(clip_of(state, 0)):
+        Image.fromarray(frame.numpy()).save(tmp_path / f"{k}.png")
+    page.unlink()
+    assert main(["predict", "toy-ts", str(tmp_path)]) == 0
+    assert f"{shares[0]}%  right" in capsys.readouterr().out
+    assert main(["predict", "toy-ts", str(tmp_path), "--seed", "3"]) == 2
+    assert "seed=3, but toy-ts is one shipped model" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"no checkpoint at toy; .* a shipped model: toy-ts"):
+        load("toy")
 
 
 def test_views_are_averaged_in_logits(run, write_clip, tmp_path):

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from analysis.explorer.knob import SCRIPT
+from posmlp.checkpoint import SHIPPED
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("posmlp", "ablations", "analysis")
 NOT_INSTALLED = ("ablations/results/", "ablations/FINDINGS.md")  # what was found, to be read
@@ -46,10 +49,17 @@ def test_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     assert [name for name in tracked() if not (wheel / name).is_file()] == []
 
 
+def test_shipped_model_is_small_and_its_page_has_the_script_of_today() -> None:
+    files = list(SHIPPED.iterdir())
+    assert sum(path.stat().st_size for path in files) < 1_000_000
+    again = "python -m analysis knob toy-ts --no-weights --out posmlp/models/toy-ts.html"
+    assert SCRIPT.read_text("utf-8") in SHIPPED.joinpath("toy-ts.html").read_text("utf-8"), again
+
+
 USE = """
 import sys
 from pathlib import Path
-import ablations, analysis, matplotlib, posmlp
+import ablations, analysis, matplotlib, posmlp, posmlp.cli
 wheel, folder = Path(sys.argv[1]), Path(sys.argv[2])
 for package in (ablations, analysis, posmlp):
     assert Path(package.__file__).is_relative_to(wheel), package
@@ -71,6 +81,9 @@ clips = [GeneratedClips(MovingDigits(split, 14, num_frames=4, image_size=16))
 fit(create_model("toy", **small).config, TrainConfig(epochs=1, batch_size=14),
     tuple(clips), out=folder / "run", progress=False)
 assert "<h2" in write_page(folder / "run").read_text()
+
+assert posmlp.cli.main(["try", "--out", str(folder / "try.html")]) == 0
+assert posmlp.load("toy-ts").head.weight.dtype.itemsize == 4
 
 BiasExplorer(create_model("toy", **small)).save(folder / "explorer.html")
 assert "canvas" in (folder / "explorer.html").read_text()

@@ -22,6 +22,8 @@ _SHARES = ("top1", "top5", "within_pair")
 _SCORES = (*_SHARES, "loss")
 _COSTS = ("params", "seconds", "train_seconds", "peak_memory_mb")
 COLUMNS = (*(f"{split}_{s}" for split in ("test", "val") for s in _SCORES), "train_loss", *_COSTS)
+_CLIPS = {"test": "test clips", "val": "validation clips", "train": "training clips"}
+_WORDS = {"top1": "top-1", "top5": "top-5", "within_pair": "within pairs"}
 DIRECTIONS = ("higher", "lower")
 
 
@@ -40,6 +42,18 @@ class Metric(NamedTuple):
     def is_share(self) -> bool:
         """Whether it is stored as a share, and spoken of in percent and points."""
         return self.name.partition("_")[2] in _SHARES
+
+    @property
+    def words(self) -> str:
+        """What a person calls it: `top-1 on test clips`."""
+        split, _, score = self.name.partition("_")
+        if split not in _CLIPS or not score:
+            return self.name.replace("_", " ")
+        return f"{_WORDS.get(score, score.replace('_', ' '))} on {_CLIPS[split]}"
+
+    def said(self, value: float) -> str:
+        """Its words with a value: a share in percent."""
+        return f"{self.words} {value:.1%}" if self.is_share else f"{self.words} {value:.3f}"
 
     @property
     def points(self) -> float:

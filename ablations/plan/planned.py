@@ -15,7 +15,7 @@ from ablations.grid.grid import Cell, Grid, read_grid
 from ablations.grid.settings import shown_value
 from ablations.plan.prediction import PROBE_S, Prediction, fitted, predict
 from ablations.plan.rounds import current, design, sd, seeds_of, with_chosen
-from ablations.progress import duration
+from ablations.progress import duration, of_workers
 from ablations.store.store import Store
 from analysis.results.sequential import expected_seeds
 from analysis.results.statistics import detectable_effect
@@ -148,7 +148,7 @@ class Plan:
         within = self.grid.options.equal_within
         unit = " points" * metric.is_share
         words = ["better", "worse", *([f"equal within {within:g}{unit}"] if within else [])]
-        said = f"looks at {looks}; a variant stops when its {metric.name} is {' or '.join(words)}"
+        said = f"looks at {looks}; a variant stops when its {metric.words} is {' or '.join(words)}"
         if not self.sd:
             return f"{said}; at most {made.looks[-1]}, as no spread over seeds is stored yet"
         true = [times * self.sd for times in (0, 1, 2, 3)]
@@ -182,7 +182,7 @@ class Plan:
             return UNKNOWN
         share = max(self.seconds / self.workers, self.seconds / self.num_todo)
         about = "at most about" if self.grid.options.until else "about"
-        return f"{about} {duration(share)} on {self.workers} worker(s), by {self._sources()}"
+        return f"{about} {duration(share)} on {of_workers(self.workers)}, by {self._sources()}"
 
     def _memory(self) -> str:
         if self.memory_mb is None:

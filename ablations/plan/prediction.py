@@ -11,7 +11,7 @@ from ablations.engines.population import kind_of
 from ablations.grid.costs import costs
 from ablations.grid.grid import Cell, Grid
 from ablations.plan.probe import probe
-from ablations.progress import duration
+from ablations.progress import duration, of_workers
 from ablations.store.files import write_json
 from ablations.store.store import Result, Store
 from posmlp.data.user_cache import CACHE_GIB
@@ -122,8 +122,8 @@ def fitted(
     first = "tuning and " * bool(grid.trials) + "the first seed of every cell"
     grid.file.fail(
         ("budget",),
-        f"{first} takes about {duration(needed_s)} on {at_once} worker(s), "
-        f"more than the budget of {duration(budget_s)}; allow that, or take cells out.",
+        f"{first} takes about {duration(needed_s)} on {of_workers(at_once)}, more "
+        f"than the budget of {duration(budget_s)}; allow that, or take cells out.",
     )
 
 

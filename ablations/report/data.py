@@ -35,8 +35,8 @@ _HOW_MADE = (
 )
 MOST_SHOWN = 40
 """Variants, beside the baseline, up to which a page shows all that it compares."""
-SAME_COST = 0.01
-"""Costs that differ by no more than this share count as equal."""
+SAME_COST = 0.05
+"""Costs that differ by less than this share count as equal."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Study:
     def cost_ratios(self, label: str) -> dict[str, float]:
         """How many times the baseline's cost a variant has, of the costs that differ."""
         ratios = self._cost_ratios.get(label, {})
-        return {name: ratio for name, ratio in ratios.items() if abs(ratio - 1) > SAME_COST}
+        return {name: ratio for name, ratio in ratios.items() if abs(ratio - 1) >= SAME_COST}
 
     @cached_property
     def _cost_ratios(self) -> dict[str, dict[str, float]]:
@@ -311,6 +311,24 @@ class Study:
         means = 100 * table.dropna(subset=[by]).pivot_table(score, "label", by, sort=False)
         return means.reindex([label for label in self.labels.values() if label in means.index])
 
+    def confusion(self, label: str) -> pd.DataFrame:
+        """In percent of the row's class: how often its clips are taken for the column's.
+
+        Over all seeds of classes.csv; empty where that tells no answers, or lacks a class.
+        """
+        table = self._by_class[self._by_class["label"] == label]
+        if "answers" not in table or table["answers"].isna().any() or table.empty:
+            return pd.DataFrame()
+        counts = pd.DataFrame(
+            [[int(count) for count in each.split()] for each in table["answers"]],
+            index=table["class"],
+        )
+        counts = counts.groupby(level=0, sort=False).sum()
+        if counts.shape[0] != counts.shape[1]:
+            return pd.DataFrame()
+        counts.columns = counts.index
+        return 100 * counts.div(counts.sum(axis=1), axis=0)
+
     @cached_property
     def made(self) -> list[Result]:
         """How each run and trial that ended was made; parts that are equal are kept once."""
@@ -375,6 +393,19 @@ class Study:
             path = self.store.run_folder(cell_id, seed) / f"model-seed{seed}.safetensors"
             if path.is_file():
                 return path
+        return None
+
+    def best_run(self) -> tuple[str, int, Path] | None:
+        """Label, seed and folder of the finished run with the best score whose model is kept."""
+        if not self.metrics:
+            return None
+        metric = self.metrics[0]
+        runs = self.done.dropna(subset=[metric.column])
+        order = (metric.sign * runs[metric.column]).sort_values(ascending=False, kind="stable")
+        for row in runs.loc[order.index].to_dict("records"):
+            folder = self.store.run_folder(row["id"], row["seed"])
+            if (folder / f"model-seed{row['seed']}.safetensors").is_file():
+                return row["label"], row["seed"], folder
         return None
 
     def _finished(self, labels: Collection[str]) -> list[tuple[str, str, int]]:

@@ -80,12 +80,12 @@ def differences(study: Study, metric: Metric, table: pd.DataFrame | None) -> Ite
         title=title,
     )
     caption = (
-        f"{'Points of percent, p' if metric.is_share else 'P'}aired by seed. A bar that crosses 0 "
-        "leaves the sign open. Colours are verdicts after correction for all comparisons"
+        f"{'Points of percent, p' if metric.is_share else 'P'}aired by seed. A thin bar that "
+        "crosses 0 leaves the sign open. Colours are verdicts after correction for all comparisons"
     )
     caption += "; shaded: differences that count as none." if study.margin_of(metric) else "."
     key = f" Labels: {label_key(study)}." if len(study.axes) > 1 else ""
-    yield drawn(f"difference-{metric.short}", title, axes, caption + key + of_how_many(study))
+    yield drawn(f"difference-{metric.slug}", title, axes, caption + key + of_how_many(study))
 
 
 def accuracies(study: Study, metric: Metric) -> Iterator[Drawn]:
@@ -93,7 +93,7 @@ def accuracies(study: Study, metric: Metric) -> Iterator[Drawn]:
     runs = _named(study, metric)
     order = "does-it-see-the-order-of-frames"
     named = f"{metric.name}{metric.percent}"
-    if metric.short == "within-pair":
+    if metric.is_within_pair:
         axes = draw_accuracy(
             runs, metric=named, chance=CHANCE_WITHIN_PAIR, bounds=SHARE,
             title="Does it see the order of frames?",
@@ -104,7 +104,7 @@ def accuracies(study: Study, metric: Metric) -> Iterator[Drawn]:
         )
         yield drawn(order, "Does it see the order of frames?", axes, caption + of_how_many(study))
         return
-    title = f"{metric.name.capitalize()}, held-out clips"
+    title = metric.name.capitalize()
     axes = draw_accuracy(runs, metric=named, bounds=SHARE if metric.is_share else None, title=title)
     name = "accuracy" if metric.short == "top-1" else metric.column
     yield drawn(name, title, axes, of_how_many(study).strip())
@@ -121,7 +121,7 @@ def learning_curves(study: Study, histories: pd.DataFrame, metric: Metric) -> It
     )
     clips = axes.get_ylabel().replace(metric.column.removeprefix("test_"), "")
     axes.set_ylabel(f"{metric.name}{metric.percent}: {clips.replace('_', '')}")
-    yield drawn(f"learning-curves-{metric.short}", title, axes, _others(study, chosen).strip())
+    yield drawn(f"learning-curves-{metric.slug}", title, axes, _others(study, chosen).strip())
 
 
 def costs(study: Study, metric: Metric) -> Iterator[Drawn]:

@@ -13,7 +13,13 @@ from ablations.grid.settings import shown_value
 BETWEEN = " · "
 MINUS = "−"
 _SPLITS = {"test": "", "val": "validation ", "train": "training "}
-_SCORES = {"top1": "top-1", "top5": "top-5", "within_pair": "within-pair", "loss": "loss"}
+_MEANINGS = {
+    "_within_pair": "Within pairs: the share of clips whose class scores higher than the class of "
+    "the same clip played backwards; guessing has 50%.",
+    "_top1": "Top-1: the share of clips whose class scores highest.",
+    "_top5": "Top-5: the share of clips whose class is among the five that score highest.",
+}
+_SCORES = {"top1": "top-1", "top5": "top-5", "within_pair": "within pairs", "loss": "loss"}
 
 
 def varying_axes(plan: Mapping[str, Any]) -> list[str]:
@@ -98,7 +104,22 @@ class Metric:
 
     @property
     def name(self) -> str:
-        return f"{self.short} accuracy" if self.is_share else self.short
+        """What a sentence says: `top-1 on test clips`."""
+        return self.of.words
+
+    @property
+    def meaning(self) -> str:
+        """What a reader should know who meets it for the first time; empty for metrics unknown."""
+        return next((words for end, words in _MEANINGS.items() if self.column.endswith(end)), "")
+
+    @property
+    def is_within_pair(self) -> bool:
+        return self.column.endswith("within_pair")
+
+    @property
+    def slug(self) -> str:
+        """What file names hold."""
+        return self.short.replace(" ", "-")
 
     @property
     def points(self) -> str:
@@ -119,7 +140,7 @@ class Metric:
         return self.value(value) + "%" * self.is_share
 
     def said(self, value: float) -> str:
-        """A value with what it is of: `75.0% top-1 accuracy`, `loss 1.2`."""
+        """A value with what it is of: `75.0% top-1 on test clips`, `loss on test clips 1.2`."""
         both = (self.full(value), self.name) if self.is_share else (self.name, self.full(value))
         return " ".join(both)
 

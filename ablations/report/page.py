@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from ablations.report import bias, figures, prediction, tables, words
+from ablations.report import bias, dots, figures, prediction, tables, words
 from ablations.report.data import MOST_SHOWN, Study
 from ablations.report.figures import Drawn
 from ablations.report.labels import Metric
-from ablations.report.provenance import grid_text, is_dirty, provenance, reproduce
+from ablations.report.provenance import grid_text, is_dirty, links, provenance, reproduce
 from ablations.report.tuning import Tuning, tuning
 from ablations.report.words import Finding
+from analysis.page.page import write_page
 from posmlp.checkpoint import write_atomically
 from posmlp.clip_scores import link
 
@@ -79,15 +81,14 @@ def write_report(
     Beside it table.md and rows.csv (a row a run). Unless that is a published folder, also
     table.csv, .parquet and .tex, and the figures as PNG files in figures/. `margin`: what
     counts as no difference, either way, in place of the grid's `equal_within`. `look_inside`: also
-    write analysis.html beside it, the page of the baseline's first kept model, and link it. Raises
-    ValueError if nothing has ended there, the margin is not above 0, or there is no model to look
-    inside.
+    write analysis.html beside it, the page of the best run, and link it. Raises ValueError if
+    nothing has ended there, the margin is not above 0, or there is no model to look inside.
     """
     if margin is not None and not margin > 0:
         raise ValueError(f"margin={margin} must be above 0 points, for example 2")
     study = Study.open(root, margin)
     out = Path(out) if out else study.store.root / "report.html"
-    inside = _look_inside(study, out.parent) if look_inside else ""
+    inside = _look_inside(study, out.parent) if look_inside else ("", "")
     shown = study.shown()
     histories = shown.histories(set(shown.labels.values()))
     compared = [_compared(shown, metric, histories) for metric in study.metrics]
@@ -110,17 +111,16 @@ def write_report(
     return out
 
 
-def _look_inside(study: Study, folder: Path) -> str:
-    """Write the analysis of the baseline's first kept model; its file name, beside the report."""
-    from analysis.page.page import write_page
-
-    path = study.model_path(study.baseline)
-    if path is None:
+def _look_inside(study: Study, folder: Path) -> tuple[str, str]:
+    """Write the analysis of the run with the best score; its name, and the file's, beside us."""
+    best = study.best_run()
+    if best is None:
         raise ValueError(
-            f"{study.store.root} keeps no model of {study.baseline} to look inside; run the grid "
-            "there, or leave --look-inside out"
+            f"{study.store.root} keeps no trained model to look inside; run the grid there, or "
+            "leave --look-inside out"
         )
-    return write_page(path.parent, folder / "analysis.html").name
+    label, seed, run = best
+    return f"{label}, seed {seed}", write_page(run, folder / "analysis.html").name
 
 
 def _compared(study: Study, metric: Metric, histories: pd.DataFrame) -> Compared:
@@ -162,6 +162,13 @@ def _effects(study: Study) -> Effects:
     )
 
 
+def _confusions(study: Study) -> dict[str, pd.DataFrame]:
+    """What is taken for what by the baseline and by the best variant, where it was scored."""
+    labels = bias.chosen(study, study.metrics[0]) if study.metrics else []
+    found = {label: study.confusion(label) for label in labels}
+    return {label: table for label, table in found.items() if not table.empty}
+
+
 def _bias(study: Study) -> list[Drawn]:
     """The baseline's maps, whose files have plain names, then the best variant's."""
     if not study.metrics:
@@ -182,7 +189,7 @@ def _page(
     effects: Effects,
     maps: list[Drawn],
     tuned: Tuning | None,
-    inside: str,
+    inside: tuple[str, str],
     folder: Path,
 ) -> str:
     """The page of the variants that are shown; `text`: the table of all."""
@@ -201,6 +208,7 @@ def _page(
     main, whole = study.metrics[0] if study.metrics else None, study.whole or study
     comparison = whole.comparison(main) if main else None
     outcomes = prediction.outcomes(whole)
+    states = Counter(outcome.state for outcome in outcomes)
     values: dict[str, Any] = {
         "study": study,
         "num_variants": len(whole.labels),
@@ -212,6 +220,12 @@ def _page(
         "named": prediction.named(study, compared[0].findings if compared else []),
         "outcomes": outcomes[:MOST_SHOWN],
         "num_outcomes": len(outcomes),
+        "expected": words.expected(states),
+        "dots": dots.dot_plot(study, main, study.comparison(main)) if main else "",
+        "far_seeds": words.far_seeds(study, main)[:MOST_SENTENCES] if main else [],
+        "links": links(study, folder),
+        "inside": inside,
+        "confusions": _confusions(study),
         "how_to_read": words.how_to_read(whole, comparison),
         "matching": words.matching(whole),
         "label_key": words.label_key(study),
@@ -219,7 +233,6 @@ def _page(
         "effects": effects,
         "most_sentences": MOST_SENTENCES,
         "bias": maps,
-        "inside": inside,
         "tuning": tuned,
         "scored": [
             (name, [(path.name, link(path, folder)) for path in files])

@@ -31,7 +31,7 @@ def named(study: Study, found: list[Finding]) -> list[str]:
 
 
 class Outcome(NamedTuple):
-    """What became of one expectation at one variant."""
+    """What became of one expectation at one variant; `state`: held, failed or open."""
 
     expected: str
     label: str
@@ -40,13 +40,13 @@ class Outcome(NamedTuple):
 
 
 def outcomes(study: Study) -> list[Outcome]:
-    """Each expectation of the grid file at each variant that it covers: held, or not, or open."""
+    """Each expectation of the grid file at each variant that it covers: held, failed or open."""
     tables = {metric.column: (metric, study.comparison(metric)) for metric in study.metrics}
     found = []
     for expectation in study.expectations:
         metric, table = tables.get(expectation.metric, (None, None))
         verdicts = {} if table is None else dict(zip(table["label"], table["verdict"], strict=True))
-        of = f" in {metric.name}" if metric else ""
+        of = f" ({metric.name})" if metric else ""
         for cell in study.plan["cells"]:
             label = study.labels[cell["id"]]
             if label != study.baseline and expectation.covers(cell["axes"]):
@@ -60,4 +60,4 @@ def _state(expected: str, verdict: str) -> str:
     kind, is_small = verdict_kind(verdict), "but by less" in verdict
     if kind == "cannot tell":
         return "open"
-    return "held" if kind == expected or (expected == "equal" and is_small) else "did not hold"
+    return "held" if kind == expected or (expected == "equal" and is_small) else "failed"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from ablations.report.data import Study
 from ablations.store.files import in_checkout
@@ -41,6 +44,41 @@ def provenance(study: Study) -> Iterator[tuple[str, str]]:
         found = {str(result[key]) for result in results if result.get(key)}
         if found:
             yield words, " | ".join(sorted(found))
+
+
+class Linked(NamedTuple):
+    """A finished run; paths as seen from the report's folder, empty where there is nothing."""
+
+    seed: int
+    score: str
+    folder: str
+    page: str
+
+
+def links(study: Study, folder: Path) -> dict[str, list[Linked]]:
+    """The finished runs of each variant, with their folders and analysis pages."""
+    if not study.metrics:
+        return {}
+    metric, found = study.metrics[0], {}
+    for label, runs in study.done.groupby("label", sort=False):
+        found[str(label)] = [
+            Linked(
+                row["seed"],
+                metric.full(row[metric.column]),
+                *_paths(study.store.run_folder(row["id"], row["seed"]), folder),
+            )
+            for row in runs.sort_values("seed").to_dict("records")
+        ]
+    return found
+
+
+def _paths(run: Path, folder: Path) -> tuple[str, str]:
+    """Of a run folder and its page, relative to where the report stands."""
+    page = run / "analysis.html"
+    return (
+        f"{quote(os.path.relpath(run, folder))}/" if run.is_dir() else "",
+        quote(os.path.relpath(page, folder)) if page.is_file() else "",
+    )
 
 
 def _values(records: list[dict[str, Any]], key: str) -> str:

@@ -122,6 +122,8 @@ def _difference(row: dict[str, Any], metric: Metric) -> str:
     if mean != mean:
         return NOTHING
     spread = f" [{metric.change(low)}, {metric.change(high)}]" if low == low else ""
+    if not spread and f"{metric.column}_difference_look" in row:
+        spread = " [not yet]"
     return metric.change(mean) + spread
 
 

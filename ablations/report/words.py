@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from ablations.report.data import Study
 from ablations.report.labels import BETWEEN, Metric
 from analysis.results.draw_comparison import verdict_kind
-from analysis.results.paired import SIGNIFICANCE
+from analysis.results.paired import SIGNIFICANCE, far_value
 
 KINDS = ("better", "worse", "equal", "cannot tell")
 MOST_PAIRS = 3
+MOST_NAMED = 3  # variants that the headline names of each kind of verdict
 COST_NAMES = {"params": "parameters", "gmacs": "multiply-adds"}
 
 
@@ -47,7 +49,7 @@ def progress(study: Study) -> str:
 
 
 def headline(study: Study, metric: Metric, table: pd.DataFrame | None) -> str:
-    """The answer in a sentence: how many variants differ from the baseline, and how."""
+    """The answer with its numbers: a sentence on the baseline, and one a kind of verdict."""
     if table is None:
         return (
             f"The baseline, {study.baseline}, has no finished run, so nothing can be compared "
@@ -62,18 +64,60 @@ def headline(study: Study, metric: Metric, table: pd.DataFrame | None) -> str:
     if counts["cannot tell"] == len(table):
         which = "it" if len(table) == 1 else f"any of the {len(table)} variants"
         return f"These runs cannot tell {which} from {base}."
-    words = {
-        "better": "better",
-        "worse": "worse",
-        "equal": f"equal within {_margin(study, metric)}",
-    }
-    parts = [
-        f"{counts[kind]} {'is' if counts[kind] == 1 else 'are'} {word}"
-        for kind, word in words.items()
-        if counts[kind]
+    said = [f"The baseline, {study.baseline}, has {metric.said(mean)}."]
+    said += [_of_kind(study, metric, table, kind) for kind in KINDS if counts[kind]]
+    return " ".join(said)
+
+
+def _of_kind(study: Study, metric: Metric, table: pd.DataFrame, kind: str) -> str:
+    """The variants of one kind of verdict with their differences, the largest first."""
+    rows = table[table["verdict"].map(verdict_kind) == kind]
+    rows = rows.loc[rows["difference"].abs().sort_values(ascending=False, kind="stable").index]
+    named = [
+        f"{row['label']} ({metric.change(row['difference'])}{metric.points})"
+        if row["n"]
+        else row["label"]
+        for row in rows.head(MOST_NAMED).to_dict("records")
     ]
-    parts += [f"for {counts['cannot tell']} these runs cannot tell"] * (counts["cannot tell"] > 0)
-    return f"Of {_count(len(table), 'variant')} compared with {base}: {_listed(parts)}."
+    if len(rows) > MOST_NAMED:
+        named.append(f"{len(rows) - MOST_NAMED} more")
+    if kind == "cannot tell":
+        return f"These runs cannot tell {_listed(named)} from it."
+    word = f"equal within {_margin(study, metric)}" if kind == "equal" else kind
+    return f"{_listed(named)} {'is' if len(rows) == 1 else 'are'} {word}."
+
+
+def far_seeds(study: Study, metric: Metric) -> list[str]:
+    """A sentence on each variant one of whose seeds lies far from its others."""
+    found = []
+    for label in study.labels.values():
+        runs = study.done[study.done["label"] == label].dropna(subset=[metric.column])
+        values = runs[metric.column].to_numpy(float)
+        place = far_value(values)
+        if place is None:
+            continue
+        others = np.delete(values, place)
+        if abs(values[place] - others.mean()) < (study.margin_of(metric) or 0):
+            continue
+        low, high = (metric.value(end) for end in (others.min(), others.max()))
+        found.append(
+            f"Seed {runs['seed'].iloc[place]} of {label} has {metric.full(values[place])}, far "
+            f"from its other {len(others)} seeds ({low} to {high}). Look at its curve before you "
+            "trust the mean."
+        )
+    return found
+
+
+def expected(states: Counter[str]) -> str:
+    """How many expectations held, failed or are open, in a sentence; empty where there are none."""
+    words = {
+        "held": "held",
+        "failed": "failed",
+        "open": "is still open" if states["open"] == 1 else "are still open",
+    }
+    parts = [f"{states[state]} {word}" for state, word in words.items() if states[state]]
+    number = _count(sum(states.values()), "expectation")
+    return f"Of {number}: {_listed(parts)}." if parts else ""
 
 
 def highest(study: Study, metric: Metric, table: pd.DataFrame | None) -> str:
@@ -115,13 +159,17 @@ def together(study: Study, table: pd.DataFrame) -> str:
     more = ", ..." * (len(told) > MOST_PAIRS)
     parts = []
     if len(told):
-        parts.append(f"{_give(len(told))} more or less than the sum of each alone ({shown}{more})")
+        gives = _give(len(told), len(pairs))
+        parts.append(f"{gives} more or less than the sum of each alone ({shown}{more})")
     if counts["equal"]:
         within = _margin(study, metric)
-        parts.append(f"{_give(counts['equal'])} the sum of each alone within {within}")
-    if counts["cannot tell"]:
+        parts.append(f"{_give(counts['equal'], len(pairs))} the sum of each alone within {within}")
+    if parts and counts["cannot tell"]:
         parts.append(f"for {counts['cannot tell']} these runs cannot tell")
-    return f"Of {_count(len(pairs), 'pair')} of settings, {_listed(parts)}." if parts else ""
+    if not parts:
+        return ""
+    of = "The pair of settings" if len(pairs) == 1 else f"Of {len(pairs)} pairs of settings,"
+    return f"{of} {_listed(parts)}."
 
 
 def findings(study: Study, metric: Metric, table: pd.DataFrame | None) -> list[Finding]:
@@ -159,6 +207,8 @@ def _numbers(metric: Metric, row: dict[str, Any]) -> str:
         spread += f", of which seeds give ±{seeds} or more, the choice of clips ±{clips} or less"
     if "look" in row:
         stopped = "stopped" if verdict_kind(row["verdict"]) != "cannot tell" else "last"
+        if row["low"] != row["low"]:
+            return f"{difference} (no interval yet; last at the look of {row['look']} seeds)"
         return f"{difference} (repeated {spread}; {stopped} at the look of {row['look']} seeds)"
     return f"{difference} ({spread}; {row['n']} seeds; {_chance(row['p_holm'])})"
 
@@ -201,18 +251,18 @@ def _fixed(study: Study, table: pd.DataFrame) -> str:
     seeds = sorted(set(table["n"]))
     shown = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     return (
-        f"Here {shown} seeds are shared. Runs differ by luck, so a "
-        "difference counts as real (better, worse) only if luck alone would give one so clear in "
-        "fewer than 5% of studies such as this one; with "
-        f"{_count(tested, 'comparison')} the bar is raised so that this holds for all of them "
-        "together (paired t-test, Holm's correction; p is how often luck alone would do it, after "
-        f"the correction). {_equality(study)}Everything else is 'cannot tell', with the number of "
-        "seeds that would "
-        "probably settle it (80%) if the difference seen is the true one. That is a guide for a "
-        "new study: adding seeds to this one and testing again would find differences that are not "
-        "there; 'seeds: {from, to, until: verdict}' is the grid that may. A 95% interval is the "
-        "range of true differences that these runs leave plausible, each by itself; over few seeds "
-        "it is wide, and one of an accuracy may reach beyond 100%."
+        f"Here {shown} seeds are shared. Runs differ by luck. A difference counts as real (better, "
+        "worse) only if luck alone would give one so clear in fewer than 5% of such studies. With "
+        f"{_count(tested, 'comparison')} the bar is raised, so that this holds for all of them "
+        "together. The test is a paired t-test with Holm's correction; p is how often luck alone "
+        f"would do it, after the correction. {_equality(study)}Everything else is 'cannot tell'. "
+        "Beside it stands the number of seeds that would probably settle it (80%), if the "
+        "difference seen is the true one. That is a guide for a new study. Seeds added to this "
+        "one, and tested again, would find differences that are not there; a grid with 'seeds: "
+        "{from, to, until: verdict}' may add them. A 95% interval is the range of true differences "
+        "that these runs leave plausible. Over few seeds it is wide, and one of a share may reach "
+        "beyond 100%. In figures the thick bar is that of one comparison. The thin bar is as wide "
+        "as the correction asks: it leaves out 0 only where a difference counts as real."
     )
 
 
@@ -223,15 +273,16 @@ def _looks(study: Study) -> str:
     *before, last = map(str, design.looks)
     at = f"{', '.join(before)} and {last}" if before else last
     return (
-        f"The looks were fixed beforehand, at {at} seeds, and a comparison stops at the first that "
-        "decides it. Luck alone would give any false verdict, at any look, in fewer than 5% of "
-        f"studies such as this one, all {_count(design.num_comparisons, 'comparison')} of a metric "
-        "together (alpha spending of the O'Brien-Fleming type on paired t-tests, Bonferroni's "
-        f"correction). {_equality(study)}The repeated 95% interval holds at every look and for all "
-        "comparisons together, so it is wider than one of a single test, and very wide at the "
-        "first looks. 'Cannot tell' says how many more seeds might decide, if the difference seen "
-        f"is the true one. More than {last} are another study, with seeds of its own. The first "
-        "metric alone decides when a comparison stops."
+        f"The looks were fixed beforehand, at {at} seeds. A comparison stops at the first look "
+        "that decides it. Luck alone would give any false verdict, at any look, in fewer than 5% "
+        f"of such studies, for all {_count(design.num_comparisons, 'comparison')} of a metric "
+        "together. The method is alpha spending of the O'Brien-Fleming type on paired t-tests, "
+        f"with Bonferroni's correction. {_equality(study)}The repeated 95% interval holds at every "
+        "look and for all comparisons together, so it is wider than one of a single test. At a "
+        "look so early that it bounds nothing, it is left out ('not yet'). 'Cannot tell' says how "
+        "many more seeds might decide, if the difference seen is the true one. More than "
+        f"{last} are another study, with seeds of its own. The first metric alone decides when a "
+        "comparison stops."
     )
 
 
@@ -300,8 +351,9 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _give(number: int) -> str:
-    return f"{number} gives" if number == 1 else f"{number} give"
+def _give(number: int, of: int) -> str:
+    verb = "gives" if number == 1 else "give"
+    return verb if of == 1 else f"{number} {verb}"
 
 
 def _listed(parts: list[str]) -> str:

@@ -31,6 +31,7 @@ from posmlp.data.augment import MEAN, STD, normalise
 from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips, HeldClips
 from posmlp.model import PosMLPVideo
+from posmlp.pictures.knob_page import OWN
 from posmlp.predict import open_run
 from posmlp.train.population import seeded_model
 
@@ -50,10 +51,14 @@ class Shown(NamedTuple):
     chosen: list[int]
 
 
-def write_knob(source: str | Path, out: str | Path, seed: int | None = None) -> Path:
+def write_knob(
+    source: str | Path, out: str | Path, seed: int | None = None, *, weights: bool = True
+) -> Path:
     """Write the page of a run's or a file's model, or, to a .png, the animated picture of it.
 
-    `source`: a run folder, or a model file of 14 classes, which is shown generated moving digits.
+    `source`: a run folder, or a model file of 14 classes (or the name of a shipped one), which is
+    shown generated moving digits. `weights`: False leaves out those that the model's file holds,
+    as in the page from which `posmlp try` makes its own.
     Returns the path. Raises ValueError for models that the page cannot run, for clips without
     reversed classes, and if the page would pass a megabyte.
     """
@@ -63,7 +68,7 @@ def write_knob(source: str | Path, out: str | Path, seed: int | None = None) -> 
     shown = _opened(Path(source), seed)
     if out.suffix in PICTURES:
         return write_animation(swing_pictures(shown), out, 6.0)
-    page = knob_page(shown).encode()
+    page = knob_page(shown, weights=weights).encode()
     if len(page) > MOST_BYTES:
         raise ValueError(
             f"the page would have {len(page):,} bytes, more than {MOST_BYTES:,}; give a model with "
@@ -149,9 +154,9 @@ def clips_shown(model: PosMLPVideo, held: HeldClips, count: int = NUM_SHOWN) -> 
     return sorted(surest, key=lambda i: int(held.labels[i]))
 
 
-def knob_page(shown: Shown) -> str:
+def knob_page(shown: Shown, *, weights: bool = True) -> str:
     """The page as HTML that fetches nothing: knob.js, float16 weights and clips."""
-    state = {**knob_state(shown), "words": _words(shown)}
+    state = {**knob_state(shown, weights=weights), "words": _words(shown)}
     return page_of("Turn the arrow of time", state, SCRIPT)
 
 
@@ -169,7 +174,7 @@ def _words(shown: Shown) -> list[str]:
     ]
 
 
-def knob_state(shown: Shown) -> dict[str, Any]:
+def knob_state(shown: Shown, *, weights: bool = True) -> dict[str, Any]:
     """What knob.js reads, as values for JSON."""
     model, initial, held, chosen = shown
     config = model.config
@@ -177,12 +182,13 @@ def knob_state(shown: Shown) -> dict[str, Any]:
     arrays = {name: x for name, x in model.state_dict().items() if x.is_floating_point()}
     first = initial.state_dict()
     tables = [f"{name}.positions.table" for name in _gate_names(model)]
-    arrays |= {f"initial.{name}": first[name] for name in tables}
+    arrays |= {f"{OWN}{name}": first[name] for name in tables}
     tensors, start, halves = {}, 0, []
     for name, x in arrays.items():
         tensors[name] = {"start": start, "shape": list(x.shape)}
         start += x.numel()
-        halves.append(x.detach().cpu().half().numpy().astype("<f2").ravel())
+        if weights or name.startswith(OWN):
+            halves.append(x.detach().cpu().half().numpy().astype("<f2").ravel())
     sizes = config.stage_sizes(*config.size)
     return {
         "config": {

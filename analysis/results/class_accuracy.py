@@ -29,10 +29,11 @@ def class_accuracy(
 ) -> pd.DataFrame:
     """Scores of one model of a run on each class of its test clips, in the classes' order.
 
-    Columns: class, num_clips, num_predicted (clips of any class that are taken for it), top1 (share
-    of the class's clips whose own class scores highest); where classes have time reversals also
-    pair and within_pair (share whose own class outscores that of its reversal; .5 for a model blind
-    to order). `seed`: by default the run's first; `variant`: where the run has several. Raises
+    Columns: class, num_clips, num_predicted (clips of any class that are taken for it), answers
+    (how many of its clips are taken for each class, in the order of all classes), top1 (share of
+    the class's clips whose own class scores highest); where classes have time reversals also pair
+    and within_pair (share whose own class outscores that of its reversal; .5 for a model blind to
+    order). `seed`: by default the run's first; `variant`: where the run has several. Raises
     ValueError if the folder holds no finished run, or its clips cannot be had any more.
     """
     trained, stored = open_run(run, seed, variant), read_config(run)
@@ -50,8 +51,10 @@ def class_accuracy(
         if not own.any():
             continue
         found = metrics(logits[own], clips.labels[own], clips.reverse_of)
+        counts = logits[own].argmax(-1).bincount(minlength=len(clips.classes))
         row = {"class": name, "num_clips": int(own.sum())}
         row["num_predicted"] = int((logits.argmax(-1) == number).sum())
+        row["answers"] = " ".join(map(str, counts.tolist()))
         if clips.reverse_of is not None:
             ends = sorted((number, int(clips.reverse_of[number])))
             row["pair"] = " / ".join(clips.classes[end] for end in ends)

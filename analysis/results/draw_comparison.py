@@ -9,7 +9,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 
 from analysis.figures.style import check_rows, colour, styled, wrapped
-from analysis.results.paired import check_margin
+from analysis.results.paired import check_margin, corrected_interval
 
 KINDS = {
     "better": ("better", "higher", "above"),
@@ -63,9 +63,11 @@ def draw_differences(
     `table`: rows of `compare`, or of `effects` with `value="effect"`. `label`: the column of names;
     by default `variant`, else the first, which is the `by` of `compare`; of effects their levels.
     A row without a difference (no seed in common) is named but has no point. `margin`: the band in
-    which differences count as none, shaded. Of a design with looks the bars are repeated intervals,
-    which are cut where they are too wide to tell anything. Raises ValueError for no rows, a missing
-    column, a margin not above 0, and a verdict in other words than theirs.
+    which differences count as none, shaded. The thick bar is the interval of one comparison, the
+    thin one that of all of them together, which leaves out 0 where the verdict is a difference. Of
+    a design with looks the bars are repeated intervals, cut where they are too wide. Raises
+    ValueError for no rows, a missing column, a margin not above 0, and a verdict in other words
+    than theirs.
     """
     label = label or _label(table)
     columns = (label, value, "low", "high", "verdict")
@@ -81,26 +83,37 @@ def draw_differences(
     for kind in dict.fromkeys(kinds):
         rows, places = table[kinds == kind], np.flatnonzero(kinds == kind)
         hue = colour(COLOURS[kind])
-        ax.hlines(places, rows["low"], rows["high"], color=hue, linewidth=2)
+        thick, thin = (0, 1.2) if "look" in table else (3.2, 1.2)
+        ax.hlines(places, rows["low"], rows["high"], color=hue, linewidth=thick)
+        wide = np.array([corrected_interval(row) for row in rows.to_dict("records")])
+        ax.hlines(places, *wide.T, color=hue, linewidth=thin)
         ax.plot(rows[value], places, "D", color=hue, markersize=5, label=_name(kind, rows))
     ax.set_yticks(range(len(table)), table[label].astype(str))
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:+g}" if x else "0"))
     ax.xaxis.set_major_locator(ticker.MaxNLocator(6))
-    bar = "repeated 95% interval" if "look" in table else "95% t-interval"
-    ax.set_xlabel(f"{value}{unit and f' in{unit}'} (diamond: mean; bar: {bar})")
-    if "look" in table:
-        _cut(ax, table, value, margin)
+    ax.set_xlabel(f"{value}{unit and f' in{unit}'} ({_bars(table)})")
+    _cut(ax, table, value, margin)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     ax.set_title(wrapped(title or f"{value} by {label}", 4.2))
     return ax
 
 
+def _bars(table: pd.DataFrame) -> str:
+    if "look" in table:
+        return "diamond: mean; bar: repeated 95% interval"
+    if "p_holm" in table:
+        return "diamond: mean; thick bar: 95% t-interval; thin: corrected"
+    return "diamond: mean; bar: 95% t-interval"
+
+
 def _cut(ax: Axes, table: pd.DataFrame, value: str, margin: float | None) -> None:
-    """Leave room for the differences, the margin and every bar that decided; cut the others."""
-    decided = table[table["verdict"].map(verdict_kind) != "cannot tell"]
-    shown = [*table[value].abs(), *decided["low"].abs(), *decided["high"].abs(), margin or 0]
-    reach = 1.5 * np.nanmax(shown)
+    """Leave room for differences, margin and bars; cut thin and repeated ones that are wider."""
+    kept = table
+    if "look" in table:
+        kept = table[table["verdict"].map(verdict_kind) != "cannot tell"]
+    shown = [*table[value].abs(), *kept["low"].abs(), *kept["high"].abs(), margin or 0]
+    reach = (1.5 if "look" in table else 1.2) * np.nanmax(shown)
     left, right = ax.get_xlim()
     if reach:
         ax.set_xlim(max(left, -reach), min(right, reach))

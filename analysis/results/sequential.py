@@ -30,6 +30,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(200)
 _NO_SPREAD = 1e-9  # of the largest difference: what rounding makes of equal ones
 _NUM_SIMULATED = 2_000
 _SPENT = 0.9
+_TOO_WIDE = 10
 
 
 @dataclass(frozen=True)
@@ -227,6 +228,18 @@ def judge(differences: Mapping[str, Sequence[float]], design: Design) -> pd.Data
     table = pd.DataFrame(found._asdict()).assign(comparison=list(differences))
     table["verdict"] = [VERDICTS[place] for place in found.verdict]
     return table[["comparison", "n", "difference", "low", "high", "look", "verdict"]]
+
+
+def too_early(design: Design, look: int, n: int) -> bool:
+    """Whether the repeated interval at a look of `n` differences is too wide to bound anything.
+
+    That is where it is more than ten times as wide as the t-interval of a single test.
+    """
+    if n < 2 or look not in design.looks:
+        return True
+    level = design.different[design.looks.index(look)]
+    single = stats.t.isf(SIGNIFICANCE / 2, n - 1)
+    return bool(stats.t.isf(level, n - 1) > _TOO_WIDE * single)
 
 
 def verdict_at_look(row: Mapping[str, Any], verdict: str, design: Design, unit: str = "") -> str:

@@ -30,7 +30,7 @@ from analysis.results.runs import (
     same_value,
     variant_column,
 )
-from analysis.results.sequential import Design, judge, looks, verdict_at_look
+from analysis.results.sequential import Design, judge, looks, too_early, verdict_at_look
 
 __all__ = ["compare", "detectable_effect", "effects", "seeds_needed", "t_interval"]
 
@@ -111,9 +111,9 @@ def compare(
           is the true one, with 80% power at 0.05 / variants tested.
 
         With a design the verdicts are those of `judge`: n, mean and difference are of the seeds at
-        which a comparison stopped, low and high its repeated confidence interval, look the number
-        of seeds at its last look; there is no p, and "cannot tell" says how many more seeds might
-        decide.
+        which a comparison stopped, low and high its repeated confidence interval (NaN at a look so
+        early that it bounds nothing yet), look the number of seeds at its last look. There is no p,
+        and "cannot tell" says how many more seeds might decide.
 
     Raises
     ------
@@ -201,6 +201,8 @@ def _at_look(both: Array, sign: int, design: Design, unit: str) -> dict[str, Any
     bounds = {"low": found["low"], "high": found["high"]}
     if sign < 0:
         bounds = {"low": -found["high"], "high": -found["low"]}
+    if found["verdict"] == "undecided" and too_early(design, int(found["look"]), row["n"]):
+        bounds = {"low": np.nan, "high": np.nan}
     row |= {"look": int(found["look"]), **(bounds if row["n"] else {})}
     return row | {"verdict": verdict_at_look(row, found["verdict"], design, unit)}
 

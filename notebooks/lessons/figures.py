@@ -2,16 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from IPython.display import display
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from analysis.bias.draw_bias import FROM_TOKEN, seen
 from posmlp.positions import relative_position_index
+
+
+class LiveLoss:
+    """Losses by step, drawn anew every half second while `fit` trains; the last stays.
+
+    `fit(..., watch=live.line("T+S"))` adds a line; `end()` draws all of it once more. A line is the
+    mean of the last ten steps.
+    """
+
+    MEAN_OF = 10
+    EVERY_S = 0.5
+
+    def __init__(self) -> None:
+        self._losses: dict[str, list[float]] = {}
+        self._handle = display(self._figure(), display_id=True)
+        self._drawn = time.monotonic()
+
+    def line(self, name: str) -> Callable[[int, list[float]], None]:
+        """What `fit` calls after each step of this training."""
+        losses = self._losses.setdefault(name, [])
+
+        def watch(step: int, each: list[float]) -> None:
+            losses.append(float(np.mean(each)))
+            if time.monotonic() > self._drawn + self.EVERY_S:
+                self.end()
+
+        return watch
+
+    def end(self) -> None:
+        """Draw all that there is."""
+        self._handle.update(self._figure())
+        self._drawn = time.monotonic()
+
+    def _figure(self) -> Figure:
+        figure = Figure(figsize=(5.6, 2.6), layout="constrained")
+        ax = figure.subplots()
+        for name, losses in self._losses.items():
+            means = pd.Series(losses).rolling(self.MEAN_OF, min_periods=1).mean()
+            ax.plot(range(1, len(losses) + 1), means, label=name)
+        ax.set(xlabel="step", ylabel="training loss")
+        if self._losses:
+            ax.legend(title="layout")
+        return figure
 
 
 def draw_index(window: tuple[int, ...], ax: Axes) -> Any:

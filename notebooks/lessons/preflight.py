@@ -10,6 +10,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lessons.figures import LiveLoss
 
 PACKAGES = ("torch", "matplotlib", "pandas", "sklearn", "skimage", "anywidget")
 OURS = ("posmlp", "analysis", "ablations")
@@ -54,6 +58,13 @@ def _set_style() -> None:
     from analysis.figures.style import STYLE
 
     plt.style.use(STYLE)
+
+
+def live_loss() -> LiveLoss:
+    """A figure of losses that grows while `fit` trains."""
+    from lessons.figures import LiveLoss
+
+    return LiveLoss()
 
 
 def new_folder() -> Path:

@@ -18,7 +18,7 @@ from posmlp import PosMLPVideo, load
 from posmlp.train.population import seeded_model
 
 RESULTS = Path(ablations.__file__).parent / "results"
-MODEL = Path(__file__).parents[1] / "models/toy-ts.safetensors"
+MODEL = "toy-ts"
 WORDS = {"equal": "equal within 2 points", "cannot tell": "not to be told apart"}
 
 
@@ -80,7 +80,7 @@ def in_lines(text: object) -> str:
 
 
 def model(*, initial: bool = False) -> PosMLPVideo:
-    """The trained toy model of `notebooks/models`, or as it was before its first step."""
+    """The trained toy model that ships with the package, or as it was before its first step."""
     trained = load(MODEL)
     return seeded_model(trained.config, seed=0).eval() if initial else trained
 

@@ -1,4 +1,5 @@
-"""Pictures of what a model answers: a video with its classes below it, and a line of time.
+"""Pictures of what a model answers: a video with its classes below it, a line of time, a page.
 
-In go predictions and frames; out come an mp4 or a png. Read `annotate.py` first.
+In go predictions, frames or a shipped model; out come an mp4, a png or a page. Read `annotate.py`
+first.
 """

@@ -85,6 +85,7 @@ def fit(
     micro_batches: int = 1,
     checkpoint_activations: bool = False,
     compiled: bool = False,
+    watch: Callable[[int, list[float]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Train a model at each seed and return its history, a dict an epoch and member.
 
@@ -110,6 +111,7 @@ def fit(
     `micro_batches`: compute each batch in that many parts, for want of memory, and step on their
     summed gradient; a model with batch norm (the stem's) then sees each part's statistics instead
     of the batch's.
+    `watch`: called after each step with its number, from 1, and each member's loss over its batch.
     `checkpoint_activations`, `compiled`: see `execution.preparation`. Raises ValueError for data,
     configuration and folder that do not fit together, and for a folder in which another process
     trains. With `out`, Ctrl-C, SIGTERM and SIGUSR1 store the middle of the epoch (`stopping.py`).
@@ -143,6 +145,7 @@ def fit(
             config, train, clips, whole_seeds, variants, device, micro_batches, team, prepare
         )
         training.source = data if isinstance(data, str) else None
+        training.watch = watch
         if out is None:
             with kept_memory(), deterministic_if(train.deterministic):
                 training.run(None, progress)

@@ -9,7 +9,7 @@ import hashlib
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,6 +95,7 @@ class Training:
         self.began = self.stored = time.perf_counter()
         self.votes = torch.zeros(())  # the share of the team that was asked to stop
         self.source: str | None = None
+        self.watch: Callable[[int, list[float]], None] | None = None
         self.autocast = in_bfloat16(train.precision, device)
 
     def describe(self) -> dict[str, Any]:
@@ -216,11 +217,14 @@ class Training:
         for step in range(self.steps_done, num_steps):
             batch = next(batches)
             with whole():
-                self.sums += self._step(batch, epoch + step / num_steps)
+                scores = self._step(batch, epoch + step / num_steps)
+                self.sums += scores
                 self.steps_done = step + 1
                 if self.average is not None:
                     self.average.update(epoch * num_steps + step + 1)
             bar.update()
+            if self.watch is not None:
+                self.watch(epoch * num_steps + step + 1, scores[0].tolist())
             if self.team.size > 1 and self._team_stops():
                 raise Stopped(asked() or "a signal to another process")
             if folder is not None and time.perf_counter() - self.stored > STORE_EVERY_S:

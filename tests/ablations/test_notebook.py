@@ -29,7 +29,7 @@ def test_a_notebook_shows_one_table_that_grows(
     shown = [output for output in outputs if output.output_type != "stream"]
     assert [output.output_type for output in shown] == ["display_data"]
     table = shown[0].data["text/html"]
-    assert [table.count(name) for name in ("gate=lrpe", "gate=mean", "done, test_top1")] == [
+    assert [table.count(name) for name in ("gate=lrpe", "gate=mean", "done, top-1 on")] == [
         2,
         2,
         4,

@@ -39,7 +39,7 @@ def test_a_student_meets_the_lessons_and_nothing_else():
     behind = make_notebooks.FOLDER
     met = {path.name for path in behind.parent.iterdir()} - {"__pycache__", ".ipynb_checkpoints"}
     lessons = {make_notebooks.target_of(path).name for path in SOURCES}
-    assert met == lessons | {"README.md", "models", behind.name}
+    assert met == lessons | {"README.md", behind.name}
     for folder in (behind, *(path for path in behind.iterdir() if path.is_dir())):
         assert len([*folder.glob("[!_]*.py")]) <= 14, folder
 

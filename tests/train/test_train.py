@@ -212,8 +212,21 @@ def test_old_folder_whose_test_was_scored_every_epoch_is_read_as_it_is(tmp_path)
 
 
 def test_fit_lowers_the_loss(clips):
-    rows = fit(CONFIG, replace(TRAIN, epochs=12), (clips[0], clips[0]), [0], progress=False)
+    told: list[tuple[int, list[float]]] = []
+    longer, data = replace(TRAIN, epochs=12), (clips[0], clips[0])
+    rows = fit(
+        CONFIG,
+        longer,
+        data,
+        [0],
+        progress=False,
+        watch=lambda step, losses: told.append((step, losses)),
+    )
     assert rows[-1]["train_loss"] < 0.8 * rows[0]["train_loss"]
+    per_epoch = len(told) // 12
+    assert [step for step, _ in told] == list(range(1, 12 * per_epoch + 1))
+    last = [loss for _, (loss,) in told[-per_epoch:]]
+    assert np.mean(last) == pytest.approx(rows[-1]["train_loss"], rel=1e-5)
 
 
 def test_fit_resumes_after_an_interruption(clips, tmp_path, monkeypatch):

@@ -193,20 +193,22 @@ for layout in ("S", "T+S"):
 # ## Train both
 #
 # **Your guess:** with 14 classes guessing is right in 7 of 100 clips. What will `S` reach, what
-# `T+S`? The same clips, the same steps, the same seed; some twenty seconds for both. *Val* clips
-# are looked at after every epoch, so that choices can be made by them; test clips only at the end.
+# `T+S`? The same clips, the same steps, the same seed; some twenty seconds for both, while you see
+# the loss fall. *Val* clips are looked at after every epoch, so that choices can be made by them;
+# test clips only at the end.
 
 # %% tags=["trained"]
 train_clips = GeneratedClips(MovingDigits("train", num_clips=800, difficulty="easy"))
 val_clips = GeneratedClips(MovingDigits("val", num_clips=280, difficulty="easy", paired=True))
 recipe = TrainConfig(epochs=3, batch_size=16, lr=6e-3)
 runs = preflight.new_folder()
-history = {}
+history, live = {}, preflight.live_loss()
 for layout in ("S", "T+S"):
     config = create_model("toy", layout=layout).config
-    data = (train_clips, val_clips, test_clips)
-    rows = fit(config, recipe, data=data, seeds=[0], out=runs / layout, progress=False)
+    data, watch = (train_clips, val_clips, test_clips), live.line(layout)
+    rows = fit(config, recipe, data, [0], runs / layout, progress=False, watch=watch)
     history[layout] = pd.DataFrame(rows)
+live.end()
 
 # %% tags=["trained"]
 titles = {"val_top1": "All classes: both learn", "val_within_pair": "Within pairs: T+S alone"}

@@ -189,7 +189,7 @@ plt.show()
 # **Your guess:** where will the largest weights lie: at the token itself, beside it, or far away?
 
 # %%
-model = load("models/toy-ts.safetensors")
+model = load("toy-ts")
 maps = bias_maps(model).query("stage == 1 and block == 1 and branch == 'S'")
 largest = maps.loc[maps.groupby("group").bias.transform(lambda b: b.abs().max()) == maps.bias.abs()]
 places = " and ".join(f"({row.dy}, {row.dx})" for row in largest.itertuples())

@@ -137,7 +137,7 @@ nb05.mix_groups(mix_groups)
 # it worse? And a checkpoint trained with the right one, then run with the wrong one?
 
 # %%
-trained = load("models/toy-ts.safetensors")
+trained = load("toy-ts")
 unit = trained.stages[1].blocks[0].steps[0]["T"].gate  # 32 channels, 4 groups
 torch.manual_seed(0)
 u = torch.randn(100, 8, 32)

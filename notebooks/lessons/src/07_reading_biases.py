@@ -29,7 +29,7 @@ from posmlp import evaluate
 # ## Three models
 #
 # - **trained**: the toy model, layout `T+S`, gate `lrpe`, six epochs of moving digits
-#   (`notebooks/models/README.md` has the command);
+#   (`posmlp/README.md` has the command);
 # - **initial**: the same model before its first step, from the same seed;
 # - **shuffled**: the trained one, with the offsets of every table permuted. It has the same weights
 #   in the same tables, only at meaningless places.

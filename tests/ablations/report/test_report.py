@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -75,17 +73,24 @@ def test_report_numbers_are_the_runs(folder, page):
     assert "| 50.0 [50.0, 50.0] |" in text, "layout S is at chance within pairs"
 
 
-def test_report_titles_a_comparison_with_what_it_found(page):
-    assert re.search(r'Top-1 accuracy against T\+S: 1 (better|worse|equal|cannot tell)"', page)
+def test_first_screen_draws_the_difference_and_links_the_runs(page):
+    (plot,) = re.findall(r'<svg class="dots".*?</svg>', page, re.DOTALL)
+    assert "Top-1 on test clips: difference to T+S, in points" in plot
+    assert re.search(r"<title>S: \d+\.\d%, .*points against T\+S\n95% interval of this", plot)
+    for seed in (0, 1):
+        assert re.search(rf'seed {seed}: <a href="cells/[0-9a-f]+/seed{seed}/">\d', page)
 
 
-def test_report_needs_no_network_and_no_script(page):
-    beside = r"#|data:|table\.|rows\.csv"
+def test_report_needs_no_network(page):
+    """Its one script sorts tables; what it links lies beside it."""
+    beside = r"#|data:|table\.|rows\.csv|cells/[0-9a-f]+/seed"
     assert not re.search(rf'(src|href)="(?!{beside})', page)
-    assert "http" not in page
+    assert "http" not in page.replace("http-equiv", "")
     assert "url(" not in page
     assert "@import" not in page
-    assert "<script" not in page
+    assert "default-src 'none'" in page
+    assert page.count("<script") == 1
+    assert page.count('<table class="sortable">') == 1
     assert page.count('src="data:image/png;base64,') >= 10
 
 
@@ -127,22 +132,23 @@ def test_report_command_writes_elsewhere_and_refuses_a_bad_margin(folder, tmp_pa
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_report_writes_and_links_a_page_from_inside_the_baseline(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stub(run: Path, out: Path) -> Path:
-        out.write_text(json.loads((run / "config.json").read_text())["model"]["layout"])
+def test_report_looks_inside_the_best_run(folder, tmp_path, monkeypatch, capsys):
+    def write_page(run: Path, out: Path) -> Path:
+        out.parent.mkdir(parents=True)
+        out.write_text(str(run))
         return out
 
-    monkeypatch.setattr("analysis.page.page.write_page", stub)
-    out = tmp_path / "report.html"
+    monkeypatch.setattr("ablations.report.page.write_page", write_page)
+    out = tmp_path / "new" / "report.html"
     assert main(["report", str(folder), "--out", str(out), "--look-inside"]) == 0
-    assert 'href="analysis.html"' in out.read_text()
-    assert (tmp_path / "analysis.html").read_text() == "T+S"
-    for model in (copied := Path(shutil.copytree(folder, tmp_path / "run"))).rglob("model-*"):
-        model.unlink()
-    with pytest.raises(ValueError, match=r"keeps no model of T\+S to look inside"):
-        write_report(copied, look_inside=True)
+    page = out.with_name("analysis.html")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"page of the best run: {page}", f"report: {out}"]
+    table = load(folder)
+    best = table[table["test_top1"] == table["test_top1"].max()].iloc[0]
+    run = Path("cells", best["id"], f"seed{best['seed']}")
+    assert Path(page.read_text()).relative_to(folder) == run
+    assert f'<a href="analysis.html">what {best["layout"]}, seed' in out.read_text()
 
 
 def test_report_of_nothing_is_refused(tmp_path, capsys):

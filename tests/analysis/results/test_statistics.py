@@ -13,7 +13,13 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from analysis import compare, detectable_effect, effects, seeds_needed, t_interval
-from analysis.results.paired import equivalence_p, holm, seeds_needed_to_equal
+from analysis.results.paired import (
+    corrected_interval,
+    equivalence_p,
+    far_value,
+    holm,
+    seeds_needed_to_equal,
+)
 
 
 def runs(**variants: list[float]) -> pd.DataFrame:
@@ -51,6 +57,26 @@ def test_t_interval_covers_the_truth_as_often_as_it_says() -> None:
     draws = np.random.default_rng(0).normal(size=(2000, 3))
     bounds = np.array([t_interval(draw, 0.8)[1:] for draw in draws])
     assert ((bounds[:, 0] < 0) & (bounds[:, 1] > 0)).mean() == pytest.approx(0.8, abs=0.03)
+
+
+def test_corrected_interval_leaves_out_zero_just_where_holm_finds_a_difference() -> None:
+    rng = np.random.default_rng(0)
+    shifts = {"a": 0.0, "b": 0.05, "c": 0.1, "d": 0.15, "e": 0.2}
+    for _ in range(8):
+        table = runs(**{name: list(rng.normal(shift, 0.1, 5)) for name, shift in shifts.items()})
+        for row in compare(table, "a", "accuracy").to_dict("records"):
+            low, high = corrected_interval(row)
+            assert (low > 0 or high < 0) == (row["p_holm"] < 0.05)
+            assert low <= row["low"] <= row["high"] <= high
+
+
+def test_far_value_is_grubbs_test() -> None:
+    assert far_value([50.1, 50.2, 49.9, 10.0, 50.0]) == 3
+    assert far_value([87.0, 87.1, 60.0]) == 2
+    assert far_value([87.3, 87.0, 85.1]) is None
+    assert far_value([1.0, 5.0]) is None
+    draws = np.random.default_rng(0).normal(size=(1000, 6))
+    assert np.mean([far_value(draw) is not None for draw in draws]) == pytest.approx(0.01, abs=0.01)
 
 
 def test_compare_takes_an_ablations_table_as_it_is() -> None:
