@@ -23,10 +23,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from posmlp.checkpoint import write_atomically
-from posmlp.data.augment import normalise
+from posmlp.data.augment import normalise, uploaded
 from posmlp.data.clips import load_clip
 from posmlp.data.sources import ClipSource
-from posmlp.data.upload import uploaded
 from posmlp.predict import TrainedModel, draws_of
 from posmlp.train.scoring import metrics
 

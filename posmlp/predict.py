@@ -25,11 +25,10 @@ from torch import Tensor
 
 from posmlp.checkpoint import load, shipped
 from posmlp.config import TrainConfig
-from posmlp.data.augment import normalise
+from posmlp.data.augment import normalise, uploaded
 from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
 from posmlp.data.files.video import read_video
 from posmlp.data.sampling import check_views
-from posmlp.data.upload import uploaded
 from posmlp.model import PosMLPVideo
 from posmlp.train.fitting import usable_device
 from posmlp.train.run_folder import read_config

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from posmlp.config import TrainConfig
 from posmlp.data.mirror import mirror_of
-from posmlp.data.upload import uploaded
 
 MEAN, STD = 0.45, 0.225  # of pixels in 0..1, all channels; the released models' normalisation
 ERASED_AREA = (0.02, 1 / 3)  # of a frame; released
@@ -193,3 +192,13 @@ def cut_box(
     rows = np.clip([y - cut_height // 2, y + cut_height // 2], 0, height)
     columns = np.clip([x - cut_width // 2, x + cut_width // 2], 0, width)
     return int(rows[0]), int(rows[1]), int(columns[0]), int(columns[1])
+
+
+def uploaded(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on a device. To a GPU it goes by pinned memory, so that the host goes on at once.
+
+    PyTorch keeps the pinned memory until the copy is made; what computes on the GPU waits for it.
+    """
+    if torch.device(device).type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.contiguous().pin_memory().to(device, non_blocking=True)

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.config_checks import one_of
+from posmlp.data.augment import uploaded
 from posmlp.data.clips import Sampling
 from posmlp.data.datasets import VideoClips
 from posmlp.data.digits.catalogue import DIFFICULTIES
 from posmlp.data.digits.moving_digits import MovingDigits, RenderedClips
 from posmlp.data.files.pool import DecodePool
-from posmlp.data.upload import uploaded
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 
 MOST_ON_GPU = 2 * 2**30

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from posmlp.config import TrainConfig
-from posmlp.data.augment import Augmentation, normalise
+from posmlp.data.augment import Augmentation, normalise, uploaded
 from posmlp.data.sources import ClipSource
-from posmlp.data.upload import uploaded
 from posmlp.train.distributed import ALONE, Team
 from posmlp.train.population import Population
 

@@ -17,10 +17,9 @@ from torch.nn import functional as F
 
 from posmlp.checkpoint import in_turn, load, own_model
 from posmlp.config import TrainConfig
-from posmlp.data.augment import normalise
+from posmlp.data.augment import normalise, uploaded
 from posmlp.data.sampling import check_views
 from posmlp.data.sources import ClipSource, check_source, open_clips
-from posmlp.data.upload import uploaded
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 from posmlp.model import PosMLPVideo
 from posmlp.train.distributed import ALONE, Team

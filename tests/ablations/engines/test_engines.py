@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from ablation_tasks import CannotStart, KilledWhenIdle, Task, is_alive, jobs, wait_until
+from faults import inject
 
 from ablations.engines.local import EngineError, Faults, WorkerDied, in_process, pool
 from ablations.engines.ray_engine import nodes_aside
@@ -208,3 +209,11 @@ def test_no_worker_outlives_a_killed_driver(tmp_path: Path) -> None:
         driver.wait()
     pids = [int(path.read_text()) for path in tmp_path.glob("*.started")]
     wait_until(lambda: not any(is_alive(pid) for pid in pids), timeout_s=10)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes through /proc")
+def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
+    """A few; `faults.py` does many."""
+    faults = inject(tmp_path, times=3, seed=1, num_seeds=6, epochs=4)
+    assert sum(faults.kills.values()) == 3
+    assert faults.wrong == []
