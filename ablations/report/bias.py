@@ -7,15 +7,14 @@ from collections.abc import Iterator
 
 import pandas as pd
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ablations.report.data import Study
 from ablations.report.figures import Drawn, drawn
 from ablations.report.labels import Metric
-from analysis.bias.draw_bias import check_weights, draw_temporal_bias
-from analysis.bias.figures import bias_figures
-from analysis.bias.maps import bias_maps
+from analysis.bias.draw_bias import by_peak, check_weights, draw_temporal_bias, hidden
+from analysis.bias.figures import bias_figures, content_note, one_scale
+from analysis.bias.maps import UNIT, bias_maps
 from analysis.bias.statistics import bias_statistics
 from analysis.figures.style import styled
 from posmlp.checkpoint import load as load_model
@@ -52,14 +51,17 @@ def bias(study: Study, label: str, prefix: str) -> Iterator[Drawn]:
     over_time = learned[(learned["dt"] != 0) & learned["branch"].str.contains("T")]
     for branch in over_time["branch"].unique()[:1]:
         figure = _over_time(learned, start, branch)
-        caption = f"{where}. Mixing weight, a line or row a channel group, against dt = query - key"
-        caption += " in frames: a positive dt weighs the past. "
+        caption = f"{where}. Mixing weight, a line or row a channel group, by where the key stands "
+        caption += "seen from the token: earlier frames on the left. "
+        first = over_time[over_time["branch"] == branch].groupby(UNIT, sort=False)
+        about = hidden(next(iter(first))[1]) + content_note(trained)
+        caption += f"The first: {about.removeprefix('; ')}. " if about else ""
         caption += _antisymmetry(trained, initial, branch)
         yield drawn(f"{prefix}temporal-bias", f"{label}: learned temporal bias", figure, caption)
-    first = [maps.query("stage == 1") for maps in (learned, start)]
-    for unit in bias_figures(*first):
+    of_stage = [maps.query("stage == 1") for maps in (learned, start)]
+    for unit in bias_figures(*of_stage, note=content_note(trained)):
         if unit.name.endswith("-space"):
-            caption = f"{label}, seed {seed}, {unit.caption}. Mixing weight by offset in tokens."
+            caption = f"{label}, seed {seed}, {unit.caption}. Mixing weight seen from the token."
             title = f"{label}: learned spatial bias"
             yield drawn(
                 f"{prefix}spatial-bias-{unit.name.split('-')[-2]}", title, unit.figure, caption
@@ -70,33 +72,25 @@ def bias(study: Study, label: str, prefix: str) -> Iterator[Drawn]:
 
 @styled
 def _over_time(learned: pd.DataFrame, start: pd.DataFrame, branch: str) -> Figure:
-    """A column a stage; the upper row trained, the lower before training, on one scale a stage."""
+    """A column a stage; above trained, below before training, on one scale and in one order."""
     at_centre = f"branch == '{branch}' and dy == 0 and dx == 0"
     states = {"trained": learned.query(at_centre), "at the start": start.query(at_centre)}
     stages = sorted(states["trained"]["stage"].unique())
     size = (2.9 * len(stages), 5.0)
     figure, axes = plt.subplots(2, len(stages), figsize=size, squeeze=False, sharex="col")
     for column, stage in zip(axes.T, stages, strict=True):
+        order: list[int] | None = None
         for ax, (state, maps) in zip(column, states.items(), strict=True):
             unit = maps[(maps["stage"] == stage) & (maps["step"] == maps["step"].min())]
-            draw_temporal_bias(unit, ax=ax, title=f"stage {stage}, {state}")
-            ax.set(xlabel="dt (frames)" if ax is column[-1] else "")
+            draw_temporal_bias(unit, ax=ax, order=order, title=f"stage {stage}, {state}")
+            order = order or by_peak(unit)  # the trained one's
+            ax.set(xlabel="frames before (-) or after (+)" if ax is column[-1] else "")
             if ax.get_legend():
                 ax.get_legend().remove()
-        _one_scale(*column)
+        one_scale(*column)
     for ax in axes[:, 1:].flat:
         ax.set_ylabel("")
     return figure
-
-
-def _one_scale(trained: Axes, initial: Axes) -> None:
-    """The lower panel's values or colours on the upper one's scale."""
-    if trained.images:
-        initial.images[0].set_clim(*trained.images[0].get_clim())
-    else:
-        bounds = [*trained.get_ylim(), *initial.get_ylim()]
-        for ax in (trained, initial):
-            ax.set_ylim(min(bounds), max(bounds))
 
 
 def _antisymmetry(trained: PosMLPVideo, initial: PosMLPVideo, branch: str) -> str:

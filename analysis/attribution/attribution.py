@@ -19,7 +19,11 @@ from analysis.attribution.baselines import Baseline, baseline_clips, warn_of_no_
 from analysis.attribution.method_options import checked_options
 from analysis.attribution.methods import METHODS, REFUSED, Chunk, Method, target_scores
 from analysis.borrow import borrowed, unwrapped
+from analysis.figures.style import plain
 from posmlp.config_checks import one_of
+
+LARGE_GAP = 0.05
+"""The completeness gap, as a share of the change in score, from which a map is flagged."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,10 @@ class Attribution:
         """Method, options and completeness gap of one clip, in one line."""
         if self.gap is None or self.change is None:
             return self.made_by
-        gap, change = self.gap[clip], self.change[clip]
-        return f"{self.made_by}, completeness gap {gap:.1e} of {change:.2f} logits"
+        share = (self.gap / self.change)[clip].item()
+        said = f"completeness gap {plain(100 * share, 2)}% of {self.change[clip]:.2f} logits"
+        flag = " (too large: the map does not add up; raise num_steps)" * (abs(share) > LARGE_GAP)
+        return f"{self.made_by}, {said}{flag}"
 
 
 def attribute(

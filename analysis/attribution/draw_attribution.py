@@ -26,6 +26,8 @@ from analysis.figures.place import lay_out, place_of, set_texts
 from analysis.figures.style import check_rows, colour, styled, symmetric_limit
 
 MOST_FRAMES = 8
+MOST_COLUMNS = 4
+LEAST = dict.fromkeys(("rank_correlation", "rank_correlation_magnitude"), -1)  # others are shares
 STRONGEST = 0.85  # opacity of the overlay at the limit of the scale and beyond
 CONTOUR = "#FFE100"
 MOVING = "#FFF3B0"
@@ -122,20 +124,29 @@ def draw_scorecard(
 ) -> NDArray[Any]:
     """A panel a metric of `attribution_scorecard`: methods as rows, models as colours.
 
-    Points are means over clips with their 95% t-intervals; the tick on each row marks a uniform
-    map's score. `ax`: in whose place to draw. Returns the array of Axes. Raises ValueError for no
-    rows and a missing column.
+    Points are means over clips with their 95% t-intervals, which end where the score does; the
+    tick on each row marks a uniform map's score. At most four panels stand side by side. `ax`: in
+    whose place to draw. Returns the array of Axes. Raises ValueError for no rows and a missing
+    column.
     """
     check_rows(card, CARD, "analysis.attribution_scorecard")
     metrics, methods, models = (
         card[column].unique().tolist() for column in ("metric", "method", "model")
     )
-    size = (1.6 + 1.55 * len(metrics), 1.3 + 0.2 * len(methods) * (1 + 0.5 * len(models)))
-    figure = place_of(ax, size)
-    axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)
+    columns = min(len(metrics), MOST_COLUMNS)
+    lines = -(-len(metrics) // columns)
+    height = 0.7 + 0.2 * len(methods) * (1 + 0.5 * len(models))
+    figure = place_of(ax, (1.6 + 1.9 * columns, 0.6 + lines * height))
+    axes = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    for spare in axes.flat[len(metrics) :]:
+        figure.delaxes(spare)
+    drawn = axes.ravel()[: len(metrics)]
     spread = 0.6 / len(models)
-    for panel, metric in zip(axes[0], metrics, strict=True):
+    for panel, metric in zip(drawn, metrics, strict=True):
         rows = card[card["metric"] == metric]
+        rows = rows.assign(
+            low=rows["low"].clip(LEAST.get(metric, 0)), high=rows["high"].clip(None, 1)
+        )
         for _, row in rows.iterrows():
             m = models.index(row["model"])
             y = methods.index(row["method"]) + (m - (len(models) - 1) / 2) * spread
@@ -144,10 +155,11 @@ def draw_scorecard(
             panel.plot(row["uniform"], y, "|", color="0.5", markersize=9)
         better = rows["better"].iloc[0]
         name = textwrap.fill(metric.replace("_", " "), 18)
-        panel.set_title(f"{name}\n({better} is better)", fontsize=8)
+        panel.set_title(f"{name}\n({better} is better)", fontsize=9)
         panel.grid(axis="y", color="0.92")
         panel.xaxis.set_major_locator(ticker.MaxNLocator(3))
-        panel.xaxis.set_major_formatter("{x:g}")
+        is_share = metric not in LEAST
+        panel.xaxis.set_major_formatter(ticker.PercentFormatter(1) if is_share else "{x:g}")
     axes[0, 0].set_yticks(range(len(methods)), methods)
     axes[0, 0].set_ylim(len(methods) - 0.4, -0.6)
     handles = [
@@ -158,7 +170,7 @@ def draw_scorecard(
     text = title or "Attribution scored against the moving object"
     set_texts(figure, text, f"mean and 95% t-interval over {card['n'].max()} clips")
     lay_out(figure)
-    return axes[0]
+    return drawn
 
 
 def colour_map(attribution: Attribution) -> str:
@@ -210,7 +222,7 @@ def add_scale(attribution: Attribution, clip: int, axes: list[Any]) -> None:
     words = "against / for the target" if attribution.signed else "relevance"
     bar = axes[0].figure.colorbar(scale, ax=axes, extend=extend, aspect=22, pad=0.01)
     bar.set_label(f"{words}\n(cut at the 99th percentile)", fontsize=8)
-    bar.formatter.set_powerlimits((-2, 3))
+    bar.formatter.set_scientific(False)
 
 
 def heading(attribution: Attribution, clip: int, masks: Any, target_name: str | None) -> str:

@@ -23,27 +23,58 @@ from analysis.figures.style import (
 )
 
 MOST_LINES = 8
-OFFSET = "query - key"
+FROM_TOKEN, BY_OFFSET = VIEWS = ("from the token", "by offset")
+OFFSETS = ["dt", "dy", "dx"]
+LABELS = {  # of t, y and x
+    FROM_TOKEN: (
+        "key before (-) or after (+) the token (frames)",
+        "above (-), below (+)",
+        "key left (-) or right (+) of the token (tokens)",
+    ),
+    BY_OFFSET: (
+        "dt = query - key (frames; right: key in the past)",
+        "dy (down: key above)",
+        "dx = query - key (tokens; right: key to the left)",
+    ),
+}
+SHORT = {
+    FROM_TOKEN: {"xlabel": "right", "ylabel": "below"},
+    BY_OFFSET: {"xlabel": "dx", "ylabel": "dy"},
+}
+
+
+def seen(maps: pd.DataFrame, view: str) -> pd.DataFrame:
+    """The rows with dt, dy and dx as a figure's places: `from the token` they are key - query.
+
+    Earlier keys then stand on the left, and keys above or to the left where a reader looks for
+    them. `by offset` they stay query - key. Raises ValueError for another view.
+    """
+    if view not in VIEWS:
+        raise ValueError(f"view={view!r} must be one of {', '.join(map(repr, VIEWS))}")
+    own = [axis for axis in OFFSETS if axis in maps]
+    return maps if view == BY_OFFSET else maps.assign(**{axis: -maps[axis] for axis in own})
 
 
 @styled
 def draw_temporal_bias(
     maps: pd.DataFrame,
     *,
+    view: str = FROM_TOKEN,
     order: Sequence[int] | None = None,
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Axes:
-    """Mixing weight against dt: a line a group, or above eight groups a dt x group heatmap.
+    """Mixing weight over time: a line a group, or above eight groups a heatmap, a row a group.
 
     `maps`: the rows of one unit of `bias_maps`, of a T branch, or of an ST branch at one dy and
-    dx. `order`: of the groups; by default that of `by_peak`. The heatmap clips colours at the 99th
-    percentile of |weight|. Returns the Axes. Raises ValueError for the rows of several units or
-    places, and for an order of other groups.
+    dx. `view`: `from the token` puts earlier keys on the left, `by offset` draws against dt =
+    query - key. `order`: of the groups; by default that of `by_peak`. The heatmap clips colours at
+    the 99th percentile of |weight|. Returns the Axes. Raises ValueError for the rows of several
+    units or places, an order of other groups, and another view.
     """
     what = check_one_unit(maps, ["group", "dt"])
     check_weights(maps, what)
-    table = maps.pivot(index="group", columns="dt", values="bias")
+    table = seen(maps, view).pivot(index="group", columns="dt", values="bias")
     if order is not None and sorted(order) != table.index.tolist():
         raise ValueError(f"order={list(order)} must hold each group of {table.index.tolist()} once")
     ax = ax or plt.subplots(figsize=(5.2, 3.2))[1]
@@ -55,25 +86,54 @@ def draw_temporal_bias(
         ax.legend(title="group", loc="upper left", bbox_to_anchor=(1, 1))
         ax.set_ylabel("mixing weight")
     else:
-        label = "group, by dt of its peak" if order is None else "group, in the order given"
-        _draw_heatmap(table.loc[by_peak(maps) if order is None else order], ax, label)
+        label = "group, by place of its peak" if order is None else "group, in the order given"
+        _draw_heatmap(table.loc[by_peak(maps, view) if order is None else order], ax, label)
     ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    ax.set_xlabel(f"dt = {OFFSET} (frames; right: key in the past)")
-    ax.set_title(wrapped(title or f"Temporal mixing weights, {what}", 4.6))
+    ax.set_xlabel(LABELS[view][0])
+    ax.set_title(wrapped(title or f"Temporal mixing weights, {what}{hidden(maps)}", 4.6))
     return ax
 
 
-def by_peak(maps: pd.DataFrame) -> list[int]:
-    """The groups of one unit by the dt of their largest |weight|."""
-    sizes = maps.pivot(index="group", columns="dt", values="bias").abs()
+def by_peak(maps: pd.DataFrame, view: str = FROM_TOKEN) -> list[int]:
+    """The groups of one unit by where their largest |weight| stands, from the left."""
+    sizes = seen(maps, view).pivot(index="group", columns="dt", values="bias").abs()
     return sizes.idxmax(axis=1).sort_values(kind="stable").index.tolist()
 
 
 def growth(after: pd.DataFrame, before: pd.DataFrame, name: str = "initial") -> str:
-    """The size of some weights against others', for example `rms 0.13, 6.1 times the initial`."""
-    now, then = (float(np.sqrt((maps["bias"] ** 2).mean())) for maps in (after, before))
+    """The size of some weights against others', for example `rms 0.13, 6.1 times the initial`.
+
+    The root mean square is of the relation, over all pairs of tokens, and not of its map: one
+    offset counts as often as pairs have it, and what a mean over them hides counts as well.
+    """
+    now, then = (_root_mean_square(maps) for maps in (after, before))
     times = f", {now / then:.2g} times the {name}" if then else f", {name} 0"
     return f"rms {now:.2g}{times}"
+
+
+def _root_mean_square(maps: pd.DataFrame) -> float:
+    """Of the relation that the rows are a map of: sqrt(mean of squares over pairs of tokens)."""
+    power = maps["bias"] ** 2 + maps.get("bias_std", pd.Series(0.0, maps.index)) ** 2
+    return float(np.sqrt(np.average(power, weights=_pairs(maps))))
+
+
+def _pairs(maps: pd.DataFrame) -> NDArray[np.int64]:
+    """How many pairs of tokens have each row's offset; an axis at one offset alone counts once."""
+    count = np.ones(len(maps), dtype=np.int64)
+    for axis in [axis for axis in OFFSETS if axis in maps]:
+        away = maps[axis].abs()
+        count *= (away.max() + 1 - away).to_numpy()
+    return count
+
+
+def hidden(maps: pd.DataFrame) -> str:
+    """What a map of a relation that is not tied by offset hides, for a title; else nothing."""
+    if "bias_std" not in maps or not maps["bias_std"].max() > 0:
+        return ""
+    spread = np.sqrt(np.average(maps["bias_std"] ** 2, weights=_pairs(maps)))
+    return (
+        f"; not tied by offset: means over pairs, which hide a standard deviation of {spread:.2g}"
+    )
 
 
 def _draw_heatmap(table: pd.DataFrame, ax: Axes, label: str) -> None:
@@ -97,21 +157,25 @@ def _draw_heatmap(table: pd.DataFrame, ax: Axes, label: str) -> None:
 def draw_spatial_bias(
     maps: pd.DataFrame,
     *,
+    view: str = FROM_TOKEN,
     groups: Sequence[int] | None = None,
     axes: NDArray[Any] | None = None,
     ax: Axes | None = None,
     title: str | None = None,
 ) -> NDArray[Any]:
-    """A map a group of mixing weight against (dy, dx), with one symmetric colour scale.
+    """A map a group of mixing weight over space, with one symmetric colour scale.
 
     `maps`: the rows of one unit of `bias_maps`, of an S branch, or of an ST branch at one dt.
+    `view`: `from the token` the key stands where it is seen, `by offset` at (dy, dx) = query - key.
     `groups`: which to draw, all by default; `axes`: as many Axes or more; `ax`: in whose place to
     draw. Rows run down as in the image; colours are clipped at the 99th percentile of |weight| over
     the maps drawn. Returns the array of Axes, one a group. Raises ValueError for the rows of
-    several units or dt, a group that is not there, too few axes, and axes and ax at once.
+    several units or dt, a group that is not there, too few axes, axes and ax at once, and another
+    view.
     """
     what = check_one_unit(maps, ["group", "dy", "dx"])
     check_weights(maps, what)
+    words, maps = hidden(maps), seen(maps, view)
     present = sorted(maps["group"].unique().tolist())
     chosen = present if groups is None else list(groups)
     if not chosen or not set(chosen) <= set(present):
@@ -128,14 +192,14 @@ def draw_spatial_bias(
         image = draw_map(panel, table, limit)
         panel.set_title(f"group {group}", fontsize=8, fontweight="normal")
         if axes is not None:
-            panel.set(xlabel="dx", ylabel="dy")
+            panel.set(**SHORT[view])
     add_colour_bar(image, list(drawn), maps.loc[maps["group"].isin(chosen), "bias"], limit)
     figure = drawn[0].figure
     if axes is None:
-        figure.supxlabel(f"dx = {OFFSET} (tokens; right: key to the left)", fontsize=8)
-        figure.supylabel("dy (down: key above)", fontsize=8)
+        figure.supxlabel(LABELS[view][2], fontsize=8)
+        figure.supylabel(LABELS[view][1], fontsize=8)
     if title or axes is None:
-        set_texts(figure, title or f"Spatial mixing weights, {what}")
+        set_texts(figure, title or f"Spatial mixing weights, {what}{words}")
     if axes is None:
         lay_out(figure)
     return drawn
@@ -156,7 +220,7 @@ def panels(count: int, ax: Axes | None = None) -> NDArray[Any]:
 
 
 def draw_map(ax: Axes, table: pd.DataFrame, limit: float) -> Any:
-    """One dy x dx table in offset coordinates, with a cross-hair at (0, 0); returns the image."""
+    """One table over space in the coordinates of its index, with a cross-hair at 0; the image."""
     dy, dx = table.index, table.columns
     image = ax.imshow(
         table,

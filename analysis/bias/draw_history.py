@@ -14,13 +14,17 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from analysis.bias.draw_bias import (
+    BY_OFFSET,
+    FROM_TOKEN,
+    LABELS,
     MOST_LINES,
-    OFFSET,
     by_peak,
     check_one_unit,
     draw_map,
     growth,
+    hidden,
     panels,
+    seen,
 )
 from analysis.figures.pictures import animation_path, raster, write_animation
 from analysis.figures.place import lay_out, place_of, set_texts
@@ -40,6 +44,7 @@ MOST_PANELS = 8
 def draw_bias_history(
     history: pd.DataFrame,
     *,
+    view: str = FROM_TOKEN,
     epochs: Sequence[int] | None = None,
     groups: Sequence[int] | None = None,
     ax: Axes | None = None,
@@ -48,13 +53,14 @@ def draw_bias_history(
     """Small multiples of one unit's mixing weights over epochs, on one scale.
 
     `history`: the rows of one unit and seed of `bias_history`. Over time (one dy and dx): a panel
-    an epoch, with a line a group or, above eight groups, a dt x group heatmap whose groups are
-    sorted by the last epoch's peaks. Over space (one dt): a column an epoch, a row a group.
+    an epoch, with a line a group or, above eight groups, a heatmap whose groups are sorted by the
+    last epoch's peaks. Over space (one dt): a column an epoch, a row a group.
+    `view`: as `draw_temporal_bias` and `draw_spatial_bias` take it.
     `epochs`: eight evenly over all by default; the title compares the last with the first.
     `groups`: all by default, and over space the eight whose last weights are largest in root mean
     square. Colours are clipped at the 99th percentile of |weight| over what is drawn. `ax`: in
     whose place to draw. Returns the Axes, (1, epochs) or (groups, epochs). Raises ValueError for
-    rows of several units, seeds or places, and for epochs or groups not there.
+    rows of several units, seeds or places, for epochs or groups not there, and another view.
     """
     over_time, what = _check(history)
     at = _chosen(history, "epoch", epochs)
@@ -65,12 +71,12 @@ def draw_bias_history(
     if groups is None and not over_time:
         of = _largest(drawn)
     drawn = drawn[drawn["group"].isin(of)]
-    axes = (_time_panels if over_time else _space_panels)(drawn, at, of, ax)
+    axes = (_time_panels if over_time else _space_panels)(seen(drawn, view), view, at, of, ax)
     figure = axes[0, 0].figure
     some = "" if len(of) == history["group"].nunique() else f", {len(of)} of its groups"
     first, last = (drawn[drawn["epoch"] == epoch] for epoch in (at[0], at[-1]))
     finding = f": {growth(last, first, 'first shown')}" if len(at) > 1 else ""
-    set_texts(figure, title or f"Mixing weights, {what}{some}{finding}")
+    set_texts(figure, title or f"Mixing weights, {what}{some}{finding}{hidden(last)}")
     lay_out(figure)
     return axes
 
@@ -121,33 +127,34 @@ def save_bias_animation(
     history: pd.DataFrame,
     path: str | Path,
     *,
+    view: str = FROM_TOKEN,
     groups: Sequence[int] | None = None,
     frames_per_s: float = 2.0,
 ) -> Path:
     """Write one unit's mixing weights as an animation, a picture an epoch, on one scale.
 
-    `history` and `groups` are what `draw_bias_history` takes; every epoch and by default every
-    group is shown. `.png` or `.apng` makes an animated PNG, `.mp4` an H.264 video. Returns the
-    path. Raises ValueError as `draw_bias_history` does, and for another suffix.
+    `history`, `view` and `groups` are what `draw_bias_history` takes; every epoch and by default
+    every group is shown. `.png` or `.apng` makes an animated PNG, `.mp4` an H.264 video. Returns
+    the path. Raises ValueError as `draw_bias_history` does, and for another suffix.
     """
     path = animation_path(path)
-    return write_animation(bias_pictures(history, groups), path, frames_per_s)
+    return write_animation(bias_pictures(history, groups, view), path, frames_per_s)
 
 
 @styled
 def bias_pictures(
-    history: pd.DataFrame, groups: Sequence[int] | None = None
+    history: pd.DataFrame, groups: Sequence[int] | None = None, view: str = FROM_TOKEN
 ) -> list[NDArray[np.uint8]]:
     """The pictures of `save_bias_animation`, one an epoch, (height, width, 3) RGB."""
     over_time, what = _check(history)
     of = _chosen(history, "group", groups)
-    drawn = history[history["group"].isin(of)]
+    drawn = seen(history[history["group"].isin(of)], view)
     pictures = []
     for epoch in _chosen(history, "epoch", None):
         if over_time:
-            figure = _time_panels(drawn, [epoch], of)[0, 0].figure
+            figure = _time_panels(drawn, view, [epoch], of)[0, 0].figure
         else:
-            figure = _one_epoch_in_space(drawn, epoch, of)
+            figure = _one_epoch_in_space(drawn, view, epoch, of)
         figure.suptitle(what, x=0.01, ha="left", fontsize=10, fontweight="bold")
         pictures.append(raster(figure))
         plt.close(figure)
@@ -181,14 +188,18 @@ def _largest(drawn: pd.DataFrame) -> list[int]:
 
 
 def _time_panels(
-    drawn: pd.DataFrame, epochs: list[int], groups: list[int], place: Axes | None = None
+    drawn: pd.DataFrame,
+    view: str,
+    epochs: list[int],
+    groups: list[int],
+    place: Axes | None = None,
 ) -> NDArray[Any]:
-    """A panel an epoch of mixing weight against dt; `drawn` sets the scale."""
+    """A panel an epoch of mixing weight over time; `drawn`, as `seen`, sets the scale."""
     figure = place_of(place, (1.5 * len(epochs) + 2, 2.6))
     axes = figure.subplots(1, len(epochs), sharey=True, squeeze=False)
     heatmap = len(groups) > MOST_LINES
     limit = symmetric_limit(drawn["bias"].to_numpy())
-    order = by_peak(drawn[drawn["epoch"] == drawn["epoch"].max()]) if heatmap else groups
+    order = by_peak(drawn[drawn["epoch"] == drawn["epoch"].max()], BY_OFFSET) if heatmap else groups
     for ax, epoch in zip(axes[0], epochs, strict=True):
         rows = drawn[drawn["epoch"] == epoch]
         table = rows.pivot(index="group", columns="dt", values="bias").loc[order]
@@ -201,13 +212,13 @@ def _time_panels(
         ax.set_title(f"epoch {epoch}", fontsize=8, fontweight="normal")
     if heatmap:
         add_colour_bar(image, list(axes[0]), drawn["bias"], limit)
-        axes[0, 0].set_ylabel("group, by dt of its last peak")
+        axes[0, 0].set_ylabel("group, by place of its last peak")
     else:
         margin = 0.05 * drawn["bias"].abs().max() or 1.0
         axes[0, 0].set_ylim(drawn["bias"].min() - margin, drawn["bias"].max() + margin)
         axes[0, 0].set_ylabel("mixing weight")
         axes[0, -1].legend(title="group", loc="upper left", bbox_to_anchor=(1, 1))
-    figure.supxlabel(f"dt = {OFFSET} (frames; right: key in the past)", fontsize=8)
+    figure.supxlabel(LABELS[view][0], fontsize=8)
     return axes
 
 
@@ -226,9 +237,9 @@ def _heat(ax: Axes, table: pd.DataFrame, limit: float) -> Any:
 
 
 def _space_panels(
-    drawn: pd.DataFrame, epochs: list[int], groups: list[int], place: Axes | None
+    drawn: pd.DataFrame, view: str, epochs: list[int], groups: list[int], place: Axes | None
 ) -> NDArray[Any]:
-    """A row a group and a column an epoch of dy x dx maps."""
+    """A row a group and a column an epoch of maps over space."""
     figure = place_of(place, (1.1 * len(epochs) + 1.6, 1.1 * len(groups) + 1))
     axes = figure.subplots(len(groups), len(epochs), sharex=True, sharey=True, squeeze=False)
     limit = symmetric_limit(drawn["bias"].to_numpy())
@@ -238,19 +249,19 @@ def _space_panels(
     for ax, group in zip(axes[:, 0], groups, strict=True):
         ax.set_ylabel(f"group {group}", fontsize=8)
     add_colour_bar(image, axes.ravel().tolist(), drawn["bias"], limit)
-    figure.supxlabel(f"dx = {OFFSET} (tokens; right: key to the left); dy down", fontsize=8)
+    figure.supxlabel(f"{LABELS[view][2]}; {LABELS[view][1]}", fontsize=8)
     return axes
 
 
-def _one_epoch_in_space(drawn: pd.DataFrame, epoch: int, groups: list[int]) -> Any:
-    """A figure of one epoch's maps; `drawn` sets the scale."""
+def _one_epoch_in_space(drawn: pd.DataFrame, view: str, epoch: int, groups: list[int]) -> Any:
+    """A figure of one epoch's maps; `drawn`, as `seen`, sets the scale."""
     axes = panels(len(groups))
     limit = symmetric_limit(drawn["bias"].to_numpy())
     image = _maps(axes, drawn[drawn["epoch"] == epoch], groups, limit)
     for ax, group in zip(axes, groups, strict=True):
         ax.set_title(f"group {group}", fontsize=8, fontweight="normal")
     add_colour_bar(image, axes.tolist(), drawn["bias"], limit)
-    axes[0].figure.supxlabel(f"epoch {epoch}", fontsize=10)
+    axes[0].figure.supxlabel(f"epoch {epoch}; {LABELS[view][2]}", fontsize=8)
     return axes[0].figure
 
 

@@ -10,7 +10,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from analysis.bias.draw_bias import OFFSET, check_one_unit, check_weights, draw_map, growth
+from analysis.bias.draw_bias import (
+    FROM_TOKEN,
+    LABELS,
+    check_one_unit,
+    check_weights,
+    draw_map,
+    growth,
+    hidden,
+    seen,
+)
 from analysis.figures.place import lay_out, place_of, set_texts
 from analysis.figures.style import add_colour_bar, colour, styled, symmetric_limit
 
@@ -23,23 +32,25 @@ MOST_SLICES = 15
 def draw_joint_bias(
     maps: pd.DataFrame,
     *,
+    view: str = FROM_TOKEN,
     control: pd.DataFrame | None = None,
     control_name: str = "control",
     groups: Sequence[int] | None = None,
     ax: Axes | None = None,
     title: str | None = None,
 ) -> NDArray[Any]:
-    """A row a group and a column a dt of dy x dx maps, and below them mean |weight| against dt.
+    """A row a group and a column a frame of maps over space, and below them mean |weight| by frame.
 
-    `maps`: the rows of one ST unit of `bias_maps`; `control`: those of the same unit at
-    initialisation or with its offsets shuffled (`control_name` says which), drawn under each
-    group's row on the same scale and dashed below. `groups`: by default those largest in root mean
-    square, eight, or four beside a control. Of more than 15 dt evenly spread ones are shown, 0
-    always, and the figure says so; the curve is of all. The column dt = 0 is framed; colours are
-    clipped at the 99th percentile of |weight| over all slices of these groups. `ax`: in whose
-    place to draw. Returns the maps' Axes, (rows, columns). Raises ValueError for the rows of
-    several units, a unit without a time or space axis, groups not there, weights that are not
-    finite, and a control of other groups or offsets.
+    `maps`: the rows of one ST unit of `bias_maps`. `view`: `from the token` earlier keys stand on
+    the left and each where it is seen, `by offset` at query - key. `control`: those of the same
+    unit at initialisation or with its offsets shuffled (`control_name` says which), drawn under
+    each group's row on the same scale and dashed below. `groups`: by default those largest in root
+    mean square, eight, or four beside a control. Of more than 15 slices evenly spread ones are
+    shown, that of the same frame always, and the figure says so; the curve is of all. The column
+    of the same frame is framed; colours are clipped at the 99th percentile of |weight| over all
+    slices of these groups. `ax`: in whose place to draw. Returns the maps' Axes, (rows, columns).
+    Raises ValueError for the rows of several units, a unit without a time or space axis, groups not
+    there, weights that are not finite, another view, and a control of other groups or offsets.
     """
     what = check_one_unit(maps, KEYS)
     check_weights(maps, what)
@@ -54,7 +65,7 @@ def draw_joint_bias(
         states[control_name] = control
     of = _groups(maps, groups, MOST_ROWS // len(states))
     slices = _slices(sorted(maps["dt"].unique().tolist()))
-    kept = {state: rows[rows["group"].isin(of)] for state, rows in states.items()}
+    kept = {state: seen(rows[rows["group"].isin(of)], view) for state, rows in states.items()}
     values = pd.concat(kept.values())["bias"]
     limit = symmetric_limit(values.to_numpy())
 
@@ -63,12 +74,12 @@ def draw_joint_bias(
     heights = [1.0] * (len(of) * len(states)) + [1.7]
     grid = figure.add_gridspec(len(heights), len(slices), height_ratios=heights)
     axes = np.array([[figure.add_subplot(cell) for cell in row] for row in _cells(grid, slices)])
-    image = _draw_slices(axes, kept, of, slices, limit)
+    image = _draw_slices(axes, kept, of, {dt: slice_name(dt, view) for dt in slices}, limit)
     margin = figure.add_subplot(grid[-1, :])
-    _draw_margin(margin, kept, of)
+    _draw_margin(margin, kept, of, LABELS[view][0])
     add_colour_bar(image, [*axes.flat, margin], values, limit)
     finding = "" if control is None else f": {growth(maps, control, control_name)}"
-    some = _what_is_left_out(maps, of, slices)
+    some = hidden(maps) + _what_is_left_out(maps, of, slices)
     set_texts(figure, title or f"Joint mixing weights, {what}{finding}{some}")
     lay_out(figure)
     return axes
@@ -109,7 +120,7 @@ def _what_is_left_out(maps: pd.DataFrame, groups: list[int], slices: list[int]) 
     if len(groups) < num_groups:
         words += f"; {len(groups)} of {num_groups} groups"
     if len(slices) < num_dt:
-        words += f"; {len(slices)} of {num_dt} dt"
+        words += f"; {len(slices)} of {num_dt} slices"
     return words
 
 
@@ -121,7 +132,7 @@ def _draw_slices(
     axes: NDArray[Any],
     states: dict[str, pd.DataFrame],
     groups: list[int],
-    slices: list[int],
+    slices: dict[int, str],
     limit: float,
 ) -> Any:
     rows = [(group, state) for group in groups for state in states]
@@ -137,13 +148,20 @@ def _draw_slices(
                 ax.spines[:].set(color="black", linewidth=1.6)
         label = f"group {group}" + (f"\n{state}" if state else "")
         line[0].set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
-    for ax, dt in zip(axes[0], slices, strict=True):
-        ax.set_title(f"dt {dt}", fontsize=7, fontweight="normal", loc="center")
+    for ax, said in zip(axes[0], slices.values(), strict=True):
+        ax.set_title(said, fontsize=7, fontweight="normal", loc="center")
     return image
 
 
-def _draw_margin(ax: Axes, states: dict[str, pd.DataFrame], groups: list[int]) -> None:
-    """Mean |weight| over dy and dx against dt: a colour a group, dashed for the control."""
+def slice_name(dt: int, view: str) -> str:
+    """What stands above a slice: `dt 2`, or from the token `2 before`, `2 after`."""
+    if view != FROM_TOKEN:
+        return f"dt {dt}"
+    return f"{abs(dt)} {'before' if dt < 0 else 'after'}" if dt else "same"
+
+
+def _draw_margin(ax: Axes, states: dict[str, pd.DataFrame], groups: list[int], across: str) -> None:
+    """Mean |weight| over space by frame: a colour a group, dashed for the control."""
     for number, maps in enumerate(states.values()):
         sizes = maps.assign(size=maps["bias"].abs())
         table = sizes.pivot_table(index="dt", columns="group", values="size")
@@ -156,7 +174,7 @@ def _draw_margin(ax: Axes, states: dict[str, pd.DataFrame], groups: list[int]) -
     ax.axvline(0, color="0.6", linewidth=0.7, zorder=0)
     ax.set_ylim(bottom=0)
     ax.set_xlim(table.index.min() - 0.5, table.index.max() + 0.5)
-    ax.set_xlabel(f"dt = {OFFSET} (frames; right: key in the past)")
+    ax.set_xlabel(across)
     ax.set_ylabel("mean |weight|")
     figure: Any = ax.figure
     figure.legend(loc="outside lower center", ncols=len(groups) + 1, fontsize=7)

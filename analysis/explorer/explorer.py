@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import traitlets
 
+from analysis.bias.draw_bias import FROM_TOKEN, VIEWS
 from analysis.bias.maps import columns_of
 from analysis.explorer.draw import draw_explorer
 from analysis.explorer.units import ExplorerUnit, explorer_units, packed
@@ -28,7 +29,7 @@ from posmlp.model import PosMLPVideo
 
 SCRIPT = Path(__file__).with_name("explorer.js")
 CHOICES = ("stage", "block", "branch", "group", "query")
-# The policy lets nothing be fetched: the page holds all it needs.
+# The policy lets nothing be fetched: the page holds all it needs. Its script has `openPage`.
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -37,17 +38,34 @@ PAGE = """<!doctype html>
   content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width">
 <title>{title}</title>
+<style>:root {{ color-scheme: light dark; }}</style>
 </head>
 <body>
 <main id="explorer"></main>
 <script type="application/json" id="state">{state}</script>
 <script type="module">
 {script}
-openPage();
+openPage(
+  JSON.parse(document.getElementById("state").textContent),
+  (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)),
+);
 </script>
 </body>
 </html>
 """
+
+
+def page_of(title: str, state: dict[str, Any], script: Path) -> str:
+    """An HTML page that fetches nothing: `script` opens it on `state`, bytes of which are base64.
+
+    In the script `openPage(state, decoded)` builds the page in `#explorer`; `decoded` makes bytes
+    of base64.
+    """
+    return PAGE.format(
+        title=html.escape(title),
+        state=json.dumps(state).replace("<", r"\u003c"),  # else a name could end the element
+        script=script.read_text("utf-8"),
+    )
 
 
 class ChoiceError(ValueError, traitlets.TraitError):
@@ -65,10 +83,13 @@ class BiasExplorer(anywidget.AnyWidget):
         first on the same colour scale: before and after training, or two seeds.
     names : sequence of str, optional
         A name a model; "model" and "other" by default.
+    view : str, optional
+        `from the token` shows tables with earlier keys first and each key where it is seen, `by
+        offset` at query - key.
 
-    The traits stage, block (from 1), branch, group (from 0) and query (t, y, x) follow the page,
-    and the page follows them. `branch` is the branch's axes, with the step where a block has it
-    twice, for example "T, step 3". When a choice is changed, finer ones that the new unit lacks
+    The traits stage, block (from 1), branch, group (from 0), query (t, y, x) and view follow the
+    page, and the page follows them. `branch` is the branch's axes, with the step where a block has
+    it twice, for example "T, step 3". When a choice is changed, finer ones that the new unit lacks
     become its last block, first branch, last group or the window's centre.
 
     Colours are symmetric about 0 and end at the 99th percentile of |weight| over all groups of the
@@ -93,6 +114,7 @@ class BiasExplorer(anywidget.AnyWidget):
     branch = traitlets.Unicode().tag(sync=True)
     group = traitlets.Int().tag(sync=True)
     query = traitlets.Tuple(traitlets.Int(), traitlets.Int(), traitlets.Int()).tag(sync=True)
+    view = traitlets.Unicode(FROM_TOKEN).tag(sync=True)
     data = traitlets.Dict().tag(sync=True)
 
     def __init__(
@@ -101,6 +123,7 @@ class BiasExplorer(anywidget.AnyWidget):
         other: PosMLPVideo | None = None,
         *,
         names: Sequence[str] | None = None,
+        view: str = FROM_TOKEN,
     ) -> None:
         models = [model] if other is None else [model, other]
         self.names = list(names) if names is not None else ["model", "other"][: len(models)]
@@ -114,6 +137,7 @@ class BiasExplorer(anywidget.AnyWidget):
             branch=first.label,
             group=0,
             query=_centre(first),
+            view=view,
             data=packed(self.units, self.names),
         )
 
@@ -145,18 +169,14 @@ class BiasExplorer(anywidget.AnyWidget):
 
         It holds explorer.js and every weight (two bytes each, in base64), and fetches nothing.
         """
-        state = {name: getattr(self, name) for name in CHOICES}
+        state = {name: getattr(self, name) for name in (*CHOICES, "view")}
         weights = base64.b64encode(self.data["weights"]).decode()
-        text = json.dumps({**state, "data": {**self.data, "weights": weights}})
-        return PAGE.format(
-            title=html.escape(f"Mixing weights: {' and '.join(self.names)}"),
-            state=text.replace("<", r"\u003c"),  # else a model's name could end the element
-            script=SCRIPT.read_text("utf-8"),
-        )
+        state["data"] = {**self.data, "weights": weights}
+        return page_of(f"Mixing weights: {' and '.join(self.names)}", state, SCRIPT)
 
     def draw(self) -> Place:
         """What is shown, as `draw_explorer` draws it; returns the figure."""
-        return draw_explorer(self.unit, self.group, self.query, self.names)
+        return draw_explorer(self.unit, self.group, self.query, self.names, view=self.view)
 
     def __repr__(self) -> str:
         where = ", ".join(f"{name} {value}" for name, value in self.selection.items())
@@ -177,7 +197,7 @@ class BiasExplorer(anywidget.AnyWidget):
             if (unit.place.stage, unit.place.block, unit.label)[: len(choices)] == choices
         ]
 
-    @traitlets.validate("stage", "block", "branch", "group", "query")
+    @traitlets.validate("stage", "block", "branch", "group", "query", "view")
     def _check(self, proposal: Any) -> Any:
         name, value = proposal.trait.name, proposal.value
         valid = self._valid(name)
@@ -192,6 +212,8 @@ class BiasExplorer(anywidget.AnyWidget):
             return list(range(self.unit.num_groups))
         if name == "query":
             return list(np.ndindex(self.unit.window))
+        if name == "view":
+            return list(VIEWS)
         depth = CHOICES.index(name)
         coarser = [getattr(self, choice) for choice in CHOICES[:depth]]
         found = self._units_of(*coarser)

@@ -5,7 +5,7 @@
 
 const INK = { own: "#0072b2", other: "#d55e00", trained: "#888" };
 const CSS = `
-:root { color-scheme: light dark; --line: #8886; --soft: #8882; }
+:root { --line: #8886; --soft: #8882; }
 body { margin: 0; } main { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto;
   padding: 12px; } h1 { font-size: 1.4rem; margin: 0 0 4px; } h2 { font-size: 1.05rem; margin: 0; }
 p { margin: 4px 0 10px; } .panels { display: grid; gap: 16px; grid-template-columns: 1fr 1fr; }
@@ -232,12 +232,9 @@ function fromHalves(bytes) {
   return values;
 }
 
-const decoded = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-
 // ---- the page -----------------------------------------------------------------------------------
 
-function openPage() {
-  const state = JSON.parse(document.getElementById("state").textContent);
+function openPage(state, decoded) {
   const model = new Model(state, fromHalves(decoded(state.weights)));
   const clips = state.clips.map((clip) => ({ ...clip, pixels: decoded(clip.pixels), stems: [] }));
   const { frames, size } = state.config;

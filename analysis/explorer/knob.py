@@ -7,8 +7,6 @@ picture shows the same without a browser. Shapes: N clips of T frames of S x S p
 from __future__ import annotations
 
 import base64
-import html
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis.bias.maps import units
-from analysis.explorer.explorer import PAGE
+from analysis.explorer.explorer import page_of
 from analysis.figures.pictures import raster, write_animation
 from analysis.figures.style import colour, styled
 from analysis.inside.arrow import arrow_curve, arrow_of_time
@@ -158,13 +156,8 @@ def clips_shown(model: PosMLPVideo, held: HeldClips, count: int = NUM_SHOWN) -> 
 
 def knob_page(shown: Shown, *, weights: bool = True) -> str:
     """The page as HTML that fetches nothing: knob.js, float16 weights and clips."""
-    words = _words(shown)
-    state = json.dumps(knob_state(shown, weights=weights) | {"words": words})
-    return PAGE.format(
-        title=html.escape("Turn the arrow of time"),
-        state=state.replace("<", r"\u003c"),  # else a class's name could end the element
-        script=SCRIPT.read_text("utf-8"),
-    )
+    state = {**knob_state(shown, weights=weights), "words": _words(shown)}
+    return page_of("Turn the arrow of time", state, SCRIPT)
 
 
 def _words(shown: Shown) -> list[str]:

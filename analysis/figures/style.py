@@ -67,6 +67,15 @@ def add_colour_bar(image: Any, ax: Any, values: Any, limit: float) -> None:
     figure.colorbar(image, ax=ax, extend=beyond.get(key, "both"), label="mixing weight", aspect=25)
 
 
+def plain(value: float, digits: int = 3) -> str:
+    """A number to so many digits, in full: `0.00021` and `12,345`, never `2.1e-04`."""
+    if not np.isfinite(value) or value == 0:
+        return f"{value:g}"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return np.format_float_positional(value, digits, fractional=False, trim="-")
+
+
 def wrapped(title: str, width_inches: float) -> str:
     """A bold title broken into lines that fit; 11 letters an inch."""
     return textwrap.fill(title, max(20, int(11 * width_inches)))

@@ -70,7 +70,7 @@ def draw_interventions(
     ax.legend(title="branch", loc="upper left", bbox_to_anchor=(1, 1))
     ax.set_xlabel(_caption(effects, metric, len(change)))
     text = title or f"What interventions change in {METRICS[metric]}"
-    ax.set_title(wrapped(text, 3.0))
+    ax.set_title(wrapped(text, 4.0))
     return ax
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from analysis.attribution.attribution import Attribution, attribute
-from analysis.attribution.draw_attribution import draw_attribution, draw_scorecard
+from analysis.attribution.attribution import LARGE_GAP, Attribution, attribute
+from analysis.attribution.draw_attribution import LEAST, draw_attribution, draw_scorecard
 from analysis.attribution.scorecard import attribution_scorecard
 from analysis.interventions.run_clips import independent_clips, run_clips
 from analysis.page.sections import Section, Table
@@ -20,6 +20,11 @@ from posmlp.predict import TrainedModel, open_run
 SHEET_METHODS: dict[str, dict[str, Any]] = {
     "integrated_gradients": {"baseline": "mean_frame"},
     "grad_cam": {},
+}
+SAID = {"integrated_gradients": "Integrated Gradients", "grad_cam": "Grad-CAM"}
+CAVEATS = {
+    "grad_cam": " Read it with care: on models of this kind it points hardly better than a random "
+    "map; the scores below say whether it does here."
 }
 SCORED_METHODS = ("integrated_gradients", "grad_cam", "saliency", "gradient_x_input", "random")
 NUM_SHEET_CLIPS = 2
@@ -32,16 +37,21 @@ def sheets(run: Path, variant: str | None = None) -> Section:
     opened = open_run(run, variant=variant)
     held = run_clips(run, MOST_CANDIDATES)
     numbers = torch.tensor(_two_classes(held))
-    figures = []
+    figures, distrust = [], []
     inputs, labels = normalise(held.clips[numbers]), held.labels[numbers]
     with torch.no_grad():
         like = next(opened.model.parameters())
         predicted = opened.model(inputs.to(like)).argmax(-1).tolist()
     for method, options in SHEET_METHODS.items():
         maps = attribute(opened.model, inputs, labels, method, **options)
+        gap = maps.relative_gap
+        if gap is not None and gap.max() > LARGE_GAP:
+            said = f"{SAID[method]}, whose maps miss up to {gap.max():.0%} of the change in score"
+            distrust.append(said)
         for clip in range(len(numbers)):
             name, guess = held.classes[labels[clip]], held.classes[predicted[clip]]
-            caption = f"{method.replace('_', ' ')}: a clip of '{name}', predicted '{guess}'."
+            caption = f"{SAID[method]}: a clip of '{name}', predicted '{guess}'."
+            caption += CAVEATS.get(method, "")
             drawn = _sheet(maps, held, numbers, clip, name)
             figures.append((caption, drawn))
     truth = (
@@ -53,7 +63,7 @@ def sheets(run: Path, variant: str | None = None) -> Section:
         f"What seed {opened.seed} goes by on {len(numbers)} of its test clips, for the true class. "
         f"{truth} Integrated Gradients is against each clip's own mean frame, a still picture."
     )
-    return Section(words, figures=figures)
+    return Section(words, figures=figures, distrust=distrust)
 
 
 def _two_classes(held: HeldClips) -> list[int]:
@@ -86,11 +96,9 @@ def scorecard(run: Path, variant: str | None = None) -> Section:
     card = attribution_scorecard({f"seed {opened.seed}": opened.model}, SCORED_METHODS, clips)
     axes = draw_scorecard(card, title=_best_in_words(card))
     cells = [
-        [row["method"], row["metric"].replace("_", " "), row["better"], f"{row['mean']:.3f}",
-         f"[{row['low']:.3f}, {row['high']:.3f}]",
-         f"{row['uniform']:.3f}" if row["uniform"] == row["uniform"] else ""]
+        [_said(row["method"]), _name(row), row["better"], *_values(row)]
         for row in card.to_dict("records")
-    ]  # fmt: skip
+    ]
     head = ["method", "score", "better", "mean", "95% interval", "uniform map"]
     words = (
         f"Scores over {len(clips.labels)} new test clips of the same generator, not in reversed "
@@ -101,7 +109,43 @@ def scorecard(run: Path, variant: str | None = None) -> Section:
     )
     table = Table("all scores", head, cells, folded=True)
     caption = "Mean and 95% t-interval; grey ticks are a map equal everywhere."
-    return Section(words, [table], [(caption, axes[0].figure)])
+    blind = no_better_than_noise(card)
+    words += (
+        f" Not shown to find the moving object better than noise does: {', '.join(blind)}."
+        if blind
+        else ""
+    )
+    doubt = [f"maps of {', '.join(blind)}, which find the object no better than noise"]
+    figures = [(caption, axes[0].figure)]
+    return Section(words, [table], figures, distrust=doubt if blind else [])
+
+
+def no_better_than_noise(card: pd.DataFrame) -> list[str]:
+    """The methods whose interval of mass on the object does not lie above the mean of `random`."""
+    rows = card[card["metric"] == "mass_on_object"].set_index("method")
+    least = rows.loc["random", "mean"]
+    return [
+        _said(str(method))
+        for method, row in rows.drop("random").iterrows()
+        if not row["low"] > least
+    ]
+
+
+def _said(method: str) -> str:
+    return SAID.get(method, method.replace("_", " "))
+
+
+def _name(row: dict[str, Any]) -> str:
+    return row["metric"].replace("_", " ") + ("" if row["metric"] in LEAST else " (%)")
+
+
+def _values(row: dict[str, Any]) -> list[str]:
+    """Mean, interval and uniform map's score, in percent but for correlations."""
+    times, digits = (1, 2) if row["metric"] in LEAST else (100, 1)
+    mean, low, high, uniform = (
+        f"{times * row[name]:.{digits}f}" for name in ("mean", "low", "high", "uniform")
+    )
+    return [mean, f"[{low}, {high}]", uniform if row["uniform"] == row["uniform"] else ""]
 
 
 def _best_in_words(card: pd.DataFrame) -> str:
@@ -109,6 +153,7 @@ def _best_in_words(card: pd.DataFrame) -> str:
     rows = card[card["metric"] == "mass_on_object"]
     best = rows.loc[rows["mean"].idxmax()]
     return (
-        f"Most of its relevance on the moving object: {best['method']}, {best['mean']:.0%} "
+        f"Most of its relevance on the moving object: {_said(best['method'])}, "
+        f"{best['mean']:.0%} "
         f"[{best['low']:.0%}, {best['high']:.0%}]; a map equal everywhere {best['uniform']:.0%}"
     )

@@ -11,7 +11,7 @@ from analysis.cost.costs import cost
 from analysis.figures.pictures import png
 from analysis.inside.activations import hook_points
 from analysis.inside.arrow import arrow_curve
-from analysis.inside.draw_patching import draw_arrow, draw_patching, found_in_words
+from analysis.inside.draw_patching import WORTH, draw_arrow, draw_patching, found_in_words
 from analysis.inside.patching import MEAN, UNRELATED, patch
 from analysis.inside.paths import contributions, patch_paths
 from analysis.interventions.run_clips import run_clips
@@ -57,7 +57,7 @@ def order_of_frames(run: Path, variant: str | None = None) -> Section:
          draw_patching(patched).figure),
         ("Scores as the arrow of time is turned.", draw_arrow(curve).figure),
     ]  # fmt: skip
-    return Section(words, [table], figures)
+    return Section(words, [table], figures, verdict=_verdict(patched, curve))
 
 
 def write_inside(
@@ -105,6 +105,28 @@ def write_inside(
     return out
 
 
+def _verdict(patched: pd.DataFrame, curve: pd.DataFrame) -> str:
+    """Where a clip and its reversal part, for the top of the page."""
+    if not patched["share"].notna().any():
+        return "Nothing in this model tells a clip from its reversal."
+    whole = patched[patched["frame"].isna() & (patched["part"] == "out")]
+    most = whole[whole["share"] >= WORTH].sort_values("share", ascending=False, kind="stable")
+    if not len(most):
+        return "No single branch carries the difference between a clip and its reversal."
+    named = ", ".join(
+        f"{row['branch']} of stage {row['stage']}.{row['block']} ({row['share']:.0%})"
+        for row in most.to_dict("records")
+    )
+    said = f"The order of frames becomes the answer in branch {named}."
+    if "within_pair" in curve:
+        right = curve.set_index("strength")["within_pair"]
+        said += (
+            f" With the arrow of time in its weights reversed, {right[-1.0]:.0%} within pairs are "
+            f"right in place of {right[1.0]:.0%} ({curve['num_clips'].iloc[0]} clips)."
+        )
+    return said
+
+
 def _num_clips(model: PosMLPVideo) -> int:
     """How many clips are affordable. Raises ValueError if too few, and for a model without time."""
     _check_time(model)
@@ -139,4 +161,5 @@ def _interval(row: dict[str, float]) -> str:
     if pd.isna(row["share"]):
         return "undefined"
     share, low, high = (100 * row[name] for name in ("share", "low", "high"))
-    return f"{share:+.1f} [{low:+.1f}, {high:+.1f}]"
+    said = f"{share:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return said.replace("+0.0", "0.0").replace("-0.0", "0.0")

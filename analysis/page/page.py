@@ -12,7 +12,7 @@ import jinja2
 from matplotlib import pyplot as plt
 
 from analysis.figures.pictures import png
-from analysis.page import attribution, costs, history, inside, sections
+from analysis.page import attribution, costs, history, inside, reliance, sections
 from analysis.page.sections import Section
 from posmlp.checkpoint import write_atomically
 from posmlp.clip_scores import link
@@ -21,29 +21,38 @@ from posmlp.predict import open_run
 SECTIONS: dict[str, Callable[[Path, str | None], Section]] = {
     "Where the order of frames becomes the answer": inside.order_of_frames,
     "Accuracy": sections.accuracy,
-    "Cost": costs.costs,
+    "Which groups the model uses": reliance.group_knock_outs,
     "Mixing weights": sections.maps,
     "How the weights came to be": history.history,
     "Statistics of the mixing weights": sections.statistics,
-    "Which groups the model uses": sections.group_knock_outs,
     "Where it looks": attribution.sheets,
     "Which attribution can be believed": attribution.scorecard,
+    "Cost": costs.costs,
     "Provenance": sections.provenance,
 }
+VERDICTS = (  # in the order in which they are told
+    "Accuracy",
+    "Where the order of frames becomes the answer",
+    "Which groups the model uses",
+)
 
 
 def write_page(run: str | Path, out: str | Path | None = None, variant: str | None = None) -> Path:
     """Analyse one run and write its page, RUN/analysis.html by default; returns the path.
 
-    Accuracy is of every seed, the rest of the run's first. `variant`: where the run has several;
-    the page is then RUN/analysis-VARIANT.html. A section that does not apply to the
-    run says why. Nothing is trained. Raises ValueError for a folder that holds no trained model.
+    At the top stand a verdict and what to distrust, as the sections tell. Accuracy is of every
+    seed, the rest of the run's first. `variant`: where the run has several; the page is then
+    RUN/analysis-VARIANT.html. A section that cannot be shown says why. Nothing is trained. Raises
+    ValueError for a folder that holds no trained model.
     """
     run = Path(run)
     opened = open_run(run, variant=variant)
     of_variant = [opened.variant] if opened.variant else []
     out = Path(out) if out else run / f"{'-'.join(['analysis', *of_variant])}.html"
     sections = [_section(title, gather, run, variant, out) for title, gather in SECTIONS.items()]
+    found = {section["title"]: section["verdict"] for section in sections}
+    verdicts = [found[title] for title in VERDICTS if found.get(title)]
+    doubts = [doubt for section in sections for doubt in section["distrust"]]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
     )
@@ -52,6 +61,8 @@ def write_page(run: str | Path, out: str | Path | None = None, variant: str | No
         config=opened.model.config,
         seed=opened.seed,
         sections=sections,
+        verdict=" ".join(verdicts),
+        distrust=[*doubts, f"all but accuracy as a rule: it is of seed {opened.seed} alone"],
         seconds=sum(section["seconds"] for section in sections),
     )
     write_atomically(out, page.encode(errors="backslashreplace"))
@@ -83,6 +94,8 @@ def _section(
         "title": title,
         "anchor": title.lower().replace(" ", "-"),
         "words": section.words,
+        "verdict": section.verdict,
+        "distrust": section.distrust,
         "reason": reason,
         "tables": section.tables,
         "figures": figures,

@@ -7,33 +7,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.bias.figures import bias_figures
+from analysis.bias.figures import bias_figures, content_note
 from analysis.bias.maps import bias_maps, kind_of, unit_tables
 from analysis.bias.statistics import DISTANCE, STATISTICS, bias_statistics
-from analysis.cost.costs import cost
 from analysis.explorer.explorer import BiasExplorer
-from analysis.interventions.draw_effects import draw_interventions
-from analysis.interventions.intervene import intervene
-from analysis.interventions.interventions import knock_outs
 from analysis.interventions.run_clips import run_clips
 from analysis.results.draw_learning import draw_learning_curves
 from posmlp.clip_scores import score_files
+from posmlp.data.augment import normalise
 from posmlp.predict import open_run
 from posmlp.train.population import seeded_model
 from posmlp.train.run_folder import read_config, read_metrics
 from posmlp.train.run_members import one_variant
 
-SCORES = ("train_top1", "val_top1", "val_within_pair", "test_top1", "test_within_pair")
-MOST_CLIPS = 560
-FEWEST_CLIPS = 28
-KNOCK_OUT_GMACS = 600  # about half a minute of one core on a toy model
-NUM_KNOCK_OUTS = 24
+SCORES = {
+    "train_top1": "train top-1",
+    "val_top1": "val top-1",
+    "val_within_pair": "val within pairs",
+    "test_top1": "test top-1",
+    "test_within_pair": "test within pairs",
+}
+CLIPS = "clips (%)"
+NOTED_CLIPS = 28  # by which the content scores of attention are measured
+SHARES = ("temporal_asymmetry",)  # statistics that are shares
 
 
 @dataclass
@@ -51,6 +54,8 @@ class Section:
     """One chapter of the page: words, tables, and pictures after their captions.
 
     Pictures are matplotlib figures, animated PNGs as bytes, and HTML pages to stand in a frame.
+    `verdict`: what the section found, a sentence for the top of the page; `distrust`: what of it
+    the reader should not rest on.
     """
 
     words: str
@@ -60,6 +65,8 @@ class Section:
     frames: list[tuple[str, str]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     """What the page links."""
+    verdict: str = ""
+    distrust: list[str] = field(default_factory=list)
 
 
 def accuracy(run: Path, variant: str | None = None) -> Section:
@@ -72,14 +79,16 @@ def accuracy(run: Path, variant: str | None = None) -> Section:
     last = rows.sort_values("epoch").groupby("seed").tail(1).sort_values("seed")
     shown = [name for name in rows.columns if name.startswith(("train_", "val_", "test_"))]
     cells = [
-        [str(row["seed"]), str(row["epoch"]), *(f"{row[name]:.3f}" for name in shown)]
+        [str(row["seed"]), str(row["epoch"]), *(_score(name, row[name]) for name in shown)]
         for row in last.to_dict("records")
     ]
     scores = [name for name in SCORES if name in rows]
-    curves = rows.melt(["seed", "epoch"], scores, "score", "share of clips")
-    reached = ", ".join(f"{name} {last[name].mean():.0%}" for name in scores)
+    curves = rows[["seed", "epoch"]].join(100 * rows[scores].rename(columns=SCORES))
+    curves = curves.melt(["seed", "epoch"], [SCORES[name] for name in scores], "score", CLIPS)
+    ends = [name for name in scores if last[name].notna().any()]
+    reached = ", ".join(f"{SCORES[name]} {last[name].mean():.0%}" for name in ends)
     title = f"At the end: {reached}"
-    axes = draw_learning_curves(curves, metric="share of clips", by="score", title=title)
+    axes = draw_learning_curves(curves, metric=CLIPS, by="score", title=title)
     words = f"Scores after the last of {member.train.epochs} epochs, one row a seed. "
     if "val_top1" in rows:
         words += "Val clips are scored every epoch, test clips once, at the end. "
@@ -87,17 +96,45 @@ def accuracy(run: Path, variant: str | None = None) -> Section:
         words += "This run is older than val clips: its test clips were scored every epoch. "
     if "test_within_pair" in rows:
         words += (
-            "A test clip counts as right in test_within_pair if its class outscores that of the "
-            "same clip played backwards. A model that is blind to the order of frames gets 50%."
+            "A test clip is right within its pair if its class outscores that of the same clip "
+            "played backwards. A model that is blind to the order of frames gets 50%."
         )
-    caption = "Shares of clips by epoch; the band is from the lowest to the highest seed, marks "
+    caption = "Clips by epoch, in percent; the band is from the lowest to the highest seed, marks "
     caption += "are scored once."
     figures = [(caption, axes.figure)]
     files = list(score_files(run))
     if not files:
         words += " `posmlp eval RUN --out RUN/eval` tells clip by clip, and class by class."
-    table = Table("", ["seed", "epoch", *shown], cells)
-    return Section(words, [table], figures, files=files)
+    tables = [Table("", ["seed", "epoch", *map(_head, shown)], cells)]
+    verdict = _accuracy_in_words(last, read_config(run))
+    return Section(words, tables, figures, files=files, verdict=verdict)
+
+
+def _head(name: str) -> str:
+    """A column of metrics.csv as the head of a table: `test_top1` is `test top-1 (%)`."""
+    unit = "" if name.endswith("loss") else " (%)"
+    return name.replace("_", " ").replace("top1", "top-1").replace("top5", "top-5") + unit
+
+
+def _score(name: str, value: float) -> str:
+    """A loss as it is, every other score in percent."""
+    return f"{value:.3f}" if name.endswith("loss") else f"{100 * value:.1f}"
+
+
+def _accuracy_in_words(last: pd.DataFrame, stored: dict[str, Any]) -> str:
+    """Test scores beside chance, or of val clips where none are scored."""
+    split = "test" if "test_top1" in last and last["test_top1"].notna().any() else "val"
+    if f"{split}_top1" not in last:
+        return ""
+    seeds = f", mean of {len(last)} seeds" if len(last) > 1 else ""
+    chance = 1 / len(stored["classes"])
+    said = f"{last[f'{split}_top1'].mean():.0%} of {split} clips are answered right{seeds}"
+    said += f" (chance {chance:.0%})"
+    pairs = f"{split}_within_pair"
+    if pairs in last and last[pairs].notna().any():
+        said += f", and {last[pairs].mean():.0%} within pairs of a clip and its reversal"
+        said += " (chance 50%)"
+    return said + "."
 
 
 def maps(run: Path, variant: str | None = None) -> Section:
@@ -105,28 +142,37 @@ def maps(run: Path, variant: str | None = None) -> Section:
     opened = open_run(run, variant=variant)
     initial = seeded_model(opened.model.config, opened.seed)
     learned, start = bias_maps(opened.model), bias_maps(initial)
-    figures = [
-        (drawn.caption, drawn.figure)
-        for drawn in bias_figures(learned.query("block == 1"), start.query("block == 1"))
-    ]
+    of_first = [maps.query("block == 1") for maps in (learned, start)]
+    note = content_note(opened.model)
+    if note:
+        with suppress(ValueError):  # clips that cannot be had: the note goes without its number
+            clips = normalise(run_clips(run, NOTED_CLIPS).clips)
+            note = content_note(opened.model, clips.to(next(opened.model.parameters())))
+    figures = [(drawn.caption, drawn.figure) for drawn in bias_figures(*of_first, note=note)]
     words = (
-        f"Mixing weight by offset (query - key) of seed {opened.seed}, block 1 of each stage. "
+        f"Mixing weights of seed {opened.seed}, block 1 of each stage, by where the key stands "
+        "seen from the token: earlier frames on the left, and places as in the image. "
         "Trained and initial share one scale; initial is the model made again from its seed. "
-        "Axes of a single token have no offset and no map. The explorer at the end shows every "
+        "Sizes are root mean squares over all pairs of tokens. "
+        "Axes of a single token have no map. The explorer at the end shows every "
         "unit and group, trained beside initial. "
     )
-    hidden = learned["bias_std"].max()
-    if hidden > 0:
+    largest, distrust = learned["bias_std"].max(), []
+    if largest > 0:
         kinds = sorted(
             {kind_of(p.unit) for p, _, spread in unit_tables(opened.model) if spread.any()}
         )
         words += (
             f"This gate ({', '.join(kinds)}) is not tied by offset. A map shows means over pairs "
-            f"of equal offset, whose standard deviation is up to {hidden:.2g}."
+            f"of equal offset, whose standard deviation is up to {largest:.2g}."
         )
+        distrust.append("maps by offset, which are means over pairs that differ")
+    if note:
+        distrust.append("maps of attention, which leave out what a clip's content adds")
     explorer = BiasExplorer(opened.model, initial, names=["trained", "initial"])
     caption = "Explorer: choose a unit, then click a token or use the arrow keys."
-    return Section(words, figures=figures, frames=[(caption, explorer.page())])
+    frames = [(caption, explorer.page())]
+    return Section(words, figures=figures, frames=frames, distrust=distrust)
 
 
 def statistics(run: Path, variant: str | None = None) -> Section:
@@ -137,8 +183,9 @@ def statistics(run: Path, variant: str | None = None) -> Section:
         "Means over groups and blocks: trained / the same model at initialisation / trained with "
         "offsets shuffled. A statistic that is not far from both controls shows nothing learned. "
         "Definitions: analysis.bias_statistics. Distances are from initialisation, so that their "
-        "middle value is 0 by definition; locality_temporal and centre_dt are in frames, "
-        "locality_spatial, centre_dy and centre_dx in tokens, entropy in nats. Shuffling cannot "
+        "middle value is 0 by definition. Centres are of offsets, query - key. Those over time "
+        "and the temporal locality are in frames, those over space in tokens, entropy in nats. "
+        "Shuffling cannot "
         "change entropy, and a window of one token has a single offset, hence nothing but zeros."
     )
     tables = []
@@ -148,7 +195,8 @@ def statistics(run: Path, variant: str | None = None) -> Section:
         for name in (*STATISTICS, DISTANCE):
             values = [_triple(row, name) for _, row in means.iterrows()]
             if any(values):
-                cells.append([name.replace("_", " "), *(value or "undefined" for value in values)])
+                said = name.replace("_", " ") + " (%)" * (name in SHARES)
+                cells.append([said, *(value or "undefined" for value in values)])
         stages = [f"stage {stage}" for stage in means.index]
         tables.append(Table(f"branch {branch}", ["statistic", *stages], cells))
     return Section(words, tables)
@@ -160,52 +208,12 @@ def _triple(row: pd.Series, name: str) -> str:
         return ""
     initial = 0.0 if name == DISTANCE else row[f"{name}_initial"]
     values = (row[name], initial, row[f"{name}_shuffled"])
-    return " / ".join("undefined" if pd.isna(value) else f"{value:.2f}" for value in values)
-
-
-def group_knock_outs(run: Path, variant: str | None = None) -> Section:
-    """What each group's knock-out changes, the largest drawn and all in a table."""
-    opened = open_run(run, variant=variant)
-    changes = knock_outs(opened.model)
-    affordable = int(KNOCK_OUT_GMACS / (cost(opened.model, memory=False)["gmacs"] * len(changes)))
-    if affordable < FEWEST_CLIPS:
-        raise ValueError(
-            f"{len(changes)} knock-outs of this model on {FEWEST_CLIPS} clips take more than "
-            f"{KNOCK_OUT_GMACS} GMACs; call analysis.intervene with some of them, on a GPU"
-        )
-    clips = run_clips(run, min(MOST_CLIPS, affordable))
-    effects = intervene(opened.model, clips, changes)
-    metric = "within_pair" if "within_pair" in effects else "top1"
-    order = effects[f"{metric}_change"].abs().sort_values(ascending=False, kind="stable").index
-    title = _knock_outs_in_words(effects, metric, effects.loc[order[0]])
-    axes = draw_interventions(effects, metric=metric, most=NUM_KNOCK_OUTS, title=title)
-    columns = [name for name in ("top1", "within_pair") if name in effects]
-    cells = [
-        [row["intervention"], *(_change(row, name) for name in columns), f"{row['changed']:.1%}"]
-        for row in effects.loc[order].to_dict("records")
-    ]
-    head = ["intervention", *(f"{name}, change in points [95%]" for name in columns)]
-    words = (
-        f"Each group's table of seed {opened.seed} is set to 0 by itself, and the model is scored "
-        f"on the same {len(clips)} test clips. Intervals are not widened for the "
-        f"{len(changes)} knock-outs: at 95% about one in twenty excludes 0 by chance."
+    times, digits = (100, 0) if name in SHARES else (1, 2)
+    shown = (
+        "undefined" if pd.isna(value) else f"{times * value:.{digits}f}".replace("-0.00", "0.00")
+        for value in values
     )
-    folded = Table("all knock-outs", [*head, "predictions changed"], cells, folded=True)
-    caption = f"The {min(NUM_KNOCK_OUTS, len(effects))} largest changes."
-    return Section(words, [folded], [(caption, axes.figure)])
-
-
-def _knock_outs_in_words(effects: pd.DataFrame, metric: str, largest: pd.Series) -> str:
-    certain = (effects[f"{metric}_low"] > 0) | (effects[f"{metric}_high"] < 0)
-    return (
-        f"One group's table set to 0: {100 * largest[f'{metric}_change']:+.1f} points at most; "
-        f"{certain.sum()} of {len(effects)} intervals exclude 0"
-    )
-
-
-def _change(row: dict[str, Any], name: str) -> str:
-    mean, low, high = (100 * row[f"{name}_{part}"] for part in ("change", "low", "high"))
-    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return " / ".join(shown)
 
 
 def provenance(run: Path, variant: str | None = None) -> Section:

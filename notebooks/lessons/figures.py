@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.bias.draw_bias import FROM_TOKEN, seen
 from posmlp.positions import relative_position_index
 
 
@@ -105,7 +106,7 @@ def draw_maps_beside_effects(temporal: Mapping[str, pd.DataFrame], effects: pd.D
     for ax, name in zip(grid[0], [*temporal, "within pairs"], strict=True):
         ax.set_title(name, fontsize=9)
     for ax in grid[-1, :-1]:
-        ax.set_xlabel("dt (frames)")
+        ax.set_xlabel("frames before (-), after (+)")
     grid[-1, -1].set_xlabel("change (points, 95% interval)")
     title = f"The direction of time needs odd tables in {needed(effects, 'symmetrise')}"
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
@@ -123,7 +124,8 @@ def needed(effects: pd.DataFrame, kind: str, metric: str = "within_pair") -> str
 
 
 def _draw_tables(axes: list[Axes], maps: list[pd.DataFrame]) -> None:
-    tables = [rows.pivot(index="group", columns="dt", values="bias") for rows in maps]
+    seen_maps = [seen(rows, FROM_TOKEN) for rows in maps]
+    tables = [rows.pivot(index="group", columns="dt", values="bias") for rows in seen_maps]
     limit = max(table.abs().to_numpy().max() for table in tables)
     for ax, table in zip(axes, tables, strict=True):
         reach = table.columns.max() + 0.5

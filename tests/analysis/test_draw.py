@@ -8,10 +8,12 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib import pyplot as plt
 from matplotlib.image import AxesImage
 
 from analysis import (
+    bias_maps,
     draw_accuracy,
     draw_cost_accuracy,
     draw_differences,
@@ -20,9 +22,12 @@ from analysis import (
     draw_spatial_bias,
     draw_temporal_bias,
     t_interval,
+    units,
 )
 from analysis.bias.draw_bias import growth
+from analysis.bias.figures import content_note, content_spreads
 from analysis.results.draw_comparison import tally
+from posmlp import create_model
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
 
@@ -59,16 +64,24 @@ def test_temporal_bias_draws_a_line_a_group() -> None:
     lines = {line.get_label(): line for line in ax.get_lines() if len(line.get_xdata()) == 7}
     assert set(lines) == {"0", "1", "2"}
     assert list(lines["2"].get_xdata()) == [-3, -2, -1, 0, 1, 2, 3]
-    assert list(lines["2"].get_ydata()) == [1700, 1800, 1900, 2000, 2100, 2200, 2300]
+    # earlier keys on the left: dt = query - key runs from 3 to -3
+    assert list(lines["2"].get_ydata()) == [2300, 2200, 2100, 2000, 1900, 1800, 1700]
     assert len({line.get_color() for line in lines.values()}) == 3
     assert ax.get_title(loc="left") == "A finding"
-    assert "frames" in ax.get_xlabel()
+    assert ax.get_xlabel() == "key before (-) or after (+) the token (frames)"
+    turned = draw_temporal_bias(unit_maps(3, frames=4), view="by offset")
+    assert turned.get_lines()[2].get_ydata().tolist()[0] == -300
+    assert turned.get_xlabel().startswith("dt = query - key")
+    with pytest.raises(
+        ValueError, match="view='past' must be one of 'from the token', 'by offset'"
+    ):
+        draw_temporal_bias(unit_maps(3, frames=4), view="past")
 
 
 def test_temporal_bias_above_eight_groups_is_a_heatmap_sorted_by_peak() -> None:
     maps = unit_maps(10, frames=3)
     peaks = dict(enumerate([2, -2, 1, 0, -1, 2, 1, 0, -1, -2]))
-    maps["bias"] = np.where(maps["dt"] == maps["group"].map(peaks), -5.0, 0.1)
+    maps["bias"] = np.where(maps["dt"] == -maps["group"].map(peaks), -5.0, 0.1)
     ax = draw_temporal_bias(maps)
     image = ax.images[0]
     shown = [label.get_text() for label in ax.get_yticklabels()]
@@ -94,9 +107,41 @@ def test_growth_compares_root_mean_squares() -> None:
     assert growth(after, 0 * before, "start") == "rms 3.5, start 0"
 
 
+def test_growth_of_a_relation_that_is_not_tied_is_that_of_the_relation() -> None:
+    model = create_model("toy", depths=(1,), dims=(8,), windows=4, num_frames=4, image_size=16,
+                         gate="dense", num_groups=2, temporal_windows=4, downsample=())  # fmt: skip
+    relation = next(units(model)).unit.relation().detach().double()
+    maps = bias_maps(model).query("branch == 'T'")
+    found = growth(maps, maps.assign(bias=1.0, bias_std=0.0))
+    rms = float(relation.square().mean().sqrt())
+    assert found == f"rms {rms:.2g}, {rms:.2g} times the initial"
+    assert np.sqrt((maps["bias"] ** 2).mean()) < 0.9 * rms  # a mean over pairs hides the rest
+    title = draw_temporal_bias(maps).get_title(loc="left").replace("\n", " ")
+    assert "not tied by offset: means over pairs, which hide a standard deviation of 0" in title
+
+
+def test_note_on_attention_tells_how_far_content_moves_its_scores() -> None:
+    small = {"depths": (1,), "dims": (8,), "windows": 4, "num_frames": 4, "image_size": 16}
+    small |= {"temporal_windows": 4, "downsample": (), "layout": "T"}
+    model, clips = create_model("toy", gate="attention", **small), torch.randn(2, 3, 4, 16, 16)
+    linear = next(units(model)).unit.query_key
+    [spread] = content_spreads(model, [next(units(model)).unit], clips)
+    with torch.no_grad():
+        for parameter in linear.parameters():
+            parameter.mul_(2)  # queries and keys: scores are products of both
+    assert content_spreads(model, [next(units(model)).unit], clips) == pytest.approx([4 * spread])
+    assert not linear._forward_hooks
+    assert model.training
+    title = f"standard deviation of {4 * spread:.2g} to {4 * spread:.2g}"
+    assert content_note(model, clips).endswith(title)
+    assert content_note(create_model("toy", **small)) == ""
+
+
 def test_spatial_bias_maps_stand_at_their_offsets_in_one_scale() -> None:
     maps = unit_maps(3, side=3)
-    axes = draw_spatial_bias(maps)
+    [left, *_] = draw_spatial_bias(maps)  # what lies to the left and above has positive offsets
+    assert value_at(left.images[0], -2, -1) == 12
+    axes = draw_spatial_bias(maps, view="by offset")
     assert len(axes) == 3
     limits = {ax.images[0].norm.vmax for ax in axes} | {-ax.images[0].norm.vmin for ax in axes}
     assert limits == {np.percentile(maps["bias"].abs(), 99)}
@@ -130,7 +175,10 @@ def test_spatial_bias_of_zeros_has_a_scale() -> None:
 def test_joint_bias_has_a_slice_a_dt_in_one_scale_and_its_margin() -> None:
     maps = unit_maps(3, frames=3, side=2)
     maps["bias"] += 7 * (maps["group"] == 0)
-    axes = draw_joint_bias(maps)
+    seen = draw_joint_bias(maps.query("abs(dt) < 2"), groups=[2])
+    assert [ax.get_title(loc="center") for ax in seen[0]] == ["1 before", "same", "1 after"]
+    assert value_at(seen[0, 0].images[0], -1, 1) == 2000 + 100 - 10 + 1
+    axes = draw_joint_bias(maps, view="by offset")
     assert axes.shape == (3, 5)
     assert [ax.get_title(loc="center") for ax in axes[0]] == [f"dt {n}" for n in (-2, -1, 0, 1, 2)]
     for group, line in enumerate(axes):
@@ -153,8 +201,8 @@ def test_joint_bias_puts_the_control_under_each_group_and_says_what_it_leaves_ou
     assert labels[:3] == ["group 2\ntrained", "group 2\nshuffled", "group 3\ntrained"]
     assert value_at(axes[1, 0].images[0], 0, 0) == -1.0
     figure = axes[0, 0].figure
-    assert figure.get_suptitle().replace("\n", " ").endswith("4 of 6 groups; 9 of 17 dt")
-    assert [ax.get_title(loc="center") for ax in axes[0]][4] == "dt 0"
+    assert figure.get_suptitle().replace("\n", " ").endswith("4 of 6 groups; 9 of 17 slices")
+    assert [ax.get_title(loc="center") for ax in axes[0]][4] == "same"
     dashed = [line for line in figure.axes[72].get_lines() if line.get_linestyle() == "--"]
     assert [line.get_label() for line in dashed[4:]] == ["shuffled"]  # for the legend alone
     assert len(dashed[0].get_xdata()) == 17

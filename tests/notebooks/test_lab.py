@@ -88,12 +88,12 @@ def test_lesson_07_explorer_changes_and_is_read(lab: Any) -> None:
         assert "'group': 0" in printed(cells[reading])
 
         run_cell(page, reading - 1)  # brings the explorer into view
-        canvas = page.locator(".bias-explorer canvas")
+        canvas = page.locator(".bias-explorer canvas.map")
         canvas.wait_for()
         before = canvas.evaluate("(canvas) => canvas.toDataURL()")
         page.get_by_label("stage", exact=True).select_option("4")
         page.get_by_label("group", exact=True).select_option("3")
-        changed = "(before) => document.querySelector('.bias-explorer canvas')"
+        changed = "(before) => document.querySelector('.bias-explorer canvas.map')"
         page.wait_for_function(f"{changed}.toDataURL() !== before", arg=before)
         again = printed(run_cell(page, reading))
         assert "'stage': 4" in again

@@ -193,7 +193,8 @@ model = load("toy-ts")
 maps = bias_maps(model).query("stage == 1 and block == 1 and branch == 'S'")
 largest = maps.loc[maps.groupby("group").bias.transform(lambda b: b.abs().max()) == maps.bias.abs()]
 places = " and ".join(f"({row.dy}, {row.dx})" for row in largest.itertuples())
-draw_spatial_bias(maps, title=f"Stage 1, trained: the largest weights stand at (dy, dx) = {places}")
+title = f"Stage 1, trained: the largest weights stand at (dy, dx) = {places}"
+draw_spatial_bias(maps, view="by offset", title=title)
 plt.show()
 
 # %%
@@ -255,15 +256,16 @@ nb03.offset_of(offset_of)
 # stands the weight that the query gives to itself?
 
 # %%
-explorer = BiasExplorer(model)
+explorer = BiasExplorer(model, view="by offset")
 explorer.branch = "S"
 explorer.draw()
 plt.show()
 
 # %% [markdown]
-# **Reading.** Above, the query's row of the matrix, frame by frame, the query itself marked; below,
-# the table that the row is read from. The query's own weight stands in the middle, at offset (0,
-# 0). The row lists keys, the table offsets: one is the other turned.
+# **Reading.** Above, the query's row of the matrix as a picture, the query itself marked; below,
+# the table, and dashed what the row reads of it. The query's own weight stands in the middle, at
+# offset (0, 0). The row lists keys, the table offsets: one is the other turned. (The other view,
+# *from the token*, turns the table round; later lessons and reports draw tables so.)
 #
 # Now the explorer itself. Run the cell, click it, move the query with the arrow keys and watch the
 # cut-out slide over the table. **Your guess:** the query moves one token to the right. In which

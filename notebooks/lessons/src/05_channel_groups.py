@@ -268,7 +268,7 @@ fig, (one, eight, right) = plt.subplots(1, 3, figsize=(10.5, 3.4), width_ratios=
 eight.sharey(one)
 for ax, groups, title in ((one, 1, "1 group: one curve"), (eight, 8, "8 groups: many curves")):
     maps = bias_maps(models[groups]).query("stage == 2 and block == 1 and branch == 'T'")
-    draw_temporal_bias(maps, ax=ax, title=title)
+    draw_temporal_bias(maps, view="by offset", ax=ax, title=title)
     ax.set(xlabel="dt (frames; right: past)", ylabel="mixing weight" if ax is one else "")
     ax.get_legend().remove()
 for branch in ("T", "S"):

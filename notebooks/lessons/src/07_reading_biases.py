@@ -56,8 +56,10 @@ for name, model in models.items():
 #
 # ## A first look: stage 1
 #
-# The sign convention of this project: dt = query - key, so a positive dt means that the key lies in
-# the *past*. A unit of stage 1 mixes 8 frames, so dt runs from -7 to 7; it has two channel groups.
+# Figures show a table as the token that mixes sees it: keys before it stand on the left, keys after
+# it on the right. (In code dt = query - key, so a positive dt means that the key lies in the
+# *past*.) A unit of stage 1 mixes 8 frames, so a key stands up to 7 frames away; it has two channel
+# groups.
 #
 # **Your guess:** the task needs the direction of time. Will the trained tables be larger towards
 # the past than towards the future?
@@ -72,7 +74,7 @@ temporal = {
 fig, axes = plt.subplots(1, 3, figsize=(9, 2.7), sharey=True)
 for ax, (name, maps) in zip(axes, temporal.items(), strict=True):
     analysis.draw_temporal_bias(maps.query("stage == 1"), ax=ax, title=f"{name}, stage 1")
-    ax.set(xlabel="dt (frames; right: past)")
+    ax.set(xlabel="frames before (-) or after (+)")
     if name != "shuffled":
         ax.get_legend().remove()
         ax.set_ylabel("mixing weight")
@@ -164,7 +166,7 @@ assert alone.max() > 0.5
 # ## The last stage
 #
 # Sixteen groups are too many lines: `draw_temporal_bias` turns to a heat map, groups sorted by the
-# dt of their peak.
+# place of their peak.
 #
 # **Your guess:** all three maps are sorted in the same way. Will the two controls look structured,
 # too?
@@ -173,7 +175,7 @@ assert alone.max() > 0.5
 fig, axes = plt.subplots(1, 3, figsize=(10, 3.2))
 for ax, (name, maps) in zip(axes, temporal.items(), strict=True):
     analysis.draw_temporal_bias(maps.query("stage == 4"), ax=ax, title=f"{name}, stage 4")
-    ax.set(xlabel="dt (frames; right: past)")
+    ax.set(xlabel="frames before (-) or after (+)")
 plt.show()
 
 # %% [markdown]

@@ -99,7 +99,7 @@ def test_sheet_shows_eight_frames_their_overlays_and_all_bars(
     assert f"'up': {share:.0%} of the relevance lies on the object" in figure.get_suptitle()
     caption = figure.get_supxlabel().replace("\n", " ")
     assert "integrated gradients, baseline mean frame, num steps 32" in caption
-    assert "completeness gap -2.5e-03 of -0.25 logits" in caption
+    assert "completeness gap 1% of -0.25 logits" in caption
     assert "99th percentile" in figure.axes[-1].get_ylabel()
 
 

@@ -140,7 +140,9 @@ def test_temporal_history_has_a_panel_an_epoch_with_a_line_a_group(history: pd.D
     assert len({ax.get_ylim() for ax in axes[0]}) == 1
     for ax, epoch in zip(axes[0], (0, 2, 4, 5), strict=True):
         lines = {line.get_label(): line for line in ax.get_lines() if len(line.get_xdata()) == 7}
-        expected = rows[(rows["epoch"] == epoch) & (rows["group"] == 1)].sort_values("dt")["bias"]
+        expected = rows[(rows["epoch"] == epoch) & (rows["group"] == 1)].sort_values("dt")["bias"][
+            ::-1
+        ]
         assert list(lines["1"].get_ydata()) == expected.tolist()
         assert set(lines) == {"0", "1"}
 
@@ -153,7 +155,7 @@ def test_temporal_history_of_many_groups_is_a_heatmap_in_one_order(history: pd.D
     for ax, epoch in zip(axes, (0, 5), strict=True):
         table = rows[rows["epoch"] == epoch].pivot(index="group", columns="dt", values="bias")
         shown = np.asarray(ax.images[0].get_array())
-        assert shown.tolist() == table.loc[order].to_numpy().tolist()
+        assert shown.tolist() == table.loc[order].to_numpy()[:, ::-1].tolist()
     assert (np.diff(np.abs(shown).argmax(axis=1)) >= 0).all()  # by the peak at the last epoch
     assert len({ax.images[0].norm.vmax for ax in axes}) == 1
 
@@ -165,7 +167,12 @@ def test_spatial_history_has_a_column_an_epoch_on_one_scale(history: pd.DataFram
     limit = np.percentile(rows[rows["epoch"].isin([0, 4])]["bias"].abs(), 99)
     assert {ax.images[0].norm.vmax for ax in axes.flat} == {limit}
     expected = rows.query("epoch == 4 and group == 1").pivot(index="dy", columns="dx")["bias"]
-    assert np.asarray(axes[1, 1].images[0].get_array()).tolist() == expected.to_numpy().tolist()
+    assert (
+        np.asarray(axes[1, 1].images[0].get_array()).tolist()
+        == expected.to_numpy()[::-1, ::-1].tolist()
+    )
+    turned = draw_bias_history(rows, epochs=[4], view="by offset")[1, 0]
+    assert np.asarray(turned.images[0].get_array()).tolist() == expected.to_numpy().tolist()
     assert axes[0, 0].figure.get_suptitle() == "A finding"
 
 

@@ -30,10 +30,7 @@ from posmlp.data.sources import HeldClips
 SMALL = PosMLPConfig(
     num_frames=3, image_size=16, depths=(1, 2), dims=(4, 8), num_groups=(2, 4), windows=(4, 2)
 )
-READOUT = re.compile(
-    r"query t (\d+), y (\d+), x (\d+); (?:key t (\d+), y (\d+), x (\d+)|no key there); "
-    r"dt (-?\d+), dy (-?\d+), dx (-?\d+); weight (.*)"
-)
+READOUT = re.compile(r"query (.*); (?:key (.*)|no key there); (.*); weight (.*)")
 
 
 PAUSE_MS = (40, 80)
@@ -56,7 +53,7 @@ WATCH = """(canvas) => {
 
 def key_times(tab: Any, num_presses: int) -> dict[str, list[float]]:
     """Press arrow keys on the explorer of a tab and return milliseconds by WATCH's names."""
-    canvas = tab.locator(".bias-explorer canvas")
+    canvas = tab.locator(".bias-explorer canvas.map")
     canvas.focus()
     canvas.evaluate(WATCH)
     pauses = np.random.default_rng(0).uniform(*PAUSE_MS, num_presses)
@@ -229,6 +226,11 @@ def test_static_picture_draws_the_row_and_the_table_on_one_scale() -> None:
     unit = explorer.unit
     figure = draw_explorer(unit, 1, (2, 0, 3), explorer.names)
     images = [ax.images[0] for ax in figure.axes if ax.images]
+    dashed = [
+        patch for patch in figure.axes[2].patches if patch.get_linestyle() not in ("-", "solid")
+    ]
+    assert len(dashed) == 3  # a window of each frame that the row reads
+    assert "query t 2, y 0, x 3" in figure.get_suptitle().replace("\n", " ")
     expected = [unit.row(0, 1, (2, 0, 3)), unit.row(1, 1, (2, 0, 3)), *(t[1] for t in unit.tables)]
     for image, values in zip(images[:4], expected, strict=True):
         shown = image.get_array().compressed()
@@ -251,7 +253,7 @@ class Page:
         self.tab.on("pageerror", lambda error: self.errors.append(str(error)))
         self.tab.on("console", lambda message: self.errors.append(message.text))
         self.tab.goto(path.as_uri())
-        self.canvas = self.tab.locator("canvas")
+        self.canvas = self.tab.locator("canvas:not(.thumbs)")
 
     def picture(self) -> str:
         return str(self.canvas.evaluate("(canvas) => canvas.toDataURL()"))
@@ -287,9 +289,14 @@ class Page:
 def parsed(text: str) -> tuple[Any, Any, Any, str]:
     match = READOUT.fullmatch(text)
     assert match, text
-    numbers = [None if part is None else int(part) for part in match.groups()[:9]]
-    query, key, offset = (tuple(numbers[i : i + 3]) for i in (0, 3, 6))
-    return query, None if key[0] is None else key, offset, match[10]
+    query, key, offset = (part and numbers_of(part) for part in match.groups()[:3])
+    return query, key, offset, match[4]
+
+
+def numbers_of(part: str) -> tuple[int, ...]:
+    """`t 1, x 2` and `dt 1, dx 2` as (1, 0, 2): an axis of length 1 is hidden."""
+    shown = {name[-1]: int(value) for name, value in map(str.split, part.split(", "))}
+    return tuple(shown.get(axis, 0) for axis in "tyx")
 
 
 def test_page_reads_out_every_offset_and_paints_its_colour(browser: Any, tmp_path: Path) -> None:
@@ -347,7 +354,7 @@ def test_page_answers_keys_pointer_and_choices(browser: Any, tmp_path: Path) -> 
     page = Page(browser, explorer.save(tmp_path / "bias.html"))
     pictures = [page.picture()]
     page.tab.keyboard.press("Tab")
-    for _ in range(4):  # past the four choices to the picture
+    for _ in range(6):  # past the help, the four choices and the view to the picture
         page.tab.keyboard.press("Tab")
     steps = {
         "ArrowRight": (2, 2, 0),  # over the side of frame 1 lies frame 2
@@ -372,8 +379,41 @@ def test_page_answers_keys_pointer_and_choices(browser: Any, tmp_path: Path) -> 
     assert page.readout()[0] == (0, 1, 1)
     assert page.tab.get_by_label("group", exact=True).input_value() == "1"
     box = page.canvas.bounding_box()
-    page.tab.mouse.click(box["x"] + 6, box["y"] + 52)  # the row's first token
+    page.tab.mouse.click(box["x"] + 30, box["y"] + 52)  # the row's first token, right of its ticks
     assert page.readout()[:2] == ((0, 0, 0), (0, 0, 0))
+    assert "t 0" not in page.tab.locator("output").inner_text()  # an S unit has no time
+    thumbs = page.tab.locator("canvas.thumbs").bounding_box()
+    page.tab.mouse.click(thumbs["x"] + 6, thumbs["y"] + 10)
+    assert page.tab.get_by_label("group", exact=True).input_value() == "0"
+    assert "group 0 of 4" in page.tab.locator("main").inner_text()
+    assert not page.tab.get_by_text("Point at a cell").is_visible()
+    page.tab.get_by_text("?", exact=True).click()
+    assert page.tab.get_by_text("Point at a cell").is_visible()
+
+
+def test_on_a_phone_models_stack_and_a_tap_probes(browser: Any, tmp_path: Path) -> None:
+    explorer = BiasExplorer(model_of(layout="S"), model_of(1, layout="S"))
+    path = explorer.save(tmp_path / "bias.html")
+    wide = Page(browser, path)
+    wide_height = wide.canvas.bounding_box()["height"]
+    phone = browser.new_context(
+        viewport={"width": 390, "height": 800}, has_touch=True, color_scheme="dark"
+    )
+    tab = phone.new_page()
+    tab.goto(path.as_uri())
+    canvas, output = tab.locator("canvas.map"), tab.locator("output")
+    box = canvas.bounding_box()
+    assert box["height"] > 1.5 * wide_height
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    ink = "getComputedStyle(document.querySelector('output')).color"
+    assert wide.tab.evaluate(ink) != tab.evaluate(ink)  # dark and light
+    before = parsed(output.inner_text())
+    assert before[0] == (0, 2, 2)
+    tab.touchscreen.tap(box["x"] + 30, box["y"] + 52)
+    assert parsed(output.inner_text())[:2] == ((0, 2, 2), (0, 0, 0))  # read out, and no more
+    tab.touchscreen.tap(box["x"] + 30, box["y"] + 52)
+    assert parsed(output.inner_text())[0] == (0, 0, 0)
+    phone.close()
 
 
 def test_page_asks_for_nothing_and_survives_names_that_look_like_html(

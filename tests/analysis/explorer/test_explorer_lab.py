@@ -55,7 +55,7 @@ def test_explorer_lives_in_jupyterlab_and_leaves_a_picture(browser: Any, tmp_pat
     with serve_lab(root, tmp_path / "private") as address:
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         run_notebook(page, address, "explorer.ipynb")
-        canvas = page.locator(".bias-explorer canvas")
+        canvas = page.locator(".bias-explorer canvas.map")
         readout = page.locator(".bias-explorer output")
         canvas.focus()
         active = "window.jupyterapp.shell.currentWidget.content.activeCellIndex"
@@ -63,7 +63,7 @@ def test_explorer_lives_in_jupyterlab_and_leaves_a_picture(browser: Any, tmp_pat
         picture = canvas.evaluate("(canvas) => canvas.toDataURL()")
         page.keyboard.press("ArrowUp")
         page.keyboard.press("ArrowLeft")
-        assert readout.inner_text().startswith("query t 0, y 1, x 1;")
+        assert readout.inner_text().startswith("query y 1, x 1;")
         assert canvas.evaluate("(canvas) => canvas.toDataURL()") != picture
         assert page.evaluate(active) == before  # JupyterLab did not take the arrows
         selection_where(root / "selection.json", query=[0, 1, 1], group=0, branch="S")

@@ -15,21 +15,26 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 
 from analysis import bias_maps, cost, draw_speed_accuracy, gather_curves, last_epochs, write_page
 from analysis.bias.draw_bias import growth
 from analysis.cli import main
+from analysis.figures.style import plain
 from analysis.interventions.run_clips import independent_clips, run_clips
 from analysis.page import attribution as page_attribution
+from analysis.page import reliance
 from analysis.page import sections as page_sections
+from analysis.page.costs import unreliable
 from analysis.page.page import SECTIONS
 from analysis.results.curves import highest_in_words
 from posmlp.checkpoint import load, write_atomically
 from posmlp.clip_scores import FILES
 from posmlp.config import TrainConfig
 from posmlp.data.digits.moving_digits import MovingDigits
+from posmlp.data.digits.synthetic import write_dataset
 from posmlp.data.sources import GeneratedClips
 from posmlp.presets import PRESETS
 from posmlp.train.fitting import fit
@@ -126,16 +131,31 @@ def test_page_shows_the_numbers_of_the_run(run: Path, page: Path) -> None:
     found = sections(page)
     metrics = pd.read_csv(run / "metrics.csv").query("epoch == 2")
     for seed, score in zip(metrics["seed"], metrics["test_top1"], strict=True):
-        assert re.search(rf"<td>{seed}</td><td>2</td>.*<td>{score:.3f}</td>", found["Accuracy"])
+        cell = f"{100 * score:.1f}"
+        assert re.search(rf"<td>{seed}</td><td>2</td>.*<td>{cell}</td>", found["Accuracy"])
+    assert "<th>test within pair (%)</th>" in found["Accuracy"]
+    verdict = re.search(r'<div class="verdict">(.*?)</div>', page.read_text(), re.S)
+    assert verdict
+    for part in (
+        f"{metrics['test_top1'].mean():.0%} of test clips are answered right, mean of 2 seeds",
+        "Nothing in this model tells a clip from its reversal.",
+        "Tables set to 0 change within-pair accuracy: all of branch",
+        "<strong>Distrust</strong> ",
+        "as a rule: it is of seed 3 alone",
+    ):
+        assert part in " ".join(verdict[1].split())
     counted = cost(CONFIG)
     assert f"{counted['params']:,}" in found["Cost"]
-    assert f"keeps {counted['saved_bytes'] / 1e6:.3g} MB" in found["Cost"]
+    assert f"keeps {plain(counted['saved_bytes'] / 1e6)} MB" in found["Cost"]
+    for title, text in found.items():
+        said = re.sub(r'(src|srcdoc)="[^"]*"', "", text)
+        assert title == "Provenance" or not re.search(r"\de[+-]\d\d", said)
     assert re.search(r"<td>1</td><td>[\d.]+</td>.*<td>16</td><td>[\d.]+</td>", found["Cost"], re.S)
     framed = re.search(r'srcdoc="([^"]+)"', found["Mixing weights"])
     assert framed
     assert '<script type="application/json" id="state">' in html.unescape(framed[1])
     assert "28 test clips" in found["Which groups the model uses"]
-    assert found["Which groups the model uses"].count("<td>knock out") == 2 * (2 + 10)
+    assert found["Which groups the model uses"].count(", group ") == 2 * (2 + 10)
     assert json.loads((run / "environment.json").read_text())["platform"] in found["Provenance"]
 
 
@@ -143,7 +163,7 @@ def test_titles_on_the_page_state_what_was_found(run: Path) -> None:
     metrics = pd.read_csv(run / "metrics.csv").query("epoch == 2")
     [(_, curves)] = page_sections.accuracy(run).figures
     title = curves.axes[0].get_title(loc="left").replace("\n", " ")
-    assert f"test_top1 {metrics['test_top1'].mean():.0%}" in title
+    assert f"test top-1 {metrics['test_top1'].mean():.0%}" in title
     maps, start = (
         bias_maps(model)
         for model in (load(run / "model-seed3.safetensors"), seeded_model(CONFIG, 3))
@@ -151,15 +171,25 @@ def test_titles_on_the_page_state_what_was_found(run: Path) -> None:
     first = [table.query("stage == 1 and branch == 'T'") for table in (maps, start)]
     drawn = page_sections.maps(run).figures[0][1]
     assert drawn.get_suptitle() == f"Trained weights: {growth(*first)}"
-    knocked = page_sections.group_knock_outs(run)
-    [title] = [ax.get_title(loc="left").replace("\n", " ") for ax in knocked.figures[0][1].axes]
-    largest = knocked.tables[0].rows[0][2].split(" ")[0]  # of within-pair accuracy
-    assert f"{float(largest):+.1f} points at most; " in title
-    assert title.endswith("of 24 intervals exclude 0")
+    knocked = reliance.group_knock_outs(run)
+    titles = [f.axes[0].get_title(loc="left").replace("\n", " ") for _, f in knocked.figures]
+    cells = {row[0]: float(row[2].split(" ")[0]) for row in knocked.tables[0].rows}
+    alone = min(value for name, value in cells.items() if "group" in name)
+    whole = re.search(r"all groups of ([TS]) together ([+-]\d+)$", titles[1])
+    assert f"each group alone {alone:+.1f} points at most, " in titles[1]
+    assert whole
+    assert float(whole[2]) == pytest.approx(cells[f"{whole[1]} of all stages"], abs=0.51)
+    assert f"all of branch {whole[1]} by {whole[2]} points" in titles[0]
+    assert list(cells)[:6] == [
+        f"{branch} of {stage}" for branch in "TS" for stage in ("all stages", "stage 1", "stage 2")
+    ]
     card = page_attribution.scorecard(run)
-    masses = {row[0]: float(row[3]) for row in card.tables[0].rows if row[1] == "mass on object"}
+    rows = card.tables[0].rows
+    masses = {row[0]: float(row[3]) for row in rows if row[1] == "mass on object (%)"}
     best = max(masses, key=masses.__getitem__)
-    assert f"moving object: {best}, {masses[best]:.0%} [" in card.figures[0][1].get_suptitle()
+    assert f"moving object: {best}, {masses[best]:.0f}% [" in card.figures[0][1].get_suptitle()
+    ticks = [ax.get_xlim() for ax in card.figures[0][1].axes]
+    assert max(high for _, high in ticks) < 1.1  # no share of more than all
 
 
 def test_page_says_why_a_section_does_not_apply(dense: Path, tmp_path: Path) -> None:
@@ -183,6 +213,19 @@ def test_page_says_why_a_section_does_not_apply(dense: Path, tmp_path: Path) -> 
     assert found["Mixing weights"] is found["Cost"] is None
 
 
+def test_a_timing_is_unreliable_on_a_busy_machine_or_where_batches_disagree() -> None:
+    timed = pd.DataFrame({"batch_size": [1, 16], "median_ms": [2.0, 9.0], "load": [0.4, 0.9]})
+    assert unreliable(timed, cores=1) == ""
+    assert unreliable(timed.assign(load=[2.0, 6.5]), cores=4).startswith("load 6.5 on 4 cores")
+    faster = timed.assign(median_ms=[30.0, 9.0])
+    assert unreliable(faster, cores=1) == "a larger batch came out faster than a smaller one"
+
+
+def test_numbers_are_told_without_exponents() -> None:
+    told = [plain(value) for value in (1234.5, 0.000213, 24.31, 2.0, 0.0, -0.0042)]
+    assert told == ["1,234", "0.000213", "24.3", "2", "0", "-0.0042"]
+
+
 def test_run_clips_are_the_tested_ones_in_pairs(run: Path) -> None:
     whole = MovingDigits("test", 28, num_frames=4, image_size=16, paired=True)
     held = run_clips(run, 8)
@@ -197,6 +240,30 @@ def test_run_clips_are_the_tested_ones_in_pairs(run: Path) -> None:
     fresh = independent_clips(run, 4)
     assert fresh is not None
     assert not (fresh.clips[1] == fresh.clips[0].flip(0)).all()
+
+
+def test_video_files_of_ours_are_found_from_the_run_folder_with_their_truth(
+    dense: Path, tmp_path: Path
+) -> None:
+    look = {"num_frames": 4, "image_size": 32}
+    write_dataset(tmp_path / "data", num_train=2, num_val=2, num_test=6, **look, progress=False)
+    run = tmp_path / "runs" / "of"
+    run.mkdir(parents=True)
+    stored = json.loads((dense / "config.json").read_text())
+    stored |= {"source": "data", "data": {"test": {"name": "data"}}}
+    stored["model"]["image_size"] = 32
+    (run / "config.json").write_text(json.dumps(stored))
+    made = MovingDigits("test", 6, **look, paired=True).render(torch.tensor([0, 1, 4, 5]))
+    held = run_clips(run, 4)
+    assert held.truth is not None
+    for label, masks in zip(made.labels, made.masks, strict=True):
+        assert (held.truth.masks[held.labels == label] == masks).all()
+    fresh = independent_clips(run, 3)
+    assert fresh is not None
+    assert (fresh.clips == MovingDigits("test", 6, **look).render(torch.arange(3)).clips).all()
+    stored["model"]["image_size"] = 16
+    (run / "config.json").write_text(json.dumps(stored))
+    assert run_clips(run, 2).truth is independent_clips(run, 2) is None
 
 
 def test_bias_command_writes_maps_statistics_and_a_figure_a_unit(
