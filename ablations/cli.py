@@ -140,11 +140,6 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--margin", type=float, help="the largest difference that counts as none, in points"
     )
-    report.add_argument(
-        "--look-inside",
-        action="store_true",
-        help="also analyse the baseline's first model, as `python -m analysis all` does",
-    )
     repeat.add_argument("--to", type=Path, help="a new folder for the run (default: temporary)")
     publish.add_argument("to", type=Path, help="the folder to write to")
     publish.add_argument(

@@ -23,7 +23,6 @@ from ablations.report.labels import Metric
 from ablations.report.provenance import grid_text, is_dirty, links, provenance, reproduce
 from ablations.report.tuning import Tuning, tuning
 from ablations.report.words import Finding
-from analysis.page.page import write_page
 from posmlp.checkpoint import write_atomically
 from posmlp.clip_scores import link
 
@@ -113,6 +112,8 @@ def write_report(
 
 def _look_inside(study: Study, folder: Path) -> tuple[str, str]:
     """Write the analysis of the run with the best score; its name, and the file's, beside us."""
+    from analysis.page.page import write_page  # which imports much that reports do without
+
     best = study.best_run()
     if best is None:
         raise ValueError(

@@ -25,7 +25,7 @@ from analysis.results.statistics import compare
 SCORES = {
     "val_top1": "validation top-1",
     "val_top5": "validation top-5",
-    "val_within_pair": "validation within-pair",
+    "val_within_pair": "validation within pairs",
     "val_loss": "validation loss",
 }
 ARROWS = {"lowest": "↓", "highest": "↑"}

@@ -138,7 +138,7 @@ def test_report_looks_inside_the_best_run(folder, tmp_path, monkeypatch, capsys)
         out.write_text(str(run))
         return out
 
-    monkeypatch.setattr("ablations.report.page.write_page", write_page)
+    monkeypatch.setattr("analysis.page.page.write_page", write_page)
     out = tmp_path / "new" / "report.html"
     assert main(["report", str(folder), "--out", str(out), "--look-inside"]) == 0
     page = out.with_name("analysis.html")
