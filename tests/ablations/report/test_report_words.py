@@ -279,12 +279,12 @@ def test_more_than_forty_variants_are_summed_up_and_all_are_in_one_table(tmp_pat
     assert shown.costs.equals(whole.costs.loc[list(shown.labels.values())])
     said, text = text_of(page), page.read_text()
     assert "50 variants, 2 seeds each" in said
-    assert "49" in report_words.headline(whole, metric, whole.comparison(metric))
-    assert said.count("Of 50 variants, the best and the worst") == 6
+    assert " more" in report_words.headline(whole, metric, whole.comparison(metric))
+    assert said.count("Of 50 variants, the best and the worst") == 5
     packed = re.search(r'id="all-rows">(.*?)</script>', text)[1]
     rows = json.loads(gzip.decompress(base64.b64decode(packed)))
     assert [row[0] for row in rows["data"]] == list(whole.labels.values())
-    assert text.count("<tr") < 60
+    assert text.count("<tr") < 110  # 41 variants, once more with their runs
 
 
 def test_classes_are_shown_where_they_were_scored(tmp_path):
