@@ -136,7 +136,7 @@ def test_findings_show_gates_and_layouts_at_a_glance() -> None:
 
 
 def test_findings_show_the_tuned_gates() -> None:
-    study = Study.open(RESULTS / "gates_tuned")
+    study = Study.open(RESULTS / "gates")
     top, pairs = study.metrics
     for cell_id, name in study.labels.items():
         n, mean, low, high = study.interval(name, top)
