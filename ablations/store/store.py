@@ -70,8 +70,8 @@ class Store:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self._ended: dict[tuple[str, int, int], tuple[Version, Result | None]] = {}
-        self._as_asked: dict[str, Version] = {}
-        """Cells whose file held, when it was checked, what their grid asks for."""
+        self._as_asked: dict[tuple[str, str], Version] = {}
+        """Id and name of cells whose file held, when it was checked, what their grid asks for."""
 
     @cached_property
     def published(self) -> Published | None:
@@ -187,7 +187,10 @@ class Store:
         changed = {}
         for cell in (trials | {cell.id: cell for cell in known}).values():
             path = self.cell_path(cell.id)
-            if cell.id in self._as_asked and self._as_asked[cell.id] == _version(path):
+            known_as = self._as_asked.get(
+                (cell.id, cell.name)
+            )  # a trial and its choice share an id
+            if known_as is not None and known_as == _version(path):
                 continue
             asked = described_cell(cell)
             if self.sound_cell(cell.id) != asked:
@@ -256,7 +259,7 @@ class Store:
         version = _version(self.cell_path(cell.id))
         old, new = self.sound_cell(cell.id), described_cell(cell)
         if old == new and version is not None:
-            self._as_asked[cell.id] = version
+            self._as_asked[cell.id, cell.name] = version
             return
         for part in ("model", "train"):
             for key, value in old.get(part, {}).items():

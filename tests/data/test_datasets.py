@@ -409,6 +409,7 @@ def test_splits_share_their_decoding_workers(cache_gib, folders, tmp_path, monke
         return started[-1]
 
     monkeypatch.setattr(pool._Workers, "Process", start)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config = PosMLPConfig(num_frames=4, image_size=32, num_classes=2)
     opened = fitting.open_splits(str(folders), config, TrainConfig(), 1, cache_gib)
     with ExitStack() as stack:

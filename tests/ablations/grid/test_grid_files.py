@@ -52,7 +52,7 @@ def test_grid_can_be_run_and_its_head_tells_its_cost(path):
     assert num_trainings == len(grid.cells) * len(grid.seeds)
 
 
-@pytest.mark.parametrize("name", ["gates", "layouts_difficulty"])
+@pytest.mark.parametrize("name", ["groups", "layouts_difficulty"])
 def test_ids_of_stored_results_are_those_of_their_grid(name, monkeypatch):
     """What changes them, new clips aside, would have every stored result trained again."""
     folder = Path(ablations.__file__).parent / "results" / name

@@ -171,11 +171,16 @@ def test_curves_that_lost_a_line_are_not_taken_for_whole(
         ablations.run(grid, copied.parent / "run", device="cpu", reuse=copied, progress=False)
 
 
+def histories(folder: Path) -> pd.DataFrame:
+    study = Study.open(folder, 2.0)
+    return study.histories(study.labels.values())
+
+
 def test_ends_of_lines_may_change(copied: Path) -> None:
-    before = Study.open(copied, 2.0).histories()
+    before = histories(copied)
     for name in ("curves.csv", "cells.json"):
         damage(copied / name, lambda content: content.replace(b"\n", b"\r\n"))
-    pd.testing.assert_frame_equal(Study.open(copied, 2.0).histories(), before)
+    pd.testing.assert_frame_equal(histories(copied), before)
 
 
 def test_damage_inside_a_training_or_cell_is_named(
@@ -230,7 +235,7 @@ def test_trainings_are_taken_over_from_a_published_folder(
     assert set(table["reused_from"]) == {str(kept)}
     before = facts(ablations.load(ablation)).drop(columns="reused_from")
     pd.testing.assert_frame_equal(facts(table).drop(columns="reused_from"), before)
-    of_runs = [Study.open(folder, 2.0).histories() for folder in (out, ablation)]
+    of_runs = [histories(folder) for folder in (out, ablation)]
     pd.testing.assert_frame_equal(*of_runs)
     pd.testing.assert_frame_equal(gather_curves(out), gather_curves(ablation))
 

@@ -142,7 +142,9 @@ def test_exemplars_are_the_frames_in_which_a_group_says_most(one_clock) -> None:
     ]
     (frame,) = drawn[1].patches
     assert frame.get_x() == found["frame"][0] * 16 - 0.5
-    assert drawn[0].lines[-1].get_ydata().tolist() == of_group["bias"].tolist()
+    assert (
+        drawn[0].lines[-1].get_ydata().tolist() == of_group["bias"].tolist()[::-1]
+    )  # earlier left
     over_space = maps[(maps["branch"] == "S") & (maps["group"] == 1)]
     assert draw_exemplars(found, pixels, over_space)[0].images[0].get_array().shape == (3, 3)
     for wrong, words in (((pixels[:2], of_group), "all 6"), ((pixels, maps), "maps of groups")):
