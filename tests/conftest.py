@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 # A GPU is not for the tests: what they start would take it, and is exact on a CPU alone.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # A busy machine is no failure, and what failed once fails again.
-settings.register_profile("tests", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("tests", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("tests")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -520,7 +520,8 @@ def test_knob_refuses_what_the_page_cannot_run(tmp_path: Path) -> None:
 def test_swing_has_a_picture_a_strength(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analysis.explorer.knob.HOLD", 1)
     monkeypatch.setattr("analysis.explorer.knob.TURN", 1)
+    figures = plt.get_fignums()
     pictures = swing_pictures(shown_of(model_of(num_frames=4, num_classes=2)))
     assert len(pictures) == 4
     assert (pictures[0] != pictures[2]).any()
-    assert not plt.get_fignums()
+    assert plt.get_fignums() == figures
