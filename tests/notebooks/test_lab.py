@@ -120,7 +120,7 @@ def test_lesson_10_trains_a_grid_with_a_live_table(lab: Any) -> None:
         rows = page.locator(".jp-OutputArea table tbody tr", has_text="gate_form=")
         rows.first.wait_for()
         assert rows.count() == 4
-        assert all("done, test_top1" in text for text in rows.all_inner_texts())
+        assert all("done, top-1 on" in text for text in rows.all_inner_texts())
 
         cells = [run_cell(page, i) for i in range(training + 1, figure + 1)]
         assert "trained anew: 0" in printed(cells[0])

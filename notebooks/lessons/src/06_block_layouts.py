@@ -256,7 +256,7 @@ for layout in ("T+S", ("S", "S", "T+S", "T+S"), ("T+S", "T+S", "S", "S")):
 #
 # ## Which learns most?
 #
-# Every layout was trained on the same clips by the same recipe, at the same seeds
+# Every layout was trained on the same clips by the same recipe, each at its best learning rate
 # (`ablations/grids/layouts.yaml`). Test clips come in exactly reversed pairs: a model that does not
 # see the order of frames scores one half within pairs.
 #
