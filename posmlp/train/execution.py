@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from posmlp.data.user_cache import usable_cores
 from posmlp.gating import PositionalGatingUnit
 from posmlp.model import Block, Branch, PosMLPVideo
 from posmlp.train.distributed import Team, synchronise_batch_norm
@@ -186,16 +187,18 @@ def beside_others() -> Iterator[None]:
     """Within the block there is one thread if others would be waited for by spinning.
 
     They spin where torch was imported before this package, and that takes long where other
-    processes keep the machine's cores busy. Numbers do not depend on threads.
+    processes keep the machine's cores busy. One thread rounds sums in another order than several
+    do: rows tell `num_threads`, and what is printed says how to have the same number always.
     """
-    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    threads, cores = torch.get_num_threads(), usable_cores()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if threads == 1 or load <= cores or "OMP_WAIT_POLICY" in os.environ:
         yield
         return
     print(
         f"one thread is used, not {threads}: others keep the {cores} cores busy (load {load:.1f}). "
-        "Import posmlp before torch, or set OMP_WAIT_POLICY=PASSIVE, to use more",
+        "Sums are rounded otherwise. Import posmlp before torch, or set OMP_WAIT_POLICY=PASSIVE, "
+        "to use as many always",
         file=sys.stderr,
     )
     torch.set_num_threads(1)

@@ -260,7 +260,7 @@ def test_threads_that_spin_are_not_used_beside_other_load(
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     if policy:
         monkeypatch.setenv("OMP_WAIT_POLICY", policy)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("posmlp.train.execution.usable_cores", lambda: 2)
     monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load), raising=False)
     set_to = [3]
     monkeypatch.setattr(torch, "get_num_threads", lambda: set_to[-1])
