@@ -327,7 +327,8 @@ def memory_ladder(device: str, folder: Path) -> Found:
     import torch
 
     total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, 6e8 / total), torch.device(device))
+    index = torch.device(device).index or 0
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 6e8 / total), index)
     wide = {"dims": [64, 128], "image_size": 32, "num_frames": 8, "windows": [4, 4]}
     words = _grid(folder, axes={"train.lr": [1e-3, 2e-3]}, seeds=8)
     grid = json.loads((folder / "grid.yaml").read_text())

@@ -33,9 +33,11 @@ from posmlp.checkpoint import start_from
 from posmlp.config import PosMLPConfig
 from posmlp.model import PosMLPVideo, Step, create_model
 from posmlp.parts.drop_path import keep_rates
-from posmlp.train.execution import Prepare
+from posmlp.train.execution import Prepare, Recorded, as_products
 
 Tensors = dict[str, Tensor]
+RECORDS = True
+"""Whether populations on a GPU are recorded by default."""
 _ONE_DRAWS = threading.Lock()
 
 
@@ -84,11 +86,12 @@ def _differentiate(loss_of: Callable[..., Any]) -> Callable[..., Any]:
     return differentiated
 
 
-def _make_norms_vmappable(model: nn.Module) -> None:
-    """Let norms compute as vmap can: in their parameters' dtype, on contiguous memory.
+def _make_vmappable(model: nn.Module, device: torch.device) -> None:
+    """Let norms compute as vmap can, and on a GPU convolutions as vmap is quick at.
 
-    Autocast gives another dtype, and on a GPU does the same for layer norm; convolutions give
-    channels-last memory, about which a GPU's batch norm asks.
+    Norms compute in their parameters' dtype, on contiguous memory: autocast gives another dtype,
+    and on a GPU does the same for layer norm; convolutions give channels-last memory, about which a
+    GPU's batch norm asks.
     """
 
     def as_vmap_can(norm: Any, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -97,6 +100,8 @@ def _make_norms_vmappable(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.LayerNorm | nn.BatchNorm2d) and module.weight is not None:
             module.register_forward_pre_hook(as_vmap_can)
+        if type(module) is nn.Conv2d and device.type == "cuda":
+            as_products(module)
 
 
 def _refuse_ties(model: nn.Module) -> None:
@@ -114,10 +119,13 @@ def _refuse_ties(model: nn.Module) -> None:
 def _may_draw(model: nn.Module) -> bool:
     """Whether a forward pass may draw random numbers: a user's module might, our own do not."""
     draw = (nn.modules.dropout._DropoutNd, nn.RReLU)
-    return any(
-        isinstance(module, draw) or type(module).__module__.split(".")[0] not in ("posmlp", "torch")
-        for module in model.modules()
-    )
+    return _has_users_code(model) or any(isinstance(module, draw) for module in model.modules())
+
+
+def _has_users_code(model: nn.Module) -> bool:
+    """Whether it has modules that are neither ours nor PyTorch's."""
+    rooms = {type(module).__module__.split(".")[0] for module in model.modules()}
+    return not rooms <= {"posmlp", "torch"}
 
 
 @contextmanager
@@ -186,7 +194,9 @@ class Population:
     give the same numbers up to rounding. By default vectorised on a GPU (not measured yet). Members
     by themselves go as many at once as PyTorch has threads on a CPU, each on one thread, with the
     bits that it has alone on one; on a GPU one after the other, and also where `prepare` changes
-    how the model is computed (`execution.preparation`).
+    how the model is computed (`execution.preparation`). `recorded`: the gradients of a vectorised
+    population are one CUDA graph; by default on a GPU, but where a user's module has code that is
+    to run at every step.
     """
 
     def __init__(
@@ -198,6 +208,7 @@ class Population:
         *,
         init_from: str = "",
         prepare: Prepare | None = None,
+        recorded: bool | None = None,
     ) -> None:
         each = [config] * len(seeds) if isinstance(config, PosMLPConfig) else list(config)
         models = [seeded_model(c, s, init_from) for c, s in zip(each, seeds, strict=True)]
@@ -209,6 +220,9 @@ class Population:
         if vectorised is None:
             vectorised = self.device.type == "cuda" and prepare is None
         self.vectorised = vectorised
+        if recorded is None:
+            recorded = RECORDS and self.device.type == "cuda" and not _has_users_code(models[0])
+        self._recorded: dict[Any, Recorded] | None = {} if recorded and vectorised else None
         self.model = models[0].to(device)  # gives the computation; its own tensors are not used
         self._keep_rates = torch.stack([keep_rates(c) for c in each])
         modules = self.model.named_modules()
@@ -217,7 +231,7 @@ class Population:
         if prepare is not None:
             prepare(self.model)
         if vectorised:
-            _make_norms_vmappable(self.model)
+            _make_vmappable(self.model, self.device)
         _refuse_ties(self.model)
         one_by_one = vectorised or prepare is not None or self.device.type != "cpu"
         self._crew = _Crew(
@@ -256,14 +270,13 @@ class Population:
         draws = torch.zeros(len(self.seeds), dtype=torch.int64) if draws is None else draws
         for i, part in enumerate(torch.arange(num_clips).tensor_split(micro_batches)):
             chosen = slice(int(part[0]), int(part[-1]) + 1)
-            gradients, loss, scores = self._gradients_of(
-                clips[:, chosen],
-                labels[:, chosen],
-                None if residual_scales is None else residual_scales[:, :, chosen],
-                draws + i,
-                label_smoothing=label_smoothing,
-                autocast=autocast,
-            )
+            scales = None if residual_scales is None else residual_scales[:, :, chosen]
+            batch = clips[:, chosen], labels[:, chosen], scales, draws + i
+            how = {"label_smoothing": label_smoothing, "autocast": autocast}
+            if self._recorded is None:
+                gradients, loss, scores = self._gradients_of(*batch, **how)
+            else:
+                gradients, loss, scores = self._replayed(self._recorded, *batch, **how)
             if micro_batches == 1:
                 return gradients, loss, scores
             share = len(part) / num_clips
@@ -271,6 +284,38 @@ class Population:
             losses.append(loss * share)
             logits.append(scores)
         return total, torch.stack(losses).sum(0), torch.cat(logits, dim=1)
+
+    def _replayed(
+        self,
+        recorded: dict[Any, Recorded],
+        clips: Tensor,
+        labels: Tensor,
+        residual_scales: Tensor | None,
+        draws: Tensor,
+        **how: Any,
+    ) -> tuple[Tensors, Tensor, Tensor]:
+        """`_gradients_of` by a CUDA graph, made at the first batch of a shape.
+
+        Until the next call the tensors are as returned. Weights and statistics change in place.
+        """
+        inputs = [clips, labels, *([] if residual_scales is None else [residual_scales])]
+
+        def in_place(clips: Tensor, labels: Tensor, *scales: Tensor) -> Any:
+            own = self.statistics
+            found = self._gradients_of(clips, labels, scales[0] if scales else None, draws, **how)
+            for name, tensor in own.items():
+                tensor.copy_(self.statistics[name])
+            self.statistics = own
+            return found
+
+        key = (*((each.shape, each.dtype) for each in inputs), *how.values())
+        if key not in recorded:
+            before = {name: tensor.clone() for name, tensor in self.statistics.items()}
+            recorded[key] = Recorded(in_place, inputs)
+            for name, tensor in before.items():  # recording ran the batch three times
+                self.statistics[name].copy_(tensor)
+        found: tuple[Tensors, Tensor, Tensor] = recorded[key](*inputs)
+        return found
 
     def _gradients_of(
         self,
@@ -369,9 +414,8 @@ class Population:
     @torch.no_grad()
     def load_state(self, state: Tensors) -> None:
         """Put back what `state` gave."""
-        for name, tensor in self.parameters.items():
+        for name, tensor in (self.parameters | self.statistics).items():
             tensor.copy_(state[name])
-        self.statistics = {name: state[name].to(self.device) for name in self.statistics}
 
     def draw_residual_scales(
         self, num_clips: int, generators: Sequence[torch.Generator]
