@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from posmlp.data.user_cache import usable_cores
@@ -126,28 +125,6 @@ class Recorded:
         torch._foreach_copy_(self._inputs, list(inputs))
         self._graph.replay()
         return self._outputs
-
-
-def as_products(convolution: nn.Conv2d) -> None:
-    """Let a convolution gather what each output sees, and compute one product of matrices.
-
-    Under vmap a convolution of S models is one of S groups, for which a GPU has slow kernels, while
-    a product of S matrices has quick ones. Convolutions with groups, dilation or another padding
-    than zeros stay as they are.
-    """
-    plain = convolution.groups == 1 and convolution.dilation == (1, 1)
-    if not plain or convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
-        return
-    kernel, stride, padding = convolution.kernel_size, convolution.stride, convolution.padding
-
-    def forward(x_BCHW: Tensor) -> Tensor:
-        sizes = zip(x_BCHW.shape[-2:], kernel, stride, padding, strict=True)
-        rows, columns = ((size + 2 * p - k) // s + 1 for size, k, s, p in sizes)
-        seen = F.unfold(x_BCHW, kernel, padding=padding, stride=stride)
-        y = (convolution.weight.flatten(1) @ seen).unflatten(-1, (rows, columns))
-        return y if convolution.bias is None else y + convolution.bias[:, None, None].to(y.dtype)
-
-    convolution.forward = forward  # type: ignore[method-assign]
 
 
 @contextmanager

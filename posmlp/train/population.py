@@ -33,7 +33,7 @@ from posmlp.checkpoint import start_from
 from posmlp.config import PosMLPConfig
 from posmlp.model import PosMLPVideo, Step, create_model
 from posmlp.parts.drop_path import keep_rates
-from posmlp.train.execution import Prepare, Recorded, as_products
+from posmlp.train.execution import Prepare, Recorded
 
 Tensors = dict[str, Tensor]
 RECORDS = True
@@ -86,12 +86,11 @@ def _differentiate(loss_of: Callable[..., Any]) -> Callable[..., Any]:
     return differentiated
 
 
-def _make_vmappable(model: nn.Module, device: torch.device) -> None:
-    """Let norms compute as vmap can, and on a GPU convolutions as vmap is quick at.
+def _make_norms_vmappable(model: nn.Module) -> None:
+    """Let norms compute as vmap can: in their parameters' dtype, on contiguous memory.
 
-    Norms compute in their parameters' dtype, on contiguous memory: autocast gives another dtype,
-    and on a GPU does the same for layer norm; convolutions give channels-last memory, about which a
-    GPU's batch norm asks.
+    Autocast gives another dtype, and on a GPU does the same for layer norm; convolutions give
+    channels-last memory, about which a GPU's batch norm asks.
     """
 
     def as_vmap_can(norm: Any, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -100,8 +99,6 @@ def _make_vmappable(model: nn.Module, device: torch.device) -> None:
     for module in model.modules():
         if isinstance(module, nn.LayerNorm | nn.BatchNorm2d) and module.weight is not None:
             module.register_forward_pre_hook(as_vmap_can)
-        if type(module) is nn.Conv2d and device.type == "cuda":
-            as_products(module)
 
 
 def _refuse_ties(model: nn.Module) -> None:
@@ -191,7 +188,7 @@ class Population:
 
     `config`: of all, or one each, differing only in `variants.MODEL_VALUES`; a seed may then come
     more than once. `vectorised`: advance all members in one vmapped call, or each by itself; both
-    give the same numbers up to rounding. By default vectorised on a GPU (not measured yet). Members
+    give the same numbers up to rounding. By default vectorised on a GPU. Members
     by themselves go as many at once as PyTorch has threads on a CPU, each on one thread, with the
     bits that it has alone on one; on a GPU one after the other, and also where `prepare` changes
     how the model is computed (`execution.preparation`). `recorded`: the gradients of a vectorised
@@ -231,7 +228,7 @@ class Population:
         if prepare is not None:
             prepare(self.model)
         if vectorised:
-            _make_vmappable(self.model, self.device)
+            _make_norms_vmappable(self.model)
         _refuse_ties(self.model)
         one_by_one = vectorised or prepare is not None or self.device.type != "cpu"
         self._crew = _Crew(
