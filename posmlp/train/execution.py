@@ -96,9 +96,9 @@ def deterministic_if(asked: bool) -> Iterator[None]:
 class Recorded:
     """A computation on a GPU as one CUDA graph: its kernels are launched together, not one by one.
 
-    `function` takes and returns tensors of that GPU, of fixed shapes, and waits for nothing. It runs
-    three times before it is recorded; afterwards its Python code does not run again. What it
-    returns is overwritten by the next call.
+    `function` takes and returns tensors of that GPU, of fixed shapes, and waits for nothing. It
+    runs three times and is then recorded; its Python code does not run again. What it returns is
+    overwritten by the next call.
     """
 
     def __init__(self, function: Callable[..., Any], inputs: Sequence[Tensor]) -> None:

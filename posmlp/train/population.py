@@ -268,12 +268,9 @@ class Population:
         for i, part in enumerate(torch.arange(num_clips).tensor_split(micro_batches)):
             chosen = slice(int(part[0]), int(part[-1]) + 1)
             scales = None if residual_scales is None else residual_scales[:, :, chosen]
-            batch = clips[:, chosen], labels[:, chosen], scales, draws + i
-            how = {"label_smoothing": label_smoothing, "autocast": autocast}
-            if self._recorded is None:
-                gradients, loss, scores = self._gradients_of(*batch, **how)
-            else:
-                gradients, loss, scores = self._replayed(self._recorded, *batch, **how)
+            gradients, loss, scores = self._gradients(
+                clips[:, chosen], labels[:, chosen], scales, draws + i, label_smoothing, autocast
+            )
             if micro_batches == 1:
                 return gradients, loss, scores
             share = len(part) / num_clips
@@ -282,36 +279,39 @@ class Population:
             logits.append(scores)
         return total, torch.stack(losses).sum(0), torch.cat(logits, dim=1)
 
-    def _replayed(
+    def _gradients(
         self,
-        recorded: dict[Any, Recorded],
         clips: Tensor,
         labels: Tensor,
         residual_scales: Tensor | None,
         draws: Tensor,
-        **how: Any,
+        label_smoothing: float,
+        autocast: bool,
     ) -> tuple[Tensors, Tensor, Tensor]:
-        """`_gradients_of` by a CUDA graph, made at the first batch of a shape.
+        """`_gradients_of` as it is, or by the CUDA graph that the first batch of a shape makes.
 
-        Until the next call the tensors are as returned. Weights and statistics change in place.
+        What a graph returns holds until the next call. It changes statistics in place.
         """
+        how = label_smoothing, autocast
+        if self._recorded is None:
+            return self._gradients_of(clips, labels, residual_scales, draws, *how)
         inputs = [clips, labels, *([] if residual_scales is None else [residual_scales])]
 
         def in_place(clips: Tensor, labels: Tensor, *scales: Tensor) -> Any:
             own = self.statistics
-            found = self._gradients_of(clips, labels, scales[0] if scales else None, draws, **how)
+            found = self._gradients_of(clips, labels, scales[0] if scales else None, draws, *how)
             for name, tensor in own.items():
                 tensor.copy_(self.statistics[name])
             self.statistics = own
             return found
 
-        key = (*((each.shape, each.dtype) for each in inputs), *how.values())
-        if key not in recorded:
+        key = (*((each.shape, each.dtype) for each in inputs), *how)
+        if key not in self._recorded:
             before = {name: tensor.clone() for name, tensor in self.statistics.items()}
-            recorded[key] = Recorded(in_place, inputs)
+            self._recorded[key] = Recorded(in_place, inputs)
             for name, tensor in before.items():  # recording ran the batch three times
                 self.statistics[name].copy_(tensor)
-        found: tuple[Tensors, Tensor, Tensor] = recorded[key](*inputs)
+        found: tuple[Tensors, Tensor, Tensor] = self._recorded[key](*inputs)
         return found
 
     def _gradients_of(
@@ -320,7 +320,6 @@ class Population:
         labels: Tensor,
         residual_scales: Tensor | None,
         draws: Tensor,
-        *,
         label_smoothing: float,
         autocast: bool,
     ) -> tuple[Tensors, Tensor, Tensor]:
