@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from analysis.explorer.knob import SCRIPT
 from posmlp.checkpoint import SHIPPED
 
 ROOT = Path(__file__).parents[1]
@@ -49,11 +48,8 @@ def test_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     assert [name for name in tracked() if not (wheel / name).is_file()] == []
 
 
-def test_shipped_model_is_small_and_its_page_has_the_script_of_today() -> None:
-    files = list(SHIPPED.iterdir())
-    assert sum(path.stat().st_size for path in files) < 1_000_000
-    again = "python -m analysis knob toy-ts --no-weights --out posmlp/models/toy-ts.html"
-    assert SCRIPT.read_text("utf-8") in SHIPPED.joinpath("toy-ts.html").read_text("utf-8"), again
+def test_shipped_model_is_small() -> None:
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 1_000_000
 
 
 USE = """
