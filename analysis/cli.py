@@ -81,9 +81,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     knob.add_argument("--seed", type=int, help="which model of the run; its first by default")
     knob.add_argument("--out", type=file, required=True, help="the page, .html; or a picture, .png")
-    knob.add_argument(
-        "--no-weights", action="store_true", help="leave out what `posmlp try` puts in"
-    )
 
     curves = command("curves", _curves)
     curves.add_argument("folder", metavar="DIR", help="a folder of runs, such as `ablations run`'s")
@@ -173,7 +170,7 @@ def _knob(options: argparse.Namespace) -> None:
     use_no_screen()
     from analysis.explorer.knob import write_knob
 
-    print(write_knob(options.source, options.out, options.seed, weights=not options.no_weights))
+    print(write_knob(options.source, options.out, options.seed))
 
 
 def _curves(options: argparse.Namespace) -> None:

@@ -20,10 +20,9 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor
 
-from posmlp.checkpoint import load, shipped
+from posmlp.checkpoint import load, read_tensors, shipped
 from posmlp.config import TrainConfig
 from posmlp.data.augment import normalise, uploaded
 from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
@@ -102,8 +101,7 @@ def _open_shipped(file: Path, seed: int | None, variant: str | None) -> TrainedM
     if seed or variant:
         asked = f"seed={seed}" if seed else f"variant={variant!r}"
         raise ValueError(f"{asked}, but {file.stem} is one shipped model, of seed 0; leave it out")
-    with safe_open(str(file), "pt") as opened:
-        classes = tuple(json.loads(opened.metadata()["classes"]))
+    classes = tuple(json.loads(read_tensors(file)[1]["classes"]))
     model = load(file).to(_DEVICE.get())
     return TrainedModel(model, classes, _rule(model, TrainConfig()), 0)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ablations
 from ablations import GridError, read_grid
 from ablations.grid.datasets import describe
 from ablations.grid.settings import content_hash, identity, meant
+from ablations.store.store import Store
 from posmlp import PRESETS, PosMLPConfig, TrainConfig
 from posmlp.settings import configs
 
@@ -339,3 +344,58 @@ def test_data_in_place_of_the_grids_is_refused_where_the_grid_varies_data(
 def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
     with pytest.raises(GridError, match=r"different whole numbers from 0, each below 2\*\*63"):
         read_grid(GRID | {"seeds": [0, seed]})
+
+
+# Grid files, ours and stored
+
+
+FILES = sorted(Path(ablations.__file__).with_name("grids").glob("*.yaml"))
+QUESTIONS = (
+    *("gates", "layouts", "groups", "windows", "gate_form"),
+    *("relation_matched_params", "layouts_difficulty"),
+)
+
+
+def test_every_question_has_its_grid():
+    assert {path.stem for path in FILES} >= set(QUESTIONS)
+
+
+@pytest.fixture
+def films(tmp_path, monkeypatch):
+    """Where the grid of real films looks for its data: a batch of clips, and some for val."""
+    monkeypatch.chdir(tmp_path)
+    for fold, split, name in product(range(8), ("train", "test"), ("forward", "reversed")):
+        folder = tmp_path / f"runs/playback/data/fold-{fold}/{split}/{name}"
+        folder.mkdir(parents=True)
+        for i in range(20):
+            (folder / f"{i}.mp4").write_bytes(bytes(fold + 1))
+
+
+@pytest.mark.usefixtures("films")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_grid_can_be_run_and_its_head_tells_its_cost(path):
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any("make demo" in line or "ablations run" in line or "bench" in line for line in head)
+    (cost,) = [line for line in head if line.startswith("# Cost: ")]
+    data = "moving-digits" if path.stem == "demo" else None  # make demo makes its files first
+    grid = read_grid(path, data)
+    grid.check_data()
+    assert grid.question
+    assert grid.prediction
+    counts = re.search(r"(\d+) variants(?: x (\d+) films)? x (\d+) seed|(\d+) trainings", cost)
+    assert counts
+    num_trainings = prod(int(number) for number in counts.groups() if number)
+    assert num_trainings == len(grid.cells) * len(grid.seeds)
+
+
+@pytest.mark.parametrize("name", ["groups", "layouts_difficulty"])
+def test_ids_of_stored_results_are_those_of_their_grid(name, monkeypatch):
+    """What changes them, new clips aside, would have every stored result trained again."""
+    folder = Path(ablations.__file__).parent / "results" / name
+    plan = Store(folder).plan()
+    (version,) = re.findall(
+        r'"data": "moving-digits:\w+:(\d+)"', (folder / "cells.json").read_text()
+    )[:1]
+    monkeypatch.setattr("ablations.grid.datasets.GENERATOR_VERSION", int(version))
+    cells = read_grid(folder / "grid.yaml").cells
+    assert {cell["id"] for cell in plan["cells"]} == {cell.id for cell in cells}
