@@ -17,7 +17,7 @@ import linecache
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -104,14 +104,16 @@ def beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     return values | near
 
 
-def short(name: Any, code: dict[str, str], folder: str | Path = ".") -> Any:
-    """A value with an own name in its short form, whose source goes into `code` if it is not there.
+def short(
+    name: Any, code: dict[str, str], folder: str | Path = ".", known: Collection[str] = ()
+) -> Any:
+    """A value with its own names in their short form, whose sources are put into `code`.
 
-    Raises ValueError where two files have one name.
+    Files that are `known` stand there already. Raises ValueError where two files have one name.
     """
     if isinstance(name, dict):
-        return Options({key: short(each, code, folder) for key, each in name.items()})
-    if not is_own(name) or file_of(name) in code:
+        return Options({key: short(each, code, folder, known) for key, each in name.items()})
+    if not is_own(name) or file_of(name) in known:
         return name
     found, source = read(name, folder)
     if code.setdefault(file_of(found), source) != source:
@@ -128,7 +130,7 @@ def in_one_form(config: Any) -> dict[str, Any]:
     code = dict(found["code"])
     for name in ("gate", "model", "branches"):
         value = found.get(name, getattr(config, name))
-        found[name] = short(value, code)
+        found[name] = short(value, code, known=found["code"])
     _check_uses(found)
     in_use = re.findall(r"\w+", str(config.layout))
     found["branches"] = Options({k: v for k, v in found["branches"].items() if k in in_use})
@@ -244,8 +246,8 @@ def _run(file: str, source: str) -> ModuleType:
     except Exception as error:
         del sys.modules[made.__name__]
         raise ValueError(
-            f"{file} cannot be imported: {told(error, file)}. It may import installed packages, but no "
-            "file beside it: the model takes along a copy of this one"
+            f"{file} cannot be imported: {told(error, file)}. It may import installed packages, "
+            "but no file beside it: the model takes along a copy of this one"
         ) from error
     return made
 
