@@ -15,7 +15,7 @@ from ablations.grid.grid import Cell, Job
 from ablations.store.files import write_json
 from ablations.store.status import find_cell
 from ablations.store.store import Store
-from posmlp.own import admit
+from posmlp.own.code import admit
 
 
 def repeat(

@@ -21,9 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from posmlp import own
 from posmlp.config import PosMLPConfig
 from posmlp.model import PosMLP, PosMLPVideo, create_model
+from posmlp.own.code import admit
 from posmlp.released.configs import StateDict, infer_config
 from posmlp.released.names import DERIVED, as_ours, released_name, released_shape
 from posmlp.shapes import not_written
@@ -192,7 +192,7 @@ def load(path: str | Path, *, trust_code: bool = False) -> PosMLPVideo:
         raise ValueError(
             f"{path} holds a damaged config ({error}); put a sound file back, or train again"
         ) from error
-    own.admit(config.code, path, trust_code)
+    admit(config.code, path, trust_code)
     model = create_model(config)
     _check_keys(state, {k: tuple(v.shape) for k, v in model.state_dict().items()}, str(path))
     model.to(_precision(state)).load_state_dict(state)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from posmlp.config import TrainConfig
 from posmlp.data.cli import DATA_HELP, add_data_commands
 from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP, NUM_WORKERS
-from posmlp.own import TRUST_HELP, trust_all
+from posmlp.own.code import TRUST_HELP, trust_all
 from posmlp.presets import PRESET_SOURCES, PRESETS, resolve
 from posmlp.settings import configs
 from posmlp.shapes import NO_ROOM, not_written, print_any_name
@@ -41,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parsed(arguments)
     print_any_name()
-    if getattr(options, "trust_code", False):
-        trust_all()
+    trust_all(getattr(options, "trust_code", False))
     try:
         return options.run(options) or 0
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough

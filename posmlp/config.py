@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
-from posmlp import config_checks, own
+from posmlp import config_checks
 from posmlp.config_checks import GATE_NAMES, one_of
-from posmlp.own import NONE, Options
+from posmlp.own import names
+from posmlp.own.names import NONE, Options
 
 PerStage: TypeAlias = Any
 """One value for all stages, or a sequence of one a stage; a tuple once the config is made."""
@@ -93,7 +94,7 @@ class PosMLPConfig:
     """Added to the variance in every layer norm."""
 
     def __post_init__(self) -> None:
-        for forms in (own.in_one_form, config_checks.in_one_form):
+        for forms in (names.in_one_form, config_checks.in_one_form):
             for name, value in forms(self).items():
                 object.__setattr__(self, name, value)
         config_checks.check_model(self)
@@ -173,7 +174,7 @@ class PosMLPConfig:
         """
         for key in values:
             one_of(key, [field.name for field in fields(cls)], "config key")
-        own.check_brought(values)
+        names.check_brought(values)
         return cls(**values)
 
 

@@ -18,7 +18,7 @@ from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.config_checks import one_of
 from posmlp.data.digits.catalogue import MOVING_DIGITS
 from posmlp.data.layouts.layouts import list_videos
-from posmlp.own import beside
+from posmlp.own.names import beside
 from posmlp.presets import PRESETS, resolve
 
 _TEXTS = {f.name for f in (*fields(PosMLPConfig), *fields(TrainConfig)) if "str" in str(f.type)}

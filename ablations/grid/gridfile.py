@@ -10,7 +10,7 @@ import yaml
 
 from ablations.grid.settings import OWN, TRAIN, meant
 from posmlp.config_checks import one_of
-from posmlp.own import short
+from posmlp.own.names import short
 from posmlp.settings import NotYamlError, Where, read_yaml
 
 

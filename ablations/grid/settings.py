@@ -13,7 +13,8 @@ from typing import Any
 
 from posmlp.config import MODEL_VERSION, PosMLPConfig, TrainConfig
 from posmlp.config_checks import is_own
-from posmlp.own import Options, digest
+from posmlp.own.code import digest
+from posmlp.own.names import Options
 from posmlp.presets import resolve
 
 TRAIN = "train."

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from posmlp import own
 from posmlp.config import PosMLPConfig
 from posmlp.config_checks import BRANCHES, is_own
+from posmlp.own import code as own
 from posmlp.parts.inputs import check_clips
 
 
