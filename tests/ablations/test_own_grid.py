@@ -21,6 +21,7 @@ from ablations.store.store import Store
 from analysis.bias.maps import bias_maps
 from analysis.cost.costs import counts
 from posmlp import cli as posmlp_cli
+from posmlp.export import export
 from posmlp.own import code
 
 GATE = """from torch import nn, zeros
@@ -86,7 +87,7 @@ def test_own_gate_goes_from_a_file_to_the_report(
     assert "class Mine(nn.Module):" in capsys.readouterr().err
     loaded = posmlp.load(begun, trust_code=True)
     assert loaded.config.gate_options == {"start": 0.5}
-    assert posmlp.export(loaded, "mine.pt2") <= 1e-5
+    assert export(loaded, "mine.pt2") <= 1e-5
     learned = bias_maps(loaded)["bias"]
     assert (learned != 0.5).all()
     assert counts(mine.config)["params"] == table.params[2] == costs(mine.config)["params"]
