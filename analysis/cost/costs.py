@@ -85,8 +85,9 @@ def cost(
         "by_module": pd.DataFrame(rows, columns=["module", "type", "params", "macs"]),
         **activations,
     }
-    ours = isinstance(model, PosMLPVideo) and not isinstance(model, OwnModel)
-    return counted | _of_our_own(model, shape) if ours else counted
+    if not isinstance(model, PosMLPVideo) or isinstance(model, OwnModel):
+        return counted
+    return counted | _of_our_own(model, shape)
 
 
 @lru_cache(maxsize=2**14)

@@ -22,7 +22,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,9 @@ from posmlp.train.environment import environment
 from posmlp.train.same_run import as_now, difference, only_lost_clips, wherever_it_starts
 
 
-def write_code(folder: Path, model: dict[str, Any]) -> None:
+def write_code(folder: Path, code: Mapping[str, str]) -> None:
     """Copies, to read, of the user's own files that a model's configuration holds."""
-    for name, source in model.get("code", {}).items():
+    for name, source in code.items():
         write_atomically(folder / name, source.encode())
 
 
@@ -94,7 +94,7 @@ class RunFolder:
         """Write what is to be trained, and where; `computed` is how, which tells no run apart."""
         with self.keeping():
             if not self._begun:
-                write_code(self.root, self._config["model"])
+                write_code(self.root, self._config["model"].get("code", {}))
                 write_json(self.root / "config.json", self._config)
             write_json(self.root / "environment.json", environment(device) | (computed or {}))
 
