@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from posmlp.config import PosMLPConfig
 from posmlp.model import PosMLP, PosMLPVideo, create_model
 from posmlp.own.code import admit
+from posmlp.own.names import shown
 from posmlp.released.configs import StateDict, infer_config
 from posmlp.released.names import DERIVED, as_ours, released_name, released_shape
 from posmlp.shapes import not_written
@@ -377,6 +378,8 @@ def start_from(path: str | Path, config: PosMLPConfig) -> PosMLPVideo:
         return inflate(source, config)  # type: ignore[arg-type]
     if name := _first_difference(config, source.config, _FREE):
         ours, theirs = config.to_dict()[name], source.config.to_dict()[name]
+        if name == "code":
+            ours, theirs = ({k: shown(v) for k, v in each.items()} for each in (ours, theirs))
         raise ValueError(
             f"init_from {path} holds a model with {name}={theirs!r}, not {ours!r}; set "
             f"{name}={theirs!r}, or start from another file"

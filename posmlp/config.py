@@ -115,7 +115,12 @@ class PosMLPConfig:
         return (self.layout,) * self.num_stages if isinstance(self.layout, str) else self.layout
 
     def steps(self, stage: int) -> tuple[tuple[str, ...], ...]:
-        """The residual steps of a block of `stage` (from 0), each its parallel branches."""
+        """The residual steps of a block of `stage` (from 0), each its parallel branches.
+
+        None in a whole model of the user's own.
+        """
+        if self.model != "posmlp":
+            return ()
         return config_checks.parse_layout(self.layouts[stage], self.branches)
 
     def window(self, stage: int, axes: str) -> tuple[int, ...]:

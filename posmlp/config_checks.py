@@ -235,6 +235,10 @@ def check_model(config: Any) -> None:
             "gqpe_softmax=False leaves rows that do not sum to 1, which gate='centred-gqpe' needs; "
             "leave gqpe_softmax at True, or use gate='gqpe'"
         )
+    if config.kind == "image" and config.model != "posmlp":
+        raise ValueError(
+            f"model={config.model!r} takes clips, but kind='image' asks for images; leave kind out"
+        )
     if config.kind == "image" and (config.num_frames != 1 or set(config.layouts) != {"S"}):
         raise ValueError(
             f"kind='image' needs num_frames=1 and layout='S', not num_frames={config.num_frames} "

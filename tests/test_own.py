@@ -22,6 +22,7 @@ from posmlp.config import PosMLPConfig
 from posmlp.gates import registry
 from posmlp.own import code
 from posmlp.parts.own_parts import check
+from posmlp.train.optimisation import relation_parameters
 from posmlp.train.population import Population
 from posmlp.train.run_folder import RunFolder
 from posmlp.train.variants import members
@@ -168,6 +169,7 @@ def test_stored_settings_name_no_file_of_this_folder() -> None:
         (("import torch", "import torch, absent"), {}, ["my_gates.py", "'absent'", "(line 1)"]),
         (("super()", "super)("), {}, ["my_gates.py", "SyntaxError", "(line 6)"]),
         (("(torch.nn.Module)", ""), {}, ["my_gates.py:Shift"]),
+        (("    def f", "    def get_extra_state(self): return 1\n    def f"), {}, ["'_extra_state'"]),
         (("", ""), {"gate_options": {"stop": 2}}, ["step=1", "'stop'", "__init__"]),
         (("", ""), {"gate_options": {"step": {1}}}, ["gate_options", "JSON"]),
         (("", ""), {"gate": "my_gates.py:Shfit"}, ["'Shfit'", "Did you mean 'Shift'?"]),
@@ -177,6 +179,7 @@ def test_stored_settings_name_no_file_of_this_folder() -> None:
         (("", ""), {"gate_form": "add"}, ["gate_form"]),
         (("", ""), {"layout": "T+R"}, ["'R'", "branches"]),
         (("", ""), {"branches": {"T": "my_others.py:Recurrent"}}, ["'T'", "capital letters"]),
+        (("", ""), {"model": "my_others.py:Peer", "kind": "image"}, ["my_others.py:Peer", "clips"]),
         (("", ""), {"model": "resnet"}, ["'resnet'", "posmlp"]),
         (
             ("", ""),
@@ -209,6 +212,8 @@ def test_gate_with_a_table_gets_maps_and_interventions_and_one_without_is_told()
     assert len(free_tables(model)) == 4
     changed = changed_tables(Intervention("knock_out", stage=1, branch="T"), model)
     assert [bool(values.any()) for values in changed.values()] == [False]
+    tables = {table.name for table in free_tables(model)}
+    assert relation_parameters(model) == tables, "their rate is what the recipe gives to tables"
     assert cost(model)["relation_params"] == sum(t.values.numel() for t in free_tables(model))
     shift = posmlp.create_model("toy", **TINY, gate="my_gates.py:Shift")
     for show in (bias_maps, free_tables):
@@ -240,7 +245,7 @@ def test_own_branch_stands_in_a_layout() -> None:
 
 
 def test_whole_model_of_its_own_is_trained_saved_and_told_apart(folder: Path) -> None:
-    config = config_of(model="my_others.py:Peer", model_options={"width": 6})
+    config = config_of(model="my_others.py:Peer", model_options={"width": 6}, drop_path=0.1)
     check(config)
     train = posmlp.TrainConfig(
         epochs=1, batch_size=8, num_clips=16, num_val_clips=2, num_test_clips=4

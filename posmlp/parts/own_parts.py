@@ -117,7 +117,7 @@ def check(config: PosMLPConfig) -> None:
         return
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         for name, module, x in _tried(config):
-            _check_gradients(name, module, x)
+            _check_one(name, module, x)
 
 
 def _tried(config: PosMLPConfig) -> Iterator[tuple[str, nn.Module, Tensor]]:
@@ -141,7 +141,7 @@ def _tried(config: PosMLPConfig) -> Iterator[tuple[str, nn.Module, Tensor]]:
             yield str(config.gate), gate, torch.randn(2, int(torch.tensor(window).prod()), width)
 
 
-def _check_gradients(name: str, module: nn.Module, x: Tensor) -> None:
+def _check_one(name: str, module: nn.Module, x: Tensor) -> None:
     try:
         output = module(x.requires_grad_())
     except ValueError as error:
@@ -151,6 +151,12 @@ def _check_gradients(name: str, module: nn.Module, x: Tensor) -> None:
     except Exception as error:
         place = own.told(error, own.file_of(name))
         raise ValueError(f"{name} fails on {tuple(x.shape)}: {place}") from error
+    for key, value in module.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{name}: state {key!r} is a {type(value).__name__}, no tensor, and cannot be saved; "
+                "keep it as a buffer, or make it in __init__"
+            )
     learned = {key: p for key, p in module.named_parameters() if p.requires_grad}
     found: Any = [None] * (1 + len(learned))
     if output.requires_grad:

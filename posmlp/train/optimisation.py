@@ -40,16 +40,23 @@ def learning_rate(config: TrainConfig, epoch: float) -> float:
 def relation_parameters(model: nn.Module) -> set[str]:
     """Names of what a model's gates learn about pairs of positions.
 
-    They are tables, dense matrices, centres and spreads (a unit's `positions`) and kernels. Token
-    biases are not among them, nor are attention's queries and keys.
+    They are tables, dense matrices, centres and spreads (a unit's `positions`) and kernels; of a
+    gate of the user's own the parameter that `bias_table()` gives. Token biases are not among them,
+    nor are attention's queries and keys.
     """
     return {
         f"{where}.{name}" if where else name
         for where, unit in model.named_modules()
-        if isinstance(unit, GatingUnit)
-        for name, _ in unit.named_parameters()
-        if name == "kernel" or name.startswith("positions.")
+        if isinstance(unit, GatingUnit) or where.endswith(".gate")
+        for name, parameter in unit.named_parameters()
+        if _is_of_relation(unit, name, parameter)
     }
+
+
+def _is_of_relation(unit: Any, name: str, parameter: Tensor) -> bool:
+    if isinstance(unit, GatingUnit):
+        return name == "kernel" or name.startswith("positions.")
+    return hasattr(unit, "bias_table") and unit.bias_table() is parameter
 
 
 class Optimiser:

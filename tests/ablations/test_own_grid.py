@@ -82,6 +82,8 @@ def test_own_gate_goes_from_a_file_to_the_report(
     assert "the same to the last bit" in capsys.readouterr().out
     assert cli.main(["report", str(out), "--trust-code"]) == 0
     assert "learned temporal bias" in (out / "report.html").read_text()
+    assert cli.main(["publish", str(out), "kept"]) == 0
+    assert ids(read_grid("kept/grid.yaml")) == table.id.tolist()
     code._TRUSTED.clear()
     assert posmlp_cli.main(["export", str(begun / "model-seed0.safetensors"), "mine.pt2"]) == 2
     assert "class Mine(nn.Module):" in capsys.readouterr().err
