@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
 from posmlp import config_checks
@@ -58,7 +58,7 @@ class PosMLPConfig:
     """A whole model of your own, `file.py:Model`, in place of this package's."""
     model_options: Options = NONE
     """What it takes beside those of these fields that its `__init__` names."""
-    code: Options = NONE
+    code: Options = field(default=NONE, repr=False)
     """The source of each file of your own that is named here; read when it is named."""
     gate_form: str = "multiply"
     """`multiply`: mix(u) * v; `add`: mix(u) + v; `mix`: mix(u), and fc1 makes no v."""

@@ -169,7 +169,7 @@ def test_stored_settings_name_no_file_of_this_folder() -> None:
         (("import torch", "import torch, absent"), {}, ["my_gates.py", "'absent'", "(line 1)"]),
         (("super()", "super)("), {}, ["my_gates.py", "SyntaxError", "(line 6)"]),
         (("(torch.nn.Module)", ""), {}, ["my_gates.py:Shift"]),
-        (("    def f", "    def get_extra_state(self): return 1\n    def f"), {}, ["'_extra_state'"]),
+        (("    def f", "    get_extra_state = str\n    def f"), {}, ["'_extra_state' is a str"]),
         (("", ""), {"gate_options": {"stop": 2}}, ["step=1", "'stop'", "__init__"]),
         (("", ""), {"gate_options": {"step": {1}}}, ["gate_options", "JSON"]),
         (("", ""), {"gate": "my_gates.py:Shfit"}, ["'Shfit'", "Did you mean 'Shift'?"]),

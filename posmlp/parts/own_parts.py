@@ -154,8 +154,8 @@ def _check_one(name: str, module: nn.Module, x: Tensor) -> None:
     for key, value in module.state_dict().items():
         if not isinstance(value, Tensor):
             raise ValueError(
-                f"{name}: state {key!r} is a {type(value).__name__}, no tensor, and cannot be saved; "
-                "keep it as a buffer, or make it in __init__"
+                f"{name}: state {key!r} is a {type(value).__name__}, no tensor, and cannot be "
+                "saved; keep it as a buffer, or make it in __init__"
             )
     learned = {key: p for key, p in module.named_parameters() if p.requires_grad}
     found: Any = [None] * (1 + len(learned))
