@@ -55,7 +55,7 @@ class WholeModel(nn.Module):
 
     def __init__(self, config: PosMLPConfig) -> None:
         nn.Module.__init__(self)
-        self.config, self.stages = config, nn.ModuleList()
+        self.config = config
         made = own.thing(config.model, config.code)
         asked = inspect.signature(made).parameters
         known = {field.name: getattr(config, field.name) for field in fields(config)}
