@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP
+from posmlp.own.code import TRUST_HELP, trust_all
 from posmlp.shapes import NotWrittenError, print_any_name
 
 DEVICE_HELP = "cpu, cuda:N, or cuda: workers take turns on all GPUs; default: cuda if there is one"
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     print_any_name()
+    trust_all(getattr(options, "trust_code", False))
     code = 1 if options.command is _run else 0  # where a closed pipe stops it
     try:
         code = options.command(options)
@@ -128,6 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     publish.set_defaults(command=_publish)
     for command in (status, why, repeat, report, publish):
         command.add_argument("folder", type=Path, help="the --out of a run")
+    for command in (repeat, report):
+        command.add_argument("--trust-code", action="store_true", help=TRUST_HELP)
     for command in (why, repeat):
         command.add_argument("cell", help="its id, the start of that, or its name")
     why.add_argument("--seed", type=int, help="default: all seeds")

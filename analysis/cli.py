@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from analysis.arguments import count, file, folder
 from analysis.cli_speed import add_commands, use_no_screen
+from posmlp.own.code import TRUST_HELP, trust_all
 from posmlp.shapes import print_any_name
 
 VARIANT_HELP = "which of the run's variants, where it has several"
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a ValueError or an OSError ends with its message and exit code 2."""
     options = _parser().parse_args(arguments)
     print_any_name()
+    trust_all(getattr(options, "trust_code", False))
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning(options.command)
@@ -52,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         sub.set_defaults(run=run)
+        sub.add_argument("--trust-code", action="store_true", help=TRUST_HELP)
         return sub
 
     whole = command("all", _all)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from posmlp.config import TrainConfig
 from posmlp.data.cli import DATA_HELP, add_data_commands
 from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP, NUM_WORKERS
+from posmlp.own.code import TRUST_HELP, trust_all
 from posmlp.presets import PRESET_SOURCES, PRESETS, resolve
 from posmlp.settings import configs
 from posmlp.shapes import NO_ROOM, not_written, print_any_name
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parsed(arguments)
     print_any_name()
+    trust_all(getattr(options, "trust_code", False))
     try:
         return options.run(options) or 0
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
@@ -152,6 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     features.add_argument("--clips", type=int, default=1, help="temporal views a video")
     features.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
 
+    for loads in (evaluate, guess, features):
+        loads.add_argument("--trust-code", action="store_true", help=TRUST_HELP)
+
     add_data_commands(commands.add_parser("data", help="Make, check or time a data set."), configs)
 
     convert = command("convert", _convert)
@@ -161,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", _export)
     export.add_argument("source", metavar="MODEL", help="a model-seed*.safetensors of a run")
     export.add_argument("target", metavar="OUT", help="OUT.pt2 (torch.export) or OUT.onnx")
+    export.add_argument("--trust-code", action="store_true", help=TRUST_HELP)
 
     info = command("info", _info)
     info.add_argument("preset", metavar="PRESET", nargs="?", help="all presets if left out")

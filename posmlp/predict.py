@@ -69,13 +69,20 @@ class TrainedModel:
     variant: str = ""
 
 
-def open_run(run: str | Path, seed: int | None = None, variant: str | None = None) -> TrainedModel:
+def open_run(
+    run: str | Path,
+    seed: int | None = None,
+    variant: str | None = None,
+    *,
+    trust_code: bool = False,
+) -> TrainedModel:
     """The run's model of that seed, by default its first, with its classes and clip rule.
 
     `run`: a run folder, or the name of a shipped model, which has one seed and no variants.
     `variant`: where the run trained several (`fit`'s variants). The model is on the CPU, or on the
-    device of the `opened_on` that this is called in. Raises ValueError if the folder
-    holds no finished run, no such seed or variant, or several variants of which none is chosen.
+    device of the `opened_on` that this is called in. `trust_code`: see `load`. Raises ValueError if
+    the folder holds no finished run, no such seed or variant, or several variants of which none is
+    chosen, or brings code that is not trusted.
     """
     if file := shipped(run):
         return _open_shipped(file, seed, variant)
@@ -86,7 +93,7 @@ def open_run(run: str | Path, seed: int | None = None, variant: str | None = Non
     member, path = found[seed], model_path(run, found[seed])
     if not path.is_file():
         raise ValueError(f"{run} holds no trained model yet; run `posmlp train` to its end")
-    model, train = load(path).to(_DEVICE.get()), member.train
+    model, train = load(path, trust_code=trust_code).to(_DEVICE.get()), member.train
     classes = tuple(map(str, read_config(run)["classes"]))
     if model.config.num_classes != len(classes):
         raise ValueError(

@@ -32,6 +32,7 @@ from posmlp.data.sources import (
     open_clips,
 )
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
+from posmlp.parts.own_parts import check as check_own
 from posmlp.presets import PRESETS, resolve
 from posmlp.train.distributed import Team, join
 from posmlp.train.execution import (
@@ -119,6 +120,7 @@ def fit(
     config, train = resolve(config), train or TrainConfig()
     whole_seeds = checked_seeds(seeds)
     members(config, train, whole_seeds, variants)  # or ValueError, before any clip is read
+    check_own(config)
     data = str(data) if isinstance(data, Path) else data
     if not isinstance(data, str):
         if not isinstance(data, tuple | list) or len(data) not in (2, 3):

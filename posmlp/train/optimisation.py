@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,16 +41,23 @@ def learning_rate(config: TrainConfig, epoch: float) -> float:
 def relation_parameters(model: nn.Module) -> set[str]:
     """Names of what a model's gates learn about pairs of positions.
 
-    They are tables, dense matrices, centres and spreads (a unit's `positions`) and kernels. Token
-    biases are not among them, nor are attention's queries and keys.
+    They are tables, dense matrices, centres and spreads (a unit's `positions`) and kernels; of a
+    gate of the user's own the parameter that `bias_table()` gives. Token biases are not among them,
+    nor are attention's queries and keys.
     """
     return {
         f"{where}.{name}" if where else name
         for where, unit in model.named_modules()
-        if isinstance(unit, GatingUnit)
-        for name, _ in unit.named_parameters()
-        if name == "kernel" or name.startswith("positions.")
+        if isinstance(unit, GatingUnit) or where.endswith(".gate")
+        for name, parameter in unit.named_parameters()
+        if _is_of_relation(unit, name, parameter)
     }
+
+
+def _is_of_relation(unit: Any, name: str, parameter: Tensor) -> bool:
+    if isinstance(unit, GatingUnit):
+        return name == "kernel" or name.startswith("positions.")
+    return hasattr(unit, "bias_table") and unit.bias_table() is parameter
 
 
 class _Group(NamedTuple):
@@ -92,9 +99,11 @@ class Optimiser:
                 scale = train.relation_lr_scale if name in relations else 1.0
                 by_rule[decay, scale][name] = tensor.detach()[chosen]
             for (decay, scale), tensors in by_rule.items():
-                moments = ({k: torch.zeros_like(x) for k, x in tensors.items()} for _ in range(2))
+                mean, square = ({k: torch.zeros_like(x) for k, x in tensors.items()} for _ in "12")
                 steps = {k: torch.zeros((), dtype=torch.float32, device="cpu") for k in tensors}
-                self._groups.append(_Group(train, decay, scale, chosen, tensors, *moments, steps))
+                self._groups.append(
+                    _Group(train, decay, scale, chosen, tensors, mean, square, steps)
+                )
             first = chosen.stop
         largest = [train.grad_clip or math.inf for train in settings]
         device = next(iter(parameters.values())).device

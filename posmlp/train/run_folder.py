@@ -2,6 +2,8 @@
 
 RUN/config.json              model, training, data and seeds
 RUN/environment.json         versions, device, machine and commit
+RUN/my_gates.py              copies of the user's own files, if the model names some; what is run is
+                             in config.json and in the model files
 RUN/metrics.csv              a row an epoch and seed (and variant, where there are some): val_* are
                              scored every epoch, test_* once, in the last one's row
 RUN/model-seed{k}.safetensors, or model-{variant}-seed{k}.safetensors
@@ -20,7 +22,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,12 @@ from posmlp.checkpoint import read_tensors, write_atomically
 from posmlp.shapes import NotWrittenError, fault, not_written
 from posmlp.train.environment import environment
 from posmlp.train.same_run import as_now, difference, only_lost_clips, wherever_it_starts
+
+
+def write_code(folder: Path, code: Mapping[str, str]) -> None:
+    """Copies, to read, of the user's own files that a model's configuration holds."""
+    for name, source in code.items():
+        write_atomically(folder / name, source.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -86,6 +94,7 @@ class RunFolder:
         """Write what is to be trained, and where; `computed` is how, which tells no run apart."""
         with self.keeping():
             if not self._begun:
+                write_code(self.root, self._config["model"].get("code", {}))
                 write_json(self.root / "config.json", self._config)
             write_json(self.root / "environment.json", environment(device) | (computed or {}))
 
