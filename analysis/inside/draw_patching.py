@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -304,7 +305,8 @@ def _film(
             )
             bar.ax.tick_params(labelsize=7)
             if token is not None:
-                ax.plot(token[1], token[0], "s", markerfacecolor="none", color="white")
+                ax.plot(token[1], token[0], "s", markerfacecolor="none", color="white",
+                        path_effects=[withStroke(linewidth=3, foreground="black")])  # fmt: skip
         for ax, title in zip(panels, ("", "message |mix(u)|", "gate |v|", "product"), strict=True):
             ax.set(xticks=[], yticks=[])
             ax.set_title(title, fontsize=8)

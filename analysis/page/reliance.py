@@ -23,7 +23,7 @@ from posmlp.predict import open_run
 
 MOST_CLIPS = 560
 FEWEST_CLIPS = 28
-KNOCK_OUT_GMACS = 600  # about half a minute of one core on a toy model
+KNOCK_OUT_GMACS = 300  # about ten seconds of one core on a toy model
 NUM_KNOCK_OUTS = 24
 
 
