@@ -61,6 +61,13 @@ def _closed_figures() -> Iterator[None]:
     plt.close("all")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_scored_clips() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_attribution, "NUM_SCORED_CLIPS", 4)
+        yield
+
+
 def trained(out: Path, seeds: tuple[int, ...] = (0,), every: int = 0, **changes: object) -> Path:
     train, test = (
         GeneratedClips(MovingDigits(split, 28, num_frames=4, image_size=16, paired=split == "test"))
