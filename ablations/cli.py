@@ -110,7 +110,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--retry-failed", action="store_true", help="also run what failed before")
     run.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
-    run.add_argument("--shard", help="i/n: run the i-th of n parts alone, for schedulers")
+    run.add_argument(
+        "--join", action="store_true", help="share the work with all that join in this folder"
+    )
+    run.add_argument("--shard", help="i/n: run the i-th of n parts alone, in a folder of its own")
     run.add_argument("--quiet", action="store_true", help="show no progress")
 
     status = commands.add_parser("status", help="say what is done, has failed and is to do")
@@ -217,6 +220,7 @@ def _run(options: argparse.Namespace) -> int:
             retry_failed=options.retry_failed,
             reuse=options.reuse,
             shard=options.shard,
+            join=options.join,
             progress=not options.quiet,
         )
     except FailedAlikeError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from ablations.plan.rounds import current, rounds, with_chosen
 from ablations.progress import reporter, say
 from ablations.store import reuse as other_runs
 from ablations.store.alike import FAILED_ALIKE, unless_all_fail
+from ablations.store.claims import Claims
 from ablations.store.store import Result, Store
 from ablations.store.table import load
 from posmlp.data.user_cache import CACHE_GIB
@@ -24,6 +26,9 @@ from posmlp.train.run_folder import alone
 
 if TYPE_CHECKING:
     import pandas as pd
+
+LOOK_AGAIN_S = 5.0
+"""Between two looks at what other runners have left."""
 
 
 def run(
@@ -43,6 +48,7 @@ def run(
     retry_failed: bool = False,
     reuse: str | Path | Sequence[str | Path] = (),
     shard: str | None = None,
+    join: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Train what a grid asks for, round by round, and return the table; running again is resuming.
@@ -65,8 +71,10 @@ def run(
     a population has them for each of its trainings. retry_failed: also run what failed before.
     reuse: a folder of another run, or several, from which finished trainings of the same content
     are taken over.
-    shard: "i/n" runs the i-th of n parts, for schedulers; a grid with a budget, with `tune` or
-    `until: verdict` has none. progress: on stderr.
+    shard: "i/n" runs the i-th of n parts, for machines that share no folder; a grid with a budget,
+    with `tune` or `until: verdict` has none. join: share the work with all that join in this
+    folder, on any machine: each takes trainings that no other has taken, and takes over those of
+    one that died; not with a budget or Ray. progress: on stderr.
 
     A cell that fails has a row that says so, and the rest goes on. Raises ValueError, before
     anything runs, for a grid, a folder or arguments that cannot be; EngineError where results
@@ -79,13 +87,14 @@ def run(
         runner.here()
     grid = grid if isinstance(grid, Grid) else read_grid(grid, data)
     _refuse_parts(grid, shard)
+    _refuse_to_join(grid, join, engine, shard)
     grid.check_data()
     store = Store(out)
     store.check(grid)
     sources = other_runs.opened([reuse] if isinstance(reuse, str | Path) else reuse, grid)
     command = _resume_command(grid, out, data, runner)
-    here = command + (f" --shard {shard}" if shard else "")
-    with _alone(store, shard), runner.connected():
+    here = command + (f" --shard {shard}" if shard else " --join" if join else "")
+    with _beside_others(store, shard, join) as claims, runner.connected():
         probe_s = PROBE_S if grid.options.budget_s else 0.0  # else only what is known already
         place = "cuda" if runner.on_gpu else "cpu"
         predictions = predict(grid, store, place, num_threads, probe_s, cache_gib)
@@ -110,9 +119,14 @@ def run(
                 name=now.name,
                 show=progress and bool(now.jobs),
             ) as report:
-                for result in unless_all_fail(runner.run(todo, store.root), store, most):
-                    hindsight.add(result)
-                    report(result)
+                told: set[tuple[str, int, int]] = set()
+                while todo:
+                    done = runner.run(todo, store.root, claims)
+                    for result in unless_all_fail(done, store, most):
+                        hindsight.add(result)
+                        report(result)
+                        told.add((result["cell"], result["seed"], result["repeat"]))
+                    todo = _left_by_others(store, todo, told, report) if claims else []
         if progress and str(hindsight):
             say(str(hindsight))
         hindsight.store(store, f"-{shard.replace('/', '-of-')}" if shard else "")
@@ -142,7 +156,7 @@ def _refuse_parts(grid: Grid, shard: str | None) -> None:
             grid.file.fail(
                 (key,),
                 f"shard={shard!r} cannot be kept, as {what} depend on the results of all parts; "
-                "run it whole, with --workers or --engine ray.",
+                "let all runners share one folder with --join instead.",
                 key=True,
             )
     if grid.options.budget_s is None:
@@ -155,6 +169,19 @@ def _refuse_parts(grid: Grid, shard: str | None) -> None:
         f"seeds. See which seeds `ablations plan` keeps with budget: {in_all}, the time of all "
         f"{count} parts. List these under seeds, and leave the budget out.",
     )
+
+
+def _refuse_to_join(grid: Grid, join: bool, engine: str, shard: str | None) -> None:
+    """Refuse what cannot be shared by runners that know each other through files alone."""
+    if not join:
+        return
+    if shard is not None:
+        raise ValueError(f"join and shard={shard!r} are two ways to divide a grid; use one")
+    if engine != "local":
+        raise ValueError(f"join is of engine='local'; engine={engine!r} divides the work itself")
+    if grid.options.budget_s is not None:
+        problem = "a budget cannot be kept by several runners; list the seeds, and leave it out."
+        grid.file.fail(("budget",), problem, key=True)
 
 
 def _missing(
@@ -191,20 +218,45 @@ def _clear(store: Store, result: Result) -> None:
 
 
 @contextmanager
-def _alone(store: Store, shard: str | None) -> Iterator[None]:
-    """Refuse a second runner; the lock falls with the process that holds it, however it ends.
+def _beside_others(store: Store, shard: str | None, join: bool) -> Iterator[Claims | None]:
+    """Refuse a second runner, but one that joins; the lock falls with its process, however it ends.
 
     Shards take no lock: they share no job, and some shared file systems have no locks.
     """
-    if shard is not None:
-        yield
+    if join:
+        with ExitStack() as held:
+            with store.written():
+                claims = held.enter_context(Claims(store))
+            yield claims
         return
-    advice = "wait for it, or stop it, or give each runner its shard with --shard i/n"
+    if shard is not None:
+        yield None
+        return
+    advice = "wait for it, or stop it and give all runners --join, to share the work"
     lock = alone(store.root, store.lock_path, store.owner_path, "runner", advice)
     with ExitStack() as held:
         with store.written():
             held.enter_context(lock)
-        yield
+        yield None
+
+
+def _left_by_others(
+    store: Store, todo: list[Job], told: set[tuple[str, int, int]], report: Callable[[Result], None]
+) -> list[Job]:
+    """What neither this runner nor another has ended; what another has is reported, once.
+
+    If there is any, a moment later: others are at it, and may die.
+    """
+    for job in todo:
+        for cell, seed in job.trainings:
+            result = store.ended(cell.id, seed, job.repeat)
+            if result is not None and (cell.id, seed, job.repeat) not in told:
+                told.add((cell.id, seed, job.repeat))
+                report(result)
+    left = _missing(store, todo, retry_failed=False, sources=())
+    if left:
+        time.sleep(LOOK_AGAIN_S)
+    return left
 
 
 def _resume_command(grid: Grid, out: str | Path, data: str | None, engine: Engine) -> str:

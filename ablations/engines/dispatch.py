@@ -18,6 +18,7 @@ from ablations.engines.population import grouped, training_mb
 from ablations.engines.processes import Outcome, WorkerDied
 from ablations.engines.worker import Place
 from ablations.grid.grid import Job
+from ablations.store.claims import Claims
 from ablations.store.files import write_durably
 from ablations.store.store import Result, Store
 from posmlp.config_checks import one_of
@@ -175,23 +176,26 @@ class Engine:
         num_gpus = torch.cuda.device_count() if self.device in (None, "cuda") else 1
         return -(-self.workers // max(1, num_gpus))
 
-    def run(self, jobs: list[Job], root: Path) -> Iterator[Result]:
+    def run(self, jobs: list[Job], root: Path, claims: Claims | None = None) -> Iterator[Result]:
         """A result for each training of each job as it comes, stored below `root`.
 
-        A worker's death is a result too, and so is what no rung of the memory ladder could help.
-        A signal stops all jobs, which store how far they are (`posmlp.train.stopping`). Raises
-        OSError if results cannot be stored.
+        `claims`: other runners are at work there, and only what can be claimed is run. A worker's
+        death is a result too, and so is what no rung of the memory ladder could help. A signal
+        stops all jobs, which store how far they are (`posmlp.train.stopping`). Raises OSError if
+        results cannot be stored.
         """
         if not jobs:
             return
         task = Training(root, cache_gib=self.cache_gib, timeout_s=self.timeout_s)
         store = Store(root)
-        run_them = self._on_ray if self.kind == "ray" else self._here
+        batches = self._on_ray(jobs, task) if self.kind == "ray" else self._here(jobs, task, claims)
         with obeyed():
-            for batch in run_them(jobs, task):
+            for batch in batches:
                 with whole():
                     results = [result for each in batch for result in _results_of(*each, root)]
                     store.write_results(results)
+                    if claims is not None:
+                        claims.release(results)
                     for job, outcome in batch:
                         is_split = len(job.trainings) > 1 and not isinstance(outcome, WorkerDied)
                         if is_split:
@@ -204,13 +208,16 @@ class Engine:
 
         return ray_engine.Request(self.num_threads, 1 / self.per_gpu if self.on_gpu else 0)
 
-    def _here(self, jobs: list[Job], task: Training) -> Iterator[Sequence[tuple[Job, Outcome]]]:
+    def _here(
+        self, jobs: list[Job], task: Training, claims: Claims | None
+    ) -> Iterator[Sequence[tuple[Job, Outcome]]]:
+        claim = local.anyone if claims is None else claims.take
         places = _places(min(self.workers, len(jobs)), self.here(), self.num_threads)
         if self.workers > 1 or self.timeout_s is not None:  # only a process can be ended
-            yield from local.pool(jobs, task, places)
+            yield from local.pool(jobs, task, places, claim)
             return
         with _threads_restored():
-            yield from local.in_process(jobs, task, places[0])
+            yield from local.in_process(jobs, task, places[0], claim)
 
     def _on_ray(self, jobs: list[Job], task: Training) -> Iterator[Sequence[tuple[Job, Outcome]]]:
         from ablations.engines import ray_engine

@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 from ablations.engines.ladder import is_out_of_memory, lighter, with_step
@@ -40,6 +40,15 @@ TOGETHER_S = 0.05
 """Successful jobs in this process that are quicker wait for the next, to be stored with it."""
 
 __all__ = ["EngineError", "Faults", "Outcome", "Task", "WorkerDied", "in_process", "pool"]
+
+
+Claim = Callable[[Job], bool]
+"""Whether a job may be run here, asked when its turn has come."""
+
+
+def anyone(job: Job) -> bool:
+    """The claim of a runner that is alone."""
+    return True
 
 
 class Faults:
@@ -73,9 +82,9 @@ def none_left(faults: Faults) -> EngineError:
 
 
 def in_process(
-    jobs: Sequence[Job], task: Task, place: Place
+    jobs: Sequence[Job], task: Task, place: Place, claim: Claim = anyone
 ) -> Iterator[list[tuple[Job, list[Result]]]]:
-    """One job after the other, here; what they print goes to their logs.
+    """One job after the other, here, of those that `claim` gives; what they print goes to logs.
 
     Raises EngineError after several device errors in a row; after one, if the device is a GPU, as
     this process cannot compute there any more.
@@ -85,6 +94,8 @@ def in_process(
     began = time.perf_counter()
     while waiting:
         job = waiting.popleft()
+        if not claim(job):
+            continue
         log = task.log_path(job)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", errors="backslashreplace") as file, _printing_to(file):
@@ -107,6 +118,8 @@ def in_process(
                 "error; see `ablations why`, and give the same command to go on, or --workers 2, "
                 "whose processes are replaced"
             )
+    if finished:
+        yield finished
 
 
 @contextlib.contextmanager
@@ -116,21 +129,21 @@ def _printing_to(file: TextIO) -> Iterator[None]:
 
 
 def pool(
-    jobs: Sequence[Job], task: Task, places: Sequence[Place]
+    jobs: Sequence[Job], task: Task, places: Sequence[Place], claim: Claim = anyone
 ) -> Iterator[list[tuple[Job, Outcome]]]:
-    """Jobs in worker processes, one a place; a worker that dies is replaced.
+    """Jobs that `claim` gives in worker processes, one a place; a worker that dies is replaced.
 
     A device on which several jobs in a row fail by its own fault is set aside with a warning.
     Raises EngineError if workers cannot start, a result cannot be stored, or no device is left.
     """
-    crew = _Crew(jobs, task, places)
+    crew = _Crew(jobs, task, places, claim)
     try:
         while crew.num_open:
             news = crew.take_news()
             finished = [each for each in news if isinstance(each, tuple)]
             with crew.changed:
                 crew.num_open -= len(finished)
-            if finished:
+            if finished := [each for each in finished if each[1]]:  # else it was not claimed
                 yield finished
             for each in news:
                 if isinstance(each, BaseException):
@@ -144,8 +157,10 @@ def pool(
 class _Crew:
     """A thread for each worker process, which feeds it and starts it again when it dies."""
 
-    def __init__(self, jobs: Sequence[Job], task: Task, places: Sequence[Place]) -> None:
-        self.task = task
+    def __init__(
+        self, jobs: Sequence[Job], task: Task, places: Sequence[Place], claim: Claim
+    ) -> None:
+        self.task, self.claim = task, claim
         self.waiting = deque(jobs)
         self.num_open = len(self.waiting)
         """Jobs whose outcome has not been yielded."""
@@ -214,7 +229,11 @@ class _Crew:
             while self.waiting and self.running[device] >= self.at_once[device]:
                 self.changed.wait()
             set_aside = device_of(place) in self.faults.set_aside
-            if self.stopping or set_aside or not self.waiting:
+            if self.stopping or set_aside:
+                return None
+            while self.waiting and not self.claim(self.waiting[0]):
+                self.news.put((self.waiting.popleft(), []))
+            if not self.waiting:
                 return None
             self.running[device] += 1
             for busy in (place, *self.crowds):

@@ -10,6 +10,7 @@ DIR/cells/ID/seed{k}.log             what the training printed, if anything
 DIR/cells/ID/seed{k}-repeat/, .log   the same seed a second time, for the noise floor
 DIR/cells/ID/seed{1000+k}/, .log     trials of a grid that tunes
 DIR/together/HASH/, .log             several trainings while they are one population, then as above
+DIR/claims/                          what each of several runners trains now (see `claims`)
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ class Store:
         if self.plan_path.is_file() or self.lock_path.is_file():
             return True
         visible = {path.name for path in self.root.iterdir() if path.name[0] != "."}
-        return visible <= {"cells", "together", "grid.yaml"}
+        return visible <= {"cells", "together", "claims", "grid.yaml"}
 
     @contextmanager
     def written(self) -> Iterator[None]:

@@ -213,6 +213,27 @@ def population_and_alone(device: str, folder: Path) -> Found:
     return {"most_off": _at_most(off, MOST_OFF["trained"])}
 
 
+def graph_and_launches(device: str, folder: Path) -> Found:
+    """Two batches' gradients and statistics by one CUDA graph, and launched one by one."""
+    if device == "cpu":
+        raise Skip("a CPU has no CUDA graphs")
+    import torch
+
+    from analysis.speed.contenders import population
+
+    clips = torch.randn(2, 3, 8, 3, 4, 16, 16, device=device)
+    labels = torch.arange(24, device=device).view(3, 8) % 14
+    made: list[dict[str, Any]] = []
+    for recorded in (False, True):
+        both = population(_small(), 3, device, True, recorded=recorded)
+        found: dict[str, Any] = {}
+        for i, batch in enumerate(clips):  # a graph's gradients are overwritten by the next batch
+            gradients, _, _ = both.gradients(batch, labels)
+            found |= {f"{k}, batch {i}": gradient.clone() for k, gradient in gradients.items()}
+        made.append(found | both.statistics)
+    return {"most_off": _at_most(_most_off(made[1], made[0]), MOST_OFF["float32"])}
+
+
 def same_run_twice(device: str, folder: Path) -> Found:
     """Deterministic runs must agree to the bit; of others it is told whether they do."""
     found = {}
@@ -248,7 +269,7 @@ def kill_and_resume(device: str, folder: Path) -> Found:
 
 
 def step_times(device: str, folder: Path) -> Found:
-    """A training step of many seeds as `fit` takes it: together, and one by one."""
+    """A training step of many seeds: as one CUDA graph, launch by launch, and seed by seed."""
     from analysis.speed.contenders import population, population_step
     from analysis.speed.speed import Limits, in_turns
     from posmlp.presets import resolve
@@ -257,9 +278,13 @@ def step_times(device: str, folder: Path) -> Found:
     config, rows = (resolve("toy") if on_gpu else _small()), []
     for count in (1, 8, 32, 64) if on_gpu else (1, 4):
         steps = {}
-        for way, vectorised in (("together", True), ("one by one", False)):
-            if vectorised or count <= 32:
-                both = population(config, count, device, vectorised=vectorised)
+        for way, vectorised, recorded in (
+            ("one graph", True, True),
+            ("together", True, False),
+            ("one by one", False, False),
+        ):
+            if (vectorised or count <= 32) and (on_gpu or not recorded):
+                both = population(config, count, device, vectorised, recorded=recorded)
                 steps[way] = population_step(both, 32 if on_gpu else 4)
         limits = Limits(2, 5 if on_gpu else 2, 0.0, max_seconds=20.0)
         for way, seconds in in_turns(steps, limits, device).items():
@@ -327,7 +352,8 @@ def memory_ladder(device: str, folder: Path) -> Found:
     import torch
 
     total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, 6e8 / total), torch.device(device))
+    index = torch.device(device).index or 0
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 6e8 / total), index)
     wide = {"dims": [64, 128], "image_size": 32, "num_frames": 8, "windows": [4, 4]}
     words = _grid(folder, axes={"train.lr": [1e-3, 2e-3]}, seeds=8)
     grid = json.loads((folder / "grid.yaml").read_text())
@@ -355,6 +381,7 @@ LIMITS_S: dict[Run, float] = {
     run_a_death: 120,
     every_gate: 60,
     population_and_alone: 60,
+    graph_and_launches: 60,
     same_run_twice: 60,
     kill_and_resume: 60,
     step_times: 120,

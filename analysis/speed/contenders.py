@@ -85,11 +85,12 @@ def population(
     *,
     checkpointed: bool = False,
     code: Code = OURS,
+    **how: Any,
 ) -> Population:
-    """A population as `fit` makes it, of seeds from 0."""
+    """A population as `fit` makes it, of seeds from 0; `how`: more that `Population` takes."""
     prepare = code.preparation(code.Team(), checkpoint_activations=checkpointed, compiled=False)
     seeds = range(num_seeds)
-    made: Population = code.Population(config, seeds, device, vectorised, prepare=prepare)
+    made: Population = code.Population(config, seeds, device, vectorised, prepare=prepare, **how)
     return made
 
 

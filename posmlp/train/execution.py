@@ -12,9 +12,10 @@ import platform
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,40 @@ def deterministic_if(asked: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
         torch.backends.cudnn.benchmark = tuned
+
+
+class Recorded:
+    """A computation on a GPU as one CUDA graph: its kernels are launched together, not one by one.
+
+    `function` takes and returns tensors of that GPU, of fixed shapes, and waits for nothing. It
+    runs three times and is then recorded; its Python code does not run again. What it returns is
+    overwritten by the next call.
+    """
+
+    def __init__(self, function: Callable[..., Any], inputs: Sequence[Tensor]) -> None:
+        self._inputs = [tensor.clone() for tensor in inputs]
+        device = self._inputs[0].device
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(device):
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(3):  # libraries choose their kernels, and take their memory
+                    function(*self._inputs)
+            torch.cuda.current_stream().wait_stream(aside)
+            try:
+                with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                    self._outputs = function(*self._inputs)
+            except RuntimeError as error:  # that the recording broke off says nothing of why
+                if isinstance(error.__context__, torch.OutOfMemoryError):
+                    raise error.__context__ from None
+                raise
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """What `function` would return of inputs of the same shapes."""
+        torch._foreach_copy_(self._inputs, list(inputs))
+        self._graph.replay()
+        return self._outputs
 
 
 @contextmanager

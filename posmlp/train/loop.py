@@ -81,6 +81,7 @@ class Training:
             device,
             init_from=train.init_from,
             prepare=prepare,
+            recorded=False if train.deterministic else None,
         )
         settings = [member.train for member in self.members]
         relations = relation_parameters(self.population.model)

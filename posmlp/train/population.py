@@ -33,9 +33,11 @@ from posmlp.checkpoint import start_from
 from posmlp.config import PosMLPConfig
 from posmlp.model import PosMLPVideo, Step, create_model
 from posmlp.parts.drop_path import keep_rates
-from posmlp.train.execution import Prepare
+from posmlp.train.execution import Prepare, Recorded
 
 Tensors = dict[str, Tensor]
+RECORDS = True
+"""Whether populations on a GPU are recorded by default."""
 _ONE_DRAWS = threading.Lock()
 
 
@@ -114,10 +116,13 @@ def _refuse_ties(model: nn.Module) -> None:
 def _may_draw(model: nn.Module) -> bool:
     """Whether a forward pass may draw random numbers: a user's module might, our own do not."""
     draw = (nn.modules.dropout._DropoutNd, nn.RReLU)
-    return any(
-        isinstance(module, draw) or type(module).__module__.split(".")[0] not in ("posmlp", "torch")
-        for module in model.modules()
-    )
+    return _has_users_code(model) or any(isinstance(module, draw) for module in model.modules())
+
+
+def _has_users_code(model: nn.Module) -> bool:
+    """Whether it has modules that are neither ours nor PyTorch's."""
+    rooms = {type(module).__module__.split(".")[0] for module in model.modules()}
+    return not rooms <= {"posmlp", "torch"}
 
 
 @contextmanager
@@ -183,10 +188,12 @@ class Population:
 
     `config`: of all, or one each, differing only in `variants.MODEL_VALUES`; a seed may then come
     more than once. `vectorised`: advance all members in one vmapped call, or each by itself; both
-    give the same numbers up to rounding. By default vectorised on a GPU (not measured yet). Members
+    give the same numbers up to rounding. By default vectorised on a GPU. Members
     by themselves go as many at once as PyTorch has threads on a CPU, each on one thread, with the
     bits that it has alone on one; on a GPU one after the other, and also where `prepare` changes
-    how the model is computed (`execution.preparation`).
+    how the model is computed (`execution.preparation`). `recorded`: the gradients of a vectorised
+    population are one CUDA graph; by default on a GPU, but where a user's module has code that is
+    to run at every step.
     """
 
     def __init__(
@@ -198,6 +205,7 @@ class Population:
         *,
         init_from: str = "",
         prepare: Prepare | None = None,
+        recorded: bool | None = None,
     ) -> None:
         each = [config] * len(seeds) if isinstance(config, PosMLPConfig) else list(config)
         models = [seeded_model(c, s, init_from) for c, s in zip(each, seeds, strict=True)]
@@ -209,6 +217,9 @@ class Population:
         if vectorised is None:
             vectorised = self.device.type == "cuda" and prepare is None
         self.vectorised = vectorised
+        if recorded is None:
+            recorded = RECORDS and self.device.type == "cuda" and not _has_users_code(models[0])
+        self._recorded: dict[Any, Recorded] | None = {} if recorded and vectorised else None
         self.model = models[0].to(device)  # gives the computation; its own tensors are not used
         self._keep_rates = torch.stack([keep_rates(c) for c in each])
         modules = self.model.named_modules()
@@ -256,13 +267,9 @@ class Population:
         draws = torch.zeros(len(self.seeds), dtype=torch.int64) if draws is None else draws
         for i, part in enumerate(torch.arange(num_clips).tensor_split(micro_batches)):
             chosen = slice(int(part[0]), int(part[-1]) + 1)
-            gradients, loss, scores = self._gradients_of(
-                clips[:, chosen],
-                labels[:, chosen],
-                None if residual_scales is None else residual_scales[:, :, chosen],
-                draws + i,
-                label_smoothing=label_smoothing,
-                autocast=autocast,
+            scales = None if residual_scales is None else residual_scales[:, :, chosen]
+            gradients, loss, scores = self._gradients(
+                clips[:, chosen], labels[:, chosen], scales, draws + i, label_smoothing, autocast
             )
             if micro_batches == 1:
                 return gradients, loss, scores
@@ -272,13 +279,47 @@ class Population:
             logits.append(scores)
         return total, torch.stack(losses).sum(0), torch.cat(logits, dim=1)
 
+    def _gradients(
+        self,
+        clips: Tensor,
+        labels: Tensor,
+        residual_scales: Tensor | None,
+        draws: Tensor,
+        label_smoothing: float,
+        autocast: bool,
+    ) -> tuple[Tensors, Tensor, Tensor]:
+        """`_gradients_of` as it is, or by the CUDA graph that the first batch of a shape makes.
+
+        What a graph returns holds until the next call. It changes statistics in place.
+        """
+        how = label_smoothing, autocast
+        if self._recorded is None:
+            return self._gradients_of(clips, labels, residual_scales, draws, *how)
+        inputs = [clips, labels, *([] if residual_scales is None else [residual_scales])]
+
+        def in_place(clips: Tensor, labels: Tensor, *scales: Tensor) -> Any:
+            own = self.statistics
+            found = self._gradients_of(clips, labels, scales[0] if scales else None, draws, *how)
+            for name, tensor in own.items():
+                tensor.copy_(self.statistics[name])
+            self.statistics = own
+            return found
+
+        key = (*((each.shape, each.dtype) for each in inputs), *how)
+        if key not in self._recorded:
+            before = {name: tensor.clone() for name, tensor in self.statistics.items()}
+            self._recorded[key] = Recorded(in_place, inputs)
+            for name, tensor in before.items():  # recording ran the batch three times
+                self.statistics[name].copy_(tensor)
+        found: tuple[Tensors, Tensor, Tensor] = self._recorded[key](*inputs)
+        return found
+
     def _gradients_of(
         self,
         clips: Tensor,
         labels: Tensor,
         residual_scales: Tensor | None,
         draws: Tensor,
-        *,
         label_smoothing: float,
         autocast: bool,
     ) -> tuple[Tensors, Tensor, Tensor]:
@@ -369,9 +410,8 @@ class Population:
     @torch.no_grad()
     def load_state(self, state: Tensors) -> None:
         """Put back what `state` gave."""
-        for name, tensor in self.parameters.items():
+        for name, tensor in (self.parameters | self.statistics).items():
             tensor.copy_(state[name])
-        self.statistics = {name: state[name].to(self.device) for name in self.statistics}
 
     def draw_residual_scales(
         self, num_clips: int, generators: Sequence[torch.Generator]

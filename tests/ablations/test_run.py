@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,10 @@ from ablations import load, plan, read_grid, run
 from ablations.engines import job
 from ablations.engines.job import Attempt
 from ablations.engines.worker import Place
+from ablations.grid.grid import Job
 from ablations.run import part
 from ablations.store.alike import FailedAlikeError, unless_all_fail
+from ablations.store.claims import STALE_S, Claims
 from ablations.store.files import read_json, write_json
 from ablations.store.status import status
 from ablations.store.store import Store
@@ -122,8 +126,71 @@ def test_slurm_array_runs_every_training_once_in_one_folder(
     ]
     assert [task.wait(timeout=120) for task in tasks] == [0, 0]
     assert_frame_equal(facts(load(out)), facts(undisturbed[1]), check_exact=True)
-    pids = {Store(out).result(i, s)["worker"]["pid"] for i in load(out).id for s in (0, 1)}  # type: ignore[index]
-    assert len(pids) == 2
+    assert not (out / "claims").exists()
+
+
+def test_joining_runner_leaves_what_others_train_and_takes_over_from_the_dead(
+    undisturbed: tuple[Path, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["ablations.run"], "LOOK_AGAIN_S", 0.1)
+    out = tmp_path / "run"
+    dead, alive, stopped, last = read_grid(TINY).jobs
+    seen: dict[str, bool] = {}
+
+    def has_ended(job: Job) -> bool:
+        return Store(out).ended(job.cells[0].id, job.seeds[0]) is not None
+
+    def others_go_on() -> None:
+        wait_until(lambda: has_ended(last))
+        seen.update(dead=has_ended(dead), alive=has_ended(alive), stopped=has_ended(stopped))
+        cell, seed = alive.cells[0].id, alive.seeds[0]
+        home = Store(out).run_folder(cell, seed)
+        shutil.copytree(Store(undisturbed[0]).run_folder(cell, seed), home)
+        result = read_json(home / "result.json")
+        write_json(home / "result.json", result | {"worker": result["worker"] | {"pid": 0}})
+        others.release([result])
+        others._drop(set(others._held))  # one ends in the middle of a training
+
+    with Claims(Store(out)) as others:
+        assert all(map(others.take, (dead, alive, stopped)))
+        path = others._path((dead.cells[0].id, dead.seeds[0], 0))
+        os.utime(path, (path.stat().st_atime, path.stat().st_mtime - STALE_S - 1))
+        thread = threading.Thread(target=others_go_on)
+        thread.start()
+        table = run(TINY, out, device="cpu", progress=False, join=True)
+        thread.join()
+    assert seen == {"dead": True, "alive": False, "stopped": False}
+    assert_frame_equal(facts(table), facts(undisturbed[1]), check_exact=True)
+    result = Store(out).result(alive.cells[0].id, alive.seeds[0])
+    assert result is not None
+    assert result["worker"]["pid"] == 0  # it was not trained again
+    assert not (out / "claims").exists()
+
+
+def test_claim_is_of_one_runner_and_of_what_has_not_ended(
+    undisturbed: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
+    store, (first, second, *_) = Store(tmp_path), read_grid(TINY).jobs
+    both = replace(first, seeds=(0, 1))
+    with Claims(store) as mine, Claims(store) as others:
+        assert mine.take(first)
+        assert mine.take(first)  # as after a death, or in parts that need less memory
+        assert not others.take(first)
+        assert not others.take(both)  # all of a population, or nothing
+        assert others.take(second)
+        assert not mine.take(both)
+    with Claims(Store(copied(undisturbed, tmp_path))) as late:
+        assert not late.take(first)
+
+
+def test_joining_what_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    for changes, more, said in (
+        ({}, {"shard": "1/2"}, "two ways to divide"),
+        ({}, {"engine": "ray"}, "of engine='local'"),
+        ({"budget": "1h"}, {}, "cannot be kept by several runners"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            run(TINY | changes, tmp_path / "run", join=True, progress=False, **more)  # type: ignore[arg-type]
 
 
 def test_slurm_array_queues_a_stopped_task_again(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_flatten
 
 from posmlp.config_checks import GATE_NAMES
 from posmlp.model import Step
 from posmlp.presets import PRESETS
 from posmlp.train.optimisation import clip_gradients
-from posmlp.train.population import Population, seeded_model
+from posmlp.train.population import Population, _has_users_code, seeded_model
 
 TINY = replace(
     PRESETS["toy"],
@@ -127,6 +128,52 @@ def test_clipped_gradients_have_the_bits_of_a_member_alone():
         assert all(torch.equal(alone[name][0], together[name][member]) for name in own)
         norm = torch.cat([each.flatten() for each in alone.values()]).norm()
         torch.testing.assert_close(norm, torch.tensor(1.0))
+
+
+class Replayed:
+    """As `execution.Recorded` does on a GPU: runs first, then answers in the tensors it has."""
+
+    def __init__(self, function, inputs):
+        self.function = function
+        for _ in range(3):
+            self.outputs = function(*inputs)
+
+    def __call__(self, *inputs):
+        fresh, _ = tree_flatten(self.function(*inputs))
+        for mine, new in zip(tree_flatten(self.outputs)[0], fresh, strict=True):
+            mine.copy_(new)
+        return self.outputs
+
+
+def test_recorded_steps_leave_what_launched_ones_do(monkeypatch):
+    monkeypatch.setattr("posmlp.train.population.Recorded", Replayed)
+    clips, labels, scales = batch(2)
+    made = []
+    for recorded in (False, True):
+        population = Population(TINY, [1, 2], vectorised=True, recorded=recorded)
+        where = {name: tensor.data_ptr() for name, tensor in population.statistics.items()}
+        start = {name: tensor.clone() for name, tensor in population.state().items()}
+        for _ in range(2):  # a graph goes on from the weights and statistics that are put back
+            population.gradients(clips, labels, scales)
+            population.gradients(clips.flip(1), labels.flip(1), scales)
+            after = {name: tensor.clone() for name, tensor in population.statistics.items()}
+            population.load_state(start)
+        gradients, loss, _ = population.gradients(clips, labels, scales)
+        made.append(after | gradients | {"loss": loss})
+    assert {name: t.data_ptr() for name, t in population.statistics.items()} == where
+    assert made[0].keys() == made[1].keys()
+    for name, tensor in made[0].items():
+        assert torch.equal(tensor, made[1][name]), name
+
+
+def test_users_modules_are_not_recorded():
+    class Counted(nn.Linear):
+        calls = 0
+
+    model = seeded_model(TINY, 0)
+    assert not _has_users_code(model)
+    model.head = Counted(16, 3)
+    assert _has_users_code(model)
 
 
 def test_an_error_of_one_seed_reaches_the_caller():
