@@ -43,12 +43,13 @@ dev: .venv/stamp-dev
 	@touch .venv/stamp $@
 
 $(DEMO)/data/dataset.json: .venv/stamp
-	$(BIN)/posmlp data make moving-digits --test 560 $(DEMO)/data
+	$(BIN)/posmlp data make moving-digits --train 3000 --val 280 --test 560 $(DEMO)/data
 
 try: .venv/stamp
 	$(BIN)/posmlp try --out $(DEMO)/try.html
 
-demo: try $(DEMO)/data/dataset.json
+demo: .venv/stamp  # clips are made beside `try`, as each keeps one core busy
+	@$(MAKE) --no-print-directory --jobs 2 --old-file .venv/stamp try $(DEMO)/data/dataset.json
 	$(BIN)/ablations run ablations/grids/demo.yaml --data $(DEMO)/data --out $(DEMO)/grid \
 	  --workers $(WORKERS) --device cpu
 	$(BIN)/ablations report $(DEMO)/grid --out $(DEMO)/report.html --look-inside

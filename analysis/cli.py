@@ -70,7 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     bias.add_argument("--out", type=folder, help="the folder to write to; RUN/bias by default")
 
     inside = command("inside", _inside)
-    inside.add_argument("run_folder", metavar="RUN", help="a run folder of `posmlp train`")
+    inside.add_argument(
+        "run_folder",
+        metavar="RUN",
+        help="a run folder of `posmlp train`, or of several seeds, such as cells/ID",
+    )
     inside.add_argument("--seed", type=int, help="which model of the run; its first by default")
     inside.add_argument("--variant", help=VARIANT_HELP)
     inside.add_argument("--clips", type=count, default=56, help="of the run's test clips, at most")

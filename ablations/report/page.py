@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from ablations.report import bias, dots, figures, prediction, tables, words
+from ablations.report import bias, clips, dots, figures, prediction, tables, words
 from ablations.report.data import MOST_SHOWN, Study
 from ablations.report.figures import Drawn
 from ablations.report.labels import Metric
@@ -234,6 +234,7 @@ def _page(
         "effects": effects,
         "most_sentences": MOST_SENTENCES,
         "bias": maps,
+        "strips": clips.strips(whole, folder),
         "tuning": tuned,
         "scored": [
             (name, [(path.name, link(path, folder)) for path in files])

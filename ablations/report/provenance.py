@@ -65,14 +65,14 @@ def links(study: Study, folder: Path) -> dict[str, list[Linked]]:
             Linked(
                 row["seed"],
                 metric.full(row[metric.column]),
-                *_paths(study.store.run_folder(row["id"], row["seed"]), folder),
+                *paths_of(study.store.run_folder(row["id"], row["seed"]), folder),
             )
             for row in runs.sort_values("seed").to_dict("records")
         ]
     return found
 
 
-def _paths(run: Path, folder: Path) -> tuple[str, str]:
+def paths_of(run: Path, folder: Path) -> tuple[str, str]:
     """Of a run folder and its page, relative to where the report stands."""
     page = run / "analysis.html"
     return (

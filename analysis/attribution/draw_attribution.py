@@ -159,7 +159,9 @@ def draw_scorecard(
         panel.grid(axis="y", color="0.92")
         panel.xaxis.set_major_locator(ticker.MaxNLocator(3))
         is_share = metric not in LEAST
-        panel.xaxis.set_major_formatter(ticker.PercentFormatter(1) if is_share else "{x:g}")
+        panel.xaxis.set_major_formatter(
+            lambda x, _, of=is_share: f"{100 * x:.3g}%" if of else f"{x:g}"
+        )
     axes[0, 0].set_yticks(range(len(methods)), methods)
     axes[0, 0].set_ylim(len(methods) - 0.4, -0.6)
     handles = [

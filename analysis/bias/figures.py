@@ -54,10 +54,20 @@ def bias_figures(
 
     Both are rows of `bias_maps`, of the same units. ST branches are drawn slice by slice of time.
     Axes of one token are left out: there is no offset to draw. `view`: as `draw_temporal_bias` and
-    `draw_spatial_bias` take it. `note`: `content_note` of the model. What a mean over pairs hides
-    stands in title and caption. Raises ValueError for weights that are not finite and for another
-    view.
+    `draw_spatial_bias` take it. `note`: `content_note` of the model; with one, axes are of scores
+    before a softmax, not of mixing weights. What a mean over pairs hides stands in title and
+    caption. Raises ValueError for weights that are not finite and for another view.
     """
+    for drawn in _unit_figures(trained, initial, view, note):
+        for ax in drawn.figure.axes if note else ():
+            if ax.get_ylabel() == "mixing weight":
+                ax.set_ylabel("position score")
+        yield drawn
+
+
+def _unit_figures(
+    trained: pd.DataFrame, initial: pd.DataFrame, view: str, note: str
+) -> Iterator[UnitFigure]:
     for key, rows in trained.groupby(UNIT, sort=False):
         stage, block, step, branch = key
         start = initial.merge(pd.DataFrame([key], columns=UNIT), on=UNIT)
@@ -86,7 +96,8 @@ def content_note(model: PosMLPVideo, clips: Tensor | None = None) -> str:
     `clips` (B, 3, T, H, W), as the model takes them: of these the note tells how widely the scores
     by content vary over a query's keys, which is what the softmax hears of them.
     """
-    gates = [place.unit for place in units(model) if isinstance(place.unit, AttentionGate)]
+    gates = [place.unit for place in units(model) if isinstance(place.unit, AttentionGate)
+             and place.unit.num_tokens > 1]  # fmt: skip
     if not gates:
         return ""
     note = "; position part alone, to which a clip's content is added before the softmax"

@@ -13,13 +13,15 @@ import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis.figures.pictures import animation_path, raster, write_animation
 from analysis.figures.place import set_texts, width_of
-from analysis.figures.style import check_rows, styled, wrapped
+from analysis.figures.style import check_rows, colour, styled, wrapped
 from analysis.inside.activations import PARTS, activations, hook_points, unit_of
+from analysis.results.statistics import t_interval
 from posmlp.data.augment import MEAN, STD
 from posmlp.model import PosMLPVideo
 
@@ -43,9 +45,14 @@ def draw_patching(
     column a frame; if there are rows of single places, the map of one activation. `control`: rows
     of the same activations with other `others`, which stand on the right. Cells are shares in
     percent, on a fixed scale from -100 to 100; empty where the model has none. The default title
-    names the branches that carry at least a tenth. Raises ValueError for no rows, a missing column
-    and places of several activations.
+    names the branches that carry at least a tenth.
+
+    Rows of several models, told apart by a column `seed`, are a point each, on a line a branch with
+    the 95% t-interval over seeds; the title says in how many a branch carries a tenth. Raises
+    ValueError for no rows, a missing column and places of several activations.
     """
+    if "seed" in data:
+        return _draw_seeds(data, ax, title)
     table, what = _table(data)
     if control is not None:
         gap = pd.DataFrame({"": np.nan}, index=table.index)
@@ -66,6 +73,60 @@ def draw_patching(
     ax.set_xlabel(_caption(data, what, control))
     ax.set_title(wrapped(title or found_in_words(data), 0.8 * width_of(ax.figure)))
     return ax
+
+
+def _draw_seeds(data: pd.DataFrame, ax: Axes | None, title: str | None) -> Axes:
+    """A line a branch, or an activation where no branch's output is among them."""
+    found = over_seeds(data)
+    ax = ax or plt.subplots(figsize=(6.4, 1.3 + 0.24 * len(found)))[1]
+    ax.axvline(0, color="0.6", linewidth=0.7, zorder=0)
+    ax.axvline(100 * WORTH, color="0.6", linewidth=0.7, linestyle=":", zorder=0)
+    shares = data[data["frame"].isna()].set_index("name")["share"]
+    for place, row in enumerate(found.to_dict("records")):
+        own = 100 * shares.loc[[row["name"]]]
+        ax.plot(own, [place + 0.27] * len(own), "o", color="0.6", markersize=3)
+        ax.hlines(place, 100 * row["low"], 100 * row["high"], color=colour(0), linewidth=1.5)
+        ax.plot(100 * row["mean"], place, "D", color=colour(0), markersize=4.5)
+    ax.set_yticks(range(len(found)), [name.removesuffix(".out") for name in found["name"]])
+    ax.tick_params(axis="y", labelsize=7)
+    ax.invert_yaxis()
+    ax.set_xlabel(
+        "share of the difference (%): mean (diamond), 95% t-interval,\n"
+        f"{found['n'].max()} seeds (points); dotted: {WORTH:.0%}"
+    )
+    ax.set_title(wrapped(title or survives_in_words(found), 0.9 * width_of(ax.figure)))
+    return ax
+
+
+def over_seeds(data: pd.DataFrame) -> pd.DataFrame:
+    """Shares over seeds: name, n, mean, low, high, num_carrying (seeds with at least a tenth).
+
+    `data`: rows of `patch` with a column `seed`. Of whole activations, and of branches' outputs
+    alone where there are any. Raises ValueError for no rows and a missing column.
+    """
+    check_rows(data, ("name", "part", "frame", "share", "seed"), "analysis.patch of several seeds")
+    whole = data[data["frame"].isna()]
+    outs = whole[whole["part"] == "out"]
+    found = []
+    for name, rows in (outs if len(outs) else whole).groupby("name", sort=False):
+        shares = rows["share"].dropna()
+        interval = t_interval(shares) if len(shares) else (np.nan,) * 3
+        found.append((name, len(shares), *interval, int((shares >= WORTH).sum())))
+    columns = ["name", "n", "mean", "low", "high", "num_carrying"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def survives_in_words(found: pd.DataFrame) -> str:
+    """Which branches carry the difference in every seed, and which in some, for a title."""
+    rows = found[found["num_carrying"] > 0]
+    if not len(rows):
+        return "No branch carries a tenth of the difference in any seed"
+    rows = rows.sort_values("num_carrying", ascending=False, kind="stable")
+    said = [
+        f"{name.removesuffix('.out')} in {count} of {n}"
+        for name, count, n in zip(rows["name"], rows["num_carrying"], rows["n"], strict=True)
+    ]
+    return f"A tenth or more of the difference runs through {', '.join(said)} seeds"
 
 
 def _table(data: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -244,7 +305,8 @@ def _film(
             )
             bar.ax.tick_params(labelsize=7)
             if token is not None:
-                ax.plot(token[1], token[0], "s", markerfacecolor="none", color="white")
+                ax.plot(token[1], token[0], "s", markerfacecolor="none", color="white",
+                        path_effects=[withStroke(linewidth=3, foreground="black")])  # fmt: skip
         for ax, title in zip(panels, ("", "message |mix(u)|", "gate |v|", "product"), strict=True):
             ax.set(xticks=[], yticks=[])
             ax.set_title(title, fontsize=8)

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -131,7 +132,9 @@ def draw_exemplars(
         strip.imshow(np.concatenate(list(frames), axis=1))
         height, width = frames.shape[1:3]
         corner = (row["frame"] * width - 0.5, -0.5)
-        strip.add_patch(Rectangle(corner, width, height, fill=False, color="#D55E00", linewidth=2))
+        ringed = [withStroke(linewidth=4, foreground="black")]  # seen on any picture
+        strip.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="#F0E442",
+                                  linewidth=2, path_effects=ringed))  # fmt: skip
         strip.set(xticks=[], yticks=[])
         strip.set_ylabel(f"clip {row['clip']}\n{row['change']:.2g}", fontsize=7, rotation=0,
                          ha="right", va="center")  # fmt: skip

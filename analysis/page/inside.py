@@ -11,10 +11,17 @@ from analysis.cost.costs import cost
 from analysis.figures.pictures import png
 from analysis.inside.activations import hook_points
 from analysis.inside.arrow import arrow_curve
-from analysis.inside.draw_patching import WORTH, draw_arrow, draw_patching, found_in_words
+from analysis.inside.draw_patching import (
+    WORTH,
+    draw_arrow,
+    draw_patching,
+    found_in_words,
+    over_seeds,
+)
 from analysis.inside.patching import MEAN, UNRELATED, patch
 from analysis.inside.paths import contributions, patch_paths
 from analysis.interventions.run_clips import run_clips
+from analysis.page.learned import trained_models
 from analysis.page.sections import Section, Table
 from posmlp.checkpoint import write_atomically
 from posmlp.data.augment import normalise
@@ -74,6 +81,8 @@ def write_inside(
 
     control.csv is the patching with unrelated clips, mean.csv what mean ablation takes away, and
     paths.csv what goes straight from a temporal branch to a later one. RUN/inside by default.
+    Of a folder of several runs, such as an ablation's cells/ID, every model is patched: its rows
+    stand in patching.csv by `seed`, and seeds.csv says which branches carry a tenth in how many.
     `where` and `frames` are those of `patch`. Raises ValueError for a
     folder without a trained model, clips that cannot be had, and clips of a single frame.
     """
@@ -81,8 +90,10 @@ def write_inside(
         raise ValueError(
             f"--clips {num_clips} leaves one pair, which has no control; use 4 or more"
         )
-    opened = open_run(run, seed, variant)
     out = Path(out) if out else Path(run) / "inside"
+    if seed is None and not (Path(run) / "config.json").is_file():
+        return _write_seeds(Path(run), out, variant, num_clips, where, frames)
+    opened = open_run(run, seed, variant)
     held = run_clips(run, num_clips)
     clips = normalise(held.clips)
     _check_time(opened.model)
@@ -102,6 +113,22 @@ def write_inside(
     }
     for name, axes in drawn.items():
         write_atomically(out / f"{name}.png", png(axes.figure))
+    return out
+
+
+def _write_seeds(
+    folder: Path, out: Path, variant: str | None, num_clips: int, where: str, frames: bool
+) -> Path:
+    parts = []
+    for run, opened in trained_models(folder, variant):
+        _check_time(opened.model)
+        clips = normalise(run_clips(run, num_clips).clips)
+        rows = patch(opened.model, clips, where=where, frames=frames)
+        parts.append(rows.assign(seed=opened.seed))
+    patched = pd.concat(parts, ignore_index=True)
+    for name, table in (("patching", patched), ("seeds", over_seeds(patched))):
+        write_atomically(out / f"{name}.csv", table.to_csv(index=False).encode())
+    write_atomically(out / "patching.png", png(draw_patching(patched).figure))
     return out
 
 

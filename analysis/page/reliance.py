@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from analysis.bias.maps import bias_maps
 from analysis.cost.costs import cost
-from analysis.interventions.draw_effects import METRICS, draw_interventions
-from analysis.interventions.intervene import intervene
+from analysis.interventions.draw_effects import METRICS, draw_exemplars, draw_interventions
+from analysis.interventions.intervene import exemplars, intervene
 from analysis.interventions.interventions import Intervention, free_tables, knock_outs
 from analysis.interventions.run_clips import run_clips
 from analysis.page.sections import Section, Table
+from posmlp.data.augment import normalise
+from posmlp.data.sources import HeldClips
 from posmlp.model import PosMLPVideo
 from posmlp.predict import open_run
 
 MOST_CLIPS = 560
 FEWEST_CLIPS = 28
-KNOCK_OUT_GMACS = 600  # about half a minute of one core on a toy model
+KNOCK_OUT_GMACS = 300  # about ten seconds of one core on a toy model
 NUM_KNOCK_OUTS = 24
 
 
@@ -68,9 +72,30 @@ def group_knock_outs(run: Path, variant: str | None = None) -> Section:
         "Tables set to 0 together.",
         (f"Each group alone: the {min(NUM_KNOCK_OUTS, len(single))} largest changes."),
     )
-    figures = list(zip(captions, drawn, strict=True))
+    figures = [
+        *zip(captions, drawn, strict=True),
+        *_exemplars(opened.model, fewer, of_single, f"{metric}_change"),
+    ]
     verdict = f"{titles[0]}."
     return Section(words, [folded], figures, verdict=verdict)
+
+
+def _exemplars(
+    model: PosMLPVideo, held: HeldClips, single: pd.DataFrame, change: str
+) -> Iterator[tuple[str, Figure]]:
+    """Of each branch the group that is missed most: the clips in which it says most."""
+    maps, inputs = bias_maps(model), normalise(held.clips)
+    for branch, rows in single.groupby("branch", sort=False):
+        row = rows.loc[rows[change].idxmin()]
+        at = [row[name] for name in ("stage", "block", "step", "branch", "group")]
+        unit = "stage{}.block{}.step{}.{}".format(*at)
+        own = maps[(maps[["stage", "block", "step", "branch", "group"]] == at).all(axis=1)]
+        found = exemplars(model, inputs, unit, at[-1])
+        caption = (
+            f"What drives group {at[-1]} of {unit}, the one of branch {branch} whose absence costs "
+            "most: the clips in which it says most, with the change that its knock-out makes there."
+        )
+        yield caption, draw_exemplars(found, held.clips, own)[0].figure
 
 
 def together(model: PosMLPVideo) -> list[Intervention]:

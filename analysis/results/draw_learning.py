@@ -54,8 +54,9 @@ def draw_learning_curves(
         else:
             mean = runs.mean(axis=1)
             ax.plot(runs.index, mean, marker=mark, color=hues[name], linewidth=0.7, zorder=1)
-    seeds = seeds_in_words([rows["seed"].nunique() for rows in groups.values()])
-    ax.set_xlabel(f"epoch (band: from the lowest to the highest of {seeds})")
+    counts = [rows["seed"].nunique() for rows in groups.values()]
+    what = "band: from the lowest to the highest of " if max(counts) > 1 else ""
+    ax.set_xlabel(f"epoch ({what}{seeds_in_words(counts)})")
     ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     ax.set_ylabel(said)
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)

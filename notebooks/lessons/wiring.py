@@ -73,17 +73,17 @@ def draw_beside_scores(runs: pd.DataFrame, costs: Mapping[str, Any], title: str)
     for (left, right), (layout, found) in zip(grid, costs.items(), strict=True):
         draw_layout(layout, ax=left, title="")
         left.set(xlim=(-0.6, 5.9), ylim=(-0.5, 2.4))
-        scores = runs.loc[runs["layout"] == layout, "test_top1"]
+        scores = 100 * runs.loc[runs["layout"] == layout, "test_top1"]
         mean, low, high = t_interval(scores)
         right.plot([low, high], [0, 0], linewidth=2, color="C0")
         right.plot(scores, [-0.4] * len(scores), "o", color="0.6", markersize=3)
         right.plot(mean, 0, "D", color="C0", markersize=5)
-        right.set(yticks=[0], ylim=(-0.9, 0.9), xlim=(0, 1))
+        right.set(yticks=[0], ylim=(-0.9, 0.9), xlim=(0, 100))
         right.set_yticklabels([f"{layout}\n{found['macs'] / 1e6:.1f} M"])
         right.tick_params(bottom=layout == [*costs][-1])
         right.spines["bottom"].set_visible(layout == [*costs][-1])
     words = "mean (diamond), 95% t-interval, seeds (points)"
-    right.set_xlabel(f"test top-1: {words}\nM: million multiply-adds a clip")
+    right.set_xlabel(f"test top-1 (%): {words}\nM: million multiply-adds a clip")
     figure.suptitle(wrapped(title, size[0]), x=0.01, ha="left", fontweight="bold")
 
 

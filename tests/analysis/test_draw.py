@@ -25,7 +25,7 @@ from analysis import (
     units,
 )
 from analysis.bias.draw_bias import growth
-from analysis.bias.figures import content_note, content_spreads
+from analysis.bias.figures import bias_figures, content_note, content_spreads
 from analysis.results.draw_comparison import tally
 from posmlp import create_model
 
@@ -135,6 +135,9 @@ def test_note_on_attention_tells_how_far_content_moves_its_scores() -> None:
     title = f"standard deviation of {4 * spread:.2g} to {4 * spread:.2g}"
     assert content_note(model, clips).endswith(title)
     assert content_note(create_model("toy", **small)) == ""
+    maps = bias_maps(model)
+    [unit] = bias_figures(maps, maps, note=content_note(model))
+    assert [ax.get_ylabel() for ax in unit.figure.axes] == ["position score"] * 2
 
 
 def test_spatial_bias_maps_stand_at_their_offsets_in_one_scale() -> None:

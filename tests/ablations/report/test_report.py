@@ -13,10 +13,15 @@ from report_folders import fill
 from ablations import load, run
 from ablations.cli import main
 from ablations.report.bias import bias
+from ablations.report.clips import NUM_EACH, chosen
+from ablations.report.data import Study
 from ablations.report.page import write_report
 from analysis import units
+from analysis.interventions.run_clips import run_clips
 from posmlp import create_model
 from posmlp.checkpoint import save
+from posmlp.predict import open_run
+from posmlp.train.scoring import predict
 
 GRID = {
     "question": "Is <time> needed?",
@@ -99,6 +104,26 @@ def test_report_shows_what_was_learned_beside_the_start(folder, page):
     assert "learned spatial bias" in page
     for name in ("learned-temporal-bias", "learned-spatial-bias-S", "accuracy", "cost-gmacs"):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 1000, name
+
+
+def test_report_shows_clips_with_what_each_variant_answers(folder, page):
+    shown = re.findall(r'<figure><img class="strip".*?</figure>', page, re.DOTALL)
+    assert 1 <= len(shown) <= 2 * NUM_EACH
+    for figure in shown:
+        assert len(re.findall(r'<a href="cells/[0-9a-f]+/seed[01]/">', figure)) == 2
+    label, seed, run = Study.open(folder).best_run()
+    held = run_clips(run, 56)
+    logits = predict(open_run(run, seed).model, held)
+    first = held.classes[held.labels[chosen(logits, held.labels)[0]]]
+    assert f'alt="a clip of {first}"' in shown[0]
+    assert f"{label}, seed {seed}</a>: <span" in shown[0]
+
+
+def test_the_surest_clips_are_right_ones_then_wrong_ones_each_of_another_class():
+    labels = torch.tensor([0, 0, 1, 1, 2])
+    answers, sure = torch.tensor([0, 0, 1, 2, 0]), torch.tensor([3.0, 9.0, 5.0, 8.0, 2.0])
+    logits = torch.nn.functional.one_hot(answers, 3) * sure[:, None]
+    assert chosen(logits, labels) == [1, 2, 3, 4]
 
 
 def test_report_finds_no_noise_on_a_cpu(page):

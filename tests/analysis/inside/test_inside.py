@@ -219,6 +219,12 @@ def test_patching_finds_the_branch_that_was_planted(planted: PosMLPVideo) -> Non
     axes = draw_patching(found)
     assert f"{ear} 100%" in axes.get_title(loc="left").replace("\n", " ")
     assert [t.get_text() for t in axes.get_xticklabels()][-2:] == ["out", "sum"]
+    deaf = found.assign(share=0.05, seed=1)
+    seeds = draw_patching(pd.concat([found.assign(seed=0), deaf, deaf.assign(seed=2)]))
+    assert f"runs through {ear} in 1 of 3" in seeds.get_title(loc="left").replace("\n", " ")
+    mean = next(line for line in seeds.get_lines() if line.get_marker() == "D")
+    first = found.loc[found["part"] == "out", "share"].iloc[0]
+    assert mean.get_xdata()[0] == pytest.approx(100 * (first + 0.1) / 3)
     by_frame = draw_patching(frames)
     assert [t.get_text() for t in by_frame.get_xticklabels()] == ["all", "0", "1", "2", "3"]
 

@@ -61,6 +61,13 @@ def _closed_figures() -> Iterator[None]:
     plt.close("all")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_scored_clips() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_attribution, "NUM_SCORED_CLIPS", 4)
+        yield
+
+
 def trained(out: Path, seeds: tuple[int, ...] = (0,), every: int = 0, **changes: object) -> Path:
     train, test = (
         GeneratedClips(MovingDigits(split, 28, num_frames=4, image_size=16, paired=split == "test"))
@@ -156,6 +163,7 @@ def test_page_shows_the_numbers_of_the_run(run: Path, page: Path) -> None:
     assert '<script type="application/json" id="state">' in html.unescape(framed[1])
     assert "28 test clips" in found["Which groups the model uses"]
     assert found["Which groups the model uses"].count(", group ") == 2 * (2 + 10)
+    assert found["Which groups the model uses"].count("<img") == 4  # two have exemplars, T and S
     assert json.loads((run / "environment.json").read_text())["platform"] in found["Provenance"]
 
 
@@ -410,6 +418,11 @@ def test_inside_command_writes_tables_and_figures(
     assert summands.tolist() == [
         *("stage2.input", "stage2.block1.step1.T.out", "stage2.block1.step1.S.out", "norm")
     ]
+    seeds = tmp_path / "seeds"
+    assert main(["inside", str(run.parent), *words[2:6], "--out", str(seeds)]) == 0
+    assert pd.read_csv(seeds / "patching.csv").groupby("seed").size().to_dict() == {3: 4, 5: 4}
+    assert pd.read_csv(seeds / "seeds.csv")["n"].tolist() == [0] * 4  # no pair's answers differ
+    assert (seeds / "patching.png").stat().st_size > 1000
     capsys.readouterr()
     assert main([*words, "--where", "stage9"]) == 2
     assert "no activation fits 'stage9'" in capsys.readouterr().err
