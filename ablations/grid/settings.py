@@ -47,6 +47,12 @@ def meant(name: str, value: Any) -> Any:
     return _scalar(name, value, kind)
 
 
+def is_number(name: str) -> bool:
+    """Whether a setting takes a number, or one a stage."""
+    default = _FIELDS[name][1] if name in _FIELDS else None
+    return type(default[0] if isinstance(default, tuple) else default) in (int, float)
+
+
 def _scalar(name: str, value: Any, kind: type) -> Any:
     if type(value) is kind and kind is not float:
         return str(value).replace("-", ">") if name.endswith("layout") else value
