@@ -1,4 +1,4 @@
-"""The command line: ablations plan | run | status | why | repeat | report | publish | bench.
+"""The commands: ablations plan | run | status | why | repeat | report | compare | publish | bench.
 
 Only what a command needs is imported, so that status and why answer at once.
 """
@@ -124,6 +124,12 @@ def _parser() -> argparse.ArgumentParser:
     repeat.set_defaults(command=_repeat)
     report = commands.add_parser("report", help="write report.html and tables")
     report.set_defaults(command=_report)
+    compare = commands.add_parser("compare", help="say what changed between grids, cell by cell")
+    compare.set_defaults(command=_compare)
+    compare.add_argument(
+        "folders", type=Path, nargs="+", help="--out of runs, or published; the first is the before"
+    )
+    compare.add_argument("--out", type=Path, metavar="FILE.csv", help="write the table there, too")
     publish = commands.add_parser("publish", help="copy finished results to a folder, to commit it")
     publish.set_defaults(command=_publish)
     for command in (status, why, repeat, report, publish):
@@ -275,6 +281,18 @@ def _report(options: argparse.Namespace) -> int:
     if look:
         print(f"page of the best run: {written.with_name('analysis.html')}")
     print(f"report: {written}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from ablations.report.compare import Comparison
+    from ablations.store.files import write_durably
+
+    found = Comparison.of(options.folders)
+    print(found)
+    if options.out:
+        write_durably(options.out, found.table.to_csv(index=False).encode())
+        print(f"table: {options.out}")
     return 0
 
 

@@ -109,6 +109,19 @@ def identity(
     }
 
 
+def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+    """What two identities differ in; what neither has is at its default."""
+    found = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key, "default"), new.get(key, "default")
+        if isinstance(before, dict) and isinstance(after, dict):
+            inner = difference(before, after, f"{key}.")
+            found += [inner] if inner else []
+        elif before != after:
+            found.append(f"{prefix}{key} was {before}, is {after}")
+    return ", ".join(found)
+
+
 def content_hash(value: Any) -> str:
     """12 hexadecimal digits of the SHA-256 of a value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
