@@ -15,6 +15,7 @@ from pathlib import Path
 
 from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP
 from posmlp.shapes import NotWrittenError, print_any_name
+from posmlp.train.logs import LOG_HELP
 
 DEVICE_HELP = "cpu, cuda:N, or cuda: workers take turns on all GPUs; default: cuda if there is one"
 
@@ -109,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         help="take finished trainings from DIR",
     )
     run.add_argument("--retry-failed", action="store_true", help="also run what failed before")
+    run.add_argument("--log", metavar="WHERE", help=LOG_HELP)
     run.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
     run.add_argument(
         "--join", action="store_true", help="share the work with all that join in this folder"
@@ -223,6 +225,7 @@ def _run(options: argparse.Namespace) -> int:
             together=options.together,
             cache_gib=options.cache_gib,
             timeout=options.timeout,
+            log=options.log,
             retry_failed=options.retry_failed,
             reuse=options.reuse,
             shard=options.shard,
