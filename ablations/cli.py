@@ -138,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("folder", type=Path, help="the --out of a run")
     for command in (why, repeat):
         command.add_argument("cell", help="its id, the start of that, or its name")
+    status.add_argument("--watch", action="store_true", help="again and again, until all is done")
     why.add_argument("--seed", type=int, help="default: all seeds")
     repeat.add_argument("--seed", type=int, required=True)
     repeat.add_argument("--device", default="cpu")
@@ -248,6 +249,11 @@ def _default_out(grid: Path) -> Path:
 
 
 def _status(options: argparse.Namespace) -> int:
+    if options.watch:
+        from ablations.progress import watch
+
+        watch(options.folder)
+        return 0
     from ablations.store.status import status
 
     print(status(options.folder))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from ablations.progress import reporter, say
 from ablations.store import reuse as other_runs
 from ablations.store.alike import FAILED_ALIKE, unless_all_fail
 from ablations.store.claims import Claims
+from ablations.store.running import running
 from ablations.store.store import Result, Store
 from ablations.store.table import load
 from posmlp.data.user_cache import CACHE_GIB
@@ -119,6 +121,7 @@ def run(
             with reporter(
                 *(num_all, num_all - num_todo, here),
                 metrics=now.metrics,
+                running=partial(running, store),
                 name=now.name,
                 show=progress and bool(now.jobs),
             ) as report:
