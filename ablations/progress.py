@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations.grid.deciding import Metric
-from ablations.store.running import Running
+from ablations.store.running import Running, duration
 from ablations.store.status import seen
 from ablations.store.store import Result
 from posmlp.train.stopping import Stopped
@@ -117,16 +117,6 @@ class _State:
 
 def _seed(result: Result) -> str:
     return f"{result['seed']} repeated" if result["repeat"] else str(result["seed"])
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: 12.3 s, 4 min 5 s, 2 h 10 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def of_workers(number: int) -> str:

@@ -13,6 +13,16 @@ from ablations.store.published import csv_rows
 from ablations.store.store import Store
 
 
+def duration(seconds: float) -> str:
+    """Seconds in words: 12.3 s, 4 min 5 s, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 class Running(NamedTuple):
     """A training, or several that advance as one, before the end of epoch `epoch`."""
 
@@ -28,7 +38,7 @@ class Running(NamedTuple):
     def outcome(self) -> str:
         """How far it is, in words."""
         loss = "" if self.loss is None else f", loss {self.loss:.3f}"
-        left = "" if self.left_s is None else f", about {self.left_s:.0f} s left"
+        left = "" if self.left_s is None else f", about {duration(self.left_s)} left"
         return f"epoch {self.epoch} of {self.epochs}{loss}{left}"
 
 

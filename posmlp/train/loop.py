@@ -385,8 +385,8 @@ def epoch_line(rows: list[dict[str, Any]], epochs: int) -> str:
     done, of = last[0]["epoch"], f" (mean of {len(last)})" if len(last) > 1 else ""
     spent = sum(row["seconds"] for row in rows) / len(last)
     line = f"epoch {done} of {epochs}: loss {loss:.3f}, top-1 on {split} clips {top1:.1%}{of}, "
-    left = f", about {spent / done * (epochs - done):.0f} s left" if done < epochs else ""
-    return f"{line}{last[0]['seconds']:.1f} s{left}"
+    left = tqdm.format_interval(spent / done * (epochs - done))
+    return f"{line}{last[0]['seconds']:.1f} s" + f", about {left} left" * (done < epochs)
 
 
 def waiting(rows: list[dict[str, Any]]) -> str:

@@ -247,7 +247,7 @@ def test_fit_resumes_after_an_interruption_and_logs_each_epoch_once(
     assert [line.split(":")[0] for line in lines] == [f"epoch {k} of 3" for k in (1, 2, 3)]
     loss = (whole[2]["train_loss"] + whole[3]["train_loss"]) / 2
     assert f"loss {loss:.3f}, top-1 on val clips" in lines[1]
-    assert [" s left" in line for line in lines] == [True, True, False]
+    assert [":00 left" in line for line in lines] == [True, True, False]
     assert waited.startswith("waited for clips")
     store = loop.Training._store
 

@@ -149,7 +149,7 @@ def test_status_tells_how_far_running_trainings_are_and_watches_to_the_end(
     told = status(store.root).splitlines()
     assert told[0] == f"{store.root}: 4 trainings: 4 to do"
     assert told[1:4] == [
-        "  gate=lrpe seed 0 is at epoch 3 of 5, loss 1.250, about 300 s left",
+        "  gate=lrpe seed 0 is at epoch 3 of 5, loss 1.250, about 5 min 0 s left",
         "  gate=mean seed 0 repeated is at epoch 1 of 5",
         "  2 cells together seed 0, 1 is at epoch 1 of 5",
     ]
@@ -186,7 +186,7 @@ def test_live_table_shows_results_and_what_is_running(monkeypatch: pytest.Monkey
         while "done, 1.0 s" not in terminal.getvalue() and time.monotonic() < before + 30:
             time.sleep(0.01)
     said = terminal.getvalue()
-    assert "epoch 2 of 3, loss 0.750, about 12 s left" in said
+    assert "epoch 2 of 3, loss 0.750, about 12.4 s left" in said
     assert "epoch 2" not in said[said.rindex("result") :], "nothing runs at the end"
 
 
