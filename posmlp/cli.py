@@ -26,6 +26,7 @@ from posmlp.own.code import TRUST_HELP, trust_all
 from posmlp.presets import PRESET_SOURCES, PRESETS, resolve
 from posmlp.settings import configs
 from posmlp.shapes import NO_ROOM, not_written, print_any_name
+from posmlp.train.logs import LOG_HELP
 
 if TYPE_CHECKING:
     from posmlp.predict import Prediction
@@ -109,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         help="need less memory, take a third more time",
     )
     train.add_argument("--compile", action="store_true", help="send blocks through torch.compile")
+    train.add_argument("--log", metavar="WHERE", help=LOG_HELP)
     train.add_argument("settings", nargs="*", metavar="key=value", help="e.g. gate=dense lr=1e-3")
 
     evaluate = command("eval", _eval)
@@ -221,6 +223,7 @@ def _train(options: argparse.Namespace) -> None:
             micro_batches=options.micro_batches,
             checkpoint_activations=options.checkpoint_activations,
             compiled=options.compile,
+            log=options.log,
         )
     except LengthenedError as error:
         commands = "".join(f"\nnext: {_longer(options, seed, error.epochs)}" for seed in seeds)

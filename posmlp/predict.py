@@ -30,8 +30,7 @@ from posmlp.data.files.video import read_video
 from posmlp.data.sampling import check_views
 from posmlp.model import PosMLPVideo
 from posmlp.train.fitting import usable_device
-from posmlp.train.run_folder import read_config
-from posmlp.train.run_members import model_path, one_variant
+from posmlp.train.run_folder import model_path, one_variant, read_config
 
 FRAME_FOLDER_FPS = 12.0  # frame folders do not tell; Something-Something's rate
 PARTS_AT_ONCE = 16  # of a long recording, whose frames are decoded together

@@ -19,7 +19,7 @@ import pytest
 HOUSE = {
     "ablations": {
         "__main__": "cli",
-        "cli": "run repeat bench plan report engines store commands",
+        "cli": "run repeat bench plan report engines progress store commands",
         "bench": "run plan report engines progress store grid",
         "run": "plan engines progress store grid",
         "repeat": "engines store grid",

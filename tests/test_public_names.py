@@ -83,5 +83,5 @@ def test_names_of_the_contract_are_there() -> None:
     train = "fit evaluate TrainConfig score predict metrics normalise learning_rate Optimiser"
     assert set(train.split()) < set(importlib.import_module("posmlp.train").__all__)
     assert importlib.import_module("ablations").__all__ == [
-        *("Cell", "Grid", "GridError", "load", "plan", "read_grid", "run"),
+        *("Cell", "Grid", "GridError", "compare", "load", "plan", "read_grid", "run"),
     ]

@@ -8,6 +8,7 @@ An example with every key:
     base: {recipe: steady, data: moving-digits, train: {epochs: 6}}    # or a preset
     axes: {gate: [lrpe, dense], layout: [T+S, S]}    # every combination is a cell
     zip: [{num_frames: [8, 16], train.lr: [2e-3, 1e-3]}]    # axes that move together
+    # in place of a list: {log_uniform: [1e-4, 1e-2], n: 8}, or uniform, or int_uniform
     exclude: [{gate: dense, layout: S}]
     include: [{gate: none}]    # what is not named is as in the baseline
     seeds: [0, 1, 2]    # or a count, or {from: 3, to: 20, until: verdict}: decided variants stop

@@ -56,6 +56,12 @@ def meant(name: str, value: Any) -> Any:
     return _scalar(name, value, kind)
 
 
+def is_number(name: str) -> bool:
+    """Whether a setting takes a number, or one a stage."""
+    default = _FIELDS[name][1] if name in _FIELDS else None
+    return type(default[0] if isinstance(default, tuple) else default) in (int, float)
+
+
 def _scalar(name: str, value: Any, kind: type) -> Any:
     if type(value) is kind and kind is not float:
         return str(value).replace("-", ">") if name.endswith("layout") else value
@@ -121,6 +127,19 @@ def identity(
         "data": data,
         "model_version": MODEL_VERSION,
     }
+
+
+def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+    """What two identities differ in; what neither has is at its default."""
+    found = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key, "default"), new.get(key, "default")
+        if isinstance(before, dict) and isinstance(after, dict):
+            inner = difference(before, after, f"{key}.")
+            found += [inner] if inner else []
+        elif before != after:
+            found.append(f"{prefix}{key} was {before}, is {after}")
+    return ", ".join(found)
 
 
 def content_hash(value: Any) -> str:

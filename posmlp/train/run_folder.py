@@ -8,6 +8,7 @@ RUN/metrics.csv              a row an epoch and seed (and variant, where there a
                              scored every epoch, test_* once, in the last one's row
 RUN/model-seed{k}.safetensors, or model-{variant}-seed{k}.safetensors
 RUN/state.safetensors        what resuming needs; removed when the run is complete
+RUN/logged.json              how many rows a log was given, if there is one (`logs.py`)
 RUN/.lock, RUN/.owner.json   held, and written, by the process that trains
 """
 
@@ -34,9 +35,12 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from posmlp.checkpoint import read_tensors, write_atomically
+from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.config_checks import one_of
 from posmlp.shapes import NotWrittenError, fault, not_written
 from posmlp.train.environment import environment
 from posmlp.train.same_run import as_now, difference, only_lost_clips, wherever_it_starts
+from posmlp.train.variants import Member, members
 
 
 def write_code(folder: Path, code: Mapping[str, str]) -> None:
@@ -146,9 +150,18 @@ class RunFolder:
         writer = csv.DictWriter(text, list(rows[0]))
         writer.writeheader()
         for row in rows:
-            writer.writerow({k: "" if _not_scored(k, v) else v for k, v in row.items()})
+            writer.writerow({k: "" if not_scored(k, v) else v for k, v in row.items()})
         with self.keeping():
             write_atomically(self.root / "metrics.csv", text.getvalue().encode())
+
+    def num_told(self) -> int:
+        """How many of the rows a log was given (`logs.py`)."""
+        path = self.root / "logged.json"
+        return int(json.loads(path.read_bytes())["rows"]) if path.exists() else 0
+
+    def count_told(self, rows: int) -> None:
+        with self.keeping():
+            write_json(self.root / "logged.json", {"rows": rows})
 
     def save_state(self, tensors: dict[str, Tensor], epoch: int, steps: int) -> None:
         """Everything needed to go on after `epoch` epochs and so many steps of the next."""
@@ -276,6 +289,44 @@ def damaged(path: Path, reason: Exception) -> ValueError:
     )
 
 
+def run_members(run: str | Path) -> list[Member]:
+    """What RUN/config.json says is trained there: every variant, if there are some, at every seed.
+
+    Raises ValueError if there is no run, or it is damaged.
+    """
+    stored = read_config(run)
+    try:
+        config = PosMLPConfig.from_dict(stored["model"])
+        train = TrainConfig.from_dict(stored["train"])
+        return members(config, train, stored["seeds"], stored.get("variants") or None)
+    except (ValueError, TypeError) as error:
+        raise damaged(Path(run) / "config.json", error) from error
+
+
+def one_variant(run: str | Path, variant: str | None = None) -> list[Member]:
+    """A run's members of one variant, a seed each; `variant` is needed where it has several.
+
+    Raises ValueError for one that is not there, and where there are several and none is chosen.
+    """
+    found = run_members(run)
+    names = list(dict.fromkeys(member.variant for member in found))
+    if variant is None and len(names) > 1:
+        raise ValueError(
+            f"{run} holds the variants {', '.join(names)}; choose one, for example "
+            f"variant={names[0]!r} (at the command line: --variant {names[0]})"
+        )
+    if variant is not None and names == [""]:
+        raise ValueError(f"variant={variant!r}, but {run} holds no variants; leave it out")
+    variant = names[0] if variant is None else variant
+    one_of(variant, names, "variant")
+    return [member for member in found if member.variant == variant]
+
+
+def model_path(run: str | Path, member: Member) -> Path:
+    """Where the trained model of a member is once the run is complete."""
+    return Path(run) / f"model-{member.label}.safetensors"
+
+
 _TEXTS = ("id", "variant")
 """Columns of names; `ablations publish` writes the first, the cell's, which may look a number."""
 
@@ -307,7 +358,8 @@ def _numbers(row: dict[str, str], line: str) -> dict[str, Any]:
     return found
 
 
-def _not_scored(name: str, value: Any) -> bool:
+def not_scored(name: str, value: Any) -> bool:
+    """Whether a value of a row stands for test clips that are scored in the last epoch alone."""
     return name.startswith("test_") and math.isnan(value)
 
 

@@ -77,6 +77,23 @@ def test_zipped_axes_move_together() -> None:
     assert cells[1].config.temporal_windows == (16,) * 4
 
 
+def test_random_axes_draw_the_same_values_everywhere_and_more_keep_fewer() -> None:
+    rates = {"log_uniform": [1e-4, 1e-2], "n": 4}
+    both = {"train.lr": rates, "train.batch_size": {"int_uniform": [8, 11], "n": 4}}
+    cells = read_grid({"zip": [both]}).cells
+    found = [cell.train.lr for cell in cells]
+    assert found == [0.0008014, 0.002678, 0.00185, 0.0007816]
+    assert sorted(cell.train.batch_size for cell in cells) == [8, 9, 10, 11]
+    assert cells[0].id == "4207d1510b1b"
+    more = [c.train.lr for c in read_grid({"axes": {"train.lr": rates | {"n": 400}}}).cells]
+    assert more[:4] == found
+    assert 1e-4 <= min(more) < 1.1e-4
+    assert 0.009 < max(more) <= 1e-2
+    assert 0.4 < sum(lr < 1e-3 for lr in more) / 400 < 0.6, "half of the decades"
+    shares = {"drop_path": {"uniform": [0, 1e-4], "n": 50}}
+    assert all(0 <= cell.config.drop_path <= 1e-4 for cell in read_grid({"axes": shares}).cells)
+
+
 def test_exclude_and_include_change_the_product() -> None:
     grid = GRID | {
         "exclude": [{"gate": "mean"}],
@@ -201,6 +218,15 @@ BAD = {
     "axes: {train.lrr: [1]}": ("1:8", "Did you mean 'train.lr'?"),
     "axes: {layout: [T+S, off, no]}": ("1:22", "layout 'off' has 'off' where a branch"),
     "axes: {gate: [true]}": ("1:15", "gate=True must be text"),
+    "axes: {gate: {uniform: [0, 1], n: 2}}": ("1:14", "random axis gate takes no number"),
+    "axes: {train.lr: {uniform: [0, 1]}}": ("1:18", "n=None of random axis train.lr must be"),
+    "axes: {train.lr: {n: 2}}": ("1:18", "needs one of uniform, log_uniform, int_uniform, and n"),
+    "axes: {train.lr: {lognormal: [1, 2], n: 2}}": ("1:19", "Did you mean 'log_uniform'?"),
+    "axes: {train.lr: {uniform: [1, 0], n: 2}}": ("1:28", "uniform=[1, 0] must be two numbers,"),
+    "axes: {train.lr: {log_uniform: [0, 1], n: 2}}": ("1:32", "must be two numbers above 0"),
+    "axes: {num_groups: {int_uniform: [1, 2.5], n: 2}}": ("1:34", "must be two whole numbers"),
+    "axes: {num_groups: {int_uniform: [1, 2], n: 3}}": ("1:45", "n=3 is more than there are"),
+    "axes: {num_groups: {uniform: [1, 2], n: 3}}": ("1:20", "must be a whole number"),
     "base: {train: {epoch: 3}}": (
         "1:16",
         "unknown training field 'train.epoch'. Did you mean 'train.epochs'? Use one of: train.",
@@ -319,7 +345,7 @@ def test_a_grid_that_is_not_plain_yaml_is_refused_with_its_place(
 
 
 def test_a_grid_nested_too_deeply_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "g.yaml").write_text("axes: " + "[" * 5000 + "]" * 5000)
+    (tmp_path / "g.yaml").write_text("axes: " + "[" * 1500 + "]" * 1500)
     with pytest.raises(GridError, match=r"g\.yaml: this is nested too deeply to be read"):
         read_grid(tmp_path / "g.yaml")
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +15,12 @@ import pytest
 from ablation_tasks import TINY, facts, how_made, stored
 from pandas.testing import assert_frame_equal
 
-from ablations import load, plan, read_grid, run
+from ablations import load, plan, progress, read_grid, run
 from ablations.cli import main
 from ablations.grid.grid import Grid
 from ablations.store.files import read_json, write_durably, write_json
+from ablations.store.running import Running
+from ablations.store.status import status
 from ablations.store.store import Store, StoreError
 from analysis import compare, draw_accuracy, draw_differences, effects
 
@@ -118,6 +124,71 @@ def test_new_default_field_is_no_conflict(declared: tuple[Store, Grid]) -> None:
     del cell["model"]["init"]
     write_json(path, cell)
     store.check(grid)
+
+
+def running_in(folder: Path, pid: int, **config: Any) -> None:
+    write_json(folder / ".owner.json", {"pid": pid, "host": socket.gethostname()})
+    write_json(folder / "config.json", {"train": {"epochs": 5}, "seeds": [0], **config})
+
+
+def test_status_tells_how_far_running_trainings_are_and_watches_to_the_end(
+    declared: tuple[Store, Grid],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store, grid = declared
+    lrpe, mean = (cell.id for cell in grid.cells)
+    running_in(store.run_folder(lrpe, 0), os.getpid())
+    rows = "epoch,seed,train_loss,seconds\n1,0,2.5,100\n2,0,1.25,100\n"
+    write_durably(store.metrics_path(lrpe, 0), rows.encode())
+    running_in(store.run_folder(mean, 0, repeat=1), os.getpid())
+    both = {"variants": {lrpe: {}, mean: {}}, "seeds": [0, 1]}
+    running_in(store.together_path / "hash", os.getpid(), **both)
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    running_in(store.run_folder(mean, 1), gone.pid)
+    told = status(store.root).splitlines()
+    assert told[0] == f"{store.root}: 4 trainings: 4 to do"
+    assert told[1:4] == [
+        "  gate=lrpe seed 0 is at epoch 3 of 5, loss 1.250, about 5 min 0 s left",
+        "  gate=mean seed 0 repeated is at epoch 1 of 5",
+        "  2 cells together seed 0, 1 is at epoch 1 of 5",
+    ]
+    assert told[4].startswith("go on with")
+
+    def later(seconds: float) -> None:
+        for cell, seed in ((c, s) for c in grid.cells for s in grid.seeds) if seconds else ():
+            stored(store, grid, seed, cell=cell.id)
+
+    monkeypatch.setattr(progress.time, "sleep", later)
+    assert main(["status", str(store.root), "--watch"]) == 0
+    said = capsys.readouterr().out
+    assert [line for line in said.splitlines() if line.startswith(str(store.root))] == [
+        f"{store.root}: 4 trainings: 4 to do",
+        f"{store.root}: 4 trainings: 4 done",
+    ]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_live_table_shows_results_and_what_is_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LOOK_S", 0.01)
+    monkeypatch.setattr(sys, "stderr", terminal := _Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    now = Running("gate=mean", "0, 1", 2, 3, 0.75, 12.4)
+    done = {"name": "gate=lrpe", "seed": 4, "repeat": 0, "status": "done", **how_made("none")}
+    with progress.reporter(3, 1, "again", metrics=[], running=lambda: [now]) as report:
+        report(done | {"metrics": {}})
+        before = time.monotonic()
+        while "done, 1.0 s" not in terminal.getvalue() and time.monotonic() < before + 30:
+            time.sleep(0.01)
+    said = terminal.getvalue()
+    assert "epoch 2 of 3, loss 0.750, about 12.4 s left" in said
+    assert "epoch 2" not in said[said.rindex("result") :], "nothing runs at the end"
 
 
 def test_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
