@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ablation_tasks import TINY, changed, facts, wait_until
 from pandas.testing import assert_frame_equal
 
@@ -23,6 +24,7 @@ from analysis.cost.costs import counts
 from posmlp import cli as posmlp_cli
 from posmlp.export import export
 from posmlp.own import code
+from posmlp.train.population import Population
 
 GATE = """from torch import nn, zeros
 from posmlp.positions import relative_position_index
@@ -37,6 +39,7 @@ class Mine(nn.Module):
         return self.relation()[0] @ h[..., : h.shape[-1] // 2] * h[..., h.shape[-1] // 2 :]
 """
 NAME = "my_gates.py:Mine"
+PEERS = Path(__file__).parents[2] / "ablations/grids/peers.yaml"
 
 
 @pytest.fixture(autouse=True)
@@ -137,3 +140,17 @@ def test_options_are_an_axis_and_seeds_advance_together(folder: Path) -> None:
     assert_frame_equal(facts(alone)[same], facts(together)[same])
     (copied,) = {p.read_text() for p in Path("together").glob("cells/*/seed*/my_gates.py")}
     assert copied == GATE
+
+
+def test_peers_are_of_the_toys_size_and_learn_in_a_population() -> None:
+    grid = read_grid(PEERS)
+    size = sum(p.numel() for p in posmlp.create_model(grid.baseline.config).parameters())
+    for cell in grid.cells:
+        model = posmlp.create_model(cell.config)
+        assert abs(sum(p.numel() for p in model.parameters()) / size - 1) < 0.15, cell.name
+    shift = next(cell for cell in grid.cells if "Shift" in cell.name)
+    both = Population(shift.config, [0, 1], vectorised=True)
+    gradients, _, logits = both.gradients(torch.randn(2, 3, 3, 8, 32, 32), torch.ones(2, 3).long())
+    assert both.vectorised
+    assert logits.shape == (2, 3, 14)
+    assert all(gradient.abs().sum() > 0 for gradient in gradients.values())
