@@ -102,15 +102,16 @@ def in_one_form(config: Any) -> dict[str, Any]:
     Raises ValueError for what is no mapping of plain values, names no file, or has no use.
     """
     found = {name: _plain(name, getattr(config, name)) for name in _MAPPINGS}
-    code = dict(found["code"])
-    for name in ("gate", "model", "branches"):
-        value = found.get(name, getattr(config, name))
-        found[name] = short(value, code, known=found["code"])
+    named = {"gate": config.gate, "model": config.model, "branches": found["branches"]}
+    known = {file: found["code"].get(file) for file in map(file_of, names_in(named))}
+    code = {file: source for file, source in known.items() if source is not None}
+    for name, value in named.items():
+        found[name] = short(value, code, known=tuple(code))
     _check_uses(found)
     in_use = re.findall(r"\w+", str(config.layout))
     found["branches"] = Options({k: v for k, v in found["branches"].items() if k in in_use})
-    named = sorted({file_of(name) for name in names_in(found)})
-    found["code"] = Options({file: code[file] for file in named})
+    in_use = sorted({file_of(name) for name in names_in(found)})
+    found["code"] = Options({file: code[file] for file in in_use})
     return found
 
 
