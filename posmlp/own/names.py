@@ -39,6 +39,13 @@ def shown(source: str | None) -> str | None:
     return source and f"sha256:{digest(source)[:12]}"
 
 
+def bare(name: str) -> str:
+    """The short form, `file.py:Thing`, of a name with a path or of a module's."""
+    place, _, thing = name.rpartition(":")
+    file = Path(place).name if place.endswith(".py") else f"{place.rpartition('.')[2]}.py"
+    return f"{file}:{thing}"
+
+
 def read(name: str, folder: str | Path = ".") -> tuple[str, str]:
     """The name in its short form, `file.py:Thing`, and the source of the file, now trusted.
 
@@ -63,7 +70,7 @@ def read(name: str, folder: str | Path = ".") -> tuple[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as text in UTF-8 ({error})") from error
     trust([source])
-    return f"{path.name}:{thing}", source
+    return bare(name), source
 
 
 def beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:

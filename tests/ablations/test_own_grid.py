@@ -72,8 +72,9 @@ def test_own_gate_goes_from_a_file_to_the_report(
 ) -> None:
     path, out = folder / "there/grid.yaml", folder / "out"
     path.parent.mkdir()
-    shutil.move("my_gates.py", "there/my_gates.py")
-    path.write_text(json.dumps(grid_of(train={"epochs": 20})))
+    gates = {"gate": ["lrpe", "dense", f"../{NAME}"]}
+    expected = {"expect": [{"gate": f"../{NAME}", "verdict": "worse"}]}
+    path.write_text(json.dumps(grid_of(train={"epochs": 20}) | {"axes": gates} | expected))
     words = [sys.executable, "-m", "ablations.cli", "run", str(path), "--out", str(out)]
     runner = subprocess.Popen([*words, "--workers", "2", "--device", "cpu", "--quiet"])
     mine = read_grid(path).cells[2]
