@@ -181,7 +181,7 @@ class OwnModel(WholeModel, PosMLPVideo):
 
 
 def create_model(config: PosMLPConfig | str, **overrides: Any) -> PosMLPVideo:
-    """A model of a config or preset, fields replaced. ValueError: field, value and valid ones."""
+    """A model from a config or preset, with fields replaced; ValueError names what cannot be."""
     config = resolve(config, **overrides)
     video = PosMLPVideo if config.model == "posmlp" else OwnModel
     return (PosMLP if config.kind == "image" else video)(config)

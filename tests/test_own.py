@@ -145,7 +145,9 @@ def test_model_file_brings_its_code_which_runs_once_trusted(
     loaded = posmlp.load("model.safetensors", trust_code=True)
     assert "model.safetensors runs its own copy of my_gates.py" in capsys.readouterr().err
     assert torch.equal(loaded(CLIPS), model(CLIPS))
-    assert config_of(gate="my_gates.py:Shift") != model.config
+    edited = config_of(gate="my_gates.py:Shift")
+    assert edited != model.config
+    assert replace(loaded.config, gate="./my_gates.py:Shift") == edited, "named anew, read anew"
 
 
 def test_stored_settings_name_no_file_of_this_folder() -> None:

@@ -16,8 +16,9 @@ from typing import Any
 
 from ablations.grid.deciding import metrics_of
 from ablations.grid.gridfile import GridFile
-from ablations.grid.settings import meant, shown_value
-from posmlp.config_checks import one_of
+from ablations.grid.settings import OWN, meant, shown_value
+from posmlp.config_checks import is_own, one_of
+from posmlp.own.names import bare
 
 VERDICTS = ("better", "worse", "equal")
 
@@ -72,6 +73,8 @@ def _expectations(
             for name in named:
                 one_of(name, axes, "axis")
             values = {name: meant(name, value) for name, value in named.items()}
+            own = {name: bare(value) for name, value in values.items() if is_own(value)}
+            values |= {name: value for name, value in own.items() if name in OWN}
         except ValueError as error:
             file.fail(where, f"{error}.")
         found = Expectation(values, item["verdict"], item.get("metric", metrics[0]))

@@ -108,7 +108,7 @@ def free_tables(model: PosMLPVideo) -> list[Table]:
             raise ValueError(
                 f"gate {kind_of(place.unit)} (stage {place.stage}) has no table of free numbers by "
                 "offset, which is what an intervention changes; use a model with gate lrpe, "
-                "lrpe+dense, attention or conv"
+                "lrpe+dense, attention or conv, or give your own a bias_table() that is a parameter"
             )
         found.append(Table(place, names[id(values)], values))
     return found

@@ -62,7 +62,8 @@ def admit(code: Mapping[str, str], where: str | Path, trusted: bool = False) -> 
         first = "".join(f"\n    {line}" for line in source.splitlines()[:FIRST_LINES])
         raise ValueError(
             f"{where} brings code, {about}, which does not run unasked. It begins:{first}\n"
-            "Read it there, and if you trust it give --trust-code, or trust_code=True in Python"
+            "Read all of it, and if you trust it give --trust-code, or in Python load it once with "
+            "posmlp.load(..., trust_code=True)"
         )
 
 
@@ -114,10 +115,10 @@ def called(name: str, code: Mapping[str, str], options: Mapping[str, Any], *give
     """`Thing(*given, **options)`. Raises ValueError that names file, class and signature."""
     made = thing(name, code)
     asked = ", ".join([*map(repr, given), *(f"{k}={v!r}" for k, v in options.items())])
+    signature = inspect.signature(made)
     try:
-        signature = inspect.signature(made)
         signature.bind(*given, **options)
-    except (TypeError, ValueError) as error:
+    except TypeError as error:
         raise ValueError(
             f"{name} takes {signature}, not ({asked}): {error}; mend its __init__, or the options"
         ) from error

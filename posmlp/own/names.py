@@ -39,6 +39,13 @@ def shown(source: str | None) -> str | None:
     return source and f"sha256:{digest(source)[:12]}"
 
 
+def bare(name: str) -> str:
+    """The short form, `file.py:Thing`, of a name with a path or of a module's."""
+    place, _, thing = name.rpartition(":")
+    file = Path(place).name if place.endswith(".py") else f"{place.rpartition('.')[2]}.py"
+    return f"{file}:{thing}"
+
+
 def read(name: str, folder: str | Path = ".") -> tuple[str, str]:
     """The name in its short form, `file.py:Thing`, and the source of the file, now trusted.
 
@@ -63,7 +70,7 @@ def read(name: str, folder: str | Path = ".") -> tuple[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as text in UTF-8 ({error})") from error
     trust([source])
-    return f"{path.name}:{thing}", source
+    return bare(name), source
 
 
 def beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -102,15 +109,16 @@ def in_one_form(config: Any) -> dict[str, Any]:
     Raises ValueError for what is no mapping of plain values, names no file, or has no use.
     """
     found = {name: _plain(name, getattr(config, name)) for name in _MAPPINGS}
-    code = dict(found["code"])
-    for name in ("gate", "model", "branches"):
-        value = found.get(name, getattr(config, name))
-        found[name] = short(value, code, known=found["code"])
+    named = {"gate": config.gate, "model": config.model, "branches": found["branches"]}
+    known = {file: found["code"].get(file) for file in map(file_of, names_in(named))}
+    code = {file: source for file, source in known.items() if source is not None}
+    for name, value in named.items():
+        found[name] = short(value, code, known=tuple(code))
     _check_uses(found)
     in_use = re.findall(r"\w+", str(config.layout))
     found["branches"] = Options({k: v for k, v in found["branches"].items() if k in in_use})
-    named = sorted({file_of(name) for name in names_in(found)})
-    found["code"] = Options({file: code[file] for file in named})
+    in_use = sorted({file_of(name) for name in names_in(found)})
+    found["code"] = Options({file: code[file] for file in in_use})
     return found
 
 

@@ -9,9 +9,10 @@ Shapes: B windows or clips, N tokens of a window, C channels; T frames and n pla
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 from functools import lru_cache, partial
+from math import prod
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from posmlp.parts.inputs import check_clips
 def own_gate(config: PosMLPConfig, dim: int, window: tuple[int, ...], num_groups: int) -> nn.Module:
     """`Gate(dim, window, num_groups, **gate_options)`: (B, N, 2 dim) -> (B, N, dim)."""
     name, given = str(config.gate), (dim, window, num_groups)
-    return _held(name, own.called(name, config.code, config.gate_options, *given), _same_but(dim))
+    return _held(name, own.called(name, config.code, config.gate_options, *given), dim)
 
 
 class OwnBranch(nn.Module):
@@ -40,7 +41,7 @@ class OwnBranch(nn.Module):
         dim, window = config.dims[stage], config.window(stage, name)
         self.frames, file = config.temporal_windows[stage], config.branches[name]
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.own = _held(file, own.called(file, config.code, {}, dim, window), _same_but(dim))
+        self.own = _held(file, own.called(file, config.code, {}, dim, window), dim)
 
     def forward(self, x_BWTnC: Tensor) -> Tensor:
         x = self.norm(x_BWTnC).unflatten(2, (-1, self.frames))  # (B, W, T/t, t, n, C)
@@ -60,10 +61,8 @@ class WholeModel(nn.Module):
         asked = inspect.signature(made).parameters
         known = {field.name: getattr(config, field.name) for field in fields(config)}
         known = {name: known[name] for name in asked if name in known} | config.model_options
-        self.net = _held(config.model, own.called(config.model, config.code, known), self._shape)
-
-    def _shape(self, clips: Tensor) -> tuple[int, ...]:
-        return len(clips), self.config.num_classes
+        net = own.called(config.model, config.code, known)
+        self.net = _held(config.model, net, config.num_classes, whole=True)
 
     def forward(self, clips: Tensor) -> Tensor:
         check_clips(clips, self.config)
@@ -74,30 +73,27 @@ class WholeModel(nn.Module):
         raise ValueError(f"{self.config.model} is a whole model of your own, which has no stages")
 
 
-def _same_but(dim: int) -> Callable[[Tensor], tuple[int, ...]]:
-    return partial(_with_channels, dim)
+def _held(name: str, module: Any, width: int, whole: bool = False) -> nn.Module:
+    """The user's module, whose outputs are held to their shape: `width` stands last.
 
-
-def _with_channels(dim: int, x: Tensor) -> tuple[int, ...]:
-    return (*x.shape[:-1], dim)
-
-
-def _held(name: str, module: Any, shape_of: Callable[[Tensor], tuple[int, ...]]) -> nn.Module:
-    """The user's module, whose outputs are held to their shape."""
+    What stands before is as in the input, of which a `whole` model keeps the first alone.
+    """
     if not isinstance(module, nn.Module):
         raise ValueError(f"{name} makes a {type(module).__name__}; derive it from torch.nn.Module")
-    module.register_forward_hook(partial(_check_shape, name, shape_of))
+    module.register_forward_hook(partial(_check_shape, name, width, whole))
     return module
 
 
 def _check_shape(
     name: str,
-    shape_of: Callable[[Tensor], tuple[int, ...]],
+    width: int,
+    whole: bool,
     module: nn.Module,
     inputs: tuple[Tensor, ...],
     output: Any,
 ) -> None:
-    wanted, found = shape_of(inputs[0]), getattr(output, "shape", None)
+    wanted = (*inputs[0].shape[: 1 if whole else -1], width)
+    found = getattr(output, "shape", None)
     if found is None or tuple(found[1:]) != wanted[1:] or len(found) != len(wanted):
         said = f"a tensor of shape {tuple(found)}" if found is not None else repr(type(output))
         raise ValueError(
@@ -138,17 +134,15 @@ def _tried(config: PosMLPConfig) -> Iterator[tuple[str, nn.Module, Tensor]]:
             seen.add(key)
             gate: Any = own_gate(config, *key)
             width = getattr(gate, "in_features", 2 * dim)
-            yield str(config.gate), gate, torch.randn(2, int(torch.tensor(window).prod()), width)
+            yield str(config.gate), gate, torch.randn(2, prod(window), width)
 
 
 def _check_one(name: str, module: nn.Module, x: Tensor) -> None:
     try:
         output = module(x.requires_grad_())
-    except ValueError as error:
-        if name in str(error):
-            raise
-        raise ValueError(f"{name} fails: {own.told(error, own.file_of(name))}") from error
     except Exception as error:
+        if isinstance(error, ValueError) and name in str(error):  # of the shape
+            raise
         place = own.told(error, own.file_of(name))
         raise ValueError(f"{name} fails on {tuple(x.shape)}: {place}") from error
     for key, value in module.state_dict().items():

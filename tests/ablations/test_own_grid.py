@@ -38,6 +38,13 @@ class Mine(nn.Module):
     def forward(self, h):
         return self.relation()[0] @ h[..., : h.shape[-1] // 2] * h[..., h.shape[-1] // 2 :]
 """
+PEER = """from torch import nn
+class Peer(nn.Linear):
+    def __init__(self, num_classes):
+        super().__init__(3, num_classes)
+    def forward(self, clips):
+        return super().forward(clips.mean((2, 3, 4)))
+"""
 NAME = "my_gates.py:Mine"
 PEERS = Path(__file__).parents[2] / "ablations/grids/peers.yaml"
 
@@ -65,8 +72,9 @@ def test_own_gate_goes_from_a_file_to_the_report(
 ) -> None:
     path, out = folder / "there/grid.yaml", folder / "out"
     path.parent.mkdir()
-    shutil.move("my_gates.py", "there/my_gates.py")
-    path.write_text(json.dumps(grid_of(train={"epochs": 20})))
+    gates = {"gate": ["lrpe", "dense", f"../{NAME}"]}
+    expected = {"expect": [{"gate": f"../{NAME}", "verdict": "worse"}]}
+    path.write_text(json.dumps(grid_of(train={"epochs": 20}) | {"axes": gates} | expected))
     words = [sys.executable, "-m", "ablations.cli", "run", str(path), "--out", str(out)]
     runner = subprocess.Popen([*words, "--workers", "2", "--device", "cpu", "--quiet"])
     mine = read_grid(path).cells[2]
@@ -114,6 +122,17 @@ def test_source_is_in_the_id_and_its_place_is_not(folder: Path) -> None:
     both = grid | {"axes": {"gate": [NAME, "elsewhere/my_gates.py:Mine"]}}
     with pytest.raises(ValueError, match=r"grid:\d+:\d+: .*two files are called my_gates.py"):
         read_grid(both)
+
+
+def test_own_gate_is_matched_and_a_whole_model_is_a_cell(folder: Path) -> None:
+    (folder / "peers.py").write_text(PEER)
+    match = {"axes": {"gate": ["lrpe", NAME]}, "match": "gmacs", "baseline": {"gate": NAME}}
+    lrpe, mine = read_grid(changed() | match).cells
+    assert lrpe.match.asked == costs(mine.config)["gmacs"] > 0
+    assert abs(lrpe.match.difference) < 1e-9, "mixing by a relation costs what it does in lrpe"
+    cells = read_grid(TINY | {"axes": {"model": ["posmlp", "peers.py:Peer"]}}).cells
+    assert [cell.name for cell in cells] == ["model=posmlp", "model=peers.py:Peer"]
+    assert costs(cells[1].config) == {"params": 14 * 4, "gmacs": 14 * 3e-9, "relation_params": 0}
 
 
 @pytest.mark.parametrize(
