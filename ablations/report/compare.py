@@ -36,13 +36,17 @@ def compare(folders: Sequence[str | Path]) -> pd.DataFrame:
 
     A folder is that of a run, or a published one. Cells are joined by the values of all axes of the
     two grids, and compared seed by seed, in finished runs; where no seed is shared, by Welch's
-    test. A row a metric that both compare, other folder and cell, shares in percent: metric,
-    folder, cell; n (seeds of both), unpaired (runs of one alone); before (the first folder's mean
-    over those seeds), mean (the other's), difference, its 95% interval (low, high), p, p_holm
-    (corrected over all rows of the metric) and p_equal, p_equal_holm (that the difference lies
-    within the first grid's `equal_within`); same_content (whether the ids are equal), recipe (what
-    differs in the configs, besides), verdict. A cell that one folder alone has finished has a row
-    whose verdict says so. Raises ValueError for fewer than two folders, or for one without results.
+    test. The tests take the numbers of seeds as given, also where a grid stopped at its verdict.
+
+    A row a metric that all compare, other folder and cell, shares in percent: metric, folder, cell;
+    n (seeds of both, or the fewer runs of the two where none is shared), unpaired (runs without a
+    partner), paired; before (the first folder's mean over these), mean (the other's), difference,
+    its 95% interval (low, high), p, p_holm (corrected over all rows of the metric) and p_equal,
+    p_equal_holm (that the difference lies within the first grid's `equal_within`); same_content
+    (whether the ids are equal), recipe (what differs in the configs), verdict. A cell that one
+    folder alone has finished has a row whose verdict says so.
+
+    Raises ValueError for fewer than two folders, one without results, or no metric in common.
     """
     return Comparison.of(folders).table
 

@@ -7,15 +7,17 @@ the scores (test_* in the last epoch alone).
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from posmlp.config_checks import is_own
+from posmlp.own.code import file_of, thing
+from posmlp.own.names import read
 
 Row = dict[str, Any]
 Log = Callable[[Path, Row], None]
@@ -24,9 +26,9 @@ LOG_HELP = "tensorboard, or your function, as module:function or file.py:functio
 
 
 def log_of(name: str) -> Log:
-    """The log of a name: tensorboard, `module:function` or `file.py:function`, which is imported.
+    """The log of a name: tensorboard, or `file.py:function` or `module:function`, which is run.
 
-    Raises ValueError if there is none.
+    Raises ValueError if there is none, or its file fails.
     """
     if name == "tensorboard":
         if importlib.util.find_spec("tensorboard") is None:
@@ -35,36 +37,10 @@ def log_of(name: str) -> Log:
                 'pip install -e ".[tensorboard]"'
             )
         return to_tensorboard
-    place, colon, function = name.rpartition(":")
-    if not colon or not function.isidentifier():
-        raise ValueError(f"log {name!r} must be tensorboard, module:function or file.py:function")
-    try:
-        found = getattr(_module(place), function, None)
-    except Exception as error:
-        raise ValueError(
-            f"log {name!r} cannot be imported ({type(error).__name__}: {error}); mend {place}"
-        ) from error
-    if not callable(found):
-        raise ValueError(f"log {name!r} is no function of {place}; define {function}(run, row)")
-    return found
-
-
-def _module(place: str) -> Any:
-    """The module of a file, or of a name, which is looked for in the working folder, too."""
-    if not place.endswith(".py"):
-        folders, sys.path[:] = sys.path[:], ["", *sys.path]
-        try:
-            return importlib.import_module(place)
-        finally:
-            sys.path[:] = folders
-    if not Path(place).is_file():
-        raise FileNotFoundError(f"no file at {place}")
-    spec = importlib.util.spec_from_file_location(f"log_{Path(place).stem}", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    if not is_own(name):
+        raise ValueError(f"log {name!r} must be tensorboard, file.py:function or module:function")
+    name, source = read(name)
+    return thing(name, {file_of(name): source})
 
 
 def to_tensorboard(run: Path, row: Row) -> None:
