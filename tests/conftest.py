@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,17 +47,23 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(autouse=True)
+def _closed_figures() -> Iterator[None]:
+    """No figure outlives its test."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
+
+
 @pytest.fixture
 def plain_figures() -> Iterator[None]:
-    """Matplotlib's own settings, and no figure left open."""
+    """Matplotlib's own settings."""
     import matplotlib as mpl
-    from matplotlib import pyplot as plt
 
     mpl.use("Agg")
     with mpl.rc_context():
         mpl.rcdefaults()
         yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")

@@ -158,7 +158,7 @@ def _num_clips(model: PosMLPVideo) -> int:
     """How many clips are affordable. Raises ValueError if too few, and for a model without time."""
     _check_time(model)
     runs = len(hook_points(model)) + len(STRENGTHS)
-    affordable = int(PATCH_GMACS / (cost(model)["gmacs"] * runs))
+    affordable = int(PATCH_GMACS / (cost(model, memory=False)["gmacs"] * runs))
     if affordable < FEWEST_CLIPS:
         raise ValueError(
             f"exchanging {runs} activations of this model on {FEWEST_CLIPS} clips takes more than "

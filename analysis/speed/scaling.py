@@ -83,7 +83,7 @@ def time_gates(
             min_runs=num_runs,
             min_seconds=0.0,
         )
-        gmacs = [cost(model)["gmacs"] for model in models.values()]
+        gmacs = [cost(model, memory=False)["gmacs"] for model in models.values()]
         written = replace(config, layout=layout).layout
         table = speeds.assign(layout=written, gate=list(models), gmacs=gmacs)
         table["time_share"] = table["median_ms"] / table["median_ms"].sum()
@@ -135,7 +135,7 @@ def _sized(
         for seeds in (num_seeds, 1)
     )
     counts = Counts(*(num_seeds * count for count in count_step(alone)))
-    return step, counts, cost(config)["gmacs"]
+    return step, counts, cost(config, memory=False)["gmacs"]
 
 
 class Ceilings(NamedTuple):

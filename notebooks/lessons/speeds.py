@@ -48,7 +48,7 @@ def measure() -> pd.DataFrame:
     timed = measure_speed(configs(), batch_sizes=BATCH_SIZES, num_threads=1)
     rows = []
     for name, config in configs().items():
-        counted = cost(config)
+        counted = cost(config, memory=False)
         alone, batch = (
             timed[(timed.model == name) & (timed.batch_size == size)].iloc[0]
             for size in BATCH_SIZES

@@ -54,7 +54,7 @@ def draw_places(reached: Tensor, ax: Axes, *, title: str = "") -> None:
 def show(layout: str) -> None:
     """Draw a layout with its cost on the toy preset, or say why it is none."""
     try:
-        found = cost(create_model("toy", layout=layout))
+        found = cost(create_model("toy", layout=layout), memory=False)
     except ValueError as error:
         print(error)
         return

@@ -18,18 +18,13 @@ sys.path.insert(0, str(NOTEBOOKS))
 
 
 @pytest.fixture(autouse=True)
-def _no_windows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Checks draw; no figure outlives its test.
-
-    Tests of answers go by words alone: pictures are those of test_sources.py.
-    """
+def _no_windows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks draw. Tests of answers go by words alone: pictures are those of test_sources.py."""
     from lessons.checks import verdict
 
     plt.switch_backend("agg")
     if request.path.name == "test_answers.py":
         monkeypatch.setattr(verdict, "_draw", lambda *_: None)
-    yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,7 @@ def _in_wheel(package: str, name: str) -> str:
     return str(distribution(package).locate_file(name))
 
 
+@cache
 def _photographs() -> list[np.ndarray]:
     """All photographs, (H, W, 3) uint8; every one is a file inside an installed wheel."""
     from PIL import Image

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import av
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -38,13 +35,6 @@ from posmlp.predict import open_run
 
 T, SIDE = 10, 8
 WriteClip = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def _closed_figures() -> Iterator[None]:
-    mpl.use("Agg")
-    yield
-    plt.close("all")
 
 
 @pytest.fixture
@@ -224,28 +214,15 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(*words: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "analysis", "attribute", *map(str, words)]
-    return subprocess.run(
-        line,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=Path(__file__).parents[3],
-    )
-
-
 def test_command_explains_any_video(
-    run_folder: Path, tmp_path: Path, write_clip: WriteClip
+    run_folder: Path, tmp_path: Path, write_clip: WriteClip, capsys: pytest.CaptureFixture[str]
 ) -> None:
     video = write_clip(tmp_path / "v.mp4", list(range(0, 240, 20)))
-    done = command(
-        run_folder, video, "--target", "down", "--method", "occlusion", "--set",
-        "tube=[4, 16, 16]", "stride=[4,16,16]", "baseline=zero", "--out", tmp_path / "out",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "down: occlusion, baseline zero, tube 4 x 16 x 16, stride 4 x 16 x 16" in done.stdout
+    words = ["--target", "down", "--method", "occlusion", "--out", str(tmp_path / "out"), "--set"]
+    words += ["tube=[4, 16, 16]", "stride=[4,16,16]", "baseline=zero"]
+    assert main(["attribute", str(run_folder), str(video), *words]) == 0
+    said = capsys.readouterr().out
+    assert "down: occlusion, baseline zero, tube 4 x 16 x 16, stride 4 x 16 x 16" in said
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["v-occlusion.csv", "v-occlusion.mp4", "v-occlusion.png"]
     table = pd.read_csv(tmp_path / "out" / "v-occlusion.csv")

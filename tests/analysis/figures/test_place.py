@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -271,12 +271,6 @@ def test_axes_without_a_place_to_give_are_refused() -> None:
 
 
 LAYOUTS = ("T+S", "T>S", "S>T", "ST", "ST+S", "T", "S", "T+S>ST", "T>S>T")
-
-
-@pytest.fixture(autouse=True)
-def _close_figures() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 def boxes(ax: Axes) -> list[tuple[float, float, str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib import pyplot as plt
 from PIL import Image
 from torch import Tensor, nn
 
@@ -183,12 +181,6 @@ def deafened(model: PosMLPVideo) -> PosMLPVideo:
         kept = model.stages[1].blocks[0].steps[0]["T"].state_dict()
         ear.stages[1].blocks[0].steps[0]["T"].load_state_dict(kept)
     return ear
-
-
-@pytest.fixture(autouse=True)
-def _closed_figures() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 def test_patching_finds_the_branch_that_was_planted(planted: PosMLPVideo) -> None:

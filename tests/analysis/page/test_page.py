@@ -11,7 +11,6 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -54,13 +53,6 @@ CONFIG = replace(
 )
 
 
-@pytest.fixture(autouse=True)
-def _closed_figures() -> Iterator[None]:
-    mpl.use("Agg")
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _few_scored_clips() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
@@ -86,8 +78,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(run: Path) -> Path:
-    mpl.use("Agg")
-    plt.close("all")  # what other files' tests left open
     for name in FILES:
         write_atomically(run / "eval" / name, b"")
     return write_page(run)
