@@ -5,7 +5,8 @@ WORKERS ?= 2
 BIN := .venv/bin
 DEMO := runs/demo
 CPU_INDEX := https://download.pytorch.org/whl/cpu
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+# What is never imported need not be compiled, which takes a minute.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
   $(if $(filter cpu,$(TORCH)),--extra-index-url $(CPU_INDEX))
 # uv installs faster; where it is missing, or cannot install, pip does.
 UV := $(shell command -v uv)
@@ -55,7 +56,7 @@ demo: .venv/stamp  # clips are made beside `try`, as each keeps one core busy
 
 test: .venv/stamp-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not browser"
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/python -m pytest -m browser tests/analysis/explorer tests/notebooks
 
 check: .venv/stamp-dev
 	$(BIN)/ruff check .

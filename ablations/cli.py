@@ -1,4 +1,4 @@
-"""The command line: ablations plan | run | status | why | repeat | report | publish | bench.
+"""The commands: ablations plan | run | status | why | repeat | report | compare | publish | bench.
 
 Only what a command needs is imported, so that status and why answer at once.
 """
@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP
+from posmlp.own.code import TRUST_HELP, trust_all
 from posmlp.shapes import NotWrittenError, print_any_name
+from posmlp.train.logs import LOG_HELP
 
 DEVICE_HELP = "cpu, cuda:N, or cuda: workers take turns on all GPUs; default: cuda if there is one"
 
@@ -27,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     print_any_name()
+    trust_all(getattr(options, "trust_code", False))
     code = 1 if options.command is _run else 0  # where a closed pipe stops it
     try:
         code = options.command(options)
@@ -109,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         help="take finished trainings from DIR",
     )
     run.add_argument("--retry-failed", action="store_true", help="also run what failed before")
+    run.add_argument("--log", metavar="WHERE", help=LOG_HELP)
     run.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
     run.add_argument(
         "--join", action="store_true", help="share the work with all that join in this folder"
@@ -124,12 +128,21 @@ def _parser() -> argparse.ArgumentParser:
     repeat.set_defaults(command=_repeat)
     report = commands.add_parser("report", help="write report.html and tables")
     report.set_defaults(command=_report)
+    compare = commands.add_parser("compare", help="say what changed between grids, cell by cell")
+    compare.set_defaults(command=_compare)
+    compare.add_argument(
+        "folders", type=Path, nargs="+", help="--out of runs, or published; the first is the before"
+    )
+    compare.add_argument("--out", type=Path, metavar="FILE.csv", help="write the table there, too")
     publish = commands.add_parser("publish", help="copy finished results to a folder, to commit it")
     publish.set_defaults(command=_publish)
     for command in (status, why, repeat, report, publish):
         command.add_argument("folder", type=Path, help="the --out of a run")
+    for command in (repeat, report):
+        command.add_argument("--trust-code", action="store_true", help=TRUST_HELP)
     for command in (why, repeat):
         command.add_argument("cell", help="its id, the start of that, or its name")
+    status.add_argument("--watch", action="store_true", help="again and again, until all is done")
     why.add_argument("--seed", type=int, help="default: all seeds")
     repeat.add_argument("--seed", type=int, required=True)
     repeat.add_argument("--device", default="cpu")
@@ -217,6 +230,7 @@ def _run(options: argparse.Namespace) -> int:
             together=options.together,
             cache_gib=options.cache_gib,
             timeout=options.timeout,
+            log=options.log,
             retry_failed=options.retry_failed,
             reuse=options.reuse,
             shard=options.shard,
@@ -239,6 +253,11 @@ def _default_out(grid: Path) -> Path:
 
 
 def _status(options: argparse.Namespace) -> int:
+    if options.watch:
+        from ablations.progress import watch
+
+        watch(options.folder)
+        return 0
     from ablations.store.status import status
 
     print(status(options.folder))
@@ -275,6 +294,18 @@ def _report(options: argparse.Namespace) -> int:
     if look:
         print(f"page of the best run: {written.with_name('analysis.html')}")
     print(f"report: {written}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from ablations.report.compare import Comparison
+    from ablations.store.files import write_durably
+
+    found = Comparison.of(options.folders)
+    print(found)
+    if options.out:
+        write_durably(options.out, found.table.to_csv(index=False).encode())
+        print(f"table: {options.out}")
     return 0
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations.grid.deciding import Metric
+from ablations.store.running import Running, duration
+from ablations.store.status import seen
 from ablations.store.store import Result
 from posmlp.train.stopping import Stopped
 
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Report = Callable[[Result], None]
+LOOK_S = 2.0
+"""Seconds between two looks at what is being trained."""
 
 
 @contextmanager
@@ -27,26 +33,29 @@ def reporter(
     command: str,
     *,
     metrics: Sequence[str],
+    running: Callable[[], Sequence[Running]],
     name: str = "",
     show: bool = True,
 ) -> Iterator[Report]:
     """A function to call with each result. What stops a run, on its way out, says how to go on.
 
-    `metrics`: those that are shown of a result; `name`: what these trainings are, if not all.
+    `metrics`: those that are shown of a result; `running`: what is being trained, for a terminal;
+    `name`: what these trainings are, if not all.
     """
     if not show:
         yield lambda result: None
         return
     from rich.console import Console
 
-    state, console = _State(num_jobs, num_finished, metrics), Console(stderr=True)
+    state = _State(num_jobs, num_finished, metrics)
+    console = Console(file=sys.stderr)  # this one, as trainings in this process print elsewhere
     say(f"{name and f'{name}: '}{num_jobs} trainings, {num_finished} finished before")
     try:
         if console.is_jupyter:
             with _live_in_notebook(state) as report:
                 yield report
         elif console.is_terminal:
-            with _live(state, console) as report:
+            with _live(state, console, running) as report:
                 yield report
         else:
             yield lambda result: say(state.line(result))
@@ -110,31 +119,67 @@ def _seed(result: Result) -> str:
     return f"{result['seed']} repeated" if result["repeat"] else str(result["seed"])
 
 
-def duration(seconds: float) -> str:
-    """Seconds in words: 12.3 s, 4 min 5 s, 2 h 10 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def of_workers(number: int) -> str:
     return f"{number} worker" if number == 1 else f"{number} workers"
 
 
 @contextmanager
-def _live(state: _State, console: Console) -> Iterator[Report]:
+def _live(
+    state: _State, console: Console, running: Callable[[], Sequence[Running]]
+) -> Iterator[Report]:
     from rich.live import Live
 
-    with Live(_table(state, console.height), console=console, auto_refresh=False) as live:
+    over = threading.Event()
 
-        def report(result: Result) -> None:
-            state.add(result)
-            live.update(_table(state, console.height), refresh=True)
+    def table(now: Sequence[Running] = ()) -> Table:
+        return _table(state, console.height, now)
 
-        yield report
+    with Live(table(), console=console, auto_refresh=False) as live:
+
+        def look() -> None:
+            for _ in looks(over.wait):
+                live.update(table(running()), refresh=True)
+
+        looker = threading.Thread(target=look, daemon=True)
+        looker.start()
+        try:
+            yield state.add
+        finally:
+            over.set()
+            looker.join()
+            live.update(table(), refresh=True)
+
+
+def looks(wait: Callable[[float], object]) -> Iterator[None]:
+    """Each time to look again, until `wait` says that it is over: looking takes 5% at most."""
+    pause = 0.0
+    while not wait(pause):
+        began = time.monotonic()
+        yield
+        pause = max(LOOK_S, 20 * (time.monotonic() - began))
+
+
+def watch(out: str | Path) -> None:
+    """Show `status` of a folder again and again, until nothing is to do there.
+
+    Off a terminal it is printed where it has changed.
+    """
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console, before = Console(), ""
+    live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    with live or nullcontext():
+        for _ in looks(time.sleep):
+            text, is_open = seen(out)
+            if live is not None:
+                live.update(Text(text), refresh=True)
+            elif text != before:
+                print(text, flush=True)
+            before = text
+            if not is_open:
+                return
 
 
 @contextmanager
@@ -157,12 +202,15 @@ def _live_in_notebook(state: _State) -> Iterator[Report]:
     yield report
 
 
-def _table(state: _State, height: int) -> Table:
-    """The latest results, as many as fit the screen."""
+def _table(state: _State, height: int, now: Sequence[Running]) -> Table:
+    """The latest results, and what is being trained, as many as fit the screen."""
     from rich.table import Table
 
     table = Table("cell", "seed", "result", caption=state.summary())
-    for result in state.rows[-max(height - 6, 3) :]:
+    now = now[: max(height // 2 - 6, 2)]
+    for result in state.rows[-max(height - 6 - len(now), 3) :]:
         style = "red" if result["status"] == "failed" else None
         table.add_row(result["name"], _seed(result), state.outcome(result), style=style)
+    for each in now:
+        table.add_row(each.name, each.seed, each.outcome, style="dim")
     return table

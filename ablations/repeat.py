@@ -15,6 +15,7 @@ from ablations.grid.grid import Cell, Job
 from ablations.store.files import write_json
 from ablations.store.status import find_cell
 from ablations.store.store import Store
+from posmlp.own.code import admit
 
 
 def repeat(
@@ -53,6 +54,7 @@ def _cell(store: Store, cell_id: str, seed: int) -> Cell:
         raise ValueError(f"{data.spec} holds other clips than those that this run was trained on")
     init_sha256 = stored.get("init_sha256") or store.trained_from(cell_id, seed)
     weights.check_unchanged(train.init_from, init_sha256)
+    admit(config.code, f"{store.root}, cell {stored['name']},")
     return Cell(stored["name"], config, train, data, stored["axes"], init_sha256=init_sha256)
 
 

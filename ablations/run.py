@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from ablations.progress import reporter, say
 from ablations.store import reuse as other_runs
 from ablations.store.alike import FAILED_ALIKE, unless_all_fail
 from ablations.store.claims import Claims
+from ablations.store.running import running
 from ablations.store.store import Result, Store
 from ablations.store.table import load
 from posmlp.data.user_cache import CACHE_GIB
@@ -45,6 +47,7 @@ def run(
     together: int | None = None,
     cache_gib: float = CACHE_GIB,
     timeout: float | None = None,
+    log: str | None = None,
     retry_failed: bool = False,
     reuse: str | Path | Sequence[str | Path] = (),
     shard: str | None = None,
@@ -68,7 +71,9 @@ def run(
     worker has one core and more would save nothing.
     cache_gib: decoded frames that each machine's cache folder is to hold, shared by its workers; no
     cell's id or numbers depend on it. timeout: seconds after which a training is ended, and failed;
-    a population has them for each of its trainings. retry_failed: also run what failed before.
+    a population has them for each of its trainings. log: "tensorboard" (below OUT/tensorboard), or
+    a function's name, which is given each epoch of each training (`posmlp.train.logs`).
+    retry_failed: also run what failed before.
     reuse: a folder of another run, or several, from which finished trainings of the same content
     are taken over.
     shard: "i/n" runs the i-th of n parts, for machines that share no folder; a grid with a budget,
@@ -81,7 +86,7 @@ def run(
     cannot be stored; FailedAlikeError where trainings fail for one cause and none succeeds.
     """
     where = (engine, workers, device, num_threads, address, per_gpu)
-    runner = Engine(*where, together, cache_gib, timeout)
+    runner = Engine(*where, together, cache_gib, timeout, log)
     part([], shard)  # or ValueError, before anything is read
     if engine == "local":
         runner.here()
@@ -116,6 +121,7 @@ def run(
             with reporter(
                 *(num_all, num_all - num_todo, here),
                 metrics=now.metrics,
+                running=partial(running, store),
                 name=now.name,
                 show=progress and bool(now.jobs),
             ) as report:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from analysis.arguments import count, file, folder
 from analysis.cli_speed import add_commands, use_no_screen
+from posmlp.own.code import TRUST_HELP, trust_all
 from posmlp.shapes import print_any_name
 
 VARIANT_HELP = "which of the run's variants, where it has several"
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a ValueError or an OSError ends with its message and exit code 2."""
     options = _parser().parse_args(arguments)
     print_any_name()
+    trust_all(getattr(options, "trust_code", False))
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning(options.command)
@@ -52,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         sub.set_defaults(run=run)
+        sub.add_argument("--trust-code", action="store_true", help=TRUST_HELP)
         return sub
 
     whole = command("all", _all)
@@ -85,9 +88,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     knob.add_argument("--seed", type=int, help="which model of the run; its first by default")
     knob.add_argument("--out", type=file, required=True, help="the page, .html; or a picture, .png")
-    knob.add_argument(
-        "--no-weights", action="store_true", help="leave out what `posmlp try` puts in"
-    )
 
     curves = command("curves", _curves)
     curves.add_argument("folder", metavar="DIR", help="a folder of runs, such as `ablations run`'s")
@@ -177,7 +177,7 @@ def _knob(options: argparse.Namespace) -> None:
     use_no_screen()
     from analysis.explorer.knob import write_knob
 
-    print(write_knob(options.source, options.out, options.seed, weights=not options.no_weights))
+    print(write_knob(options.source, options.out, options.seed))
 
 
 def _curves(options: argparse.Namespace) -> None:

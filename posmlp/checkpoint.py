@@ -22,8 +22,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from posmlp.config import PosMLPConfig
-from posmlp.config_checks import parse_layout
 from posmlp.model import PosMLP, PosMLPVideo, create_model
+from posmlp.own.code import admit
+from posmlp.own.names import shown
 from posmlp.released.configs import StateDict, infer_config
 from posmlp.released.names import DERIVED, as_ours, released_name, released_shape
 from posmlp.shapes import not_written
@@ -121,14 +122,22 @@ def own_model(model: Any) -> PosMLPVideo | None:
     return model
 
 
+def outline(config: PosMLPConfig) -> PosMLPVideo:
+    """A model of a config for its names and shapes, on `meta`; one of own code, which may compute
+    when it is made, on the CPU. The caller's random numbers do not move.
+    """
+    device = torch.device("cpu" if config.code else "meta")
+    with device, torch.random.fork_rng(devices=[]):
+        return create_model(config)
+
+
 def _unwrapped(name: str) -> str:
     return _WRAPPED.sub("", name).removeprefix(".")
 
 
 def _check_saved(state: StateDict, config: PosMLPConfig, path: str | Path) -> None:
     """Raise ValueError unless a model of `config` has the same keys and shapes."""
-    with torch.device("meta"):
-        expected = {k: tuple(v.shape) for k, v in create_model(config).state_dict().items()}
+    expected = {k: tuple(v.shape) for k, v in outline(config).state_dict().items()}
     found = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in state.items()}
     differ = [name for name in (*found, *expected) if found.get(name) != expected.get(name)]
     if differ:
@@ -163,12 +172,13 @@ def shipped(name: str | Path) -> Path | None:
     return file if file.parent == SHIPPED and file.is_file() and not Path(name).exists() else None
 
 
-def load(path: str | Path) -> PosMLPVideo:
+def load(path: str | Path, *, trust_code: bool = False) -> PosMLPVideo:
     """A model in eval mode: a shipped one by name, or from a file that `save` wrote.
 
     `path`: "toy-ts", or a file, or a folder of a run that trained one model. Halves are widened to
-    float32. Raises ValueError if there is no such file, or it is no safetensors file, or holds
-    another model.
+    float32. A file may bring code, of a user's own gate: it runs, in this process from then on, if
+    `trust_code`, or if it was named here before. Raises ValueError if there is no such file, or it
+    is no safetensors file, or holds another model, or code that is not trusted.
     """
     path = shipped(path) or _only_model(Path(path))
     state, metadata = _read_safetensors(path)
@@ -183,6 +193,7 @@ def load(path: str | Path) -> PosMLPVideo:
         raise ValueError(
             f"{path} holds a damaged config ({error}); put a sound file back, or train again"
         ) from error
+    admit(config.code, path, trust_code)
     model = create_model(config)
     _check_keys(state, {k: tuple(v.shape) for k, v in model.state_dict().items()}, str(path))
     model.to(_precision(state)).load_state_dict(state)
@@ -336,7 +347,7 @@ def inflate(image_model: PosMLP, video_config: PosMLPConfig) -> PosMLPVideo:
             "image_model.config with dataclasses.replace"
         )
     for stage, layout in enumerate(video_config.layouts):
-        if sum(step.count("S") for step in parse_layout(layout)) != 1:
+        if sum(step.count("S") for step in video_config.steps(stage)) != 1:
             raise ValueError(
                 f"layout {layout!r} (stage {stage + 1}) must have exactly one S branch to hold the "
                 "image model's; use for example 'T+S' or 'T>S'"
@@ -367,6 +378,8 @@ def start_from(path: str | Path, config: PosMLPConfig) -> PosMLPVideo:
         return inflate(source, config)  # type: ignore[arg-type]
     if name := _first_difference(config, source.config, _FREE):
         ours, theirs = config.to_dict()[name], source.config.to_dict()[name]
+        if name == "code":
+            ours, theirs = ({k: shown(v) for k, v in each.items()} for each in (ours, theirs))
         raise ValueError(
             f"init_from {path} holds a model with {name}={theirs!r}, not {ours!r}; set "
             f"{name}={theirs!r}, or start from another file"

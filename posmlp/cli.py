@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Any
 from posmlp.config import TrainConfig
 from posmlp.data.cli import DATA_HELP, add_data_commands
 from posmlp.data.user_cache import CACHE_GIB, CACHE_HELP, NUM_WORKERS
+from posmlp.own.code import TRUST_HELP, trust_all
 from posmlp.presets import PRESET_SOURCES, PRESETS, resolve
 from posmlp.settings import configs
 from posmlp.shapes import NO_ROOM, not_written, print_any_name
+from posmlp.train.logs import LOG_HELP
 
 if TYPE_CHECKING:
     from posmlp.predict import Prediction
@@ -40,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parsed(arguments)
     print_any_name()
+    trust_all(getattr(options, "trust_code", False))
     try:
         return options.run(options) or 0
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
@@ -107,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         help="need less memory, take a third more time",
     )
     train.add_argument("--compile", action="store_true", help="send blocks through torch.compile")
+    train.add_argument("--log", metavar="WHERE", help=LOG_HELP)
     train.add_argument("settings", nargs="*", metavar="key=value", help="e.g. gate=dense lr=1e-3")
 
     evaluate = command("eval", _eval)
@@ -152,6 +156,9 @@ def _parser() -> argparse.ArgumentParser:
     features.add_argument("--clips", type=int, default=1, help="temporal views a video")
     features.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
 
+    for loads in (evaluate, guess, features):
+        loads.add_argument("--trust-code", action="store_true", help=TRUST_HELP)
+
     add_data_commands(commands.add_parser("data", help="Make, check or time a data set."), configs)
 
     convert = command("convert", _convert)
@@ -161,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", _export)
     export.add_argument("source", metavar="MODEL", help="a model-seed*.safetensors of a run")
     export.add_argument("target", metavar="OUT", help="OUT.pt2 (torch.export) or OUT.onnx")
+    export.add_argument("--trust-code", action="store_true", help=TRUST_HELP)
 
     info = command("info", _info)
     info.add_argument("preset", metavar="PRESET", nargs="?", help="all presets if left out")
@@ -215,6 +223,7 @@ def _train(options: argparse.Namespace) -> None:
             micro_batches=options.micro_batches,
             checkpoint_activations=options.checkpoint_activations,
             compiled=options.compile,
+            log=options.log,
         )
     except LengthenedError as error:
         commands = "".join(f"\nnext: {_longer(options, seed, error.epochs)}" for seed in seeds)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
 from posmlp import config_checks
 from posmlp.config_checks import GATE_NAMES, one_of
+from posmlp.own import names
+from posmlp.own.names import NONE, Options
 
 PerStage: TypeAlias = Any
 """One value for all stages, or a sequence of one a stage; a tuple once the config is made."""
@@ -47,7 +49,17 @@ class PosMLPConfig:
     layout: PerStage = "T+S"
     """How a block is wired: branches T, S and ST, `+` in parallel, `>` one after the other."""
     gate: str | Callable[..., Any] = "lrpe"
-    """One of GATE_NAMES, or in a notebook a callable `Gate(dim, window, num_groups)`."""
+    """One of GATE_NAMES, or your own: `file.py:Gate`, or in a notebook a callable `Gate`."""
+    gate_options: Options = NONE
+    """What your own gate takes beside dim, window and num_groups, by name: `{step: 2}`."""
+    branches: Options = NONE
+    """Branches of your own, by the names that a layout has them by: `{R: file.py:Branch}`."""
+    model: str = "posmlp"
+    """A whole model of your own, `file.py:Model`, in place of this package's."""
+    model_options: Options = NONE
+    """What it takes beside those of these fields that its `__init__` names."""
+    code: Options = field(default=NONE, repr=False)
+    """The source of each file of your own that is named here; read when it is named."""
     gate_form: str = "multiply"
     """`multiply`: mix(u) * v; `add`: mix(u) + v; `mix`: mix(u), and fc1 makes no v."""
     token_bias: bool = True
@@ -82,14 +94,16 @@ class PosMLPConfig:
     """Added to the variance in every layer norm."""
 
     def __post_init__(self) -> None:
-        for name, value in config_checks.in_one_form(self).items():
-            object.__setattr__(self, name, value)
+        for forms in (names.in_one_form, config_checks.in_one_form):
+            for name, value in forms(self).items():
+                object.__setattr__(self, name, value)
         config_checks.check_model(self)
         self.check_clip(self.num_frames, *self.size)
 
     def check_clip(self, num_frames: int, height: int, width: int) -> None:
         """Raise ValueError unless every stage's windows divide its frames, height and width."""
-        config_checks.check_clip(self, num_frames, height, width)
+        if self.model == "posmlp":
+            config_checks.check_clip(self, num_frames, height, width)
 
     @property
     def num_stages(self) -> int:
@@ -99,6 +113,20 @@ class PosMLPConfig:
     def layouts(self) -> tuple[str, ...]:
         """The layout of each stage."""
         return (self.layout,) * self.num_stages if isinstance(self.layout, str) else self.layout
+
+    def steps(self, stage: int) -> tuple[tuple[str, ...], ...]:
+        """The residual steps of a block of `stage` (from 0), each its parallel branches.
+
+        None in a whole model of the user's own.
+        """
+        if self.model != "posmlp":
+            return ()
+        return config_checks.parse_layout(self.layouts[stage], self.branches)
+
+    def window(self, stage: int, axes: str) -> tuple[int, ...]:
+        """Tokens along each axis that a branch `T`, `S` or `ST` of `stage` (from 0) mixes over."""
+        frames, side = self.temporal_windows[stage], self.windows[stage]
+        return {"T": (frames,), "S": (side, side)}.get(axes, (frames, side, side))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -137,16 +165,21 @@ class PosMLPConfig:
         """Plain values for JSON; `from_dict` gives an equal config back."""
         if callable(self.gate):
             raise ValueError(
-                f"gate {self.gate!r} is a Python object and cannot be written as JSON; "
-                f"use one of: {', '.join(GATE_NAMES)}"
+                f"gate {self.gate!r} is a Python object and cannot be written as JSON; name it by "
+                f"its file, as file.py:Gate, or use one of: {', '.join(GATE_NAMES)}"
             )
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+        lists = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+        return {k: dict(v) if isinstance(v, Options) else v for k, v in lists.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PosMLPConfig:
-        """A config from plain values; an unknown key raises ValueError naming the valid ones."""
+        """A config from plain values; an unknown key raises ValueError naming the valid ones.
+
+        No file is read: own code has to stand in `code`.
+        """
         for key in values:
             one_of(key, [field.name for field in fields(cls)], "config key")
+        names.check_brought(values)
         return cls(**values)
 
 

@@ -47,23 +47,28 @@ def one_of(value: object, valid: Iterable[str], what: str) -> None:
         raise ValueError(f"unknown {what} {value!r}.{hint} Use one of: {', '.join(valid)}")
 
 
-def parse_layout(layout: str) -> tuple[tuple[str, ...], ...]:
+def is_own(name: object) -> bool:
+    """Whether a value names the user's own code (`posmlp.own`) rather than a part of ours."""
+    return isinstance(name, str) and ":" in name
+
+
+def parse_layout(layout: str, own: Iterable[str] = ()) -> tuple[tuple[str, ...], ...]:
     """Residual steps of a block, each the parallel branches whose sum it adds.
 
     `"T+S"` is `(("T", "S"),)`, `"T>S"` is `(("T",), ("S",))`, and so is `"T-S"`, which no shell
-    takes for a file to write to. Raises ValueError on anything that is not branches (T, S, ST)
-    joined by `+` (in parallel) and `>` or `-` (one after the other).
+    takes for a file to write to. Raises ValueError on anything that is not branches (T, S, ST, and
+    a config's `own`) joined by `+` (in parallel) and `>` or `-` (one after the other).
     """
     if not isinstance(layout, str):
         raise ValueError(f"layout {layout!r} is not a string; write for example 'T+S'")
     written = layout.replace("-", ">").split(">")
     steps = tuple(tuple(part.strip() for part in step.split("+")) for step in written)
     for branch in (branch for step in steps for branch in step):
-        if branch not in BRANCHES:
+        if branch not in (*BRANCHES, *own):
             raise ValueError(
                 f"layout {layout!r} has {branch!r} where a branch should stand; branches are T "
-                "(time), S (space), ST (joint), joined by '+' (parallel) or '>' (sequential; in a "
-                "shell '-'), for example 'T+S' or 'T>S>ST'"
+                "(time), S (space), ST (joint), and names of `branches`, joined by '+' (parallel) "
+                "or '>' (sequential; in a shell '-'), for example 'T+S' or 'T>S>ST'"
             )
     for step in steps:
         if len(set(step)) < len(step):
@@ -171,7 +176,8 @@ def in_one_form(config: Any) -> dict[str, Any]:
         found[name] = _one_a_stage(name, found[name], len(depths))
     found["downsample"] = _one_a_stage("downsample", found["downsample"], len(depths) - 1)
     layouts = _one_a_stage("layout", config.layout, len(depths))
-    layouts = tuple(">".join("+".join(step) for step in parse_layout(one)) for one in layouts)
+    parsed = (parse_layout(one, config.branches) for one in layouts)
+    layouts = tuple(">".join("+".join(step) for step in steps) for steps in parsed)
     found["layout"] = layouts[0] if len(set(layouts)) == 1 else layouts
     size = found["image_size"]
     if isinstance(size, tuple) and size[0] == size[1]:
@@ -210,7 +216,7 @@ def _one_a_stage(name: str, value: Any, count: int) -> tuple[Any, ...]:
 
 def check_model(config: Any) -> None:
     """Raise ValueError for values of a model config that are not valid, or not together."""
-    if callable(config.gate):
+    if callable(config.gate) or is_own(config.gate):
         if config.gate_form != "multiply" or not config.token_bias:
             raise ValueError(
                 "gate_form and token_bias are for the gates of this package; build them into "
@@ -228,6 +234,10 @@ def check_model(config: Any) -> None:
         raise ValueError(
             "gqpe_softmax=False leaves rows that do not sum to 1, which gate='centred-gqpe' needs; "
             "leave gqpe_softmax at True, or use gate='gqpe'"
+        )
+    if config.kind == "image" and config.model != "posmlp":
+        raise ValueError(
+            f"model={config.model!r} takes clips, but kind='image' asks for images; leave kind out"
         )
     if config.kind == "image" and (config.num_frames != 1 or set(config.layouts) != {"S"}):
         raise ValueError(

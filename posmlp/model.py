@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from posmlp.config import PosMLPConfig
-from posmlp.config_checks import parse_layout
 from posmlp.gates.registry import make_gate
-from posmlp.gating import GatingUnit
 from posmlp.parts.drop_path import drop_path, drop_rates
 from posmlp.parts.initialise import init_linear
 from posmlp.parts.inputs import TakesImages, check_clips
+from posmlp.parts.own_parts import OwnBranch, WholeModel
 from posmlp.parts.stem import Downsample, Stem
 from posmlp.presets import resolve
 
@@ -34,13 +33,11 @@ class Branch(nn.Module):
 
     def __init__(self, config: PosMLPConfig, stage: int, axes: str) -> None:
         super().__init__()
-        dim, mixed, side = config.dims[stage], config.gate_dim(stage), config.windows[stage]
+        dim, mixed, window = config.dims[stage], config.gate_dim(stage), config.window(stage, axes)
         self.axes, self.frames = axes, config.temporal_windows[stage]
-        window = {"T": (self.frames,), "S": (side, side), "ST": (self.frames, side, side)}[axes]
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.gate = make_gate(config, mixed, window, config.num_groups[stage])
-        # a caller's own gate takes u and v
-        width = self.gate.in_features if isinstance(self.gate, GatingUnit) else 2 * mixed
+        width = getattr(self.gate, "in_features", 2 * mixed)  # a user's own takes u and v
         self.fc1 = init_linear(nn.Linear(dim, width), config.init)
         self.gelu = nn.GELU()
         self.fc2 = init_linear(nn.Linear(mixed, dim), config.init)
@@ -75,7 +72,8 @@ class Step(nn.ModuleDict):
     scale: Tensor | None
 
     def __init__(self, config: PosMLPConfig, stage: int, axes: tuple[str, ...], rate: float):
-        super().__init__({each: Branch(config, stage, each) for each in axes})
+        kinds = {each: OwnBranch if each in config.branches else Branch for each in axes}
+        super().__init__({each: kind(config, stage, each) for each, kind in kinds.items()})
         self.drop_rate = rate
         self.register_buffer("scale", None, persistent=False)
 
@@ -92,8 +90,8 @@ class Block(nn.Module):
 
     def __init__(self, config: PosMLPConfig, stage: int, drop_rate: float = 0.0) -> None:
         super().__init__()
-        layout = parse_layout(config.layouts[stage])
-        self.steps = nn.ModuleList(Step(config, stage, axes, drop_rate) for axes in layout)
+        steps = config.steps(stage)
+        self.steps = nn.ModuleList(Step(config, stage, axes, drop_rate) for axes in steps)
 
     def forward(self, x_BWTnC: Tensor) -> Tensor:
         for step in self.steps:
@@ -178,10 +176,12 @@ class PosMLP(TakesImages, PosMLPVideo):
     """
 
 
-def create_model(config: PosMLPConfig | str, **overrides: Any) -> PosMLPVideo:
-    """A model from a config or a preset's name, with fields replaced; kind `image`: a PosMLP.
+class OwnModel(WholeModel, PosMLPVideo):
+    """A whole model of the user's own, `config.model`: clips -> logits."""
 
-    Raises ValueError that names the field, the value and the valid ones.
-    """
+
+def create_model(config: PosMLPConfig | str, **overrides: Any) -> PosMLPVideo:
+    """A model of a config or preset, fields replaced. ValueError: field, value and valid ones."""
     config = resolve(config, **overrides)
-    return (PosMLP if config.kind == "image" else PosMLPVideo)(config)
+    video = PosMLPVideo if config.model == "posmlp" else OwnModel
+    return (PosMLP if config.kind == "image" else video)(config)

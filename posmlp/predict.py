@@ -20,10 +20,9 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor
 
-from posmlp.checkpoint import load, shipped
+from posmlp.checkpoint import load, read_tensors, shipped
 from posmlp.config import TrainConfig
 from posmlp.data.augment import normalise, uploaded
 from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
@@ -31,8 +30,7 @@ from posmlp.data.files.video import read_video
 from posmlp.data.sampling import check_views
 from posmlp.model import PosMLPVideo
 from posmlp.train.fitting import usable_device
-from posmlp.train.run_folder import read_config
-from posmlp.train.run_members import model_path, one_variant
+from posmlp.train.run_folder import model_path, one_variant, read_config
 
 FRAME_FOLDER_FPS = 12.0  # frame folders do not tell; Something-Something's rate
 PARTS_AT_ONCE = 16  # of a long recording, whose frames are decoded together
@@ -70,13 +68,20 @@ class TrainedModel:
     variant: str = ""
 
 
-def open_run(run: str | Path, seed: int | None = None, variant: str | None = None) -> TrainedModel:
+def open_run(
+    run: str | Path,
+    seed: int | None = None,
+    variant: str | None = None,
+    *,
+    trust_code: bool = False,
+) -> TrainedModel:
     """The run's model of that seed, by default its first, with its classes and clip rule.
 
     `run`: a run folder, or the name of a shipped model, which has one seed and no variants.
     `variant`: where the run trained several (`fit`'s variants). The model is on the CPU, or on the
-    device of the `opened_on` that this is called in. Raises ValueError if the folder
-    holds no finished run, no such seed or variant, or several variants of which none is chosen.
+    device of the `opened_on` that this is called in. `trust_code`: see `load`. Raises ValueError if
+    the folder holds no finished run, no such seed or variant, or several variants of which none is
+    chosen, or brings code that is not trusted.
     """
     if file := shipped(run):
         return _open_shipped(file, seed, variant)
@@ -87,7 +92,7 @@ def open_run(run: str | Path, seed: int | None = None, variant: str | None = Non
     member, path = found[seed], model_path(run, found[seed])
     if not path.is_file():
         raise ValueError(f"{run} holds no trained model yet; run `posmlp train` to its end")
-    model, train = load(path).to(_DEVICE.get()), member.train
+    model, train = load(path, trust_code=trust_code).to(_DEVICE.get()), member.train
     classes = tuple(map(str, read_config(run)["classes"]))
     if model.config.num_classes != len(classes):
         raise ValueError(
@@ -102,8 +107,7 @@ def _open_shipped(file: Path, seed: int | None, variant: str | None) -> TrainedM
     if seed or variant:
         asked = f"seed={seed}" if seed else f"variant={variant!r}"
         raise ValueError(f"{asked}, but {file.stem} is one shipped model, of seed 0; leave it out")
-    with safe_open(str(file), "pt") as opened:
-        classes = tuple(json.loads(opened.metadata()["classes"]))
+    classes = tuple(json.loads(read_tensors(file)[1]["classes"]))
     model = load(file).to(_DEVICE.get())
     return TrainedModel(model, classes, _rule(model, TrainConfig()), 0)
 

@@ -18,6 +18,7 @@ from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.config_checks import one_of
 from posmlp.data.digits.catalogue import MOVING_DIGITS
 from posmlp.data.layouts.layouts import list_videos
+from posmlp.own.names import beside
 from posmlp.presets import PRESETS, resolve
 
 _TEXTS = {f.name for f in (*fields(PosMLPConfig), *fields(TrainConfig)) if "str" in str(f.type)}
@@ -94,9 +95,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except NotYamlError as error:
         place = f"{path}:{error.mark.line + 1}:{error.mark.column + 1}" if error.mark else path
         raise ValueError(f"{place}: {str(error).rstrip('.')}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold 'key: value' lines, not {type(values).__name__}")
-    return values
+    if isinstance(values, dict):
+        return beside(values, path.parent)
+    raise ValueError(f"{path} must hold 'key: value' lines, not {type(values).__name__}")
 
 
 Where = tuple[str | int, ...]

@@ -32,6 +32,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what drives a browser: it wants the machine for itself, so it can be left for last."""
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):
+            folder = item.path.parent.relative_to(Path(__file__).parent).as_posix()
+            assert folder in ("analysis/explorer", "notebooks"), "`make test` looks there alone"
             item.add_marker("browser")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -92,21 +93,14 @@ def test_form_gates_the_mixed_first_half_by_the_second(gate: str) -> None:
 
 
 @pytest.mark.parametrize("gate", GATE_NAMES)
-@pytest.mark.parametrize("form", GATE_FORMS)
-@pytest.mark.parametrize("token_bias", [True, False])
-def test_unit_keeps_leading_dimensions(gate: str, form: str, token_bias: bool) -> None:
-    unit = make(gate, 4, (3, 2), 2, form=form, token_bias=token_bias)
-    h = randn(2, 5, 6, unit.in_features)
-    out = unit(h)
-    assert out.shape == (2, 5, 6, 4)
-    torch.testing.assert_close(out.flatten(0, 1), unit(h.flatten(0, 1)), rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("gate", GATE_NAMES)
-def test_unit_takes_one_window_alone(gate: str) -> None:
-    unit = make(gate, 4, (3, 2), 2, form="multiply")
-    h = randn(5, 6, 8)
-    torch.testing.assert_close(unit(h[3]), unit(h)[3], rtol=0, atol=1e-13)
+def test_unit_keeps_leading_dimensions_or_takes_one_window_alone(gate: str) -> None:
+    for form, token_bias in itertools.product(GATE_FORMS, [True, False]):
+        unit = make(gate, 4, (3, 2), 2, form=form, token_bias=token_bias)
+        h = randn(2, 5, 6, unit.in_features)
+        out = unit(h)
+        assert out.shape == (2, 5, 6, 4)
+        torch.testing.assert_close(out.flatten(0, 1), unit(h.flatten(0, 1)), rtol=0, atol=1e-13)
+        torch.testing.assert_close(unit(h[1, 3]), out[1, 3], rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("form", GATE_FORMS)
@@ -301,26 +295,22 @@ def test_even_convolution_size_is_refused() -> None:
 # Initialisation
 
 
-@pytest.mark.parametrize("gate", GATE_NAMES)
+STDS = {"released": 0.0, "normal": 0.02, "fan_in": 1 / 6, "unit_bias": 1e-3, "steady": 0.1}
+
+
 @pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize("window", [(6, 6), (36,)])
-def test_initialise_sets_tables_and_token_biases_as_named(
-    gate: str, init: str, window: tuple[int, ...]
-) -> None:
-    torch.manual_seed(0)
-    unit = GATES[gate](4, window, 2)
-    initialise(unit, init)
-    assert unit.token_bias is not None
-    level = 1.0 if init == "unit_bias" else 0.0
-    assert torch.equal(unit.token_bias, torch.full((36, 1), level))
-    stds = {
-        "released": 0.0, "normal": 0.02, "fan_in": 1 / 6, "unit_bias": 1e-3, "steady": 0.1,
-    }  # fmt: skip
-    std = stds[init]
-    for name, value in unit.named_parameters():
-        if name in ("positions.table", "positions.weight", "kernel"):
-            few = value.numel() < 100
-            assert value.std().item() == pytest.approx(std, rel=0.5 if few else 0.15)
+def test_initialise_sets_tables_and_token_biases_as_named(init: str) -> None:
+    for gate, window in itertools.product(GATE_NAMES, [(6, 6), (36,)]):
+        torch.manual_seed(0)
+        unit = GATES[gate](4, window, 2)
+        initialise(unit, init)
+        level = 1.0 if init == "unit_bias" else 0.0
+        assert torch.equal(unit.token_bias, torch.full((36, 1), level)), gate
+        for name, value in unit.named_parameters():
+            if name in ("positions.table", "positions.weight", "kernel"):
+                few = value.numel() < 100
+                expected = pytest.approx(STDS[init], rel=0.5 if few else 0.15)
+                assert value.std().item() == expected, (gate, window)
 
 
 def test_steady_spreads_gqpes_centres_over_time_alone() -> None:

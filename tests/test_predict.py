@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import json
 import os
 import re
 from pathlib import Path
@@ -27,7 +28,7 @@ from posmlp.clip_scores import (
 from posmlp.config import TrainConfig
 from posmlp.data.files.video import VideoError, read_video
 from posmlp.pictures.annotate import annotate_video
-from posmlp.pictures.knob_page import clip_of, page_state
+from posmlp.pictures.knob_page import clip_of
 from posmlp.predict import open_run, predict_parts, predict_video
 from posmlp.presets import resolve
 from posmlp.train.fitting import fit
@@ -80,7 +81,8 @@ def test_shipped_model_tells_a_clip_from_its_reversal_and_names_files(tmp_path, 
     assert len(shares) == 4
     assert min(shares[0], shares[3]) > 80
     assert max(shares[1], shares[2]) < 20
-    state, model = page_state(page.read_text("utf-8")), load("toy-ts")
+    held = page.read_text("utf-8").partition('id="state">')[2].partition("</script>")[0]
+    state, model = json.loads(held), load("toy-ts")
     halves = np.frombuffer(base64.b64decode(state["weights"]), "<f2")
     for name, place in state["tensors"].items():
         if not name.startswith("initial."):

@@ -21,6 +21,7 @@ import posmlp.tasks.__main__
 from ablations.grid.expand import KEYS
 from ablations.grid.grid import read_grid
 from posmlp.data.layouts.layouts import LAYOUTS
+from posmlp.parts.own_parts import check as check_own
 from posmlp.settings import RECIPES, configs
 
 ROOT = Path(__file__).parents[1]
@@ -57,12 +58,16 @@ def commands() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_command_is_understood(words, monkeypatch):
+def test_command_is_understood(words, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
+    (gate,) = (b for b in blocks("python", PAGES["posmlp/README.md"]) if "class Shift" in b)
+    (tmp_path / "my_gates.py").write_text(gate)
     options = PARSERS[words[0]]._parser().parse_args(words[1:])
     if getattr(options, "config", None):
         settings = [text for text in options.settings if not text.startswith("init_from=")]
-        configs(options.config, settings)
+        settings = [text.replace("=my_gates.py", f"={tmp_path}/my_gates.py") for text in settings]
+        config, _ = configs(options.config, settings)
+        check_own(config)
     for word in words:
         if word.endswith((".yaml", ".sh")) and not word.startswith("recipes/"):
             assert (ROOT / word).is_file(), word

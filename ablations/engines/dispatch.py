@@ -23,6 +23,7 @@ from ablations.store.files import write_durably
 from ablations.store.store import Result, Store
 from posmlp.config_checks import one_of
 from posmlp.data.user_cache import CACHE_GIB, usable_cores
+from posmlp.train.logs import log_of
 from posmlp.train.stopping import obeyed, whole
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Engine:
     """Decoded frames that each machine's cache folder is to hold; all workers share them."""
     timeout_s: float | None = None
     """Seconds after which a training is given up; None: it may take any time."""
+    log: str | None = None
+    """What is given the values of each epoch: tensorboard, or a function's name."""
 
     def __post_init__(self) -> None:
         one_of(self.kind, ENGINES, "engine")
@@ -67,6 +70,8 @@ class Engine:
             raise ValueError(f"timeout={self.timeout_s:g} must be more than 0 seconds")
         if self.cache_gib < 0:
             raise ValueError(f"cache_gib={self.cache_gib} is negative; use 0 to cache nothing")
+        if self.log is not None:
+            log_of(self.log)  # or ValueError
         if self.kind == "ray" and self.workers != 1:
             raise ValueError(
                 f"workers={self.workers} is of the local engine; Ray runs as many jobs at once as "
@@ -94,6 +99,7 @@ class Engine:
             ("--together", self.together, None),
             ("--cache-gib", self.cache_gib, CACHE_GIB),
             ("--timeout", self.timeout_s, None),
+            ("--log", self.log, None),
         ):
             words += [option, str(value)] if value != default else []
         return words
@@ -186,7 +192,7 @@ class Engine:
         """
         if not jobs:
             return
-        task = Training(root, cache_gib=self.cache_gib, timeout_s=self.timeout_s)
+        task = Training(root, cache_gib=self.cache_gib, timeout_s=self.timeout_s, log=self.log)
         store = Store(root)
         batches = self._on_ray(jobs, task) if self.kind == "ray" else self._here(jobs, task, claims)
         with obeyed():

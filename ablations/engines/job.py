@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import socket
 import time
@@ -27,12 +28,14 @@ from ablations.grid.description import started_from
 from ablations.grid.grid import Cell, Job
 from ablations.store.files import read_json
 from ablations.store.store import DEVICE_ERROR, OUT_OF_MEMORY, Result, Store
+from posmlp.checkpoint import outline
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
-from posmlp.model import create_model
+from posmlp.own.code import trust
 from posmlp.shapes import NO_ROOM
 from posmlp.train.environment import environment
 from posmlp.train.execution import in_bfloat16, repeats_bits
 from posmlp.train.fitting import fit
+from posmlp.train.logs import Log, Row, log_of
 from posmlp.train.run_folder import read_config
 from posmlp.train.same_run import wherever_it_starts
 
@@ -48,6 +51,8 @@ class Training:
     cache_gib: float = CACHE_GIB
     timeout_s: float | None = None
     """Seconds after which a training's worker is ended; a population has them for each."""
+    log: str | None = None
+    """What is given the values of each epoch: tensorboard, or a function's name."""
 
     def limit_s(self, job: Job) -> float | None:
         """Seconds that a job may take; None: any number."""
@@ -75,8 +80,8 @@ class Training:
         weights.check_unchanged(first.train.init_from, first.init_sha256)
         clear_other_groups(store, job)
         _clear_unless_resumable(folder, job)
-        with torch.device("meta"):
-            model = create_model(first.config)
+        trust(first.config.code.values())  # by who named it, in the process that sent the job
+        model = outline(first.config)
         history = fit(
             first.config,
             first.train,
@@ -89,6 +94,7 @@ class Training:
             cache_gib=self.cache_gib,
             progress=False,
             micro_batches=job.micro_batches,
+            log=self._log(job),
         )
         if len(job.trainings) > 1:
             split_run_folder(store, job)
@@ -105,6 +111,20 @@ class Training:
                 }
             )
         return outcomes
+
+    def _log(self, job: Job) -> Log | None:
+        """The log by name, whose runs are called by cell and seed."""
+        if self.log is None:
+            return None
+        log, names = log_of(self.log), {cell.id: cell.name for cell in job.cells}
+
+        def told(run: Path, row: Row) -> None:
+            cell_id = row.get("variant", job.cells[0].id)
+            name = re.sub(r"[^\w=.,+>-]+", "_", names[cell_id])[:100]
+            seed = f"seed{row['seed']}" + "-repeat" * job.repeat
+            log(self.root / f"{name}-{cell_id}-{seed}", row)
+
+        return told
 
 
 @dataclass

@@ -16,8 +16,8 @@ from ablations.grid.grid import Cell, Job
 from ablations.store.files import read_json, write_durably, write_json
 from ablations.store.shapes import POPULATION
 from ablations.store.store import Store
-from posmlp.config_checks import parse_layout
 from posmlp.shapes import fault
+from posmlp.train.run_folder import write_code
 from posmlp.train.variants import values_of, without_values
 
 
@@ -54,10 +54,9 @@ def training_mb(job: Job) -> float:
     sizes = config.stage_sizes(*config.size)
     activations = config.num_frames * math.prod(config.size) * config.dims[0] / 2  # the stem's
     weights = 0
-    for layout, depth, dim, (rows, columns) in zip(
-        config.layouts, config.depths, config.dims, sizes, strict=True
-    ):
-        branches = depth * sum(map(len, parse_layout(layout)))
+    for stage, (rows, columns) in enumerate(sizes):
+        depth, dim = config.depths[stage], config.dims[stage]
+        branches = depth * sum(map(len, config.steps(stage)))
         activations += 12 * branches * config.num_frames * rows * columns * dim
         weights += 3 * branches * dim * dim
     return 4 * (activations * train.batch_size / job.micro_batches + 4 * weights) / 1e6
@@ -90,6 +89,7 @@ def split_run_folder(store: Store, job: Job) -> None:
         new = home.with_name(f".{home.name}.{os.getpid()}.tmp")
         shutil.rmtree(new, ignore_errors=True)
         own = {"model": cell.config.to_dict(), "train": cell.train.to_dict(), "seeds": [seed]}
+        write_code(new, cell.config.code)
         write_json(new / "config.json", about | own)
         write_json(new / "environment.json", made)
         write_durably(new / "metrics.csv", _rows_of(folder / "metrics.csv", cell.id, seed))

@@ -5,10 +5,10 @@ A test holds it against what `analysis.cost` counts in a trace of the model.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import ceil, prod
 
 from posmlp.config import PosMLPConfig
-from posmlp.config_checks import parse_layout
 
 Cost = tuple[int, int]
 """Parameters, and multiply-adds of one clip."""
@@ -19,7 +19,10 @@ def costs(config: PosMLPConfig) -> dict[str, float]:
 
     What is done once, however many clips follow, is no clip's cost, and norms, sums and u * v are
     not counted. Relation parameters are those of the gating units except their token biases.
+    A model with own code is built, and counted in a pass of one clip by torch's counter.
     """
+    if config.code:
+        return dict(_counted(config))
     parts = [*_stem(config), _norm(config.dims[-1])]
     if config.num_classes:
         parts.append(_linear(config.dims[-1], config.num_classes, 1))
@@ -30,13 +33,33 @@ def costs(config: PosMLPConfig) -> dict[str, float]:
             groups = before if config.downsample_depthwise else 1
             places = config.num_frames * rows * columns
             parts += [_conv(before, dim, 3, places, groups), _norm(dim)]
-        steps = parse_layout(config.layouts[i])
-        for axes in [axes for step in steps for axes in step] * config.depths[i]:
+        for axes in [axes for step in config.steps(i) for axes in step] * config.depths[i]:
             relation, others = _branch(config, i, axes, config.num_frames * rows * columns)
             relation_params += relation[0]
             parts += [relation, *others]
     params, macs = (sum(each) for each in zip(*parts, strict=True))
     return {"params": params, "gmacs": macs / 1e9, "relation_params": relation_params}
+
+
+@lru_cache(maxsize=1024)
+def _counted(config: PosMLPConfig) -> dict[str, float]:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from posmlp.checkpoint import outline
+    from posmlp.model import Branch
+
+    model = outline(config).eval()
+    clip = torch.zeros(1, config.in_channels, config.num_frames, *config.size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(clip)
+    gates = [module.gate for module in model.modules() if isinstance(module, Branch)]
+    learned = (each for gate in gates for each in gate.named_parameters())
+    return {
+        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "gmacs": counter.get_total_flops() / 2e9,
+        "relation_params": sum(p.numel() for name, p in learned if name != "token_bias"),
+    }
 
 
 def _stem(config: PosMLPConfig) -> list[Cost]:
@@ -52,9 +75,7 @@ def _branch(
     config: PosMLPConfig, stage: int, axes: str, num_tokens: int
 ) -> tuple[Cost, list[Cost]]:
     """Of one branch over all of a clip's tokens in the stage: its relation, and everything else."""
-    dim, mixed, side = config.dims[stage], config.gate_dim(stage), config.windows[stage]
-    frames = config.temporal_windows[stage]
-    window = {"T": (frames,), "S": (side, side), "ST": (frames, side, side)}[axes]
+    dim, mixed, window = config.dims[stage], config.gate_dim(stage), config.window(stage, axes)
     params, macs = _relation(config, window, mixed, config.num_groups[stage])
     others = [
         _norm(dim),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ablations.grid.costs import costs
+
 if TYPE_CHECKING:
     from ablations.grid.grid import Cell, Grid
 
@@ -24,6 +26,7 @@ def described_cell(cell: Cell) -> dict[str, Any]:
         "train": cell.train.to_dict(),
         "data": asdict(cell.data),
         **started_from(cell),
+        **({"costs": costs(cell.config)} if cell.config.code else {}),
         "identity": cell.identity,
         "match": told["match"],
     }

@@ -18,6 +18,7 @@ from ablations.grid.deciding import (
     tune_of,
 )
 from ablations.grid.gridfile import Combination, GridFile, Setting, Where
+from ablations.grid.random_axes import drawn
 from ablations.grid.settings import SETTINGS, TRAIN
 from posmlp.settings import read_recipe, recipes
 
@@ -228,9 +229,11 @@ def _zips(file: GridFile) -> list[list[Combination]]:
 
 def _options(file: GridFile, where: Where, axes: dict[str, Any]) -> list[Combination]:
     """The values that the axes take together, one combination a place in their lists."""
-    lengths = {}
+    lengths, axes = {}, dict(axes)
     for name, values in axes.items():
         file.named((*where, name), name, SETTINGS, "axis")
+        if isinstance(values, dict):
+            axes[name] = values = drawn(file, (*where, name), name, values)
         if not isinstance(values, list) or not values:
             example = f", for example [{values}]" if values else ""
             file.fail((*where, name), f"axis {name} needs a list of values{example}.")

@@ -8,6 +8,7 @@ An example with every key:
     base: {recipe: steady, data: moving-digits, train: {epochs: 6}}    # or a preset
     axes: {gate: [lrpe, dense], layout: [T+S, S]}    # every combination is a cell
     zip: [{num_frames: [8, 16], train.lr: [2e-3, 1e-3]}]    # axes that move together
+    # in place of a list: {log_uniform: [1e-4, 1e-2], n: 8}, or uniform, or int_uniform
     exclude: [{gate: dense, layout: S}]
     include: [{gate: none}]    # what is not named is as in the baseline
     seeds: [0, 1, 2]    # or a count, or {from: 3, to: 20, until: verdict}: decided variants stop
@@ -28,7 +29,8 @@ at the seeds of the grid, with the values whose validation score is the best on 
 that failed counts as worst, and the base's values win a draw.
 
 A model file that trainings start from (`train.init_from`) counts by its content, not by its path:
-another file in its place makes other cells.
+another file in its place makes other cells. So does a file of your own that `gate`, `branches` or
+`model` names, as `my_gates.py:Shift`, the path from the grid file.
 """
 
 from __future__ import annotations
@@ -197,6 +199,7 @@ class Grid:
         def check(cell: Cell) -> None:
             datasets.check(cell.data, cell.config, cell.train)
             weights.check(cell.train.init_from, cell.init_sha256, cell.config)
+            _check_own(cell.config)
 
         _all_possible(self.file, self.settings, [lambda c=cell: check(c) for cell in self.cells])
         tried = [lambda c=cell: check(c) for each in self.trials for cell in each]
@@ -221,8 +224,8 @@ def read_grid(grid: str | Path | Mapping[str, Any], data: str | None = None) -> 
         values = {name: setting.value for name, setting in settings.items()}
         spec = str(values.get("data", MOVING_DIGITS))
         source = sources[spec] = sources.get(spec) or datasets.describe(spec)
-        config, train = build(values, source.num_classes, models)
-        axes = {name: _value(name, values, config, train) for name in plan.axes}
+        config, train = build(values, source.num_classes, models, file.code)
+        axes = {name: _as_value(_value(name, values, config, train)) for name in plan.axes}
         shown = [name for name in plan.axes if name in plan.declared or name in settings]
         name = " ".join(f"{axis}={shown_value(axes[axis])}" for axis in shown)
         start = init_sha256(train.init_from)
@@ -308,6 +311,19 @@ def _matched(file: GridFile, plan: Expanded, cells: list[Cell], baseline: Cell) 
     cells = _all_possible(file, plan.cells, [lambda c=cell: resized(c) for cell in cells])
     _all_different(file, plan.cells, cells)
     return cells
+
+
+def _check_own(config: PosMLPConfig) -> None:
+    """Raise ValueError unless the user's own code, if there is some, does what it must."""
+    if config.code:
+        from posmlp.parts.own_parts import check
+
+        check(config)
+
+
+def _as_value(value: Any) -> Any:
+    """What stands in tables: options as text."""
+    return shown_value(value) if isinstance(value, dict) else value
 
 
 def _value(name: str, values: dict[str, Any], config: PosMLPConfig, train: TrainConfig) -> Any:

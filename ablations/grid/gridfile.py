@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
-from ablations.grid.settings import TRAIN, meant
+from ablations.grid.settings import OWN, TRAIN, meant
 from posmlp.config_checks import one_of
+from posmlp.own.names import short
 from posmlp.settings import NotYamlError, Where, read_yaml
 
 
@@ -35,6 +36,8 @@ class GridFile:
 
     def __init__(self, text: str, path: Path | None = None) -> None:
         self.text, self.path = text, path
+        self.code: dict[str, str] = {}
+        """The sources of the user's own files that the grid names, by the files' bare names."""
         self.name = str(path or "grid")
         try:
             values, self._positions = read_yaml(text)
@@ -75,8 +78,10 @@ class GridFile:
 
     def meant(self, where: Where, name: str, value: Any) -> Any:
         """A setting's value as its field means it (`settings.meant`)."""
+        folder = self.path.parent if self.path else Path()
         try:
-            return meant(name, value)
+            value = meant(name, value)
+            return short(value, self.code, folder) if name in OWN else value
         except ValueError as error:
             self.fail(where, f"{error}.")
 

@@ -12,6 +12,9 @@ from dataclasses import Field, fields
 from typing import Any
 
 from posmlp.config import MODEL_VERSION, PosMLPConfig, TrainConfig
+from posmlp.config_checks import is_own
+from posmlp.own.code import digest
+from posmlp.own.names import Options
 from posmlp.presets import resolve
 
 TRAIN = "train."
@@ -20,7 +23,9 @@ _FIELDS: dict[str, tuple[Field[Any], Any]] = {
     **{field.name: (field, getattr(_MODEL, field.name)) for field in fields(_MODEL)},
     **{TRAIN + field.name: (field, getattr(_TRAINING, field.name)) for field in fields(_TRAINING)},
 }
-SETTINGS = ("preset", "data", *_FIELDS)
+SETTINGS = ("preset", "data", *(name for name in _FIELDS if name != "code"))
+OWN = ("gate", "model", "branches")
+"""Settings that may name the user's own files (`posmlp.own`)."""
 _WORDS = {"on": True, "yes": True, "off": False, "no": False}
 _WANTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -36,6 +41,10 @@ def meant(name: str, value: Any) -> Any:
     field, default = _FIELDS[name]
     kind = type(default[0] if isinstance(default, tuple) else default)
     declared = str(field.type)
+    if kind is Options:
+        if not isinstance(value, dict):
+            raise ValueError(f"{name}={value!r} must be a mapping, for example {{step: 2}}")
+        return Options(value)
     if isinstance(value, list | tuple):
         if "PerStage" not in declared and "tuple" not in declared:
             raise ValueError(f"{name} takes one value, not the list {list(value)}")
@@ -45,6 +54,12 @@ def meant(name: str, value: Any) -> Any:
     if value is None and field.default is None:
         return None
     return _scalar(name, value, kind)
+
+
+def is_number(name: str) -> bool:
+    """Whether a setting takes a number, or one a stage."""
+    default = _FIELDS[name][1] if name in _FIELDS else None
+    return type(default[0] if isinstance(default, tuple) else default) in (int, float)
 
 
 def _scalar(name: str, value: Any, kind: type) -> Any:
@@ -65,20 +80,30 @@ def shown_value(value: Any) -> str:
     """A setting's value as it stands in names and tables."""
     if isinstance(value, tuple | list):
         return ",".join(shown_value(item) for item in value)
+    if isinstance(value, dict):
+        return ",".join(f"{key}:{shown_value(item)}" for key, item in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def build(
-    settings: Mapping[str, Any], num_classes: int, made: dict[str, PosMLPConfig] | None = None
+    settings: Mapping[str, Any],
+    num_classes: int,
+    made: dict[str, PosMLPConfig] | None = None,
+    code: Mapping[str, str] | None = None,
 ) -> tuple[PosMLPConfig, TrainConfig]:
     """The configs that meant settings make; `num_classes` is the data's, unless they set it.
 
-    `made`: models that were made before, by their settings. Raises ValueError where they make no
-    model or no training.
+    `made`: models that were made before, by their settings. `code`: sources of the own files that
+    the grid names. Options of own code are left out where a cell has a built-in gate or model.
+    Raises ValueError where they make no model or no training.
     """
     model = {k: v for k, v in settings.items() if k not in ("preset", "data") and TRAIN not in k}
     train = {k.removeprefix(TRAIN): v for k, v in settings.items() if k.startswith(TRAIN)}
     model.setdefault("num_classes", num_classes)
+    model["code"] = Options(code or {})
+    for key in ("gate", "model"):
+        if not is_own(model.get(key)):
+            model.pop(f"{key}_options", None)
     preset, made = settings.get("preset", "toy"), {} if made is None else made
     text = repr([preset, model])
     if text not in made:
@@ -92,15 +117,29 @@ def identity(
     """All that a cell's results depend on, seed aside: what differs from the defaults.
 
     A field at its default is left out, so that a field added later changes no identity. A model
-    file to start from counts by its content, wherever it lies.
+    file to start from counts by its content, wherever it lies, and so does a file of own code.
     """
     start = {"init_from": f"sha256:{init_sha256}"} if init_sha256 else {}
+    hashes = {file: f"sha256:{digest(source)}" for file, source in config.code.items()}
     return {
-        "model": _not_default(config),
+        "model": _not_default(config) | ({"code": hashes} if hashes else {}),
         "train": _not_default(train) | start,
         "data": data,
         "model_version": MODEL_VERSION,
     }
+
+
+def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+    """What two identities differ in; what neither has is at its default."""
+    found = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key, "default"), new.get(key, "default")
+        if isinstance(before, dict) and isinstance(after, dict):
+            inner = difference(before, after, f"{key}.")
+            found += [inner] if inner else []
+        elif before != after:
+            found.append(f"{prefix}{key} was {before}, is {after}")
+    return ", ".join(found)
 
 
 def content_hash(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from ablations.engines.dispatch import Engine
 from ablations.grid.costs import costs
 from ablations.grid.grid import Cell, Grid, read_grid
-from ablations.grid.settings import shown_value
+from ablations.grid.settings import difference, shown_value
 from ablations.plan.prediction import PROBE_S, Prediction, fitted, predict
 from ablations.plan.rounds import current, design, sd, seeds_of, with_chosen
 from ablations.progress import duration, of_workers
@@ -297,18 +297,5 @@ def _stale(grid: Grid, store: Store) -> Iterator[str]:
         stored = store.sound_cell(cell_id)
         label = f"{stored.get('name', 'damaged cell.json')} ({cell_id})"
         now = by_name.get(stored.get("name", ""))
-        change = _difference(stored["identity"], now.identity) if now else "not in this grid"
+        change = difference(stored["identity"], now.identity) if now else "not in this grid"
         yield f"{label}: {change}; its files are kept"
-
-
-def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
-    """What two identities differ in; what neither has is at its default."""
-    found = []
-    for key in sorted({*old, *new}):
-        before, after = old.get(key, "default"), new.get(key, "default")
-        if isinstance(before, dict) and isinstance(after, dict):
-            inner = _difference(before, after, f"{key}.")
-            found += [inner] if inner else []
-        elif before != after:
-            found.append(f"{prefix}{key} was {before}, is {after}")
-    return ", ".join(found)

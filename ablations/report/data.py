@@ -176,9 +176,11 @@ class Study:
         of_models: dict[str, dict[str, float]] = {}
         for cell_id, label in self.labels.items():
             try:
-                model = json.dumps(self.store.cell(cell_id)["model"])
-                if model not in of_models:
-                    of_models[model] = costs(self.store.configs(cell_id)[0])
+                cell = self.store.cell(cell_id)
+                model = json.dumps(cell["model"])
+                if model not in of_models:  # of own code they are stored, as none runs here
+                    config = self.store.configs(cell_id)[0]
+                    of_models[model] = cell.get("costs") or costs(config)
                 counted[label] = of_models[model]
             except StoreError as error:
                 warnings.warn(f"{label} has no costs: {error}", stacklevel=2)

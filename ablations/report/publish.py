@@ -16,6 +16,7 @@ from ablations.store.files import in_checkout
 from ablations.store.published import CELLS, CURVES, GRID, csv_rows, pack
 from ablations.store.status import are_open
 from ablations.store.store import Result, Store, StoreError, write_durably, write_json
+from posmlp.train.run_folder import write_code
 
 LARGEST_MODEL = 2 * 2**20
 """Bytes; a larger file of weights is not taken along."""
@@ -56,6 +57,8 @@ def publish(
     packed[GRID] = _grid(source)
     for name in (CURVES, GRID, CELLS):  # the last says which curves are its own
         write_durably(target.root / name, packed[name])
+    for cell in cells.values():  # copies of the user's own files, which the grid names
+        write_code(target.root, cell["model"].get("code", {}))
     shutil.rmtree(target.root / "cells", ignore_errors=True)  # models of an earlier version
     if models == "first":
         for cell in plan["cells"]:

@@ -1,6 +1,6 @@
 """Several runners share one folder: each takes trainings that no other has taken.
 
-DIR/claims/ID-seed{k}.json           who trains that now, and is there as long as it is trained
+DIR/claims/ID-seed{k}                who trains that now, and is there as long as it is trained
 
 A claim is a file that only one runner can create, on shared file systems too. Its runner touches it
 every few seconds; one that was not touched for `STALE_S` is of a runner that has died, and anyone
@@ -10,7 +10,6 @@ system tells them, so that the machines' clocks may differ.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import socket
@@ -41,7 +40,10 @@ class Claims:
         self._beats = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Claims:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        while not self._clock_path.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # the last of the others may have removed it
+                self._clock_path.touch()
         self._beats.start()
         return self
 
@@ -82,7 +84,7 @@ class Claims:
 
     def _path(self, training: Training) -> Path:
         cell, seed, repeat = training
-        return self._folder / f"{cell}-seed{seed}{'-repeat' if repeat else ''}.json"
+        return self._folder / f"{cell}-seed{seed}{'-repeat' if repeat else ''}"
 
     @property
     def _clock_path(self) -> Path:
@@ -90,13 +92,24 @@ class Claims:
 
     def _create(self, training: Training) -> bool:
         path = self._path(training)
-        if self._is_stale(path):  # of several runners one alone can rename it
-            with suppress(FileNotFoundError):
-                path.rename(self._clock_path)
-        self._folder.mkdir(exist_ok=True)  # the last of the others may have removed it
+        if not self._is_stale(path):
+            return self._write(path)
+        guard = path.with_suffix(".guard")  # of those who find it stale, one alone removes it
+        if self._is_stale(guard):
+            guard.unlink(missing_ok=True)
+        if not self._write(guard):
+            return False
+        if self._is_stale(path):
+            path.unlink(missing_ok=True)
+        created = self._write(path)
+        guard.unlink(missing_ok=True)
+        return created
+
+    def _write(self, path: Path) -> bool:
+        """Whether the file is there now, and was not before."""
         try:
             with path.open("x") as file:
-                json.dump({"runner": self._owner}, file)
+                file.write(self._owner)
         except FileExistsError:
             return False
         return True
@@ -110,8 +123,10 @@ class Claims:
         return self._clock_path.stat().st_mtime - touched > STALE_S
 
     def _drop(self, trainings: set[Training]) -> None:
-        for training in trainings:
-            self._path(training).unlink(missing_ok=True)
+        for path in map(self._path, trainings):
+            with suppress(FileNotFoundError):
+                if path.read_text() == self._owner:  # else it was taken over, after a long pause
+                    path.unlink()
         self._held -= trainings
 
     def _beat(self) -> None:

@@ -12,16 +12,22 @@ from typing import Any
 from ablations.commands import for_folder
 from ablations.grid.settings import shown_value
 from ablations.store.alike import told_once
+from ablations.store.running import running
 from ablations.store.store import Result, Store
 
 LOG_LINES = 20
 
 
 def status(out: str | Path) -> str:
-    """How many trainings are done, failed, damaged and to do, and each cause of failure once.
+    """How many trainings are done, failed, damaged and to do; what runs; each cause of failure.
 
     Raises ValueError if there is no run in `out`.
     """
+    return seen(out)[0]
+
+
+def seen(out: str | Path) -> tuple[str, bool]:
+    """What `status` says, and whether a runner has, or may have, something to do there."""
     store = Store(out)
     plan = store.plan()
     counts: Counter[str] = Counter()
@@ -42,6 +48,7 @@ def status(out: str | Path) -> str:
     shown = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
     lines = [
         f"{out}: {counts.total()} trainings: {shown}",
+        *(f"  {each.name} seed {each.seed} is at {each.outcome}" for each in running(store)),
         *told_once(failed),
         *troubles,
         *_decisions(plan),
@@ -53,9 +60,9 @@ def status(out: str | Path) -> str:
         command = again = f"{plan['command']} --reuse {folder}"
     if counts["failed"]:
         lines.append(f"see why: ablations why {folder} CELL; again: {again}")
-    if counts["to do"] or counts["damaged"] or are_open(plan):
-        lines.append(f"go on with: {command}")
-    return "\n".join(lines)
+    is_open = bool(counts["to do"] or counts["damaged"] or are_open(plan))
+    lines += [f"go on with: {command}"] if is_open else []
+    return "\n".join(lines), is_open and not store.published
 
 
 def _decisions(plan: dict[str, Any]) -> Iterator[str]:

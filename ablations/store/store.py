@@ -2,7 +2,7 @@
 
 A published folder has the same content in three files (see `published`), and is never written to.
 
-DIR/grid.yaml                        the grid as it was last run
+DIR/grid.yaml                        the grid as it was last run; my_gates.py: own files it names
 DIR/plan.json                        its cells in order, seeds, baseline, axes, and the command
 DIR/cells/ID/cell.json               one cell: configs, data, name, axes
 DIR/cells/ID/seed{k}/                the run folder of `posmlp.train.fit`, and result.json
@@ -166,7 +166,8 @@ class Store:
         if self.plan_path.is_file() or self.lock_path.is_file():
             return True
         visible = {path.name for path in self.root.iterdir() if path.name[0] != "."}
-        return visible <= {"cells", "together", "claims", "grid.yaml"}
+        ours = {"cells", "together", "claims", "grid.yaml"}
+        return {name for name in visible if name[-3:] != ".py"} <= ours
 
     @contextmanager
     def written(self) -> Iterator[None]:
@@ -198,6 +199,8 @@ class Store:
                 changed[path] = asked
         write_all_json(changed)
         write_durably(self.root / "grid.yaml", grid.file.text.encode())
+        for name, source in grid.file.code.items():
+            write_durably(self.root / name, source.encode())
         plan = described(grid) | {"command": command}
         try:
             is_known = read_json(self.plan_path) == plan

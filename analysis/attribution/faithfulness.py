@@ -153,6 +153,8 @@ def reinitialised(model: nn.Module, seed: int = 0) -> nn.Module:
 
     Raises ValueError for a model of other makers with parameters that no `reset_parameters` draws.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{model!r} is no model; give a torch module")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if isinstance(model, PosMLPVideo):

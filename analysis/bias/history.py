@@ -13,7 +13,7 @@ from analysis.bias.statistics import bias_statistics
 from posmlp.checkpoint import load
 from posmlp.model import PosMLPVideo
 from posmlp.train.population import seeded_model
-from posmlp.train.run_members import model_path, one_variant
+from posmlp.train.run_folder import model_path, one_variant
 from posmlp.train.variants import Member
 
 

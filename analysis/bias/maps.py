@@ -8,6 +8,7 @@ weights, not attention.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -21,8 +22,8 @@ from posmlp.gates.attention import AttentionGate
 from posmlp.gates.convolution import ConvGate
 from posmlp.gates.gqpe import GQPE
 from posmlp.gates.row_bank import RowBankUnit
-from posmlp.gating import PositionalGatingUnit
-from posmlp.model import PosMLPVideo
+from posmlp.gating import GatingUnit, PositionalGatingUnit
+from posmlp.model import Branch, OwnModel, PosMLPVideo
 from posmlp.positions import Relation, relative_position_index
 
 Array = NDArray[np.float64]
@@ -37,14 +38,14 @@ class Place(NamedTuple):
     block: int
     step: int
     branch: str
-    unit: Any  # a GatingUnit, or a notebook's own gate
+    unit: Any  # a GatingUnit, or a gate of the user's own
 
 
 def units(model: PosMLPVideo) -> Iterator[Place]:
     """Every gating unit as (stage, block, step, branch, unit), in the order of computation.
 
-    `step` is the residual step within the block: layout `T>S` has two, `T+S` one. Raises ValueError
-    for a model that is none of ours.
+    `step` is the residual step within the block: layout `T>S` has two, `T+S` one. A branch of the
+    user's own has no unit. Raises ValueError for a model that is none of ours.
     """
     check_ours(model)
     stages: Any = model.stages
@@ -52,7 +53,8 @@ def units(model: PosMLPVideo) -> Iterator[Place]:
         for b, block in enumerate(stage.blocks, start=1):
             for k, step in enumerate(block.steps, start=1):
                 for axes, branch in step.items():
-                    yield Place(s, b, k, axes, branch.gate)
+                    if isinstance(branch, Branch):
+                        yield Place(s, b, k, axes, branch.gate)
 
 
 def check_ours(model: object) -> None:
@@ -61,6 +63,11 @@ def check_ours(model: object) -> None:
         raise ValueError(
             f"{type(model).__name__} is no PosMLPVideo or PosMLP and has no gating units; give "
             "a model of posmlp.create_model, posmlp.load_released or posmlp.checkpoint.load"
+        )
+    if isinstance(model, OwnModel):
+        raise ValueError(
+            f"{model.config.model} is a whole model of your own and has no gating units or stages; "
+            "it can be scored, attributed, timed and exported"
         )
 
 
@@ -87,7 +94,8 @@ def bias_maps(model: PosMLPVideo) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If the model is none of ours, or a notebook's own gate has no `relation()`.
+        If the model is none of ours, or a gate of the user's own has neither `relation()` nor
+        `bias_table()`, or they are of another shape.
 
     Source: `posmlp.positions` names that of each relation.
     """
@@ -115,13 +123,39 @@ def unit_tables(model: PosMLPVideo) -> Iterator[tuple[Place, Array, Array]]:
     for place in units(model):
         frames, side, _ = window_of(config, place)
         with torch.no_grad():
-            if _is_tied(place.unit):
-                table = place.unit.bias_table().double().cpu().numpy()
+            if _is_tied(place.unit) or not _has(place.unit, "relation"):
+                table = _checked(place, "bias_table", config.window(place.stage - 1, place.branch))
                 spread = np.zeros_like(table)
             else:
                 table, spread = _mean_by_offset(place, (frames, side, side))
         shape = (-1, 2 * frames - 1, 2 * side - 1, 2 * side - 1)
         yield place, table.reshape(shape), spread.reshape(shape)
+
+
+def _has(unit: Any, name: str) -> bool:
+    """Whether a unit has `relation()` or `bias_table()` of its own."""
+    own = getattr(type(unit), name, None)
+    return own is not None and own is not getattr(GatingUnit, name)
+
+
+def _checked(place: Place, name: str, window: tuple[int, ...]) -> Array:
+    """What the unit's `relation()` or `bias_table()` gives. Raises ValueError without, or unfit."""
+    unit, num_tokens = place.unit, math.prod(window)
+    if not _has(unit, name):
+        raise ValueError(
+            f"gate {type(unit).__name__} (stage {place.stage}) has no relation() nor bias_table(), "
+            "so nothing of it can be shown by offset or changed; give it a relation() that returns "
+            "its (G, N, N) mixing weights, or a bias_table() of (G, 2w-1 for each axis)"
+        )
+    shapes = {"relation": (num_tokens,) * 2, "bias_table": tuple(2 * w - 1 for w in window)}
+    found, wanted = getattr(unit, name)(), ", ".join(map(str, shapes[name]))
+    if not isinstance(found, torch.Tensor) or tuple(found.shape[1:]) != shapes[name]:
+        has = list(getattr(found, "shape", [type(found).__name__]))
+        raise ValueError(
+            f"{name}() of gate {type(unit).__name__} (stage {place.stage}, branch {place.branch}) "
+            f"gives {has}; it must give (G, {wanted})"
+        )
+    return found.detach().double().cpu().numpy()
 
 
 def window_of(config: PosMLPConfig, place: Place) -> tuple[int, int, int]:
@@ -161,16 +195,10 @@ _BANK = RowBankUnit.frames_of_rows
 
 def _mean_by_offset(place: Place, window: tuple[int, ...]) -> tuple[Array, Array]:
     """Mean and standard deviation of a relation over pairs of equal offset: (G, offsets) each."""
-    if not hasattr(place.unit, "relation"):
-        raise ValueError(
-            f"gate {type(place.unit).__name__} (stage {place.stage}) has no relation(); give it "
-            "one that returns its (G, N, N) mixing weights"
-        )
     index = relative_position_index(window).flatten().numpy()
     count = np.bincount(index)
     means, spreads = [], []
-    for weights in place.unit.relation().flatten(1):
-        weights = weights.double().cpu().numpy()
+    for weights in _checked(place, "relation", window).reshape(-1, len(index)):
         mean = np.bincount(index, weights) / count
         means.append(mean)
         spreads.append(np.sqrt(np.bincount(index, (weights - mean[index]) ** 2) / count))

@@ -23,7 +23,7 @@ from analysis.cost.memory import activation_memory
 from posmlp.checkpoint import copied
 from posmlp.config import PosMLPConfig
 from posmlp.config_checks import GATE_NAMES, one_of
-from posmlp.model import PosMLPVideo, create_model
+from posmlp.model import OwnModel, PosMLPVideo, create_model
 
 
 def cost(
@@ -85,14 +85,16 @@ def cost(
         "by_module": pd.DataFrame(rows, columns=["module", "type", "params", "macs"]),
         **activations,
     }
-    return counted | _of_our_own(model, shape) if isinstance(model, PosMLPVideo) else counted
+    if not isinstance(model, PosMLPVideo) or isinstance(model, OwnModel):
+        return counted
+    return counted | _of_our_own(model, shape)
 
 
 @lru_cache(maxsize=2**14)
 def counts(config: PosMLPConfig) -> dict[str, float]:
     """params, gmacs and relation_params by `cost`; a configuration is counted once a process."""
     found = cost(config, memory=False)
-    return {name: found[name] for name in ("params", "gmacs", "relation_params")}
+    return {name: found.get(name, 0) for name in ("params", "gmacs", "relation_params")}
 
 
 def clip_shape_of(model: nn.Module) -> tuple[int, ...]:

@@ -2,5 +2,5 @@
 
 In go one model or two; out comes a widget that walks through the rows of a relation, or an HTML
 file in which a small model runs while its arrow of time turns. Read `explorer.py` first;
-`units.py` gathers what it shows, and `explorer.js` draws it. Then `knob.py` and `knob.js`.
+`units.py` gathers what it shows, and `explorer.js` draws it. Then `knob.py`.
 """

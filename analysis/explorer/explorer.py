@@ -7,8 +7,6 @@ picture that a notebook keeps when nobody runs it.
 from __future__ import annotations
 
 import base64
-import html
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,46 +24,10 @@ from analysis.figures.pictures import png
 from analysis.figures.place import Place
 from posmlp.checkpoint import write_atomically
 from posmlp.model import PosMLPVideo
+from posmlp.pictures.knob_page import page_of
 
 SCRIPT = Path(__file__).with_name("explorer.js")
 CHOICES = ("stage", "block", "branch", "group", "query")
-# The policy lets nothing be fetched: the page holds all it needs. Its script has `openPage`.
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>:root {{ color-scheme: light dark; }}</style>
-</head>
-<body>
-<main id="explorer"></main>
-<script type="application/json" id="state">{state}</script>
-<script type="module">
-{script}
-openPage(
-  JSON.parse(document.getElementById("state").textContent),
-  (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)),
-);
-</script>
-</body>
-</html>
-"""
-
-
-def page_of(title: str, state: dict[str, Any], script: Path) -> str:
-    """An HTML page that fetches nothing: `script` opens it on `state`, bytes of which are base64.
-
-    In the script `openPage(state, decoded)` builds the page in `#explorer`; `decoded` makes bytes
-    of base64.
-    """
-    return PAGE.format(
-        title=html.escape(title),
-        state=json.dumps(state).replace("<", r"\u003c"),  # else a name could end the element
-        script=script.read_text("utf-8"),
-    )
 
 
 class ChoiceError(ValueError, traitlets.TraitError):

@@ -1,12 +1,13 @@
 """The page with the knob: a small model runs on clips in the browser while its arrow of time turns.
 
-knob.js is the model's forward pass and the page; the weights are stored as float16. The animated
-picture shows the same without a browser. Shapes: N clips of T frames of S x S pixels.
+`posmlp/pictures` has the page. The animated picture shows the same without a browser.
+Shapes: N clips of T frames of S x S pixels.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis.bias.maps import units
-from analysis.explorer.explorer import page_of
 from analysis.figures.pictures import raster, write_animation
 from analysis.figures.style import colour, styled
 from analysis.inside.arrow import arrow_curve, arrow_of_time
@@ -31,11 +31,10 @@ from posmlp.data.augment import MEAN, STD, normalise
 from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips, HeldClips
 from posmlp.model import PosMLPVideo
-from posmlp.pictures.knob_page import OWN
+from posmlp.pictures.knob_page import OWN, knob_page, with_weights
 from posmlp.predict import open_run
 from posmlp.train.population import seeded_model
 
-SCRIPT = Path(__file__).with_name("knob.js")
 MOST_BYTES = 1_000_000
 NUM_SHOWN = 5
 NUM_JUDGED = 280
@@ -51,24 +50,26 @@ class Shown(NamedTuple):
     chosen: list[int]
 
 
-def write_knob(
-    source: str | Path, out: str | Path, seed: int | None = None, *, weights: bool = True
-) -> Path:
+def write_knob(source: str | Path, out: str | Path, seed: int | None = None) -> Path:
     """Write the page of a run's or a file's model, or, to a .png, the animated picture of it.
 
     `source`: a run folder, or a model file of 14 classes (or the name of a shipped one), which is
-    shown generated moving digits. `weights`: False leaves out those that the model's file holds,
-    as in the page from which `posmlp try` makes its own.
+    shown generated moving digits. To a .json goes what the page reads but for the model's weights,
+    from which `posmlp try` makes the page.
     Returns the path. Raises ValueError for models that the page cannot run, for clips without
     reversed classes, and if the page would pass a megabyte.
     """
     out = Path(out)
-    if out.suffix not in (".html", *PICTURES):
+    if out.suffix not in (".html", ".json", *PICTURES):
         raise ValueError(f"{out} must end in .html for the page, or in .png for the picture")
     shown = _opened(Path(source), seed)
     if out.suffix in PICTURES:
         return write_animation(swing_pictures(shown), out, 6.0)
-    page = knob_page(shown, weights=weights).encode()
+    state = knob_state(shown)
+    if out.suffix == ".json":
+        write_atomically(out, json.dumps(state).encode())
+        return out
+    page = knob_page(with_weights(state, shown.model.state_dict())).encode()
     if len(page) > MOST_BYTES:
         raise ValueError(
             f"the page would have {len(page):,} bytes, more than {MOST_BYTES:,}; give a model with "
@@ -154,12 +155,6 @@ def clips_shown(model: PosMLPVideo, held: HeldClips, count: int = NUM_SHOWN) -> 
     return sorted(surest, key=lambda i: int(held.labels[i]))
 
 
-def knob_page(shown: Shown, *, weights: bool = True) -> str:
-    """The page as HTML that fetches nothing: knob.js, float16 weights and clips."""
-    state = {**knob_state(shown, weights=weights), "words": _words(shown)}
-    return page_of("Turn the arrow of time", state, SCRIPT)
-
-
 def _words(shown: Shown) -> list[str]:
     curve = arrow_curve(shown.model, shown.held, (1.0, 0.0, -1.0)).set_index("strength")
     learned, blind, reversed_ = (f"{curve['within_pair'][s]:.0%}" for s in (1.0, 0.0, -1.0))
@@ -174,8 +169,8 @@ def _words(shown: Shown) -> list[str]:
     ]
 
 
-def knob_state(shown: Shown, *, weights: bool = True) -> dict[str, Any]:
-    """What knob.js reads, as values for JSON."""
+def knob_state(shown: Shown) -> dict[str, Any]:
+    """What knob.js reads but for the model's weights, as values for JSON."""
     model, initial, held, chosen = shown
     config = model.config
     assert held.reverse_of is not None
@@ -183,12 +178,11 @@ def knob_state(shown: Shown, *, weights: bool = True) -> dict[str, Any]:
     first = initial.state_dict()
     tables = [f"{name}.positions.table" for name in _gate_names(model)]
     arrays |= {f"{OWN}{name}": first[name] for name in tables}
-    tensors, start, halves = {}, 0, []
+    tensors, start = {}, 0
     for name, x in arrays.items():
         tensors[name] = {"start": start, "shape": list(x.shape)}
         start += x.numel()
-        if weights or name.startswith(OWN):
-            halves.append(x.detach().cpu().half().numpy().astype("<f2").ravel())
+    own = [first[name].half().numpy().astype("<f2").ravel() for name in tables]
     sizes = config.stage_sizes(*config.size)
     return {
         "config": {
@@ -209,7 +203,7 @@ def knob_state(shown: Shown, *, weights: bool = True) -> dict[str, Any]:
         "mean": MEAN,
         "std": STD,
         "tensors": tensors,
-        "weights": _base64(np.concatenate(halves)),
+        "weights": _base64(np.concatenate(own)),
         "classes": list(held.classes),
         "clips": [
             {
@@ -220,6 +214,7 @@ def knob_state(shown: Shown, *, weights: bool = True) -> dict[str, Any]:
             for i in chosen
         ],
         "units": _units(model),
+        "words": _words(shown),
     }
 
 

@@ -63,7 +63,9 @@ def hook_points(model: PosMLPVideo) -> list[HookPoint]:
 
 
 def _parts(branch: Branch) -> dict[str, tuple[nn.Module, str]]:
-    """The modules of PARTS; a caller's own gate shows no u, v and mix."""
+    """The modules of PARTS; an own gate shows no u, v and mix, an own branch its ends alone."""
+    if not isinstance(branch, Branch):
+        return {"norm": (branch.norm, "windows"), "out": (branch, "windows")}
     unit, found = branch.gate, {"norm": (branch.norm, "tokens"), "fc1": (branch.fc1, "tokens")}
     if isinstance(unit, GatingUnit):
         found["u"] = (unit.u, "flat")

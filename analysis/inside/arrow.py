@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from analysis.bias.maps import units
+from analysis.bias.maps import check_ours, units
 from analysis.borrow import borrowed, unwrapped
 from posmlp.checkpoint import copied
 from posmlp.data.augment import normalise
@@ -114,6 +114,7 @@ def arrow_curve(
     Columns strength, num_clips, and what `posmlp.train.metrics` gives: top1, and within_pair where
     classes have reversals. `model` is left as it is. Raises ValueError as `arrow_of_time`.
     """
+    check_ours(model)
     rows = []
     device = next(model.parameters()).device
     for strength in strengths:

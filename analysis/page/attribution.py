@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 
 from analysis.attribution.attribution import LARGE_GAP, Attribution, attribute
 from analysis.attribution.draw_attribution import LEAST, draw_attribution, draw_scorecard
@@ -42,7 +44,8 @@ def sheets(run: Path, variant: str | None = None) -> Section:
     with torch.no_grad():
         like = next(opened.model.parameters())
         predicted = opened.model(inputs.to(like)).argmax(-1).tolist()
-    for method, options in SHEET_METHODS.items():
+    for method in _fit(SHEET_METHODS, opened.model):
+        options = SHEET_METHODS[method]
         maps = attribute(opened.model, inputs, labels, method, **options)
         gap = maps.relative_gap
         if gap is not None and gap.max() > LARGE_GAP:
@@ -64,6 +67,11 @@ def sheets(run: Path, variant: str | None = None) -> Section:
         f"{truth} Integrated Gradients is against each clip's own mean frame, a still picture."
     )
     return Section(words, figures=figures, distrust=distrust)
+
+
+def _fit(methods: Iterable[str], model: nn.Module) -> list[str]:
+    """The methods that the model can be asked by: one of the user's own has no stages."""
+    return [each for each in methods if each != "grad_cam" or hasattr(model, "stages")]
 
 
 def _two_classes(held: HeldClips) -> list[int]:
@@ -93,7 +101,9 @@ def scorecard(run: Path, variant: str | None = None) -> Section:
             "generated moving-digits to score attributions against the truth"
         )
     opened: TrainedModel = open_run(run, variant=variant)
-    card = attribution_scorecard({f"seed {opened.seed}": opened.model}, SCORED_METHODS, clips)
+    card = attribution_scorecard(
+        {f"seed {opened.seed}": opened.model}, _fit(SCORED_METHODS, opened.model), clips
+    )
     axes = draw_scorecard(card, title=_best_in_words(card))
     cells = [
         [_said(row["method"]), _name(row), row["better"], *_values(row)]

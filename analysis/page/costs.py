@@ -36,7 +36,7 @@ def costs(run: Path, variant: str | None = None) -> Section:
         for row in modules.to_dict("records")
     ]
     words = (
-        f"{counted['params']:,} parameters, {counted['relation_params']:,} of them in the "
+        f"{counted['params']:,} parameters, {counted.get('relation_params', 0):,} of them in the "
         f"relations; {plain(counted['gmacs'], 4)} GMACs for one clip, counted by shapes. Of a "
         f"clip's activations, training keeps {plain(counted['saved_bytes'] / 1e6)} MB for the "
         f"backward pass, and inference holds at most {plain(counted['peak_bytes'] / 1e6)} MB at "

@@ -29,7 +29,7 @@ from analysis.results.statistics import t_interval
 from posmlp.checkpoint import write_atomically
 from posmlp.predict import TrainedModel, open_run
 from posmlp.train.population import seeded_model
-from posmlp.train.run_members import model_path, one_variant
+from posmlp.train.run_folder import model_path, one_variant
 
 METHODS: dict[str, dict[str, Any]] = {
     "random": {"method": "random"},

@@ -24,8 +24,7 @@ from posmlp.clip_scores import score_files
 from posmlp.data.augment import normalise
 from posmlp.predict import open_run
 from posmlp.train.population import seeded_model
-from posmlp.train.run_folder import read_config, read_metrics
-from posmlp.train.run_members import one_variant
+from posmlp.train.run_folder import one_variant, read_config, read_metrics
 
 SCORES = {
     "train_top1": "train top-1",

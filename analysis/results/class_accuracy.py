@@ -17,8 +17,7 @@ from posmlp.checkpoint import write_atomically
 from posmlp.config import TrainConfig
 from posmlp.data.sources import open_clips
 from posmlp.predict import open_run
-from posmlp.train.run_folder import read_config
-from posmlp.train.run_members import model_path, run_members
+from posmlp.train.run_folder import model_path, read_config, run_members
 from posmlp.train.scoring import metrics, predict
 
 METRICS = ("top1", "within_pair")

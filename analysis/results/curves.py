@@ -15,8 +15,7 @@ from analysis.results.draw_speed import PANELS, draw_speed_accuracy
 from posmlp.checkpoint import write_atomically
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.layouts.listing import as_text
-from posmlp.train.run_folder import is_training, read_metrics
-from posmlp.train.run_members import run_members
+from posmlp.train.run_folder import is_training, read_metrics, run_members
 
 
 def gather_curves(folder: str | Path) -> pd.DataFrame:

@@ -68,9 +68,7 @@ def bootstrap_interval(values: NDArray[np.float64], confidence: float) -> tuple[
 def t_test(differences: NDArray[np.float64]) -> float:
     """Two-sided p of a t-test of the mean against 0; without any spread 0, or 1 if all are 0."""
     error = _standard_error(differences)
-    if error == 0:
-        return 1.0 if differences.mean() == 0 else 0.0
-    return float(2 * special.stdtr(len(differences) - 1, -abs(differences.mean()) / error))
+    return _two_sided(float(differences.mean()), error, len(differences) - 1)
 
 
 def equivalence_p(differences: NDArray[np.float64], margin: float) -> float:
@@ -79,10 +77,44 @@ def equivalence_p(differences: NDArray[np.float64], margin: float) -> float:
     Below 0.05 where the 90% t-interval lies between them. Source: Schuirmann, A comparison of the
     two one-sided tests procedure, 1987.
     """
-    error, room = _standard_error(differences), margin - abs(differences.mean())
+    error = _standard_error(differences)
+    return _within(float(differences.mean()), error, len(differences) - 1, margin)
+
+
+def welch(x: Array, y: Array, margin: float | None) -> dict[str, float]:
+    """The mean of x minus that of y, of runs that no seed pairs: what a paired row would have.
+
+    n (the fewer runs of the two), unpaired, mean (of x), difference, and with two runs of each its
+    95% interval (low, high), p, spread (of a difference of two runs), and with a margin p_equal.
+    Source: Welch, The generalization of Student's problem, 1947.
+    """
+    row = {"n": min(len(x), len(y)), "unpaired": len(x) + len(y), "mean": float(x.mean())}
+    row["difference"] = row["mean"] - float(y.mean())
+    if row["n"] < 2:
+        return row
+    variances = np.array([x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)])
+    error, middle = float(np.sqrt(variances.sum())), row["difference"]
+    freedom = variances.sum() ** 2 / (variances**2 / [len(x) - 1, len(y) - 1]).sum() if error else 1
+    half = float(special.stdtrit(freedom, 0.975)) * error
+    row |= {"low": middle - half, "high": middle + half}
+    row["spread"] = float(np.sqrt(x.var(ddof=1) + y.var(ddof=1)))
+    row["p"] = _two_sided(middle, error, freedom)
+    if margin is not None:
+        row["p_equal"] = _within(middle, error, freedom, margin)
+    return row
+
+
+def _two_sided(mean: float, error: float, freedom: float) -> float:
+    if error == 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * special.stdtr(freedom, -abs(mean) / error))
+
+
+def _within(mean: float, error: float, freedom: float, margin: float) -> float:
+    room = margin - abs(mean)
     if error == 0:
         return 0.0 if room > 0 else 1.0
-    return float(special.stdtr(len(differences) - 1, -room / error))
+    return float(special.stdtr(freedom, -room / error))
 
 
 def _standard_error(values: NDArray[np.float64]) -> float:

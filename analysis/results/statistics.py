@@ -144,7 +144,7 @@ def compare(
             continue
         both = np.stack([values[:, places[variant]], values[:, places[baseline]]], axis=1)
         if design is None:
-            row = _paired(both, sign, confidence, margin)
+            row = paired(both, sign, confidence, margin)
         else:
             ran = (run[variant] & run[baseline]).loc[order].cummin().to_numpy()
             both = both[wide.index.get_indexer(order)][ran]
@@ -156,7 +156,7 @@ def compare(
     if design is not None:
         return _columns(rows, by, ("look",), ("verdict",))
     words = ("worse", "better") if sign > 0 else ("better", "worse")
-    return _tested(rows, by, margin, unit, words)
+    return tested(rows, by, margin, unit, words)
 
 
 def _columns(
@@ -169,7 +169,7 @@ def _columns(
     return pd.DataFrame(rows, columns=columns)
 
 
-def _tested(
+def tested(
     rows: list[dict[Any, Any]], by: str, margin: float | None, unit: str, words: tuple[str, str]
 ) -> pd.DataFrame:
     """The rows of fixed seeds, with corrected p-values and verdicts."""
@@ -197,7 +197,7 @@ def _at_look(both: Array, sign: int, design: Design, unit: str) -> dict[str, Any
     """A row of `compare` at the look that decided, or at the last one that was reached."""
     differences = sign * (both[:, 0] - both[:, 1])
     found = judge({"": differences.tolist()}, design).loc[0]
-    row = _paired(both[: found["look"]], sign, 0.95, None)
+    row = paired(both[: found["look"]], sign, 0.95, None)
     bounds = {"low": found["low"], "high": found["high"]}
     if sign < 0:
         bounds = {"low": -found["high"], "high": -found["low"]}
@@ -247,7 +247,7 @@ def _runs_by_seed(df: pd.DataFrame, metric: str, by: str, seed: str) -> pd.DataF
     return df.pivot(index=seed, columns=by, values=metric).astype(float)
 
 
-def _paired(pairs: Array, sign: int, confidence: float, margin: float | None) -> dict[str, Any]:
+def paired(pairs: Array, sign: int, confidence: float, margin: float | None) -> dict[str, Any]:
     """The measured columns of one row of `compare`, and the spread of the differences.
 
     `pairs`: a row a seed, columns variant and baseline.

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from posmlp.config import PosMLPConfig
+from posmlp.config_checks import is_own
 from posmlp.gates.attention import AttentionGate, QKVAttentionGate
 from posmlp.gates.centred import CentredAttention, CentredGQPE, CentredMean
 from posmlp.gates.controls import MeanGate, NoMixing
@@ -18,6 +19,7 @@ from posmlp.gates.gqpe import GQPE
 from posmlp.gates.row_bank import RowBankUnit, is_large
 from posmlp.gating import GatingUnit, PositionalGatingUnit
 from posmlp.parts.initialise import initialise
+from posmlp.parts.own_parts import own_gate
 from posmlp.positions import LRPE
 
 
@@ -50,7 +52,9 @@ def make_gate(
 ) -> nn.Module:
     """The gating unit that `config` names, initialised; a caller's own does so itself."""
     if callable(config.gate):
-        return config.gate(dim, window, num_groups)
+        return config.gate(dim, window, num_groups, **config.gate_options)
+    if is_own(config.gate):
+        return own_gate(config, dim, window, num_groups)
     options: dict[str, Any] = {"form": config.gate_form, "token_bias": config.token_bias}
     if config.gate in ("gqpe", "centred-gqpe"):
         options |= {

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from posmlp.config import PosMLPConfig
-from posmlp.config_checks import parse_layout
 
 
 def drop_rates(drop_path: float, num_blocks: int) -> list[float]:
@@ -29,9 +28,9 @@ def keep_rates(config: PosMLPConfig) -> Tensor:
     return 1 - torch.tensor(
         [
             rate
-            for depth, layout in zip(config.depths, config.layouts, strict=True)
+            for stage, depth in enumerate(config.depths)
             for rate in islice(rates, depth)
-            for _ in parse_layout(layout)
+            for _ in config.steps(stage)
         ]
     )
 

@@ -1,7 +1,8 @@
 """What a shipped model answers to a clip and to its reversal, and the page that turns its arrow.
 
-The page is made by `python -m analysis knob NAME --no-weights` and stands beside the model. It has
-the clips and the script; the weights are put in from the model's file, so that they ship once.
+knob.js is the model's forward pass and the page. What it reads stands beside the model, but for the
+weights, which are put in from the model's file, so that they ship once:
+`python -m analysis knob NAME --out NAME.json`.
 
 Shapes: T frames of S x S pixels.
 """
@@ -9,6 +10,7 @@ Shapes: T frames of S x S pixels.
 from __future__ import annotations
 
 import base64
+import html
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +22,33 @@ from torch import Tensor
 from posmlp.checkpoint import load, shipped, write_atomically
 from posmlp.data.augment import normalise
 
-OPEN, CLOSE = 'id="state">', "</script>"
+SCRIPT = Path(__file__).with_name("knob.js")
 OWN = "initial."
-"""How the names of tensors begin that the page holds itself: the tables before training."""
+"""How the names of tensors begin that the state holds itself: the tables before training."""
+# The policy lets nothing be fetched: the page holds all it needs. Its script has `openPage`.
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>:root {{ color-scheme: light dark; }}</style>
+</head>
+<body>
+<main id="explorer"></main>
+<script type="application/json" id="state">{state}</script>
+<script type="module">
+{script}
+openPage(
+  JSON.parse(document.getElementById("state").textContent),
+  (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)),
+);
+</script>
+</body>
+</html>
+"""
 
 
 class Tried(NamedTuple):
@@ -46,15 +72,14 @@ def try_shipped(out: str | Path, name: str = "toy-ts") -> Tried:
     file = shipped(name)
     if file is None:
         raise ValueError(f"{name!r} is no shipped model; use toy-ts")
-    model, page = load(file), file.with_suffix(".html").read_text("utf-8")
-    state = page_state(page)
+    model, state = load(file), json.loads(file.with_suffix(".json").read_text("utf-8"))
     clip = state["clips"][0]
     pair = [clip["label"], clip["reverse"]]
     frames = clip_of(state, 0)
     shares = model(normalise(torch.stack([frames, frames.flip(0)]))).softmax(-1)[:, pair]
     forward, backward = map(tuple, shares.tolist())
     out = Path(out)
-    write_atomically(out, with_weights(page, model.state_dict()).encode())
+    write_atomically(out, knob_page(with_weights(state, model.state_dict())).encode())
     return Tried(
         name,
         sum(each.numel() for each in model.parameters()),
@@ -66,11 +91,6 @@ def try_shipped(out: str | Path, name: str = "toy-ts") -> Tried:
     )
 
 
-def page_state(page: str) -> dict[str, Any]:
-    """What the script of a page with a knob reads."""
-    return json.loads(page.partition(OPEN)[2].partition(CLOSE)[0])
-
-
 def clip_of(state: dict[str, Any], number: int) -> Tensor:
     """A clip of the page, (T, S, S, 3) uint8."""
     size = state["config"]["size"]
@@ -78,13 +98,27 @@ def clip_of(state: dict[str, Any], number: int) -> Tensor:
     return torch.from_numpy(pixels.reshape(-1, size, size, 3).copy())
 
 
-def with_weights(page: str, weights: dict[str, Tensor]) -> str:
-    """The page with a model's weights as float16, before those tensors that it holds itself."""
-    state = page_state(page)
+def with_weights(state: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, Any]:
+    """What knob.js reads, with a model's weights as float16 before the tensors that it holds."""
     names = [name for name in state["tensors"] if not name.startswith(OWN)]
     halves = b"".join(weights[name].half().numpy().astype("<f2").tobytes() for name in names)
     held = base64.b64decode(state["weights"])
-    state["weights"] = base64.b64encode(halves + held).decode()
-    head, _, rest = page.partition(OPEN)
-    text = json.dumps(state).replace("<", r"\u003c")  # else a class's name could end the element
-    return f"{head}{OPEN}{text}{CLOSE}{rest.partition(CLOSE)[2]}"
+    return {**state, "weights": base64.b64encode(halves + held).decode()}
+
+
+def knob_page(state: dict[str, Any]) -> str:
+    """The page as HTML that fetches nothing."""
+    return page_of("Turn the arrow of time", state, SCRIPT)
+
+
+def page_of(title: str, state: dict[str, Any], script: Path) -> str:
+    """An HTML page that fetches nothing: `script` opens it on `state`, bytes of which are base64.
+
+    In the script `openPage(state, decoded)` builds the page in `#explorer`; `decoded` makes bytes
+    of base64.
+    """
+    return PAGE.format(
+        title=html.escape(title),
+        state=json.dumps(state).replace("<", r"\u003c"),  # else a name could end the element
+        script=script.read_text("utf-8"),
+    )

@@ -32,6 +32,7 @@ from posmlp.data.sources import (
     open_clips,
 )
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
+from posmlp.parts.own_parts import check as check_own
 from posmlp.presets import PRESETS, resolve
 from posmlp.train.distributed import Team, join
 from posmlp.train.execution import (
@@ -42,6 +43,7 @@ from posmlp.train.execution import (
     repeats_bits,
     usual_defaults,
 )
+from posmlp.train.logs import Log, log_of
 from posmlp.train.loop import Splits, Training
 from posmlp.train.run_folder import RunFolder
 from posmlp.train.variants import Variants, checked_seeds, members
@@ -86,6 +88,7 @@ def fit(
     checkpoint_activations: bool = False,
     compiled: bool = False,
     watch: Callable[[int, list[float]], None] | None = None,
+    log: Log | str | None = None,
 ) -> list[dict[str, Any]]:
     """Train a model at each seed and return its history, a dict an epoch and member.
 
@@ -106,12 +109,16 @@ def fit(
 
     The rest are ways of computing, and no part of the configuration. `cache_gib`: decoded frames
     that the user's cache folder is to hold, for all data sets together (0: none are kept); the
-    run's environment.json tells where they are. `progress`: a bar, where stderr is a terminal, and
-    a last line with the share of the time of training that was spent waiting for clips.
+    run's environment.json tells where they are. `progress`: a bar where stderr is a terminal,
+    else a line an epoch, and a last line with the share of the time of training that was spent
+    waiting for clips.
     `micro_batches`: compute each batch in that many parts, for want of memory, and step on their
     summed gradient; a model with batch norm (the stem's) then sees each part's statistics instead
     of the batch's.
     `watch`: called after each step with its number, from 1, and each member's loss over its batch.
+    `log`: called as `log(run, row)` with each row of the history once it is stored: a function, the
+    name of one, or "tensorboard" (`logs.py`). `run` is the path `out`/seed{k}. With `out`, a run
+    that goes on has each epoch in its log once.
     `checkpoint_activations`, `compiled`: see `execution.preparation`. Raises ValueError for data,
     configuration and folder that do not fit together, and for a folder in which another process
     trains. With `out`, Ctrl-C, SIGTERM and SIGUSR1 store the middle of the epoch (`stopping.py`).
@@ -119,6 +126,7 @@ def fit(
     config, train = resolve(config), train or TrainConfig()
     whole_seeds = checked_seeds(seeds)
     members(config, train, whole_seeds, variants)  # or ValueError, before any clip is read
+    check_own(config)
     data = str(data) if isinstance(data, Path) else data
     if not isinstance(data, str):
         if not isinstance(data, tuple | list) or len(data) not in (2, 3):
@@ -128,6 +136,7 @@ def fit(
             )
         for source in data:
             check_source(source)
+    log = log_of(log) if isinstance(log, str) else log  # or ValueError
     device = usable_device(device)
     team, device = join(device)
     prepare = preparation(team, checkpoint_activations, compiled)
@@ -145,7 +154,7 @@ def fit(
             config, train, clips, whole_seeds, variants, device, micro_batches, team, prepare
         )
         training.source = data if isinstance(data, str) else None
-        training.watch = watch
+        training.watch, training.log = watch, log
         if out is None:
             with kept_memory(), deterministic_if(train.deterministic):
                 training.run(None, progress)
@@ -155,6 +164,7 @@ def fit(
                 folder = RunFolder(out, training.describe())
                 if folder.is_complete(train.epochs):  # nothing is written, nor waited for
                     training.resume(folder)
+                    training.tell(folder)
                     return folder.rows()
                 if team.is_first:
                     in_use.enter_context(folder.alone())

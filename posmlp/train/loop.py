@@ -25,6 +25,7 @@ from posmlp.data.sources import ClipSource
 from posmlp.train.batches import Batch, TrainingBatches
 from posmlp.train.distributed import Team
 from posmlp.train.execution import Prepare, in_bfloat16
+from posmlp.train.logs import Log
 from posmlp.train.optimisation import (
     BestWeights,
     Optimiser,
@@ -33,8 +34,7 @@ from posmlp.train.optimisation import (
     relation_parameters,
 )
 from posmlp.train.population import Population
-from posmlp.train.run_folder import RunFolder
-from posmlp.train.run_members import model_path
+from posmlp.train.run_folder import RunFolder, model_path, not_scored
 from posmlp.train.scoring import EVALUATION_BATCH, metric_names, score
 from posmlp.train.stopping import Stopped, StoppedAtOnce, asked, obeyed, whole
 from posmlp.train.variants import Variants, members
@@ -97,6 +97,7 @@ class Training:
         self.votes = torch.zeros(())  # the share of the team that was asked to stop
         self.source: str | None = None
         self.watch: Callable[[int, list[float]], None] | None = None
+        self.log: Log | None = None
         self.autocast = in_bfloat16(train.precision, device)
 
     def describe(self) -> dict[str, Any]:
@@ -178,6 +179,9 @@ class Training:
                     if folder is not None and self.team.is_first:
                         with folder.keeping():
                             self._store(folder, epoch + 1)
+                    self.tell(folder)
+                if progress and bar.disable and self.team.is_first:
+                    print(epoch_line(self.history, self.train.epochs), file=sys.stderr, flush=True)
         if progress and self.team.is_first:
             print(waiting(self.history), file=sys.stderr)
 
@@ -210,6 +214,26 @@ class Training:
                     f"{error.reason}. What is trained is kept in {folder.root}. Put the file "
                     "back, or let `posmlp data check` leave it out; then give the same command",
                 ) from error
+
+    def tell(self, folder: RunFolder | None) -> None:
+        """Give the log, if there is one, the rows of the history that it was not given before.
+
+        What a run folder's log was given, in processes before this one too, is counted there.
+        """
+        if self.log is None or not self.team.is_first:
+            return
+        at = Path("run") if folder is None else folder.root
+        first = len(self.history) - len(self.members) if folder is None else folder.num_told()
+        for place, row in enumerate(self.history[first:], start=first):
+            run = at / self.members[place % len(self.members)].label
+            try:
+                self.log(run, {k: v for k, v in row.items() if not not_scored(k, v)})
+            except Exception as error:
+                kept = "" if folder is None else f"; {folder.kept()}"
+                what = f"the log of {run} failed at epoch {row['epoch']}"
+                raise ValueError(f"{what} ({type(error).__name__}: {error}){kept}") from error
+            if folder is not None:
+                folder.count_told(place + 1)
 
     def _train_epoch(self, epoch: int, bar: tqdm, folder: RunFolder | None) -> None:
         """Train from the step that was reached to the epoch's end."""
@@ -350,6 +374,19 @@ class Training:
             state |= {"epoch.seconds": spent}
         folder.save_state(state, self.epochs_done, self.steps_done)
         self.stored = time.perf_counter()
+
+
+def epoch_line(rows: list[dict[str, Any]], epochs: int) -> str:
+    """How the last epoch of a history went, on average over its members, and what is left."""
+    last = [row for row in rows if row["epoch"] == rows[-1]["epoch"]]
+    val = "val_top1" if "val_top1" in last[0] else "train_top1"
+    loss, top1 = (sum(row[name] for row in last) / len(last) for name in ("train_loss", val))
+    split = "val" if val == "val_top1" else "training"
+    done, of = last[0]["epoch"], f" (mean of {len(last)})" if len(last) > 1 else ""
+    spent = sum(row["seconds"] for row in rows) / len(last)
+    line = f"epoch {done} of {epochs}: loss {loss:.3f}, top-1 on {split} clips {top1:.1%}{of}, "
+    left = tqdm.format_interval(spent / done * (epochs - done))
+    return f"{line}{last[0]['seconds']:.1f} s" + f", about {left} left" * (done < epochs)
 
 
 def waiting(rows: list[dict[str, Any]]) -> str:

@@ -10,10 +10,11 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from posmlp.config import TrainConfig
 from posmlp.gating import GatingUnit
@@ -40,16 +41,36 @@ def learning_rate(config: TrainConfig, epoch: float) -> float:
 def relation_parameters(model: nn.Module) -> set[str]:
     """Names of what a model's gates learn about pairs of positions.
 
-    They are tables, dense matrices, centres and spreads (a unit's `positions`) and kernels. Token
-    biases are not among them, nor are attention's queries and keys.
+    They are tables, dense matrices, centres and spreads (a unit's `positions`) and kernels; of a
+    gate of the user's own the parameter that `bias_table()` gives. Token biases are not among them,
+    nor are attention's queries and keys.
     """
     return {
         f"{where}.{name}" if where else name
         for where, unit in model.named_modules()
-        if isinstance(unit, GatingUnit)
-        for name, _ in unit.named_parameters()
-        if name == "kernel" or name.startswith("positions.")
+        if isinstance(unit, GatingUnit) or where.endswith(".gate")
+        for name, parameter in unit.named_parameters()
+        if _is_of_relation(unit, name, parameter)
     }
+
+
+def _is_of_relation(unit: Any, name: str, parameter: Tensor) -> bool:
+    if isinstance(unit, GatingUnit):
+        return name == "kernel" or name.startswith("positions.")
+    return hasattr(unit, "bias_table") and unit.bias_table() is parameter
+
+
+class _Group(NamedTuple):
+    """Slices of parameters that step at the same rate and decay alike, with AdamW's moments."""
+
+    train: TrainConfig
+    decay: float
+    scale: float
+    chosen: slice
+    tensors: Tensors
+    exp_avg: Tensors
+    exp_avg_sq: Tensors
+    step: Tensors
 
 
 class Optimiser:
@@ -67,67 +88,74 @@ class Optimiser:
         settings: Sequence[TrainConfig],
         relations: Collection[str] = (),
     ) -> None:
-        self._names = list(parameters)
-        self._slices, groups = [], list[dict[str, Any]]()
+        self._names, self._groups = list(parameters), list[_Group]()
         first = 0
         for _, run in groupby(settings, key=_of_adamw):
             alike = list(run)
             train, chosen = alike[0], slice(first, first + len(alike))
-            tensors = {name: tensor.detach()[chosen] for name, tensor in parameters.items()}
-            by_rule: dict[tuple[float, float], list[Tensor]] = defaultdict(list)
-            for name, tensor in tensors.items():
+            by_rule: dict[tuple[float, float], Tensors] = defaultdict(dict)
+            for name, tensor in parameters.items():
                 decay = train.weight_decay if tensor.dim() > 2 else 0.0
                 scale = train.relation_lr_scale if name in relations else 1.0
-                by_rule[decay, scale].append(tensor)
-            for (decay, scale), some in by_rule.items():
-                group = {"params": some, "weight_decay": decay, "scale": scale, "train": train}
-                groups.append(group)
-            self._slices.append((chosen, tensors))
+                by_rule[decay, scale][name] = tensor.detach()[chosen]
+            for (decay, scale), tensors in by_rule.items():
+                mean, square = ({k: torch.zeros_like(x) for k, x in tensors.items()} for _ in "12")
+                steps = {k: torch.zeros((), dtype=torch.float32, device="cpu") for k in tensors}
+                self._groups.append(
+                    _Group(train, decay, scale, chosen, tensors, mean, square, steps)
+                )
             first = chosen.stop
-        self._adamw = torch.optim.AdamW(groups, foreach=True)
         largest = [train.grad_clip or math.inf for train in settings]
         device = next(iter(parameters.values())).device
         self._largest = None if set(largest) == {math.inf} else torch.tensor(largest, device=device)
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """AdamW's own: a group for each decay and rate of members with the same settings."""
-        return self._adamw.param_groups
-
+    @torch.no_grad()
     def step(self, gradients: Tensors, epoch: float) -> None:
-        """Clip gradients (S, ...) and step at the rates of a fractional epoch."""
+        """Clip gradients (S, ...) and step at the rates of a fractional epoch.
+
+        By AdamW's function: the class imports torch's compiler, which takes as long as torch.
+        """
         if self._largest is not None:
             gradients = clip_gradients(gradients, self._largest)
-        for chosen, tensors in self._slices:
-            for name, tensor in tensors.items():
-                tensor.grad = gradients[name][chosen]
-        for group in self._adamw.param_groups:
-            group["lr"] = group["scale"] * learning_rate(group["train"], epoch)
-        self._adamw.step()
+        for group in self._groups:
+            adamw(
+                list(group.tensors.values()),
+                [gradients[name][group.chosen] for name in group.tensors],
+                list(group.exp_avg.values()),
+                list(group.exp_avg_sq.values()),
+                [],
+                list(group.step.values()),
+                foreach=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=group.scale * learning_rate(group.train, epoch),
+                weight_decay=group.decay,
+                eps=1e-8,
+                maximize=False,
+            )
 
     def state(self) -> Tensors:
         """AdamW's moments (S, ...) and step counts by parameter name, for a safetensors file."""
         found = {}
         for name in self._names:
-            states = [self._adamw.state[tensors[name]] for _, tensors in self._slices]
-            for key in states[0]:
-                values = [state[key] for state in states]
-                whole = values[0] if key == "step" else torch.cat(values)
-                found[f"optimiser.{key}.{name}"] = whole
+            groups = [group for group in self._groups if name in group.tensors]
+            found[f"optimiser.step.{name}"] = groups[0].step[name]
+            for key in ("exp_avg", "exp_avg_sq"):
+                moments = [getattr(group, key)[name] for group in groups]
+                found[f"optimiser.{key}.{name}"] = torch.cat(moments)
         return found
 
     def load_state(self, stored: Tensors) -> None:
         """Put back what `state` gave."""
-        for chosen, tensors in self._slices:
-            for name, tensor in tensors.items():
-                if f"optimiser.step.{name}" not in stored:  # there is none before the first step
+        for group in self._groups:
+            for name in group.tensors:
+                if f"optimiser.step.{name}" not in stored:  # an older file, before the first step
                     continue
-                moments = {
-                    key: stored[f"optimiser.{key}.{name}"][chosen].to(tensor.device).clone()
-                    for key in ("exp_avg", "exp_avg_sq")
-                }
-                step = stored[f"optimiser.step.{name}"].cpu().clone()
-                self._adamw.state[tensor] = {"step": step, **moments}
+                group.step[name].copy_(stored[f"optimiser.step.{name}"])
+                for key in ("exp_avg", "exp_avg_sq"):
+                    moment = stored[f"optimiser.{key}.{name}"][group.chosen]
+                    getattr(group, key)[name].copy_(moment)
 
 
 def _of_adamw(train: TrainConfig) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ one small operation wait for each other; so there each core advances a member of
 from __future__ import annotations
 
 import copy
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -396,9 +397,11 @@ class Population:
             try:
                 return vmap(partial(function, self.model))(*stacked)
             except RuntimeError as error:
-                if "randomness" not in str(error):
+                if isinstance(error, torch.OutOfMemoryError) or not self._may_draw:
                     raise
-            self.vectorised = False  # a user's module draws, which vmap does not do seed by seed
+                why = str(error).partition("\n")[0]
+            self.vectorised = False  # a user's module does what vmap does not, such as drawing
+            print(f"members are trained one after another, as vmap says: {why}", file=sys.stderr)
             return by_themselves(*stacked)
 
         return at_once if self.vectorised else by_themselves

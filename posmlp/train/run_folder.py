@@ -2,10 +2,13 @@
 
 RUN/config.json              model, training, data and seeds
 RUN/environment.json         versions, device, machine and commit
+RUN/my_gates.py              copies of the user's own files, if the model names some; what is run is
+                             in config.json and in the model files
 RUN/metrics.csv              a row an epoch and seed (and variant, where there are some): val_* are
                              scored every epoch, test_* once, in the last one's row
 RUN/model-seed{k}.safetensors, or model-{variant}-seed{k}.safetensors
 RUN/state.safetensors        what resuming needs; removed when the run is complete
+RUN/logged.json              how many rows a log was given, if there is one (`logs.py`)
 RUN/.lock, RUN/.owner.json   held, and written, by the process that trains
 """
 
@@ -20,7 +23,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,9 +35,18 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from posmlp.checkpoint import read_tensors, write_atomically
+from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.config_checks import one_of
 from posmlp.shapes import NotWrittenError, fault, not_written
 from posmlp.train.environment import environment
 from posmlp.train.same_run import as_now, difference, only_lost_clips, wherever_it_starts
+from posmlp.train.variants import Member, members
+
+
+def write_code(folder: Path, code: Mapping[str, str]) -> None:
+    """Copies, to read, of the user's own files that a model's configuration holds."""
+    for name, source in code.items():
+        write_atomically(folder / name, source.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -86,6 +98,7 @@ class RunFolder:
         """Write what is to be trained, and where; `computed` is how, which tells no run apart."""
         with self.keeping():
             if not self._begun:
+                write_code(self.root, self._config["model"].get("code", {}))
                 write_json(self.root / "config.json", self._config)
             write_json(self.root / "environment.json", environment(device) | (computed or {}))
 
@@ -137,9 +150,18 @@ class RunFolder:
         writer = csv.DictWriter(text, list(rows[0]))
         writer.writeheader()
         for row in rows:
-            writer.writerow({k: "" if _not_scored(k, v) else v for k, v in row.items()})
+            writer.writerow({k: "" if not_scored(k, v) else v for k, v in row.items()})
         with self.keeping():
             write_atomically(self.root / "metrics.csv", text.getvalue().encode())
+
+    def num_told(self) -> int:
+        """How many of the rows a log was given (`logs.py`)."""
+        path = self.root / "logged.json"
+        return int(json.loads(path.read_bytes())["rows"]) if path.exists() else 0
+
+    def count_told(self, rows: int) -> None:
+        with self.keeping():
+            write_json(self.root / "logged.json", {"rows": rows})
 
     def save_state(self, tensors: dict[str, Tensor], epoch: int, steps: int) -> None:
         """Everything needed to go on after `epoch` epochs and so many steps of the next."""
@@ -267,6 +289,44 @@ def damaged(path: Path, reason: Exception) -> ValueError:
     )
 
 
+def run_members(run: str | Path) -> list[Member]:
+    """What RUN/config.json says is trained there: every variant, if there are some, at every seed.
+
+    Raises ValueError if there is no run, or it is damaged.
+    """
+    stored = read_config(run)
+    try:
+        config = PosMLPConfig.from_dict(stored["model"])
+        train = TrainConfig.from_dict(stored["train"])
+        return members(config, train, stored["seeds"], stored.get("variants") or None)
+    except (ValueError, TypeError) as error:
+        raise damaged(Path(run) / "config.json", error) from error
+
+
+def one_variant(run: str | Path, variant: str | None = None) -> list[Member]:
+    """A run's members of one variant, a seed each; `variant` is needed where it has several.
+
+    Raises ValueError for one that is not there, and where there are several and none is chosen.
+    """
+    found = run_members(run)
+    names = list(dict.fromkeys(member.variant for member in found))
+    if variant is None and len(names) > 1:
+        raise ValueError(
+            f"{run} holds the variants {', '.join(names)}; choose one, for example "
+            f"variant={names[0]!r} (at the command line: --variant {names[0]})"
+        )
+    if variant is not None and names == [""]:
+        raise ValueError(f"variant={variant!r}, but {run} holds no variants; leave it out")
+    variant = names[0] if variant is None else variant
+    one_of(variant, names, "variant")
+    return [member for member in found if member.variant == variant]
+
+
+def model_path(run: str | Path, member: Member) -> Path:
+    """Where the trained model of a member is once the run is complete."""
+    return Path(run) / f"model-{member.label}.safetensors"
+
+
 _TEXTS = ("id", "variant")
 """Columns of names; `ablations publish` writes the first, the cell's, which may look a number."""
 
@@ -298,7 +358,8 @@ def _numbers(row: dict[str, str], line: str) -> dict[str, Any]:
     return found
 
 
-def _not_scored(name: str, value: Any) -> bool:
+def not_scored(name: str, value: Any) -> bool:
+    """Whether a value of a row stands for test clips that are scored in the last epoch alone."""
     return name.startswith("test_") and math.isnan(value)
 
 

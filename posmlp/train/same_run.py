@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.own.names import shown
 
 
 def as_now(stored: dict[str, Any]) -> dict[str, Any]:
@@ -62,5 +63,7 @@ def difference(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "") 
         if isinstance(old, dict) and isinstance(new, dict):
             found += [text for text in [difference(old, new, f"{prefix}{key}.")] if text]
         elif old != new:
+            if prefix.endswith("code."):
+                old, new = shown(old), shown(new)
             found.append(f"{prefix}{key}: {old!r} there, {new!r} asked")
     return "; ".join(found[:4])

@@ -29,6 +29,18 @@ from safetensors.numpy import load_file
 from ablations import run
 from ablations.store.store import Store
 
+GATE = """import torch
+
+
+class Half(torch.nn.Module):
+    def __init__(self, dim, window, num_groups):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(dim))
+
+    def forward(self, h):
+        u, v = h.chunk(2, dim=-1)
+        return u.mean(1, keepdim=True) * self.scale * v
+"""
 ORPHANS_MAY_LIVE_S = 30.0
 
 
@@ -54,7 +66,9 @@ class Faults:
 
 def inject(folder: Path, times: int, seed: int, *, num_seeds: int, epochs: int) -> Faults:
     """Disturb a run `times` times, resume it once, and compare it with an undisturbed one."""
-    grid = changed(train={"epochs": epochs}) | {"seeds": num_seeds}
+    (folder / "my_gates.py").write_text(GATE)
+    gates = {"gate": ["lrpe", "my_gates.py:Half"]}
+    grid = changed(train={"epochs": epochs}) | {"axes": gates, "seeds": num_seeds}
     path = folder / "grid.yaml"
     path.write_text(json.dumps(grid))  # JSON is YAML
     quiet, out = folder / "quiet", folder / "disturbed"

@@ -179,6 +179,12 @@ def test_claim_is_of_one_runner_and_of_what_has_not_ended(
         assert not others.take(both)  # all of a population, or nothing
         assert others.take(second)
         assert not mine.take(both)
+        path = mine._path((first.cells[0].id, 0, 0))
+        os.utime(path, (0, path.stat().st_mtime - STALE_S - 1))  # as if it had been asleep
+        assert others.take(first)
+        mine.release([{"cell": first.cells[0].id, "seed": 0}])
+        assert path.read_text() == others._owner
+    assert not (tmp_path / "claims").exists()
     with Claims(Store(copied(undisturbed, tmp_path))) as late:
         assert not late.take(first)
 

@@ -22,7 +22,7 @@ from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.sources import GeneratedClips
 from posmlp.predict import open_run
 from posmlp.train.fitting import fit
-from posmlp.train.run_members import one_variant, run_members
+from posmlp.train.run_folder import one_variant, run_members
 
 VARIANTS = {"base": {}, "slow": {"lr": 1e-4, "init": "unit_bias"}}
 

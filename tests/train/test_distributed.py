@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,12 +20,11 @@ from torch._dynamo.utils import counters
 from posmlp.checkpoint import load
 from posmlp.presets import resolve
 from posmlp.settings import configs
-from posmlp.train.distributed import Team
+from posmlp.train.distributed import Team, join
 from posmlp.train.execution import preparation
 from posmlp.train.fitting import fit
 from posmlp.train.population import Population
 from posmlp.train.run_folder import read_metrics
-from tests.train.distributed_gradients import in_float64
 from tests.train.test_population import TINY, batch
 
 ROOT = Path(__file__).parents[2]
@@ -48,15 +49,53 @@ def finished(process: subprocess.Popen[str]) -> str:
     return output
 
 
+def in_float64(population: Population) -> Population:
+    """The same population with its parameters and statistics in float64, in place."""
+    parameters, statistics = population.parameters, population.statistics
+    population.parameters = {k: v.detach().double().requires_grad_() for k, v in parameters.items()}
+    population.statistics = {
+        k: v.double() if v.is_floating_point() else v for k, v in statistics.items()
+    }
+    return population
+
+
+def gradients_of_a_process(rank: int, port: int, target: Path) -> None:
+    """What torchrun's process of that number computes of a batch of two; the first one writes."""
+    names = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+    os.environ.update({k: str(v) for k, v in names.items()}, MASTER_ADDR="127.0.0.1")
+    team, device = join(torch.device("cpu"))
+    prepare = preparation(team, checkpoint_activations=True, compiled=False)
+    population = in_float64(Population(TINY, [3, 5], device, prepare=prepare))
+    clips, labels, scales = batch(2, size=6)
+    part = team.part(6)
+    gradients, losses, _ = population.gradients(
+        *(clips[:, part].double(), labels[:, part], scales[:, :, part].double()),
+        label_smoothing=0.1,
+    )
+    found = team.mean(gradients) | team.mean({"losses": losses})
+    if team.is_first:
+        save_file(found | population.statistics, target)
+
+
 def test_gradients_of_two_processes_are_those_of_one(tmp_path):
     """Batch norm, label smoothing and checkpointed activations included; in float64."""
-    clips, labels, scales = (t.double() if t.is_floating_point() else t for t in batch(2, size=6))
-    save_file({"clips": clips, "labels": labels, "scales": scales}, tmp_path / "batch")
-    paths = (str(tmp_path / "batch"), str(tmp_path / "found"))
-    finished(torchrun("-m", "tests.train.distributed_gradients", *paths, "1"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")  # which need import nothing
+    words = [(rank, port, tmp_path / "found") for rank in (0, 1)]
+    team = [fork.Process(target=gradients_of_a_process, args=each) for each in words]
+    for process in team:
+        process.start()
+    for process in team:
+        process.join(TIMEOUT_S)
+    assert [process.exitcode for process in team] == [0, 0]
     found = load_file(tmp_path / "found")
+    clips, labels, scales = batch(2, size=6)
     population = in_float64(Population(TINY, [3, 5]))
-    gradients, losses, _ = population.gradients(clips, labels, scales, label_smoothing=0.1)
+    gradients, losses, _ = population.gradients(
+        clips.double(), labels, scales.double(), label_smoothing=0.1
+    )
     torch.testing.assert_close(found["losses"], losses)
     for name, gradient in (gradients | population.statistics).items():
         torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-7, msg=name)

@@ -140,8 +140,7 @@ def same_models(one: Path, other: Path) -> bool:
     )
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("step", [1, 5, 7])
+@pytest.mark.parametrize(("number", "step"), list(zip(SIGNALS, (1, 5, 7), strict=True)))
 def test_training_stopped_anywhere_goes_on_with_the_same_bits(
     clips: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: int
 ) -> None:
@@ -192,11 +191,18 @@ def test_long_epochs_store_their_middle(
     assert values(resumed) == values(whole_rows)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_command_says_what_is_kept_and_how_it_goes_on(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_command_says_what_is_kept_and_how_it_goes_on(
+    tmp_path: Path, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And refuses the folder to a second one until then, by process and host."""
     out = tmp_path / "run"
-    process = start(training(out, "epochs=9999", "num_clips=64"))
+    words = training(out, "epochs=9999", "num_clips=64")
+    process = start(words)
     wait_for(out / "metrics.csv", process)
+    assert main(words[3:]) == 2
+    used = f"in use by another training (process {process.pid} on {os.uname().nodename})"
+    assert used in capsys.readouterr().err
     process.send_signal(number)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == (130 if number == signal.SIGINT else EXIT_CODE)
@@ -208,6 +214,7 @@ def test_command_says_what_is_kept_and_how_it_goes_on(tmp_path: Path, number: in
     ), said
     assert "Traceback" not in said
     assert (out / "state.safetensors").exists()
+    FileLock(out / ".lock").acquire(timeout=0)  # the lock fell with its process
 
 
 def test_processes_of_torchrun_stop_together(tmp_path: Path) -> None:
@@ -220,20 +227,6 @@ def test_processes_of_torchrun_stop_together(tmp_path: Path) -> None:
     said = process.communicate(timeout=100)[1]
     assert "stopped by" in said, said
     assert (out / "state.safetensors").exists()
-
-
-def test_a_second_training_in_a_folder_is_refused_by_process_and_host(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    first = start(training(out, "epochs=9999", "num_clips=64"))
-    wait_for(out / "metrics.csv", first)
-    second = start(training(out, "epochs=9999", "num_clips=64"))
-    said = second.communicate(timeout=100)[1]
-    first.kill()
-    first.communicate()
-    assert second.returncode == 2
-    wanted = f"in use by another training (process {first.pid} on {os.uname().nodename})"
-    assert wanted in said, said
-    FileLock(out / ".lock").acquire(timeout=0)  # the lock fell with its process
 
 
 def test_threads_that_wait_do_not_spin() -> None:

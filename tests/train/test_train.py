@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from posmlp.data.sources import GeneratedClips, HeldClips
 from posmlp.model import create_model
 from posmlp.train import loop
 from posmlp.train.fitting import fit, one_at_a_time, usable_device
+from posmlp.train.logs import log_of
 from posmlp.train.optimisation import Optimiser, learning_rate
 from posmlp.train.run_folder import LengthenedError, read_metrics
 from posmlp.train.scoring import evaluate, metrics
@@ -229,8 +231,24 @@ def test_fit_lowers_the_loss(clips):
     assert np.mean(last) == pytest.approx(rows[-1]["train_loss"], rel=1e-5)
 
 
-def test_fit_resumes_after_an_interruption(clips, tmp_path, monkeypatch):
-    whole = fit(CONFIG, TRAIN, clips, [0, 1], tmp_path / "whole", progress=False)
+def test_fit_resumes_after_an_interruption_and_logs_each_epoch_once(
+    clips, tmp_path, monkeypatch, capsys
+):
+    logged = []
+
+    def log(run, row):
+        if len(logged) == 3 and not (tmp_path / "mended").exists():
+            (tmp_path / "mended").touch()
+            raise ConnectionError("the wire is cut")
+        logged.append((run.name, row))
+
+    whole = fit(CONFIG, TRAIN, clips, [0, 1], tmp_path / "whole")
+    *lines, waited = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"epoch {k} of 3" for k in (1, 2, 3)]
+    loss = (whole[2]["train_loss"] + whole[3]["train_loss"]) / 2
+    assert f"loss {loss:.3f}, top-1 on val clips" in lines[1]
+    assert [":00 left" in line for line in lines] == [True, True, False]
+    assert waited.startswith("waited for clips")
     store = loop.Training._store
 
     def killed(self, folder, epoch):
@@ -239,12 +257,23 @@ def test_fit_resumes_after_an_interruption(clips, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(loop.Training, "_store", killed)
+    cut = {"seeds": [0, 1], "out": tmp_path / "cut", "progress": False, "log": log}
     with pytest.raises(KeyboardInterrupt):
-        fit(CONFIG, TRAIN, clips, [0, 1], tmp_path / "cut", progress=False)
+        fit(CONFIG, TRAIN, clips, **cut)
     monkeypatch.undo()
     assert not list((tmp_path / "cut").glob("model-*"))
-    resumed = fit(CONFIG, TRAIN, clips, [0, 1], tmp_path / "cut", progress=False)
+    with pytest.raises(ValueError, match=r"cut/seed1 failed at epoch 2 \(Conn.* up to all of ep"):
+        fit(CONFIG, TRAIN, clips, **cut)
+    resumed = fit(CONFIG, TRAIN, clips, **cut)
     assert values(resumed) == values(whole)
+    (tmp_path / "cut" / "logged.json").write_text('{"rows": 5}')  # killed before the last was told
+    last = logged.pop()
+    fit(CONFIG, TRAIN, clips, **cut)
+    fit(CONFIG, TRAIN, clips, **cut)
+    assert values([logged[-1][1]]) == values([last[1]])
+    assert [name for name, _ in logged] == ["seed0", "seed1"] * 3
+    told = [{k: v for k, v in row.items() if v == v} for row in values(whole)]
+    assert values([row for _, row in logged]) == told
     for seed in (0, 1):
         first, second = (
             load(tmp_path / r / f"model-seed{seed}.safetensors") for r in ("whole", "cut")
@@ -567,3 +596,42 @@ def test_preset_takes_the_number_of_classes_of_the_data(tmp_path):
     assert load(tmp_path / "model-seed0.safetensors").config.num_classes == 3
     with pytest.raises(ValueError, match="num_classes=14 but three has 3 classes"):
         fit(replace(posmlp.PRESETS["toy"], drop_path=0.1), train, (three, three), progress=False)
+
+
+LOGS = {
+    "my_log": r"must be tensorboard, module:function or file\.py:function",
+    "none_such.py:log": r"cannot be imported \(FileNotFoundError: no file at none_such\.py\)",
+    "none_such:log": r"cannot be imported \(ModuleNotFoundError: .*mend none_such",
+    "my_log.py:nothing": r"is no function of my_log\.py; define nothing\(run, row\)",
+    "broken.py:log": r"cannot be imported \(SyntaxError",
+}
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_log_that_is_no_function_is_named_with_the_mend(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("my_log.py").write_text("told = []\ndef log(run, row):\n    told.append((run, row))\n")
+    Path("broken.py").write_text("def log(:")
+    with pytest.raises(ValueError, match=LOGS[name]):
+        log_of(name)
+    for kind in ("my_log.py:log", "my_log:log"):
+        log = log_of(kind)
+        log(Path("run"), {"epoch": 1})
+        assert log.__globals__["told"] == [(Path("run"), {"epoch": 1})]
+        log.__globals__["told"].clear()
+
+
+def test_tensorboard_has_a_value_an_epoch_or_is_asked_for(tmp_path):
+    if importlib.util.find_spec("tensorboard") is None:
+        with pytest.raises(ValueError, match=r'pip install -e "\.\[tensorboard\]"$'):
+            log_of("tensorboard")
+        return
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    for epoch in (1, 2):
+        log_of("tensorboard")(tmp_path / "seed0", {"epoch": epoch, "seed": 0, "lr": epoch / 8})
+    (path,) = (tmp_path / "tensorboard" / "seed0").iterdir()
+    first, *events = LegacyEventFileLoader(str(path)).Load()
+    assert first.file_version == "brain.Event:2"
+    found = [(e.step, [(v.tag, v.simple_value) for v in e.summary.value]) for e in events]
+    assert found == [(1, [("lr", 0.125)]), (2, [("lr", 0.25)])]

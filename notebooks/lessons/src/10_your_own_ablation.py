@@ -40,6 +40,25 @@ METRIC = "test_within_pair"
 # Once you have come to the end, come back, change `MY_AXIS`, and run all again. Ideas: `{"gate":
 # ["lrpe", "gqpe"]}`, `{"num_groups": [[2, 4, 8, 16], 1]}`, `{"init": ["normal", "released"]}`,
 # `{"token_bias": [true, false]}`; all names are in `posmlp/config.py`.
+#
+# A gate of your own goes the same way, to its grid, its report and its verdict. The file below
+# holds one: each token takes from the one before it, and nothing is learned about places. Change
+# what `forward` computes, and let `MY_AXIS` be `{"gate": ["lrpe", MY_GATE]}`.
+
+# %%
+GATE_FILE = preflight.new_folder() / "my_gates.py"
+GATE_FILE.write_text("""
+import torch
+
+class Shift(torch.nn.Module):
+    def __init__(self, dim, window, num_groups):
+        super().__init__()
+
+    def forward(self, h):  # (B, N, 2 dim) -> (B, N, dim)
+        u, v = h.chunk(2, dim=-1)
+        return u.roll(1, dims=1) * v
+""")
+MY_GATE = f"{GATE_FILE}:Shift"
 
 # %%
 MY_AXIS = {"gate_form": ["multiply", "add"]}
@@ -323,5 +342,7 @@ plt.show()
 # - Fix the looks before the run; testing until a word comes is a false alarm in waiting.
 # - `ablations plan | run | status | report` do all of this from a shell, over files that survive a
 #   kill.
+# - A gate in a file of your own is a value like any other. Its source is part of a cell's id, so
+#   that an edited file is another cell.
 #
 # Next: lesson 11, your own video.

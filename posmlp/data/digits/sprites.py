@@ -20,7 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 DIGIT_SHARES = {"train": (0.0, 0.8), "val": (0.8, 0.85), "test": (0.85, 1.0)}
-PHOTOGRAPHS = ("astronaut", "brick", "chelsea", "coffee", "coins", "grass", "gravel", "rocket")
+IN_SCIKIT_IMAGE = (
+    *("astronaut.png", "brick.png", "chelsea.png", "coffee.png", "coins.png", "grass.png"),
+    *("gravel.png", "rocket.jpg"),
+)
+IN_SCIKIT_LEARN = ("china.jpg", "flower.jpg")
 TILE_SIDES_PX = (96, 160)  # two zoom levels, in the photographs' own pixels
 
 
@@ -39,7 +43,9 @@ class DigitBank(NamedTuple):
 @cache
 def digit_bank(split: str, side: int, device: torch.device) -> DigitBank:
     """The split's handwritten digits as shapes of `side` x `side` pixels."""
-    table = torch.from_numpy(np.loadtxt(_in_scikit_learn("data/digits.csv.gz"), delimiter=","))
+    table = torch.from_numpy(
+        np.loadtxt(_in_wheel("scikit-learn", "sklearn/datasets/data/digits.csv.gz"), delimiter=",")
+    )
     start, end = (round(share * len(table)) for share in DIGIT_SHARES[split])
     own = table[start:end]
     labels = own[:, -1].long()
@@ -53,20 +59,20 @@ def digit_bank(split: str, side: int, device: torch.device) -> DigitBank:
     return DigitBank(shapes.to(device), first.to(device), count.to(device))
 
 
-def _in_scikit_learn(name: str) -> str:
-    """The path of a data file in the installed wheel, whose import would take longer than all."""
-    return str(distribution("scikit-learn").locate_file(f"sklearn/datasets/{name}"))
+def _in_wheel(package: str, name: str) -> str:
+    """The path of a file in an installed wheel, whose import would take longer than all."""
+    return str(distribution(package).locate_file(name))
 
 
 def _photographs() -> list[np.ndarray]:
     """All photographs, (H, W, 3) uint8; every one is a file inside an installed wheel."""
     from PIL import Image
-    from skimage import data
 
-    images = [getattr(data, name)() for name in PHOTOGRAPHS]
-    for name in ("china", "flower"):
-        images.append(np.array(Image.open(_in_scikit_learn(f"images/{name}.jpg"))))
-    return [np.stack([im] * 3, axis=-1) if im.ndim == 2 else np.array(im) for im in images]
+    paths = [_in_wheel("scikit-image", f"skimage/data/{name}") for name in IN_SCIKIT_IMAGE]
+    paths += [
+        _in_wheel("scikit-learn", f"sklearn/datasets/images/{name}") for name in IN_SCIKIT_LEARN
+    ]
+    return [np.array(Image.open(path).convert("RGB")) for path in paths]
 
 
 def _part(photograph: Tensor, split: str) -> Tensor:

@@ -214,6 +214,6 @@ def test_no_worker_outlives_a_killed_driver(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes through /proc")
 def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
     """A few; `faults.py` does many."""
-    faults = inject(tmp_path, times=3, seed=1, num_seeds=6, epochs=4)
-    assert sum(faults.kills.values()) == 3
+    faults = inject(tmp_path, times=2, seed=9, num_seeds=4, epochs=4)
+    assert faults.kills == {"worker": 1, "runner": 1}
     assert faults.wrong == []

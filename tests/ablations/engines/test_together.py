@@ -45,6 +45,26 @@ def test_rows_and_files_are_those_of_training_alone(alone: Path, tmp_path: Path)
     assert not list(tmp_path.glob("run/together/*"))
 
 
+def test_a_log_is_given_each_epoch_of_each_training_by_cell_and_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = "with open('log.txt', 'a') as file:\n        print(run, row['epoch'], file=file)"
+    Path("my_log.py").write_text(f"def log(run, row):\n    {lines}\n")
+    grid, out = changed(train={"epochs": 2}) | {"seeds": 2}, tmp_path / "run"
+    run(grid, out, device="cpu", together=2, log="my_log.py:log", progress=False)
+    told = sorted(Path("log.txt").read_text().splitlines())
+    assert told == sorted(
+        f"{out}/{cell.name}-{cell.id}-seed{seed} {epoch}"
+        for cell in read_grid(grid).cells
+        for seed in (0, 1)
+        for epoch in (1, 2)
+    )
+    with pytest.raises(ValueError, match=r"log 'log\.py' must be tensorboard"):
+        run(grid, out, log="log.py", progress=False)
+    assert Engine(log="my_log.py:log").words == ["--log", "my_log.py:log"]
+
+
 def test_only_missing_seeds_of_a_group_are_trained(alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run(THREE | {"seeds": [1]}, out, device="cpu", progress=False)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ablations
 from ablations import GridError, read_grid
 from ablations.grid.datasets import describe
 from ablations.grid.settings import content_hash, identity, meant
+from ablations.store.store import Store
 from posmlp import PRESETS, PosMLPConfig, TrainConfig
 from posmlp.settings import configs
 
@@ -70,6 +75,23 @@ def test_zipped_axes_move_together() -> None:
         ("mean", 16, 1e-3),
     ]
     assert cells[1].config.temporal_windows == (16,) * 4
+
+
+def test_random_axes_draw_the_same_values_everywhere_and_more_keep_fewer() -> None:
+    rates = {"log_uniform": [1e-4, 1e-2], "n": 4}
+    both = {"train.lr": rates, "train.batch_size": {"int_uniform": [8, 11], "n": 4}}
+    cells = read_grid({"zip": [both]}).cells
+    found = [cell.train.lr for cell in cells]
+    assert found == [0.0008014, 0.002678, 0.00185, 0.0007816]
+    assert sorted(cell.train.batch_size for cell in cells) == [8, 9, 10, 11]
+    assert cells[0].id == "4207d1510b1b"
+    more = [c.train.lr for c in read_grid({"axes": {"train.lr": rates | {"n": 400}}}).cells]
+    assert more[:4] == found
+    assert 1e-4 <= min(more) < 1.1e-4
+    assert 0.009 < max(more) <= 1e-2
+    assert 0.4 < sum(lr < 1e-3 for lr in more) / 400 < 0.6, "half of the decades"
+    shares = {"drop_path": {"uniform": [0, 1e-4], "n": 50}}
+    assert all(0 <= cell.config.drop_path <= 1e-4 for cell in read_grid({"axes": shares}).cells)
 
 
 def test_exclude_and_include_change_the_product() -> None:
@@ -196,6 +218,15 @@ BAD = {
     "axes: {train.lrr: [1]}": ("1:8", "Did you mean 'train.lr'?"),
     "axes: {layout: [T+S, off, no]}": ("1:22", "layout 'off' has 'off' where a branch"),
     "axes: {gate: [true]}": ("1:15", "gate=True must be text"),
+    "axes: {gate: {uniform: [0, 1], n: 2}}": ("1:14", "random axis gate takes no number"),
+    "axes: {train.lr: {uniform: [0, 1]}}": ("1:18", "n=None of random axis train.lr must be"),
+    "axes: {train.lr: {n: 2}}": ("1:18", "needs one of uniform, log_uniform, int_uniform, and n"),
+    "axes: {train.lr: {lognormal: [1, 2], n: 2}}": ("1:19", "Did you mean 'log_uniform'?"),
+    "axes: {train.lr: {uniform: [1, 0], n: 2}}": ("1:28", "uniform=[1, 0] must be two numbers,"),
+    "axes: {train.lr: {log_uniform: [0, 1], n: 2}}": ("1:32", "must be two numbers above 0"),
+    "axes: {num_groups: {int_uniform: [1, 2.5], n: 2}}": ("1:34", "must be two whole numbers"),
+    "axes: {num_groups: {int_uniform: [1, 2], n: 3}}": ("1:45", "n=3 is more than there are"),
+    "axes: {num_groups: {uniform: [1, 2], n: 3}}": ("1:20", "must be a whole number"),
     "base: {train: {epoch: 3}}": (
         "1:16",
         "unknown training field 'train.epoch'. Did you mean 'train.epochs'? Use one of: train.",
@@ -314,7 +345,7 @@ def test_a_grid_that_is_not_plain_yaml_is_refused_with_its_place(
 
 
 def test_a_grid_nested_too_deeply_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "g.yaml").write_text("axes: " + "[" * 5000 + "]" * 5000)
+    (tmp_path / "g.yaml").write_text("axes: " + "[" * 1500 + "]" * 1500)
     with pytest.raises(GridError, match=r"g\.yaml: this is nested too deeply to be read"):
         read_grid(tmp_path / "g.yaml")
 
@@ -339,3 +370,58 @@ def test_data_in_place_of_the_grids_is_refused_where_the_grid_varies_data(
 def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
     with pytest.raises(GridError, match=r"different whole numbers from 0, each below 2\*\*63"):
         read_grid(GRID | {"seeds": [0, seed]})
+
+
+# Grid files, ours and stored
+
+
+FILES = sorted(Path(ablations.__file__).with_name("grids").glob("*.yaml"))
+QUESTIONS = (
+    *("gates", "layouts", "groups", "windows", "gate_form"),
+    *("relation_matched_params", "layouts_difficulty"),
+)
+
+
+def test_every_question_has_its_grid():
+    assert {path.stem for path in FILES} >= set(QUESTIONS)
+
+
+@pytest.fixture
+def films(tmp_path, monkeypatch):
+    """Where the grid of real films looks for its data: a batch of clips, and some for val."""
+    monkeypatch.chdir(tmp_path)
+    for fold, split, name in product(range(8), ("train", "test"), ("forward", "reversed")):
+        folder = tmp_path / f"runs/playback/data/fold-{fold}/{split}/{name}"
+        folder.mkdir(parents=True)
+        for i in range(20):
+            (folder / f"{i}.mp4").write_bytes(bytes(fold + 1))
+
+
+@pytest.mark.usefixtures("films")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_grid_can_be_run_and_its_head_tells_its_cost(path):
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any("make demo" in line or "ablations run" in line or "bench" in line for line in head)
+    (cost,) = [line for line in head if line.startswith("# Cost: ")]
+    data = "moving-digits" if path.stem == "demo" else None  # make demo makes its files first
+    grid = read_grid(path, data)
+    grid.check_data()
+    assert grid.question
+    assert grid.prediction
+    counts = re.search(r"(\d+) variants(?: x (\d+) films)? x (\d+) seed|(\d+) trainings", cost)
+    assert counts
+    num_trainings = prod(int(number) for number in counts.groups() if number)
+    assert num_trainings == len(grid.cells) * len(grid.seeds)
+
+
+@pytest.mark.parametrize("name", ["groups", "layouts_difficulty"])
+def test_ids_of_stored_results_are_those_of_their_grid(name, monkeypatch):
+    """What changes them, new clips aside, would have every stored result trained again."""
+    folder = Path(ablations.__file__).parent / "results" / name
+    plan = Store(folder).plan()
+    (version,) = re.findall(
+        r'"data": "moving-digits:\w+:(\d+)"', (folder / "cells.json").read_text()
+    )[:1]
+    monkeypatch.setattr("ablations.grid.datasets.GENERATOR_VERSION", int(version))
+    cells = read_grid(folder / "grid.yaml").cells
+    assert {cell["id"] for cell in plan["cells"]} == {cell.id for cell in cells}

@@ -11,11 +11,15 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_folders import FIVE_GATES, GATES, OFFSETS, fill, planted
+from report_folders import BASE, FIVE_GATES, GATES, OFFSETS, fill, planted
+from scipy.stats import ttest_1samp, ttest_ind
 from statsmodels.stats.multitest import multipletests
 
+import ablations
 from ablations import load
+from ablations.cli import main
 from ablations.grid.grid import Cell
+from ablations.report.compare import Comparison
 from ablations.report.data import Study
 from ablations.report.page import write_report
 from ablations.report.publish import publish
@@ -248,3 +252,70 @@ def test_published_tuned_grid_has_the_section_and_curves_of_what_is_compared(
     assert curves.groupby("variant", sort=False).seed.unique().map(list).to_dict() == {
         f"gate={gate}": [0, 1, 2, 3, 4] for gate in GATES
     }
+
+
+def trained_again(cell: Cell, seed: int) -> dict[str, float]:
+    """As planted, but for dense, which lost 10 points at every seed, and conv, of other seeds."""
+    gate = cell.axes["gate"]
+    lost = 0.1 + 0.002 * seed if gate == "dense" else 0.0
+    noise = (seed % 7 - 3) / 100 * (gate in ("mean", "conv"))
+    return {"test_top1": planted(cell, seed % 5)["test_top1"] - lost + noise}
+
+
+def test_grids_compared_tell_change_from_noise_and_what_is_in_one_alone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = {"axes": {"gate": GATES[:3] + GATES[4:], "train.epochs": [2]}, "seeds": [0, 2, 4, 9]}
+    other = fill(tmp_path / "again", again, trained_again)
+    table = ablations.compare([folder, other]).set_index("cell")
+    verdicts = table["verdict"].to_dict()
+    assert verdicts == {
+        "lrpe": "the same to the last bit",
+        "dense": "worse",
+        "conv": verdicts["conv"],
+        "mean": verdicts["mean"],
+        "gqpe": f"finished in {folder} alone",
+    }
+    assert verdicts["mean"].startswith("cannot tell: needs about")
+    assert table.loc["dense", ["n", "unpaired", "paired"]].tolist() == [3, 3, True]
+    old, new = (load(each).query("gate == 'dense'").set_index("seed") for each in (folder, other))
+    expected = 100 * (new["test_top1"] - old["test_top1"]).dropna()
+    found = ttest_1samp(expected, 0)
+    assert table.loc["dense", "difference"] == pytest.approx(expected.mean())
+    assert table.loc["dense", "p"] == pytest.approx(found.pvalue)
+    assert table.loc["dense", ["low", "high"]].tolist() == pytest.approx(
+        list(found.confidence_interval())
+    )
+    corrected = multipletests(table["p"].dropna(), method="holm")[1]
+    assert table["p_holm"].dropna().to_numpy() == pytest.approx(corrected)
+    assert table["same_content"].dropna().all()
+    capsys.readouterr()
+    assert main(["compare", str(folder), str(other), "--out", str(tmp_path / "c.csv")]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{folder} -> {other}: 4 cells in both, 4 with the same id\n")
+    assert "top-1 (%): " in said
+    assert "1 cell changed beyond noise" in said
+    assert pd.read_csv(tmp_path / "c.csv")["verdict"].tolist() == list(verdicts.values())
+    assert main(["compare", str(folder)]) == 2
+    assert "give two or more" in capsys.readouterr().err
+
+
+def test_grids_of_other_seeds_and_recipes_are_compared_by_welchs_test(
+    folder: Path, tmp_path: Path
+) -> None:
+    recipe = {"base": BASE | {"train": {"epochs": 3}}, "seeds": [20, 21, 23, 24]}
+    other = fill(tmp_path / "other", FIVE_GATES | recipe, trained_again)
+    table = ablations.compare([folder, other]).set_index("cell")
+    of_both = [
+        100 * load(each).query("gate == 'conv'")["test_top1"].to_numpy() for each in (other, folder)
+    ]
+    found = ttest_ind(*of_both, equal_var=False)
+    row = table.loc["conv"]
+    assert (row["n"], row["unpaired"], row["paired"]) == (4, 9, False)
+    assert row["p"] == pytest.approx(found.pvalue)
+    assert [row["low"], row["high"]] == pytest.approx(list(found.confidence_interval()))
+    assert not table["same_content"].any()
+    assert set(table["recipe"]) == {"train.epochs was 2, is 3"}
+    said = str(Comparison.of([folder, other]))
+    assert "recipe: train.epochs was 2, is 3 (all cells)" in said
+    assert "4 unpaired" in said

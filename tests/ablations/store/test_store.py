@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ablation_tasks import TINY, how_made, stored
+from ablation_tasks import TINY, facts, how_made, stored
+from pandas.testing import assert_frame_equal
 
-from ablations import load, plan, read_grid, run
+from ablations import load, plan, progress, read_grid, run
 from ablations.cli import main
 from ablations.grid.grid import Grid
 from ablations.store.files import read_json, write_durably, write_json
+from ablations.store.running import Running
+from ablations.store.status import status
 from ablations.store.store import Store, StoreError
 from analysis import compare, draw_accuracy, draw_differences, effects
 
@@ -117,6 +124,71 @@ def test_new_default_field_is_no_conflict(declared: tuple[Store, Grid]) -> None:
     del cell["model"]["init"]
     write_json(path, cell)
     store.check(grid)
+
+
+def running_in(folder: Path, pid: int, **config: Any) -> None:
+    write_json(folder / ".owner.json", {"pid": pid, "host": socket.gethostname()})
+    write_json(folder / "config.json", {"train": {"epochs": 5}, "seeds": [0], **config})
+
+
+def test_status_tells_how_far_running_trainings_are_and_watches_to_the_end(
+    declared: tuple[Store, Grid],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store, grid = declared
+    lrpe, mean = (cell.id for cell in grid.cells)
+    running_in(store.run_folder(lrpe, 0), os.getpid())
+    rows = "epoch,seed,train_loss,seconds\n1,0,2.5,100\n2,0,1.25,100\n"
+    write_durably(store.metrics_path(lrpe, 0), rows.encode())
+    running_in(store.run_folder(mean, 0, repeat=1), os.getpid())
+    both = {"variants": {lrpe: {}, mean: {}}, "seeds": [0, 1]}
+    running_in(store.together_path / "hash", os.getpid(), **both)
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    running_in(store.run_folder(mean, 1), gone.pid)
+    told = status(store.root).splitlines()
+    assert told[0] == f"{store.root}: 4 trainings: 4 to do"
+    assert told[1:4] == [
+        "  gate=lrpe seed 0 is at epoch 3 of 5, loss 1.250, about 5 min 0 s left",
+        "  gate=mean seed 0 repeated is at epoch 1 of 5",
+        "  2 cells together seed 0, 1 is at epoch 1 of 5",
+    ]
+    assert told[4].startswith("go on with")
+
+    def later(seconds: float) -> None:
+        for cell, seed in ((c, s) for c in grid.cells for s in grid.seeds) if seconds else ():
+            stored(store, grid, seed, cell=cell.id)
+
+    monkeypatch.setattr(progress.time, "sleep", later)
+    assert main(["status", str(store.root), "--watch"]) == 0
+    said = capsys.readouterr().out
+    assert [line for line in said.splitlines() if line.startswith(str(store.root))] == [
+        f"{store.root}: 4 trainings: 4 to do",
+        f"{store.root}: 4 trainings: 4 done",
+    ]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_live_table_shows_results_and_what_is_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LOOK_S", 0.01)
+    monkeypatch.setattr(sys, "stderr", terminal := _Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    now = Running("gate=mean", "0, 1", 2, 3, 0.75, 12.4)
+    done = {"name": "gate=lrpe", "seed": 4, "repeat": 0, "status": "done", **how_made("none")}
+    with progress.reporter(3, 1, "again", metrics=[], running=lambda: [now]) as report:
+        report(done | {"metrics": {}})
+        before = time.monotonic()
+        while "done, 1.0 s" not in terminal.getvalue() and time.monotonic() < before + 30:
+            time.sleep(0.01)
+    said = terminal.getvalue()
+    assert "epoch 2 of 3, loss 0.750, about 12.4 s left" in said
+    assert "epoch 2" not in said[said.rindex("result") :], "nothing runs at the end"
 
 
 def test_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
@@ -368,3 +440,77 @@ def test_result_of_another_shape_is_damaged_and_the_others_are_read(
     assert main(["why", str(store.root), grid.baseline.id]) == 0
     with pytest.warns(UserWarning, match="seed 0 is damaged"):
         assert list(load(store.root).seed) == [1]
+
+
+# Results of another folder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("source") / "run"
+    run(TINY | {"seeds": 1}, out, device="cpu", progress=False)
+    return out
+
+
+def test_reused_rows_are_the_same_and_name_their_source(source: Path, tmp_path: Path) -> None:
+    renamed = TINY | {"axes": {"gate": ["mean", "lrpe", "none"]}, "baseline": {"gate": "lrpe"}}
+    expected = run(renamed, tmp_path / "anew", device="cpu", progress=False)
+    empty = tmp_path / "empty"
+    run(TINY | {"axes": {"gate": ["dense"]}, "seeds": 1}, empty, device="cpu", progress=False)
+    table = run(renamed, tmp_path / "run", device="cpu", reuse=[empty, source], progress=False)
+    taken = (table.gate != "none") & (table.seed == 0)
+    assert list(table.reused_from) == [str(source) if one else "" for one in taken]
+    same = facts(table).drop(columns="reused_from")
+    assert_frame_equal(same, facts(expected).drop(columns="reused_from"), check_exact=True)
+    cell, store = read_grid(TINY).baseline, Store(tmp_path / "run")
+    files = {path.name for path in store.run_folder(cell.id, 0).iterdir()}
+    assert files == {p.name for p in Store(source).run_folder(cell.id, 0).iterdir()}
+    result = store.result(cell.id, 0)
+    assert result is not None
+    assert str(store.root) in result["command"]
+    assert result["timings"] == (Store(source).result(cell.id, 0) or {})["timings"]
+    again = run(TINY | {"seeds": 1}, tmp_path / "chain", reuse=[store.root], progress=False)
+    assert set(again.reused_from) == {str(source)}  # where it was trained
+
+
+def test_failed_and_damaged_results_are_not_taken(source: Path, tmp_path: Path) -> None:
+    other, cell = tmp_path / "other", read_grid(TINY).baseline
+    grid = TINY | {"axes": {}, "seeds": 2}
+    run(grid, other, device="cpu", progress=False)
+    failed = Store(other).result(cell.id, 0)
+    assert failed is not None
+    Store(other).write_results([failed | {"status": "failed", "failure": "exception"}])
+    Store(other).result_path(cell.id, 1).write_text("{")
+    table = run(grid, tmp_path / "run", device="cpu", reuse=[other], progress=False)
+    assert list(table.reused_from) == ["", ""]
+    assert (table.status == "done").all()
+
+
+def test_results_of_another_default_are_refused(source: Path, tmp_path: Path) -> None:
+    other, cell = tmp_path / "other", read_grid(TINY).baseline
+    run(TINY | {"axes": {}, "seeds": 1}, other, device="cpu", progress=False)
+    stored = read_json(Store(other).cell_path(cell.id))
+    stored["train"]["weight_decay"] = 0.5
+    write_json(Store(other).cell_path(cell.id), stored)
+    with pytest.raises(StoreError, match=r"weight_decay=0\.5, which is now 0\.05"):
+        run(TINY, tmp_path / "run", device="cpu", reuse=[other], progress=False)
+
+
+def test_a_folder_that_is_no_run_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("seeds: 1\n")
+    words = ["run", str(grid), "--out", str(tmp_path / "run"), "--reuse", str(tmp_path / "none")]
+    assert main(words) == 2
+    assert f"{tmp_path / 'none'} holds no ablation" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(StoreError):
+        load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_folder_to_reuse_needs_no_list(kind: type, source: Path, tmp_path: Path) -> None:
+    grid = TINY | {"seeds": 1}
+    table = run(grid, tmp_path / "run", device="cpu", reuse=kind(source), progress=False)
+    assert list(table.reused_from) == [str(source)] * 2

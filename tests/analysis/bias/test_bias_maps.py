@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from analysis import bias_maps, bias_statistics, resize_bias, units
+from analysis import arrow_curve, bias_maps, bias_statistics, knock_outs, resize_bias, units
 from posmlp import GATES, PosMLPConfig, PosMLPVideo, create_model
 
 SMALL = PosMLPConfig(
@@ -118,9 +118,11 @@ def test_bias_maps_reads_a_notebooks_gate_by_its_relation() -> None:
 
 
 def test_models_of_others_are_refused() -> None:
-    for read in (bias_maps, bias_statistics, resize_bias, lambda model: next(units(model))):
-        with pytest.raises(ValueError, match="Linear is no PosMLPVideo or PosMLP"):
-            read(torch.nn.Linear(3, 4))
+    every = (bias_maps, bias_statistics, resize_bias, knock_outs)
+    for read in (*every, lambda model: next(units(model)), lambda model: arrow_curve(model, None)):
+        for model, said in ((torch.nn.Linear(3, 4), "Linear"), (None, "NoneType")):
+            with pytest.raises(ValueError, match=f"{said} is no PosMLPVideo or PosMLP"):
+                read(model)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,9 @@ def torch_flops(model: nn.Module) -> int:
     return forward.get_total_flops() - making.get_total_flops()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize(
+    ("gate", "layout"), [*((g, "T>S+ST") for g in GATES), *(("lrpe", each) for each in LAYOUTS)]
+)
 def test_cost_equals_torch_counter_and_formulas(gate: str, layout: str) -> None:
     model = create_model(SMALL, gate=gate, layout=layout)
     found = cost(model)

@@ -20,12 +20,13 @@ from PIL import Image
 from analysis import arrow_of_time, bias_maps, units
 from analysis.explorer.draw import draw_explorer
 from analysis.explorer.explorer import BiasExplorer
-from analysis.explorer.knob import Shown, check_knob, knob_page, swing_pictures, write_knob
+from analysis.explorer.knob import Shown, check_knob, knob_state, swing_pictures, write_knob
 from analysis.explorer.units import LARGEST, explorer_units
 from posmlp import GATES, PosMLPConfig, PosMLPVideo, create_model
 from posmlp.checkpoint import save
 from posmlp.data.augment import normalise
 from posmlp.data.sources import HeldClips
+from posmlp.pictures.knob_page import knob_page, with_weights
 
 SMALL = PosMLPConfig(
     num_frames=3, image_size=16, depths=(1, 2), dims=(4, 8), num_groups=(2, 4), windows=(4, 2)
@@ -464,7 +465,7 @@ def test_page_with_the_knob_computes_what_the_model_does(browser: Any, tmp_path:
                     tensor.copy_(near.half().float())
         shown = shown_of(model)
         path = tmp_path / f"{width}.html"
-        path.write_text(knob_page(shown))
+        path.write_text(knob_page(with_weights(knob_state(shown), model.state_dict())))
         page = Page(browser, path)
         page.tab.set_viewport_size({"width": width, "height": 800})
         for clip, backwards, strength in ((0, False, 1.0), (1, True, 0.25), (1, False, -1.0)):
