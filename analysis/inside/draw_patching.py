@@ -48,7 +48,7 @@ def draw_patching(
     names the branches that carry at least a tenth.
 
     Rows of several models, told apart by a column `seed`, are a point each, on a line a branch with
-    the 95% t-interval over seeds; the title says in how many a branch carries a tenth. Raises
+    the 95% t-interval over seeds; the title names the branches that carry a tenth in all. Raises
     ValueError for no rows, a missing column and places of several activations.
     """
     if "seed" in data:
@@ -117,16 +117,16 @@ def over_seeds(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def survives_in_words(found: pd.DataFrame) -> str:
-    """Which branches carry the difference in every seed, and which in some, for a title."""
-    rows = found[found["num_carrying"] > 0]
-    if not len(rows):
-        return "No branch carries a tenth of the difference in any seed"
-    rows = rows.sort_values("num_carrying", ascending=False, kind="stable")
-    said = [
-        f"{name.removesuffix('.out')} in {count} of {n}"
-        for name, count, n in zip(rows["name"], rows["num_carrying"], rows["n"], strict=True)
-    ]
-    return f"A tenth or more of the difference runs through {', '.join(said)} seeds"
+    """Which branches carry the difference in every seed, for a title."""
+    most, carrying = found["n"].max(), found["num_carrying"]
+    if not most:
+        return "Nothing in these models tells a clip from the other"
+    every = found.loc[carrying == most, "name"].str.removesuffix(".out")
+    some = int(((carrying > 0) & (carrying < most)).sum())
+    more = f"; in some seeds through {some} {'more' if len(every) else 'branches'}" if some else ""
+    if not len(every):
+        return f"No branch carries a tenth of the difference in all {most} seeds{more}"
+    return f"In all {most} seeds a tenth or more runs through {', '.join(every)}{more}"
 
 
 def _table(data: pd.DataFrame) -> tuple[pd.DataFrame, str]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor, nn
 
@@ -175,6 +176,10 @@ def planted() -> PosMLPVideo:
     return deafened(model_of(num_classes=2, scale=0.7))
 
 
+def said(axes: Axes) -> str:
+    return axes.get_title(loc="left").replace("\n", " ")
+
+
 def deafened(model: PosMLPVideo) -> PosMLPVideo:
     ear = arrow_of_time(model, 0)
     with torch.no_grad():
@@ -209,14 +214,17 @@ def test_patching_finds_the_branch_that_was_planted(planted: PosMLPVideo) -> Non
     assert frames["share"][1:].sum() == pytest.approx(1)
     assert found["n"].unique().tolist() == [4]
     axes = draw_patching(found)
-    assert f"{ear} 100%" in axes.get_title(loc="left").replace("\n", " ")
+    assert f"{ear} 100%" in said(axes)
     assert [t.get_text() for t in axes.get_xticklabels()][-2:] == ["out", "sum"]
-    deaf = found.assign(share=0.05, seed=1)
-    seeds = draw_patching(pd.concat([found.assign(seed=0), deaf, deaf.assign(seed=2)]))
-    assert f"runs through {ear} in 1 of 3" in seeds.get_title(loc="left").replace("\n", " ")
-    mean = next(line for line in seeds.get_lines() if line.get_marker() == "D")
-    first = found.loc[found["part"] == "out", "share"].iloc[0]
-    assert mean.get_xdata()[0] == pytest.approx(100 * (first + 0.1) / 3)
+    half = found.assign(share=0.11 * found["share"], seed=1)
+    seeds = draw_patching(both := pd.concat([found.assign(seed=0), half]))
+    assert f"In all 2 seeds a tenth or more runs through {ear}, stage2.block2" in said(seeds)
+    assert said(seeds).endswith("; in some seeds through 1 more")
+    means = [line.get_xdata()[0] for line in seeds.get_lines() if line.get_marker() == "D"]
+    rows = [tick.get_text() for tick in seeds.get_yticklabels()]
+    assert means[rows.index(ear)] == pytest.approx(100 * (1 + 0.11) / 2)
+    deaf = draw_patching(pd.concat([both, found.assign(share=0.0, seed=2)]))
+    assert said(deaf).startswith("No branch carries a tenth of the difference in all 3 seeds; in")
     by_frame = draw_patching(frames)
     assert [t.get_text() for t in by_frame.get_xticklabels()] == ["all", "0", "1", "2", "3"]
 
