@@ -46,9 +46,10 @@ def seen(out: str | Path) -> tuple[str, bool]:
             troubles.append(f"  {cell['name']} {seed} is {result}; it will be trained again")
     states = ("done", "failed", "damaged", "to do")
     shown = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
+    now = running(store) if counts["to do"] else []
     lines = [
         f"{out}: {counts.total()} trainings: {shown}",
-        *(f"  {each.name} seed {each.seed} is at {each.outcome}" for each in running(store)),
+        *(f"  {each.name} seed {each.seed} is at {each.outcome}" for each in now),
         *told_once(failed),
         *troubles,
         *_decisions(plan),
