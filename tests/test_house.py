@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -106,6 +107,7 @@ MOST_FILES = 14
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("posmlp", "ablations", "analysis")
 Modules = Mapping[str, Path]
+parsed = cache(ast.parse)
 
 
 def modules_of(root: Path, packages: tuple[str, ...] = PACKAGES) -> dict[str, Path]:
@@ -133,7 +135,7 @@ def imports(name: str, modules: Modules, *, lazy: bool) -> set[str]:
         texts.append(stub.read_text())
     package = name if is_package(path) else name.rpartition(".")[0]
     found = set()
-    for tree in map(ast.parse, texts):
+    for tree in map(parsed, texts):
         for node in ast.walk(tree) if lazy else at_import(tree):
             if isinstance(node, ast.ImportFrom):
                 home = node.module or ""

@@ -267,16 +267,17 @@ def test_command_ends_with_one_line_and_exit_code_2(
 
 
 @pytest.fixture
-def _no_animation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing all frames takes most of the time of a command."""
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time of a command."""
 
     def write(_maps: object, _clips: object, path: str, **_options: object) -> None:
         Path(path).write_bytes(b"moving")
 
     monkeypatch.setattr("analysis.attribution.explain.save_attribution_animation", write)
+    monkeypatch.setattr("analysis.attribution.explain.png", lambda _sheet: b"still")
 
 
-@pytest.mark.usefixtures("_no_animation")
+@pytest.mark.usefixtures("_no_pictures")
 def test_command_keeps_apart_what_equal_names_would_overwrite(
     run_folder: Path, tmp_path: Path, write_clip: WriteClip
 ) -> None:
@@ -302,7 +303,7 @@ def test_command_keeps_apart_what_equal_names_would_overwrite(
     assert explain(first) == {f"{stem}-4.csv", f"{stem}-4.mp4", f"{stem}-4.png"}
 
 
-@pytest.mark.usefixtures("_no_animation")
+@pytest.mark.usefixtures("_no_pictures")
 def test_command_warns_where_a_still_video_equals_its_baseline(
     run_folder: Path, tmp_path: Path, write_clip: WriteClip, capsys: pytest.CaptureFixture[str]
 ) -> None:
