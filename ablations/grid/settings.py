@@ -23,7 +23,7 @@ _FIELDS: dict[str, tuple[Field[Any], Any]] = {
     **{field.name: (field, getattr(_MODEL, field.name)) for field in fields(_MODEL)},
     **{TRAIN + field.name: (field, getattr(_TRAINING, field.name)) for field in fields(_TRAINING)},
 }
-SETTINGS = ("preset", "data", *(name for name in _FIELDS if name != "code"))
+SETTINGS = ("preset", "data", *_FIELDS)
 OWN = ("gate", "model", "branches")
 """Settings that may name the user's own files (`posmlp.own`)."""
 _WORDS = {"on": True, "yes": True, "off": False, "no": False}
@@ -100,6 +100,9 @@ def build(
     model = {k: v for k, v in settings.items() if k not in ("preset", "data") and TRAIN not in k}
     train = {k.removeprefix(TRAIN): v for k, v in settings.items() if k.startswith(TRAIN)}
     model.setdefault("num_classes", num_classes)
+    for file, source in model.get("code", {}).items():  # as a config's to_dict has it
+        if (code or {}).get(file) != source:
+            raise ValueError(f"code holds not what {file} does, which is read; leave code out")
     model["code"] = Options(code or {})
     for key in ("gate", "model"):
         if not is_own(model.get(key)):

@@ -116,6 +116,8 @@ def test_source_is_in_the_id_and_its_place_is_not(folder: Path) -> None:
     shutil.copy("my_gates.py", at)
     (at / "grid.yaml").write_text(json.dumps(grid))
     assert ids(read_grid(at / "grid.yaml")) == before
+    mine = read_grid(grid).cells[2].config
+    assert read_grid({"base": mine.to_dict()}).cells[0].config == mine
     (at / "my_gates.py").write_text(GATE + "# another\n")
     edited = ids(read_grid(at / "grid.yaml"))
     assert [a == b for a, b in zip(edited, before, strict=True)] == [True, True, False]
@@ -141,7 +143,7 @@ def test_own_gate_is_matched_and_a_whole_model_is_a_cell(folder: Path) -> None:
         ({}, "absent.py:Mine", r"grid:\d+:\d+: .*names no file"),
         ({"gate_options": {"stop": 1}}, NAME, r"cell .* is impossible: .*start=0.0.*'stop'"),
         ({"gate_options": 3}, NAME, r"grid:\d+:\d+: gate_options=3 must be a mapping"),
-        ({"code": {}}, NAME, "unknown setting 'code'"),
+        ({"code": {"my_gates.py": "0"}}, NAME, "code holds not what my_gates.py does"),
     ],
 )
 def test_grid_says_where_an_own_gate_cannot_be(base: dict[str, Any], gate: str, told: str) -> None:
