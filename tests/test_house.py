@@ -54,7 +54,7 @@ HOUSE = {
         "__main__": "cli",
         "cli": "pictures predict clip_scores settings train data export checkpoint model presets "
         "config own shapes",
-        "pictures": "predict data checkpoint",
+        "pictures": "clip_scores predict train data checkpoint config",
         "clip_scores": "predict train data checkpoint",
         "predict": "train data checkpoint model config",
         "tasks": "settings train data checkpoint config config_checks",
@@ -76,9 +76,10 @@ HOUSE = {
         "shapes": "",
     },
     "posmlp.data": {
-        "cli": "show speed check playback digits clips user_cache",
+        "cli": "show speed time_need check playback digits clips user_cache",
         "show": "sources augment",
         "speed": "sources datasets clips files layouts user_cache",
+        "time_need": "check digits files layouts user_cache",
         "sources": "datasets clips digits files augment user_cache",
         "datasets": "check clips files layouts user_cache",
         "check": "clips files layouts user_cache",

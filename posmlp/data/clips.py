@@ -53,6 +53,7 @@ class ClipRule:
 
     `min_crop_area` is the smallest area of a training crop, as a share of the frame's, before it is
     resized; at 1 crops are random squares of the video resized to its short side.
+    `min_time_share` is the smallest share of a video's frames that a training clip spans.
     `test_short_side` is the short side in pixels from which a single test crop is cut, 0 for
     `image_size`.
     """
@@ -63,6 +64,7 @@ class ClipRule:
     sampling_rate: int = 1
     min_crop_area: float = 1.0
     test_short_side: int = 0
+    min_time_share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.sampling not in get_args(Sampling):
@@ -70,8 +72,9 @@ class ClipRule:
         for name in ("num_frames", "image_size", "sampling_rate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1; use a positive integer")
-        if not 0 < self.min_crop_area <= 1:
-            raise ValueError(f"min_crop_area={self.min_crop_area} must be a share in (0, 1]")
+        for name in ("min_crop_area", "min_time_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be a share in (0, 1]")
         if self.test_short_side and self.test_short_side < self.image_size:
             raise ValueError(
                 f"test_short_side={self.test_short_side} holds no crop of {self.image_size}; use "
@@ -79,13 +82,12 @@ class ClipRule:
             )
 
     @property
-    def has_one_scale(self) -> bool:
-        """Whether training and all views read videos at one size, so that they can be kept."""
-        return not self.resizes_crops and self.test_short_side in (0, self.image_size)
-
-    @property
     def resizes_crops(self) -> bool:
         return self.min_crop_area < 1
+
+    def cuts_as_decoded(self, draw: Draw) -> bool:
+        """Whether a draw cuts from frames as they are decoded, instead of resized to one side."""
+        return self.resizes_crops and draw.seed is not None
 
     def short_side(self, draw: Draw) -> int:
         """Return the short side in pixels, at least, that the frames of a draw are needed at.
@@ -109,6 +111,10 @@ class ClipRule:
                 num_frames, self.num_frames, sampling_rate=self.sampling_rate, fps=fps,
                 rng=rng, view=draw.view, num_views=draw.num_views,
             )  # fmt: skip
+        if rng is not None and self.min_time_share < 1 and num_frames > 1:
+            span = max(2, round(num_frames * rng.uniform(self.min_time_share, 1.0)))
+            start = rng.integers(0, num_frames - span, endpoint=True)
+            return start + segment_indices(span, self.num_frames, rng=rng)
         if num_frames == self.num_frames:
             return np.arange(num_frames)
         return segment_indices(
@@ -141,17 +147,25 @@ def load_clip(path: str, rule: ClipRule, draw: Draw) -> VideoFrames:
     return replace(video, frames=np.ascontiguousarray(rule.crop(video.frames, draw)))
 
 
-def load_whole(path: str, rule: ClipRule, max_frames: int) -> VideoFrames:
-    """Read all frames, resized but not cropped; only the first if there are over `max_frames`.
+def draw_of(split: str) -> Draw:
+    """A draw as a split is read for: random ones of train, the single test view of val and test."""
+    return Draw(0 if split == "train" else None)
+
+
+def load_whole(path: str, rule: ClipRule, draw: Draw, max_frames: int) -> VideoFrames:
+    """Read all frames as draws like this one cut from them; only the first if over `max_frames`.
 
     None of a LONG_FILM, of which a clip is read as a check.
     """
     if num_pixels(path) > LONG_FILM:
         clip = load_clip(path, rule, Draw())
         return replace(clip, frames=clip.frames[:0])
+    side = rule.short_side(draw)
     video = read_video(
         path,
         lambda num_frames, fps: np.arange(num_frames if num_frames <= max_frames else 1),
-        short_side=rule.image_size,
+        short_side=side,
     )
-    return replace(video, frames=resize_short_side(video.frames, rule.image_size))
+    if rule.cuts_as_decoded(draw):
+        return video
+    return replace(video, frames=resize_short_side(video.frames, side))

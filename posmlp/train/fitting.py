@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
 import torch
 
+from posmlp.checkpoint import said_of_start
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.check.survey import tell
 from posmlp.data.datasets import VideoClips
@@ -46,7 +47,7 @@ from posmlp.train.execution import (
 from posmlp.train.logs import Log, log_of
 from posmlp.train.loop import Splits, Training
 from posmlp.train.run_folder import RunFolder
-from posmlp.train.variants import Variants, checked_seeds, members
+from posmlp.train.variants import Variants, checked_seeds, members, of_fold
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -128,6 +129,8 @@ def fit(
     members(config, train, whole_seeds, variants)  # or ValueError, before any clip is read
     check_own(config)
     data = str(data) if isinstance(data, Path) else data
+    if train.folds:
+        data = of_fold(data, train.folds, whole_seeds)
     if not isinstance(data, str):
         if not isinstance(data, tuple | list) or len(data) not in (2, 3):
             raise ValueError(
@@ -155,6 +158,8 @@ def fit(
         )
         training.source = data if isinstance(data, str) else None
         training.watch, training.log = watch, log
+        if train.init_from:
+            tell(said_of_start(train.init_from, config))
         if out is None:
             with kept_memory(), deterministic_if(train.deterministic):
                 training.run(None, progress)

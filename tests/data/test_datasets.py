@@ -17,6 +17,7 @@ import torch
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data import clips as clips_module
 from posmlp.data.check import survey
+from posmlp.data.clips import ClipRule, Draw
 from posmlp.data.datasets import VideoClips
 from posmlp.data.files import pool
 from posmlp.data.files.video import VideoError
@@ -202,7 +203,7 @@ def test_single_test_crop_may_be_cut_from_a_larger_frame(tmp_path):
     shares = {}
     for side in (0, 64):
         clips = VideoClips.open(tmp_path, "test", test_short_side=side, **SIZES)
-        assert clips.cached == (side == 0)
+        assert clips.cached
         shares[side] = [
             (clips.batch(torch.tensor([0]), crop=c, num_crops=n) > 128).float().mean().item()
             for c, n in ((0, 1), (0, 3), (2, 3))
@@ -220,7 +221,7 @@ def test_training_crops_may_be_resized(tmp_path):
     for name in ("a", "b"):
         quadrants(tmp_path / "train" / name / "0.mkv")
     clips = VideoClips.open(tmp_path, "train", min_crop_area=0.08, **SIZES)
-    assert not clips.cached
+    assert clips.cached
     drawn = [clips.batch(torch.tensor([0]), rng=np.random.default_rng(s)) for s in range(30)]
     assert {clip.shape for clip in drawn} == {(1, 4, 32, 32, 3)}
     white = np.array([(clip > 128).float().mean() for clip in drawn])
@@ -228,6 +229,21 @@ def test_training_crops_may_be_resized(tmp_path):
     assert white.max() > 0.95
     assert torch.equal(drawn[3], clips.batch(torch.tensor([0]), rng=np.random.default_rng(3)))
     assert all(torch.equal(clip[0, 0], clip[0, 3]) for clip in drawn)  # one box for all frames
+
+
+@pytest.mark.parametrize("num_frames", [4, 40])
+def test_training_clips_may_span_a_part_of_the_video(num_frames):
+    rule = ClipRule(4, 32, min_time_share=0.5)
+    drawn = np.array([rule.indices(num_frames, None, Draw(s)) for s in range(200)])
+    spans = drawn.max(1) - drawn.min(1)
+    assert (drawn.min(), drawn.max()) == (0, num_frames - 1)
+    assert (np.diff(drawn) >= 0).all()
+    assert len(set(drawn[:, 0].tolist())) > num_frames // 4
+    assert np.median(spans) < 0.75 * num_frames
+    whole = ClipRule(4, 32)
+    assert np.array_equal(
+        rule.indices(num_frames, None, Draw()), whole.indices(num_frames, None, Draw())
+    )
 
 
 def test_batches_are_read_one_ahead(folders):
@@ -424,9 +440,9 @@ def test_splits_share_their_decoding_workers(cache_gib, folders, tmp_path, monke
     assert not started[0].is_alive()
 
 
-def load_whole_but_of_60(path, rule, max_frames):
+def load_whole_but_of_60(path, *rest):
     clips_module.LONG_FILM = 32 * 64 * 20
-    return clips_module.load_whole(path, rule, max_frames)
+    return clips_module.load_whole(path, *rest)
 
 
 def test_script_without_a_guard_trains(write_clip, tmp_path):
