@@ -1,4 +1,7 @@
-"""`posmlp data make | check | show | speed`. Nothing heavy is imported before it is needed."""
+"""`posmlp data make | check | show | time | speed`.
+
+Nothing heavy is imported before it is needed.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.user_cache import NUM_WORKERS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 DATA_HELP = "moving-digits[:difficulty], a folder of videos, or LAYOUT:FOLDER"
 NUM_PROBLEMS = 20  # that `check` shows; the list holds all
@@ -43,6 +50,13 @@ def add_data_commands(data: argparse.ArgumentParser, configs: Configs) -> None:
     show.add_argument(
         "--set", nargs="*", default=[], dest="settings", metavar="key=value", help="as for train"
     )
+    need = verbs.add_parser("time", help="Tell whether the labels need the order of frames.")
+    need.set_defaults(run=_data_time)
+    need.add_argument("root", metavar="DIR", help=DATA_HELP)
+    need.add_argument("--clips", type=int, default=1000, help="clips to read, of all classes")
+    need.add_argument("--folds", type=int, default=10, help="of the cross-validation over groups")
+    need.add_argument("--workers", type=int, default=NUM_WORKERS, help="decoding processes")
+    need.add_argument("--out", metavar="PNG", help="a figure to write")
     speed = verbs.add_parser("speed", help="Time the loading of a data set beside decord alone.")
     speed.set_defaults(run=partial(_data_speed, configs))
     speed.add_argument("root", metavar="DIR", help="a folder of videos, or LAYOUT:FOLDER")
@@ -80,7 +94,7 @@ def _add_make_commands(make: argparse.ArgumentParser) -> None:
         default=0.0,
         help="show what moves, amplified, without the scene",
     )
-    playback.add_argument("--folds", type=int, default=5, help="of a cross-validation over files")
+    playback.add_argument("--folds", type=int, default=10, help="of a cross-validation over files")
     for each in (digits, playback):
         each.add_argument("root", metavar="DIR")
         each.add_argument("--frames", type=int, default=8)
@@ -176,8 +190,7 @@ def _data_show(configs: Configs, options: argparse.Namespace) -> None:
     """Draw training clips, as augmented, with their labels."""
     from posmlp.data.show import show_data
 
-    if not options.out.lower().endswith(".png"):
-        raise ValueError(f"--out {options.out} must be a .png, which is what is drawn")
+    _check_picture(options.out)
     config, train = configs(options.config, options.settings)
     sheet = show_data(
         options.root,
@@ -187,10 +200,37 @@ def _data_show(configs: Configs, options: argparse.Namespace) -> None:
         seed=options.seed,
         num_workers=options.workers,
     )
-    partial_name = f"{options.out}.partial.png"
-    sheet.save(partial_name)
-    os.replace(partial_name, options.out)
-    print(f"written: {options.out}")
+    _save_picture(sheet, options.out)
+
+
+def _check_picture(out: str) -> None:
+    if not out.lower().endswith(".png"):
+        raise ValueError(f"--out {out} must be a .png, which is what is drawn")
+
+
+def _save_picture(picture: Image, out: str) -> None:
+    partial_name = f"{out}.partial.png"
+    picture.save(partial_name)
+    os.replace(partial_name, out)
+    print(f"written: {out}")
+
+
+def _data_time(options: argparse.Namespace) -> None:
+    """Tell whether the labels need the order of frames."""
+    from posmlp.data.time_need import draw_need, need_of_time
+
+    if options.out:
+        _check_picture(options.out)
+    need = need_of_time(
+        options.root,
+        num_clips=options.clips,
+        num_folds=options.folds,
+        num_workers=options.workers,
+    )
+    for line in need.lines():
+        print(line)
+    if options.out:
+        _save_picture(draw_need(need), options.out)
 
 
 def _data_speed(configs: Configs, options: argparse.Namespace) -> None:

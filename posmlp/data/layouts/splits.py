@@ -153,9 +153,13 @@ def _recording(stem: str) -> str:
 
 
 def _without(name: str, stem: str) -> str:
-    """A stem, or a folder, without the class's name; empty if nothing but that was there."""
+    """A stem, or a folder, without the class's name; empty if nothing but that was there.
+
+    A name of one letter must stand alone: of a class S, s01 is a person.
+    """
     pattern = r"[\W_]*".join(map(re.escape, re.split(r"[\W_]+", name)))
-    return re.sub(rf"(?i)(?<![a-z]){pattern}(?![a-z])", "", stem).strip("_-. ")
+    after = "[a-z]" if len(name) > 1 else "[a-z0-9]"
+    return re.sub(rf"(?i)(?<![a-z]){pattern}(?!{after})", "", stem).strip("_-. ")
 
 
 # ---- Parts ---------------------------------------------------------------------------------------

@@ -123,6 +123,13 @@ def test_recordings_that_fill_a_class_are_said(tmp_path, names, told):
     assert told in rule if told else rule.endswith("groups: files")
 
 
+def test_person_whose_name_begins_as_a_class_of_one_letter_is_one_group():
+    """Of the classes R and S, s01 is a person in both."""
+    places = [f"{c}/s{g:02d}/{c}{i}.mp4" for c in "RS" for g in range(3) for i in range(2)]
+    found, what = groups_of(Path("none"), places, [0] * 6 + [1] * 6, ["R", "S"])
+    assert (set(found), what) == ({"s00", "s01", "s02"}, "folders")
+
+
 def test_groups_file_decides(tmp_path):
     places = [f"{c}/{i}.mp4" for c in "ab" for i in range(30)]
     put(tmp_path, places)
