@@ -79,13 +79,12 @@ class ClipRule:
             )
 
     @property
-    def has_one_scale(self) -> bool:
-        """Whether training and all views read videos at one size, so that they can be kept."""
-        return not self.resizes_crops and self.test_short_side in (0, self.image_size)
-
-    @property
     def resizes_crops(self) -> bool:
         return self.min_crop_area < 1
+
+    def cuts_as_decoded(self, draw: Draw) -> bool:
+        """Whether a draw cuts from frames as they are decoded, instead of resized to one side."""
+        return self.resizes_crops and draw.seed is not None
 
     def short_side(self, draw: Draw) -> int:
         """Return the short side in pixels, at least, that the frames of a draw are needed at.
@@ -141,17 +140,25 @@ def load_clip(path: str, rule: ClipRule, draw: Draw) -> VideoFrames:
     return replace(video, frames=np.ascontiguousarray(rule.crop(video.frames, draw)))
 
 
-def load_whole(path: str, rule: ClipRule, max_frames: int) -> VideoFrames:
-    """Read all frames, resized but not cropped; only the first if there are over `max_frames`.
+def draw_of(split: str) -> Draw:
+    """A draw as a split is read for: random ones of train, the single test view of val and test."""
+    return Draw(0 if split == "train" else None)
+
+
+def load_whole(path: str, rule: ClipRule, draw: Draw, max_frames: int) -> VideoFrames:
+    """Read all frames as draws like this one cut from them; only the first if over `max_frames`.
 
     None of a LONG_FILM, of which a clip is read as a check.
     """
     if num_pixels(path) > LONG_FILM:
         clip = load_clip(path, rule, Draw())
         return replace(clip, frames=clip.frames[:0])
+    side = rule.short_side(draw)
     video = read_video(
         path,
         lambda num_frames, fps: np.arange(num_frames if num_frames <= max_frames else 1),
-        short_side=rule.image_size,
+        short_side=side,
     )
-    return replace(video, frames=resize_short_side(video.frames, rule.image_size))
+    if rule.cuts_as_decoded(draw):
+        return video
+    return replace(video, frames=resize_short_side(video.frames, side))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posmlp.data.check.survey import Survey, refuse_missing, refuse_or_report, survey_files, tell
-from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
+from posmlp.data.clips import ClipRule, Draw, Sampling, draw_of, load_clip
 from posmlp.data.files.frame_file import Kept
 from posmlp.data.files.pool import DecodePool, under_way
 from posmlp.data.files.video import VideoError, VideoFrames
@@ -59,8 +59,8 @@ class VideoClips:
         self.kept = {"where": survey.kept.where, "why": survey.kept.why}
         self._num_long = survey.kept.num_long
         # What is cached: one tensor (n, T, S, S, 3) where clips need no choosing, else the videos.
-        self._clips = _one_tensor(survey.kept, rule)
-        self._videos = survey.kept.videos if self.cached and self._clips is None else None
+        self._clips = _one_tensor(survey.kept, rule, draw_of(self.split))
+        self._videos = survey.kept.videos if self.cached else None
 
     @property
     def cached(self) -> bool:
@@ -93,8 +93,8 @@ class VideoClips:
         """List the split's videos and read each file once, to check it and to cache short ones.
 
         `root` is a folder, or `LAYOUT:FOLDER`; what was found is said on stderr. If all frames of
-        all files, resized, fit in `cache_gib` GiB and are always read at one size, they are kept on
-        disk for this and later processes (`frame_cache.py`), or else in memory. Otherwise one test
+        all files fit in `cache_gib` GiB, at the size that this split's clips are cut from, they
+        are kept on disk for all processes (`frame_cache.py`), or else in memory. Otherwise one test
         clip of each file is read as a check, unless a data check has read the file, and batches are
         decoded when they are asked for, by `num_workers` processes (0: in this one, without a time
         limit). So are clips of long films, of which no whole is kept (`clips.LONG_FILM`). A worker
@@ -210,14 +210,18 @@ class VideoClips:
                 f"clip indices reach from {min(indices)} to {max(indices)}; "
                 f"{self.name} ({self.split}) has clips 0 to {len(self) - 1}"
             )
-        if self._clips is not None:
+        if self._clips is not None and all(map(self._is_kept, draws)):
             return partial(self._clips.index_select, 0, torch.tensor(indices, dtype=torch.int64))
         clips = [self._start_clip(i, draw) for i, draw in zip(indices, draws, strict=True)]
         return lambda: torch.from_numpy(np.stack([clip() for clip in clips]))
 
+    def _is_kept(self, draw: Draw) -> bool:
+        """Whether a draw cuts from frames of the size that this split keeps."""
+        return self.rule.short_side(draw) == self.rule.short_side(draw_of(self.split))
+
     def _start_clip(self, i: int, draw: Draw) -> Callable[[], NDArray[np.uint8]]:
         """Begin to read a clip, or cut it from what is cached when its turn comes."""
-        if self._videos is not None and len(self._videos[i].frames):
+        if self._videos and len(self._videos[i].frames) and self._is_kept(draw):
             return partial(_cut, self._videos[i], self.rule, draw)
         read = partial(self._pool.submit, load_clip, self.paths[i], self.rule, draw)
         return partial(_frames, read(), read)
@@ -254,10 +258,11 @@ def _frames(
         return read()().frames
 
 
-def _one_tensor(kept: Kept, rule: ClipRule) -> Tensor | None:
+def _one_tensor(kept: Kept, rule: ClipRule, draw: Draw) -> Tensor | None:
     """Videos that are clips already: T frames of S x S, taken whole. None if some are not."""
     shape = (rule.num_frames, rule.image_size, rule.image_size, 3)
     videos = kept.videos
-    if not videos or rule.sampling != "segment" or any(v.frames.shape != shape for v in videos):
+    chosen = rule.sampling != "segment" or rule.cuts_as_decoded(draw)
+    if not videos or chosen or any(v.frames.shape != shape for v in videos):
         return None
     return torch.from_numpy(kept.frames.reshape(-1, *shape))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
-from posmlp.data.clips import LONG_FILM, ClipRule, Draw, load_clip, load_whole
+from posmlp.data.clips import LONG_FILM, ClipRule, Draw, draw_of, load_clip, load_whole
 from posmlp.data.files.frame_cache import FrameCache, over
 from posmlp.data.files.frame_file import Kept
 from posmlp.data.files.pool import DecodePool, under_way
@@ -51,7 +51,9 @@ def survey_files(listing: Listing, rule: ClipRule, pool: DecodePool, cache_bytes
         survey = _read(listing, rule, pool, known, None)
         survey.kept = Kept("nowhere", why_not)
     else:
-        with FrameCache(listing.paths, rule.image_size, cache_bytes, tell) as cache:
+        draw = draw_of(listing.split)
+        scale = f"{rule.short_side(draw)}{', as decoded' * rule.cuts_as_decoded(draw)}"
+        with FrameCache(listing.paths, scale, cache_bytes, tell) as cache:
             survey = _found(listing, cache.found) or _read(listing, rule, pool, known, cache)
     tell(f"cache: {survey.kept}")
     return survey
@@ -63,8 +65,6 @@ def _why_not_cached(
     """Why no frames are to be kept, as far as can be told without reading; else nothing."""
     if cache_bytes == 0:
         return "0 GiB are asked for (--cache-gib)"
-    if not rule.has_one_scale:
-        return "clips are cut from frames of several sizes"
     return over(cache_bytes) if _cached_bytes(known, listing, rule) > cache_bytes else ""
 
 
@@ -92,12 +92,13 @@ def _read(
 ) -> Survey:
     """Read every file, and add what has to be kept to the cache."""
     survey = Survey(Kept("nowhere"))
+    draw = draw_of(listing.split)
 
     def start(item: tuple[str, int | None]) -> _Started:
         path, declared = item
         if cache is not None and cache.room > 0:
             max_frames = cache.room // (3 * rule.image_size**2)
-            return path, declared, pool.submit(load_whole, path, rule, max_frames)
+            return path, declared, pool.submit(load_whole, path, rule, draw, max_frames)
         if path in known:
             return path, declared, known[path]
         return path, declared, pool.submit(load_clip, path, rule, Draw())
@@ -141,13 +142,15 @@ def _still_known(listing: Listing) -> dict[str, FileFacts]:
 
 
 def _cached_bytes(known: dict[str, FileFacts], listing: Listing, rule: ClipRule) -> int:
-    """Return the bytes of all frames, resized, as far as they are known."""
-    total = 0
+    """Return the bytes of all frames as they are kept, or fewer, as far as they are known."""
+    total, draw = 0, draw_of(listing.split)
     for path in map(str, listing.paths):
         file = known.get(path)
         if file is not None and file.num_frames * file.height * file.width <= LONG_FILM:
             short, long = sorted((file.height, file.width))
-            total += 3 * file.num_frames * rule.image_size * (long * rule.image_size // short)
+            side = rule.short_side(draw)
+            side = min(side, short) if rule.cuts_as_decoded(draw) else side
+            total += 3 * file.num_frames * side * (long * side // short)
     return total
 
 

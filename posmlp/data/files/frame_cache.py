@@ -42,11 +42,11 @@ class FrameCache:
     def __init__(
         self,
         paths: Sequence[Path],
-        image_size: int,
+        scale: str,
         limit_bytes: int,
         tell: Callable[[str], None],
     ) -> None:
-        self._key = frame_file.entry_key(paths, image_size)
+        self._key = frame_file.entry_key(paths, scale)
         self._limit_bytes, self._tell = limit_bytes, tell
         self._folder = cache_folder("frames")
         self._whole, self._partial = (

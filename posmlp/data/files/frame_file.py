@@ -69,12 +69,12 @@ class Kept:
         return f"no decoded frames are kept, every batch is decoded: {self.why}"
 
 
-def entry_key(paths: Sequence[Path], image_size: int) -> str:
-    """32 hexadecimal digits for all that the frames of `paths` depend on, resized to `image_size`.
+def entry_key(paths: Sequence[Path], scale: str) -> str:
+    """32 hexadecimal digits for all that the frames of `paths` depend on, at a scale.
 
     These are files and their order, sizes and times of change, the decoders' versions and FORMAT.
     """
-    made_by = [FORMAT, image_size, platform.machine(), [_version(name) for name in _DECODERS]]
+    made_by = [FORMAT, scale, platform.machine(), [_version(name) for name in _DECODERS]]
     digest = hashlib.sha256(json.dumps(made_by).encode())
     for path in paths:
         for file in _files(path):

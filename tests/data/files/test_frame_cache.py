@@ -43,11 +43,13 @@ def folder(tmp_path, monkeypatch) -> Path:
     return cache_folder("frames")
 
 
-def write_videos(write_clip, root: Path, first: int = 0, num_frames: int = 6) -> Path:
+def write_videos(
+    write_clip, root: Path, first: int = 0, num_frames: int = 6, height: int = 32, width: int = 48
+) -> Path:
     for split in ("train", "test"):
         for i in range(4):
             levels = [first + 40 * i + 8 * k for k in range(num_frames)]
-            write_clip(root / split / "ab"[i // 2] / f"{i}.mp4", levels, width=48)
+            write_clip(root / split / "ab"[i // 2] / f"{i}.mp4", levels, height=height, width=width)
     return root
 
 
@@ -81,13 +83,21 @@ def entries(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.frames"))
 
 
-@pytest.mark.parametrize("num_frames", [4, 6], ids=["taken whole", "chosen from"])
-def test_clips_from_the_cache_are_those_decoded(write_clip, tmp_path, folder, decoded, num_frames):
-    data = write_videos(write_clip, tmp_path / "data", num_frames=num_frames)
-    plain = VideoClips.open(data, "train", cache_gib=0.0, **SIZES)
-    made = VideoClips.open(data, "train", **SIZES)
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(
+    ("num_frames", "rule"),
+    [(4, {}), (6, {}), (4, {"min_crop_area": 0.3}), (6, {"test_short_side": 40})],
+    ids=["taken whole", "chosen from", "crops of any size", "a larger test side"],
+)
+def test_clips_from_the_cache_are_those_decoded(
+    write_clip, tmp_path, folder, decoded, num_frames, rule, split
+):
+    data = write_videos(write_clip, tmp_path / "data", num_frames=num_frames, height=48, width=72)
+    options = SIZES | rule
+    plain = VideoClips.open(data, split, cache_gib=0.0, **options)
+    made = VideoClips.open(data, split, **options)
     assert len(decoded) == 4
-    found = VideoClips.open(data, "train", **SIZES)
+    found = VideoClips.open(data, split, **options)
     assert len(decoded) == 4
     assert [clips.kept["where"] for clips in (plain, made, found)] == ["nowhere", "disk", "disk"]
     assert torch.equal(read(made), read(plain))
