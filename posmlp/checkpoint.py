@@ -172,6 +172,11 @@ def shipped(name: str | Path) -> Path | None:
     return file if file.parent == SHIPPED and file.is_file() and not Path(name).exists() else None
 
 
+def model_file(name: str | Path) -> Path:
+    """The file of a model that is named so: a shipped one, a run's only one, or the path itself."""
+    return shipped(name) or _only_model(Path(name))
+
+
 def load(path: str | Path, *, trust_code: bool = False) -> PosMLPVideo:
     """A model in eval mode: a shipped one by name, or from a file that `save` wrote.
 
@@ -180,7 +185,7 @@ def load(path: str | Path, *, trust_code: bool = False) -> PosMLPVideo:
     `trust_code`, or if it was named here before. Raises ValueError if there is no such file, or it
     is no safetensors file, or holds another model, or code that is not trusted.
     """
-    path = shipped(path) or _only_model(Path(path))
+    path = model_file(path)
     state, metadata = _read_safetensors(path)
     if "config" not in metadata:
         raise ValueError(
@@ -367,13 +372,13 @@ def inflate(image_model: PosMLP, video_config: PosMLPConfig) -> PosMLPVideo:
 
 
 def start_from(path: str | Path, config: PosMLPConfig) -> PosMLPVideo:
-    """A model of `config` with the weights of a model file, ours or a released one.
+    """A model of `config` with the weights of another: `model_file` of ours, or a released one.
 
     A video model starts from an image model by `inflate`, else from a model of its own
     configuration; only the number of classes may differ, and the head is then new. Raises
     ValueError naming the first field that differs.
     """
-    source = _load_any(Path(path))
+    source = _load_any(model_file(path))
     if source.config.kind == "image" and config.kind == "video":
         return inflate(source, config)  # type: ignore[arg-type]
     if name := _first_difference(config, source.config, _FREE):
@@ -389,6 +394,15 @@ def start_from(path: str | Path, config: PosMLPConfig) -> PosMLPVideo:
         state |= {k: v for k, v in model.state_dict().items() if k.startswith("head.")}
     model.load_state_dict(state)
     return model
+
+
+def said_of_start(path: str | Path, config: PosMLPConfig) -> str:
+    """What `start_from` copies, and what starts anew, in words."""
+    source = _load_any(model_file(path)).config
+    new = ["branches over time, as the identity"] if source.kind != config.kind else []
+    if source.num_classes != config.num_classes:
+        new.append(f"the head ({source.num_classes} classes there, {config.num_classes} here)")
+    return f"init_from {path}: its weights are copied; anew start: {', '.join(new) or 'none'}"
 
 
 def _load_any(path: Path) -> PosMLPVideo:

@@ -207,6 +207,8 @@ class TrainConfig:
     """Peak learning rate; not scaled by the batch."""
     relation_lr_scale: float = 1.0
     """Learning rate of relations (tables, kernels, matrices, centres, spreads) over `lr`."""
+    head_lr_scale: float = 1.0
+    """Learning rate of the classifier over `lr`, as for a new one on a body that is trained."""
     min_lr: float = 1e-6
     """Learning rate at the end of the cosine."""
     warmup_epochs: float = 1.0
@@ -215,6 +217,8 @@ class TrainConfig:
     """AdamW's weight decay."""
     label_smoothing: float = 0.1
     """Share of a label's probability that is spread over all classes."""
+    class_weights: str = "none"
+    """`balanced`: a clip's loss counts the more, the rarer its class is in training; or `none`."""
     grad_clip: float = 1.0
     """Largest gradient norm, per seed; 0 leaves gradients as they are."""
     precision: str = "auto"
@@ -227,6 +231,8 @@ class TrainConfig:
     """Frames between the frames of a `dense` clip."""
     min_crop_area: float = 1.0
     """Least share of a frame that a training crop shows (released: 0.08); 1: square crops."""
+    min_time_share: float = 1.0
+    """Least share of a video's frames that a training clip spans, at any place in it; 1: all."""
     test_short_side: int = 0
     """Short side that one test crop is cut from (Kinetics: 256 for 224); 0: `image_size`."""
     max_bad_share: float = 0.0
@@ -243,6 +249,10 @@ class TrainConfig:
     """Epochs between the models kept under RUN/checkpoints; 0: only the last is kept."""
     flip: str = "none"
     """Flip half of the training clips: `none`, `mirror`, or `labels` (`left` becomes `right`)."""
+    shift: float = 0.0
+    """Share of the side by which a training clip is moved at most, either way; edges repeat."""
+    brightness: float = 0.0
+    """Share by which the brightness of a training clip differs at most, either way."""
     rand_ops: int = 0
     """RandAugment: operations drawn a clip, each applied with probability 1/2; 0: none."""
     rand_magnitude: float = 7.0
@@ -260,7 +270,9 @@ class TrainConfig:
     ema_decay: float = 0.0
     """Decay of the average of weights that is scored and saved instead of the last; 0: none."""
     init_from: str = ""
-    """A model file to start from: an image model is inflated, a video model is copied."""
+    """A model to start from, `toy-ts`, a run's folder or a file: an image model is inflated."""
+    freeze: str = ""
+    """Parts that stay as they start, as in `stem,stage1`; `norm` and `head` are parts too."""
 
     def __post_init__(self) -> None:
         config_checks.check_training(self)

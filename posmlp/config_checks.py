@@ -117,11 +117,18 @@ _VALID_IN_TRAINING: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("checkpoint_every", "rand_ops"), _COUNT),
     "test_short_side": ("a number of pixels, 0 for image_size", _COUNT[1]),
     **dict.fromkeys(("lr", "min_lr", "warmup_epochs", "weight_decay", "grad_clip"), _RATE),
-    **dict.fromkeys(("relation_lr_scale", "mixup", "cutmix", "rand_magnitude_std"), _RATE),
+    **dict.fromkeys(
+        ("relation_lr_scale", "head_lr_scale", "mixup", "cutmix", "rand_magnitude_std"), _RATE
+    ),
     "init_from": ("text, the path of a model file", lambda value: isinstance(value, str)),
     "rand_magnitude": ("a number from 0 to 10", lambda value: _real(value) and 0 <= value <= 10),
     **dict.fromkeys(("label_smoothing", "max_bad_share", "ema_decay"), _SHARE),
-    "min_crop_area": ("a share above 0, at most 1", lambda value: _real(value) and 0 < value <= 1),
+    **dict.fromkeys(("shift", "brightness"), _SHARE),
+    **dict.fromkeys(
+        ("min_crop_area", "min_time_share"),
+        ("a share above 0, at most 1", lambda value: _real(value) and 0 < value <= 1),
+    ),
+    "freeze": ("text, such as stem,stage1", lambda value: isinstance(value, str)),
     "erase": ("a probability, from 0 to 1", lambda value: _real(value) and 0 <= value <= 1),
 }
 _LISTS = {"depths", "dims", "num_groups", "windows", "temporal_windows", "mlp_ratio"}
@@ -141,6 +148,7 @@ _CHOICES_IN_TRAINING = {
     "sampling": ("segment", "dense"),
     "flip": ("none", "mirror", "labels"),
     "keep": ("last", "best"),
+    "class_weights": ("none", "balanced"),
 }
 
 
@@ -152,6 +160,11 @@ def check_training(config: Any) -> None:
         value = getattr(config, name)
         if not valid(value):
             raise ValueError(f"{name}={value!r} must be {what}")
+    if config.min_time_share < 1 and config.sampling != "segment":
+        raise ValueError(
+            f"min_time_share={config.min_time_share} is for sampling='segment': clips of "
+            f"sampling={config.sampling!r} start at any place already; leave it at 1"
+        )
     if config.balanced and config.batch_size % config.repeats:
         raise ValueError(
             f"batch_size={config.batch_size} must be a multiple of repeats={config.repeats} for "

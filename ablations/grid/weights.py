@@ -15,8 +15,10 @@ def sha256(path: str) -> str:
     """
     if not path:
         return ""
+    from posmlp.checkpoint import model_file
+
     try:
-        with open(path, "rb") as file:
+        with model_file(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ValueError(

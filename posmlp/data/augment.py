@@ -34,10 +34,11 @@ def normalise(clips: Tensor) -> Tensor:
 class Augmentation:
     """What a training configuration does to a batch before the model sees it.
 
-    RandAugment, normalisation, horizontal flip, random erasing, then mixup or cutmix. Source: the
-    released loaders, in their order, but that RandAugment sees the crop instead of the whole frame,
-    and interpolates linearly instead of cubically. Raises ValueError if clips of these classes
-    cannot be flipped as asked, or RandAugment is asked for without torchvision.
+    RandAugment, normalisation, brightness, shift, horizontal flip, random erasing, then mixup or
+    cutmix. Source: the released loaders, in their order, but that they have no brightness and no
+    shift, and that RandAugment sees the crop instead of the whole frame, and interpolates linearly
+    instead of cubically. Raises ValueError if clips of these classes cannot be flipped as asked, or
+    RandAugment is asked for without torchvision.
     """
 
     def __init__(self, train: TrainConfig, classes: Sequence[str]) -> None:
@@ -51,7 +52,8 @@ class Augmentation:
     def is_plain(self) -> bool:
         """Whether clips are normalised and nothing else."""
         train = self.train
-        return train.flip == "none" and not (train.rand_ops or train.erase or self.mixes)
+        others = train.rand_ops or train.erase or train.shift or train.brightness
+        return train.flip == "none" and not (others or self.mixes)
 
     def __call__(
         self,
@@ -71,6 +73,12 @@ class Augmentation:
                 [self._rand_augment(c, r) for c, r in zip(clips, rngs, strict=True)]
             )
         x = normalise(clips).contiguous()
+        if self.train.brightness:
+            brighten(x, self.train.brightness, rngs)
+        if self.train.shift:
+            x = torch.stack(
+                [shifted(clip, self.train.shift, rng) for clip, rng in zip(x, rngs, strict=True)]
+            )
         if self.mirrored is not None:
             x, labels = self._flip(x, labels, rngs)
         if self.train.erase:
@@ -125,6 +133,23 @@ def _randaugment() -> Any:
             "posmlp-workbench[vision]"
         ) from error
     return randaugment
+
+
+def brighten(x: Tensor, share: float, rngs: Sequence[np.random.Generator]) -> None:
+    """Multiply the pixels of normalised clips (b, ...) by 1 - share to 1 + share each, in place."""
+    scales = torch.tensor([rng.uniform(1 - share, 1 + share) for rng in rngs], dtype=x.dtype)
+    scales = uploaded(scales, x.device).view(-1, *(1,) * (x.dim() - 1))
+    x.mul_(scales).add_((scales - 1) * (MEAN / STD))
+
+
+def shifted(clip: Tensor, share: float, rng: np.random.Generator) -> Tensor:
+    """A clip (..., H, W) moved by up to a share of each side; pixels of the edge repeat."""
+    places = []
+    for side in clip.shape[-2:]:
+        most = round(share * side)
+        by = int(rng.integers(-most, most, endpoint=True))
+        places.append((torch.arange(side, device=clip.device) - by).clamp(0, side - 1))
+    return clip[..., places[0][:, None], places[1]]
 
 
 def erase(x: Tensor, rngs: Sequence[np.random.Generator | None]) -> None:

@@ -53,6 +53,7 @@ class ClipRule:
 
     `min_crop_area` is the smallest area of a training crop, as a share of the frame's, before it is
     resized; at 1 crops are random squares of the video resized to its short side.
+    `min_time_share` is the smallest share of a video's frames that a training clip spans.
     `test_short_side` is the short side in pixels from which a single test crop is cut, 0 for
     `image_size`.
     """
@@ -63,6 +64,7 @@ class ClipRule:
     sampling_rate: int = 1
     min_crop_area: float = 1.0
     test_short_side: int = 0
+    min_time_share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.sampling not in get_args(Sampling):
@@ -70,8 +72,9 @@ class ClipRule:
         for name in ("num_frames", "image_size", "sampling_rate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1; use a positive integer")
-        if not 0 < self.min_crop_area <= 1:
-            raise ValueError(f"min_crop_area={self.min_crop_area} must be a share in (0, 1]")
+        for name in ("min_crop_area", "min_time_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be a share in (0, 1]")
         if self.test_short_side and self.test_short_side < self.image_size:
             raise ValueError(
                 f"test_short_side={self.test_short_side} holds no crop of {self.image_size}; use "
@@ -108,6 +111,10 @@ class ClipRule:
                 num_frames, self.num_frames, sampling_rate=self.sampling_rate, fps=fps,
                 rng=rng, view=draw.view, num_views=draw.num_views,
             )  # fmt: skip
+        if rng is not None and self.min_time_share < 1 and num_frames > 1:
+            span = max(2, round(num_frames * rng.uniform(self.min_time_share, 1.0)))
+            start = rng.integers(0, num_frames - span, endpoint=True)
+            return start + segment_indices(span, self.num_frames, rng=rng)
         if num_frames == self.num_frames:
             return np.arange(num_frames)
         return segment_indices(

@@ -84,6 +84,7 @@ class VideoClips:
         sampling_rate: int = 1,
         min_crop_area: float = 1.0,
         test_short_side: int = 0,
+        min_time_share: float = 1.0,
         num_workers: int = NUM_WORKERS,
         timeout_s: float = 20.0,
         max_bad_share: float = 0.0,
@@ -110,7 +111,8 @@ class VideoClips:
         if not 0 <= cache_gib < math.inf:
             raise ValueError(f"cache_gib={cache_gib} must be a number of GiB, 0 to cache nothing")
         rule = ClipRule(
-            num_frames, image_size, sampling, sampling_rate, min_crop_area, test_short_side
+            *(num_frames, image_size, sampling, sampling_rate),
+            *(min_crop_area, test_short_side, min_time_share),
         )
         listing = list_videos(root, split)
         tell(say(listing))
@@ -199,7 +201,7 @@ class VideoClips:
             "dropped": {problem.place: problem.reason for problem in self.dropped},
             "damaged": self.damaged,
             "backends": dict(self.backends),
-            **asdict(self.rule),
+            **_as_before(self.rule),
             "sha256": hashlib.sha256(os.fsencode(lines)).hexdigest(),
         }
 
@@ -225,6 +227,17 @@ class VideoClips:
             return partial(_cut, self._videos[i], self.rule, draw)
         read = partial(self._pool.submit, load_clip, self.paths[i], self.rule, draw)
         return partial(_frames, read(), read)
+
+
+def _as_before(rule: ClipRule) -> dict[str, Any]:
+    """A rule's values, without those that runs had no name for and that are still at the default.
+
+    So a run that began before goes on.
+    """
+    values = asdict(rule)
+    if rule.min_time_share == ClipRule.min_time_share:
+        del values["min_time_share"]
+    return values
 
 
 def _draws(
@@ -262,7 +275,7 @@ def _one_tensor(kept: Kept, rule: ClipRule, draw: Draw) -> Tensor | None:
     """Videos that are clips already: T frames of S x S, taken whole. None if some are not."""
     shape = (rule.num_frames, rule.image_size, rule.image_size, 3)
     videos = kept.videos
-    chosen = rule.sampling != "segment" or rule.cuts_as_decoded(draw)
+    chosen = rule.sampling != "segment" or rule.min_time_share < 1 or rule.cuts_as_decoded(draw)
     if not videos or chosen or any(v.frames.shape != shape for v in videos):
         return None
     return torch.from_numpy(kept.frames.reshape(-1, *shape))

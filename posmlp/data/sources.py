@@ -216,6 +216,7 @@ def open_videos(
         sampling_rate=train.sampling_rate,
         min_crop_area=train.min_crop_area,
         test_short_side=train.test_short_side,
+        min_time_share=train.min_time_share,
         num_workers=num_workers,
         max_bad_share=train.max_bad_share,
         cache_gib=cache_gib,

@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
 import torch
 
+from posmlp.checkpoint import said_of_start
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.check.survey import tell
 from posmlp.data.datasets import VideoClips
@@ -155,6 +156,8 @@ def fit(
         )
         training.source = data if isinstance(data, str) else None
         training.watch, training.log = watch, log
+        if train.init_from:
+            tell(said_of_start(train.init_from, config))
         if out is None:
             with kept_memory(), deterministic_if(train.deterministic):
                 training.run(None, progress)

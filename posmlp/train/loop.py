@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from posmlp.checkpoint import save
+from posmlp.checkpoint import model_file, save
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.files.video import VideoError
 from posmlp.data.sources import ClipSource
@@ -30,6 +30,7 @@ from posmlp.train.optimisation import (
     BestWeights,
     Optimiser,
     WeightAverage,
+    class_weights,
     learning_rate,
     relation_parameters,
 )
@@ -75,11 +76,14 @@ class Training:
         self.variants = {name: dict(values) for name, values in (variants or {}).items()}
         self.members = members(config, train, seeds, variants)
         self.clips = clips
+        weights = class_weights(clips.train.labels, len(clips.train.classes))
         self.population = Population(
             [member.config for member in self.members],
             [member.seed for member in self.members],
             device,
             init_from=train.init_from,
+            freeze=train.freeze,
+            class_weights=weights if train.class_weights == "balanced" else None,
             prepare=prepare,
             recorded=False if train.deterministic else None,
         )
@@ -116,7 +120,9 @@ class Training:
         """What tells the file that the weights started from, if there is one."""
         if not self.train.init_from:
             return {}
-        return {"init_sha256": hashlib.sha256(Path(self.train.init_from).read_bytes()).hexdigest()}
+        return {
+            "init_sha256": hashlib.sha256(model_file(self.train.init_from).read_bytes()).hexdigest()
+        }
 
     def resume(self, folder: RunFolder) -> bool:
         """Take up a stored state; returns whether the run was already complete."""

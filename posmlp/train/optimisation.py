@@ -54,6 +54,12 @@ def relation_parameters(model: nn.Module) -> set[str]:
     }
 
 
+def class_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """(K,): what a class's clips count, over a mean of 1 over all clips (n,); 1 of no clips."""
+    counts = torch.bincount(labels.cpu(), minlength=num_classes)
+    return torch.where(counts > 0, len(labels) / (counts.count_nonzero() * counts.clamp(min=1)), 1)
+
+
 def _is_of_relation(unit: Any, name: str, parameter: Tensor) -> bool:
     if isinstance(unit, GatingUnit):
         return name == "kernel" or name.startswith("positions.")
@@ -77,8 +83,9 @@ class Optimiser:
     """AdamW over stacked parameters (S, ...), each member under its own settings.
 
     Tensors of one dimension or less a member do not decay. Those named in `relations` step, and
-    decay, at `relation_lr_scale` times the rate. Neighbours with the same settings share
-    a slice of every tensor, so that seeds alone take no more operations than one model.
+    decay, at `relation_lr_scale` times the rate, and the head at `head_lr_scale` times. Neighbours
+    with the same settings share a slice of every tensor, so that seeds alone take no more
+    operations than one model.
     Source: the released rule, by which tables and token biases do decay.
     """
 
@@ -97,6 +104,7 @@ class Optimiser:
             for name, tensor in parameters.items():
                 decay = train.weight_decay if tensor.dim() > 2 else 0.0
                 scale = train.relation_lr_scale if name in relations else 1.0
+                scale = train.head_lr_scale if name.startswith("head.") else scale
                 by_rule[decay, scale][name] = tensor.detach()[chosen]
             for (decay, scale), tensors in by_rule.items():
                 mean, square = ({k: torch.zeros_like(x) for k, x in tensors.items()} for _ in "12")
@@ -160,7 +168,7 @@ class Optimiser:
 
 def _of_adamw(train: TrainConfig) -> tuple[float, ...]:
     """What decides the rate and the decay at every step, apart from the number of epochs."""
-    rates = train.lr, train.relation_lr_scale, train.min_lr
+    rates = train.lr, train.relation_lr_scale, train.head_lr_scale, train.min_lr
     return *rates, train.warmup_epochs, train.weight_decay
 
 

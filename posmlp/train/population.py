@@ -32,6 +32,7 @@ from torch.utils._pytree import tree_map
 
 from posmlp.checkpoint import start_from
 from posmlp.config import PosMLPConfig
+from posmlp.config_checks import one_of
 from posmlp.model import PosMLPVideo, Step, create_model
 from posmlp.parts.drop_path import keep_rates
 from posmlp.train.execution import Prepare, Recorded
@@ -50,6 +51,24 @@ def seeded_model(config: PosMLPConfig, seed: int, init_from: str = "") -> PosMLP
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would move a GPU's, too
         return start_from(init_from, config) if init_from else create_model(config)
+
+
+def frozen_parts(model: PosMLPVideo, freeze: str) -> list[str]:
+    """Modules of the parts that `freeze` names, as in `stem,stage1`.
+
+    A stage is frozen with the downsampling before it. Raises ValueError for another part, and where
+    all are named.
+    """
+    parts = {"stem": ["stem"]}
+    for i in range(len(model.stages)):
+        parts[f"stage{i + 1}"] = [f"stages.{i}", *([f"downsamples.{i - 1}"] if i else [])]
+    parts |= {"norm": ["norm"], "head": ["head"]}
+    named = [name.strip() for name in freeze.split(",")] if freeze else []
+    for name in named:
+        one_of(name, parts, "part in freeze")
+    if set(named) == set(parts):
+        raise ValueError(f"freeze={freeze!r} leaves nothing to train; leave a part out")
+    return [module for name in named for module in parts[name]]
 
 
 class _Holder(nn.Module):
@@ -194,7 +213,7 @@ class Population:
     bits that it has alone on one; on a GPU one after the other, and also where `prepare` changes
     how the model is computed (`execution.preparation`). `recorded`: the gradients of a vectorised
     population are one CUDA graph; by default on a GPU, but where a user's module has code that is
-    to run at every step.
+    to run at every step. `class_weights` (K,) multiply the loss of each clip by that of its class.
     """
 
     def __init__(
@@ -205,13 +224,22 @@ class Population:
         vectorised: bool | None = None,
         *,
         init_from: str = "",
+        freeze: str = "",
+        class_weights: Tensor | None = None,
         prepare: Prepare | None = None,
         recorded: bool | None = None,
     ) -> None:
         each = [config] * len(seeds) if isinstance(config, PosMLPConfig) else list(config)
         models = [seeded_model(c, s, init_from) for c, s in zip(each, seeds, strict=True)]
         states = [model.state_dict() for model in models]
-        trained = {name for name, each in models[0].named_parameters() if each.requires_grad}
+        self._class_weights = None if class_weights is None else class_weights.to(device)
+        self._frozen = frozen_parts(models[0], freeze)
+        held = tuple(f"{module}." for module in self._frozen)
+        trained = {
+            name
+            for name, each in models[0].named_parameters()
+            if each.requires_grad and not name.startswith(held)
+        }
         self.seeds, self.configs = tuple(seeds), each
         self.device = torch.device(device)
         self._may_draw = _may_draw(models[0])
@@ -257,8 +285,9 @@ class Population:
         int64 seeds the random numbers of a user's own modules, such as dropout. Batch-norm
         statistics move on. `autocast` computes in bfloat16 where that is safe. `micro_batches`
         computes the batch in that many parts, in the memory of one of them, and sums gradients:
-        the same mathematics but for batch norm, which normalises each part by itself. Raises
-        ValueError for more parts than clips.
+        the same mathematics but for batch norm, which normalises each part by itself.
+        Parts that are frozen are computed as in evaluation. Raises ValueError for more parts than
+        clips.
         """
         num_clips = labels.shape[1]
         if micro_batches > num_clips:
@@ -324,6 +353,10 @@ class Population:
         label_smoothing: float,
         autocast: bool,
     ) -> tuple[Tensors, Tensor, Tensor]:
+        how: dict[str, Any] = {"label_smoothing": label_smoothing}
+        if self._class_weights is not None:  # a mean over clips, not over weights: parts add up
+            how |= {"weight": self._class_weights, "reduction": "none"}
+
         def loss_of(
             model: PosMLPVideo,
             parameters: Tensors,
@@ -333,9 +366,11 @@ class Population:
             draw: Tensor,
         ) -> tuple[Tensor, tuple[Tensor, Tensors]]:
             model.train()
+            for name in self._frozen:
+                model.get_submodule(name).eval()
             with self._autocasting(autocast), self._drawing(draw):
                 logits = functional_call(model, parameters | statistics, (x,), tie_weights=False)
-            loss = F.cross_entropy(logits.float(), y, label_smoothing=label_smoothing)
+            loss = F.cross_entropy(logits.float(), y, **how).mean()
             return loss, (logits, statistics)
 
         if self.vectorised:

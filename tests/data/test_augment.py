@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch.nn import functional as F
 
 from posmlp.config import TrainConfig
-from posmlp.data.augment import Augmentation, cut_box, mix, normalise
+from posmlp.data.augment import MEAN, STD, Augmentation, cut_box, mix, normalise
 from posmlp.data.show import show_data
 from posmlp.presets import resolve
 
@@ -51,6 +51,24 @@ def test_plain_augmentation_only_normalises():
     x, labels = augmented(TrainConfig())
     assert torch.equal(x, normalise(clips()))
     assert labels.tolist() == [0, 1, 2, 3]
+
+
+def test_clips_are_moved_whole_and_brightened_by_a_factor_each():
+    x, _ = augmented(TrainConfig(shift=0.1, brightness=0.2))
+    plain = normalise(clips())
+    factors = set()
+    for clip, own in zip(x * STD + MEAN, plain * STD + MEAN, strict=True):
+        inner = clip[..., 4:-4, 4:-4]
+        found = []
+        for down, right in np.ndindex(5, 5):
+            there = own[..., 2 + down : 18 + down, 2 + right : 18 + right]
+            factor = (inner / there).nanmedian()
+            if torch.allclose(inner, there * factor, atol=1e-4):
+                found.append(float(factor))
+        assert len(found) == 1, "one place, and one factor for all frames"
+        factors.add(found[0])
+    assert len(factors) == 4
+    assert all(0.8 <= factor <= 1.2 for factor in factors)
 
 
 def test_augmentation_is_a_function_of_its_generators():

@@ -17,6 +17,7 @@ import torch
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data import clips as clips_module
 from posmlp.data.check import survey
+from posmlp.data.clips import ClipRule, Draw
 from posmlp.data.datasets import VideoClips
 from posmlp.data.files import pool
 from posmlp.data.files.video import VideoError
@@ -228,6 +229,21 @@ def test_training_crops_may_be_resized(tmp_path):
     assert white.max() > 0.95
     assert torch.equal(drawn[3], clips.batch(torch.tensor([0]), rng=np.random.default_rng(3)))
     assert all(torch.equal(clip[0, 0], clip[0, 3]) for clip in drawn)  # one box for all frames
+
+
+@pytest.mark.parametrize("num_frames", [4, 40])
+def test_training_clips_may_span_a_part_of_the_video(num_frames):
+    rule = ClipRule(4, 32, min_time_share=0.5)
+    drawn = np.array([rule.indices(num_frames, None, Draw(s)) for s in range(200)])
+    spans = drawn.max(1) - drawn.min(1)
+    assert (drawn.min(), drawn.max()) == (0, num_frames - 1)
+    assert (np.diff(drawn) >= 0).all()
+    assert len(set(drawn[:, 0].tolist())) > num_frames // 4
+    assert np.median(spans) < 0.75 * num_frames
+    whole = ClipRule(4, 32)
+    assert np.array_equal(
+        rule.indices(num_frames, None, Draw()), whole.indices(num_frames, None, Draw())
+    )
 
 
 def test_batches_are_read_one_ahead(folders):
