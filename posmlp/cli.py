@@ -16,6 +16,7 @@ import stat
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ from posmlp.shapes import NO_ROOM, not_written, print_any_name
 from posmlp.train.logs import LOG_HELP
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from posmlp.data.sources import ClipSource
     from posmlp.predict import Prediction
 
 DEVICE_HELP = "cpu, cuda or cuda:N; one GPU, if there is one, where this is left out"
@@ -123,7 +127,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--clips", type=int, default=1, help="temporal views a video")
     evaluate.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
     evaluate.add_argument(
-        "--out", metavar="DIR", help="write a row a clip, a row a class, and the confusion matrix"
+        "--out", metavar="DIR", help="write tables a clip and a class, confusion and reliability"
+    )
+    evaluate.add_argument(
+        "--calibrate", action="store_true", help="fit a temperature to val clips, for predict"
+    )
+    evaluate.add_argument(
+        "--shifts", action="store_true", help="score clips of other rates, speeds and resolutions"
     )
     evaluate.add_argument("--workers", type=int, default=NUM_WORKERS, help="decoding processes")
     evaluate.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
@@ -277,9 +287,20 @@ def _eval(options: argparse.Namespace) -> None:
     """Score a run's models on its test clips, or its val clips."""
     from posmlp.checkpoint import shipped
     from posmlp.clip_scores import ClipScores, write_scores
+    from posmlp.pictures.calibration import (
+        fit_temperature,
+        say_calibration,
+        shifted_scores,
+        write_trust,
+    )
     from posmlp.predict import tell_device
     from posmlp.train.fitting import usable_device
-    from posmlp.train.run_folder import read_config
+    from posmlp.train.run_folder import (
+        CALIBRATION,
+        read_config,
+        temperature_of,
+        write_temperatures,
+    )
     from posmlp.train.scoring import logits_of
 
     run = shipped(options.run_folder) or Path(options.run_folder)
@@ -293,28 +314,48 @@ def _eval(options: argparse.Namespace) -> None:
             raise ValueError(f"{run} holds no trained model yet; run `posmlp train` to its end")
     if spec is None:
         raise ValueError("a bare checkpoint does not name its data; give --data")
-    answers = []
     device = str(usable_device(options.device))
+    answer = partial(
+        logits_of,
+        clips=options.clips,
+        crops=options.crops,
+        num_workers=options.workers,
+        cache_gib=options.cache_gib,
+        train=train,
+        classes=classes,
+        device=device,
+    )
+    if options.calibrate:
+        if not run.is_dir():
+            raise ValueError(f"--calibrate stores in a run folder, and {run} is a file; give one")
+        fitted = {path.name: fit_temperature(*_of_clips(answer(path, spec, split="val")))
+                  for path in paths}  # fmt: skip
+        write_temperatures(run, fitted)
+        print(f"written: {run / CALIBRATION}")
+    answers, temperatures, shifts = [], [], []
     for path in paths:
-        logits, source = logits_of(
-            path,
-            spec,
-            split=options.split,
-            clips=options.clips,
-            crops=options.crops,
-            num_workers=options.workers,
-            cache_gib=options.cache_gib,
-            train=train,
-            classes=classes,
-            device=device,
-        )
+        logits, source = answer(path, spec, split=options.split)
         answers.append(ClipScores.of(path.stem, logits, source))
+        temperatures.append(temperature_of(path))
         print(_line(path.name, answers[-1].metrics()))
         for line in answers[-1].say():
             print(line)
+        print(f"  {say_calibration(logits, source.labels, temperatures[-1])}")
+        if options.shifts:
+            rows = shifted_scores(partial(answer, path), source)
+            shifts += [{"model": path.stem, **row} for row in rows]
+            for row in rows[1:]:
+                print(f"  {row['shift']}: top-1 {row['top1']:.1%}, {100 * row['lost']:.1f} lost")
     tell_device(device)
     if options.out:
-        print("written: " + ", ".join(map(str, write_scores(answers, options.out))))
+        written = write_scores(answers, options.out)
+        written += write_trust(answers, temperatures, shifts, options.out)
+        print("written: " + ", ".join(map(str, written)))
+
+
+def _of_clips(found: tuple[Tensor, ClipSource]) -> tuple[Tensor, Tensor]:
+    """Logits and labels."""
+    return found[0], found[1].labels
 
 
 _SHARES = {

@@ -148,7 +148,7 @@ def write_scores(scores: Sequence[ClipScores], out: str | Path) -> list[Path]:
     written = []
     for name, rows in tables.items():
         written.append(out / f"{name}.csv")
-        write_atomically(written[-1], _as_csv(rows))
+        write_atomically(written[-1], as_csv(rows))
     picture = io.BytesIO()
     draw_confusion(torch.stack(confusions).sum(0), names).save(picture, "png")
     written.append(out / "confusion.png")
@@ -169,7 +169,8 @@ def link(path: Path, folder: Path) -> str:
     return quote(os.fsencode(os.path.relpath(path, folder)))
 
 
-def _as_csv(rows: Sequence[dict[str, Any]]) -> bytes:
+def as_csv(rows: Sequence[dict[str, Any]]) -> bytes:
+    """A table whose columns are the keys of the first row."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -30,7 +30,7 @@ from posmlp.data.files.video import read_video
 from posmlp.data.sampling import check_views
 from posmlp.model import PosMLPVideo
 from posmlp.train.fitting import usable_device
-from posmlp.train.run_folder import model_path, one_variant, read_config
+from posmlp.train.run_folder import model_path, one_variant, read_config, temperature_of
 
 FRAME_FOLDER_FPS = 12.0  # frame folders do not tell; Something-Something's rate
 PARTS_AT_ONCE = 16  # of a long recording, whose frames are decoded together
@@ -66,6 +66,8 @@ class TrainedModel:
     rule: ClipRule
     seed: int
     variant: str = ""
+    temperature: float = 1.0
+    """What logits are divided by: see `posmlp eval --calibrate`."""
 
 
 def open_run(
@@ -99,7 +101,8 @@ def open_run(
             f"{path} tells {model.config.num_classes} classes apart, but config.json beside it "
             f"names {len(classes)}; put the files of one run together"
         )
-    return TrainedModel(model, classes, _rule(model, train), seed, member.variant)
+    how = seed, member.variant, temperature_of(path)
+    return TrainedModel(model, classes, _rule(model, train), *how)
 
 
 def _open_shipped(file: Path, seed: int | None, variant: str | None) -> TrainedModel:
@@ -257,10 +260,10 @@ def _seen(
 
 
 def _probabilities(trained: TrainedModel, clips: list[NDArray[np.uint8]]) -> Tensor:
-    """(K,) of clips (T, S, S, 3): softmax of their mean logits."""
+    """(K,) of clips (T, S, S, 3): softmax of their mean logits over the temperature."""
     frames = torch.from_numpy(np.stack(clips))
     like = next(trained.model.parameters())
     with torch.no_grad():
         inputs = (normalise(each[None]).to(like) for each in uploaded(frames, like.device))
         logits = torch.cat([trained.model(each) for each in inputs])
-    return logits.mean(0).softmax(-1).cpu()
+    return (logits.mean(0) / trained.temperature).softmax(-1).cpu()

@@ -255,6 +255,37 @@ def read_config(run: str | Path) -> dict[str, Any]:
     return stored
 
 
+CALIBRATION = "calibration.json"
+"""Of a run folder: what logits of each model are divided by, fitted on val clips."""
+
+
+def write_temperatures(run: Path, temperatures: dict[str, float]) -> None:
+    """Store a temperature by the name of a model's file. Raises NotWrittenError."""
+    write_json(run / CALIBRATION, {"temperatures": temperatures})
+
+
+def temperature_of(model: Path) -> float:
+    """What the logits of a run's model are divided by; 1 where none was fitted.
+
+    Raises ValueError if the run's calibration.json is damaged.
+    """
+    path = model.parent / CALIBRATION
+    if not path.is_file():
+        return 1.0
+    try:
+        stored = json.loads(path.read_bytes())
+        if problem := fault(stored, {"temperatures": {"*": float | int}}):
+            raise ValueError(problem)
+        found = float(stored["temperatures"].get(model.name, 1.0))
+        if not 0 < found < math.inf:
+            raise ValueError(f"{found} is no temperature")
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); remove it, or fit it again with posmlp eval --calibrate"
+        ) from error
+    return found
+
+
 def is_training(folder: Path) -> bool:
     """Whether a folder holds a run of `posmlp train`. Raises ValueError if that is damaged."""
     path = folder / "config.json"
