@@ -1,4 +1,4 @@
-"""`posmlp try | train | eval | predict | features | data | convert | export | info`.
+"""`posmlp try | train | eval | predict | features | card | data | convert | export | info`.
 
 Nothing heavy is imported before it is needed.
 """
@@ -30,9 +30,6 @@ from posmlp.shapes import NO_ROOM, not_written, print_any_name
 from posmlp.train.logs import LOG_HELP
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from posmlp.data.sources import ClipSource
     from posmlp.predict import Prediction
 
 DEVICE_HELP = "cpu, cuda or cuda:N; one GPU, if there is one, where this is left out"
@@ -169,6 +166,10 @@ def _parser() -> argparse.ArgumentParser:
     for loads in (evaluate, guess, features):
         loads.add_argument("--trust-code", action="store_true", help=TRUST_HELP)
 
+    card = command("card", _card)
+    card.add_argument("run_folder", metavar="RUN", help="a run folder")
+    card.add_argument("--out", metavar="FILE", help="the file to write; README.md of the run")
+
     add_data_commands(commands.add_parser("data", help="Make, check or time a data set."), configs)
 
     convert = command("convert", _convert)
@@ -288,6 +289,7 @@ def _eval(options: argparse.Namespace) -> None:
     from posmlp.checkpoint import shipped
     from posmlp.clip_scores import ClipScores, write_scores
     from posmlp.pictures.calibration import (
+        FEW_CLIPS,
         fit_temperature,
         say_calibration,
         shifted_scores,
@@ -328,10 +330,14 @@ def _eval(options: argparse.Namespace) -> None:
     if options.calibrate:
         if not run.is_dir():
             raise ValueError(f"--calibrate stores in a run folder, and {run} is a file; give one")
-        fitted = {path.name: fit_temperature(*_of_clips(answer(path, spec, split="val")))
-                  for path in paths}  # fmt: skip
+        fitted = {}
+        for path in paths:
+            logits, val = answer(path, spec, split="val")
+            fitted[path.name] = fit_temperature(logits, val.labels)
         write_temperatures(run, fitted)
         print(f"written: {run / CALIBRATION}")
+        if (count := len(val)) < FEW_CLIPS:
+            print(f"  warning: {count} val clips are few to fit a temperature to")
     answers, temperatures, shifts = [], [], []
     for path in paths:
         logits, source = answer(path, spec, split=options.split)
@@ -351,11 +357,6 @@ def _eval(options: argparse.Namespace) -> None:
         written = write_scores(answers, options.out)
         written += write_trust(answers, temperatures, shifts, options.out)
         print("written: " + ", ".join(map(str, written)))
-
-
-def _of_clips(found: tuple[Tensor, ClipSource]) -> tuple[Tensor, Tensor]:
-    """Logits and labels."""
-    return found[0], found[1].labels
 
 
 _SHARES = {
@@ -442,6 +443,19 @@ def _tell_parts(found: list[Prediction], out: str | None) -> None:
     for name, content in (("timeline.csv", table), ("timeline.png", picture.getvalue())):
         write_atomically(Path(out) / name, content)
         print(f"written: {Path(out) / name}")
+
+
+def _card(options: argparse.Namespace) -> None:
+    """Write a run's model card, in the form that model hubs read."""
+    from posmlp.checkpoint import write_atomically
+    from posmlp.pictures.card import model_card
+
+    out = Path(options.out or Path(options.run_folder) / "README.md")
+    text = model_card(options.run_folder)
+    if out.exists():
+        raise ValueError(f"{out} is there, and may be filled in; remove it, or give another --out")
+    write_atomically(out, text.encode())
+    print(f"written: {out}; fill in its licence, and what is marked so")
 
 
 def _features(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from posmlp.cli import main
@@ -19,8 +20,9 @@ from posmlp.pictures.calibration import (
     draw_reliability,
     fit_temperature,
 )
+from posmlp.pictures.card import wilson
 from posmlp.predict import open_run, predict_video
-from posmlp.train.run_folder import temperature_of
+from posmlp.train.run_folder import read_metrics, temperature_of
 from tests.test_cli import SMALL
 
 
@@ -89,6 +91,31 @@ def test_eval_fits_temperatures_that_predict_uses(run, tmp_path, capsys, write_c
     assert re.search(r"calibration.json is damaged \(0.0 is no", capsys.readouterr().err)
     (run / "calibration.json").unlink()
     assert math.isclose(temperature_of(run / "model-seed1.safetensors"), 1.0)
+
+
+def test_card_says_what_a_hub_and_a_reader_ask(run, capsys):
+    assert main(["card", str(run)]) == 0
+    text = (run / "README.md").read_text()
+    head, body = text.split("---\n")[1:]
+    about = yaml.safe_load(head)
+    assert (about["license"], about["pipeline_tag"]) == ("other", "video-classification")
+    (result,) = about["model-index"][0]["results"]
+    last = read_metrics(run / "metrics.csv")[-2:]
+    mean = sum(row["test_top1"] for row in last) / 2
+    assert result["metrics"][0]["value"] == pytest.approx(mean, abs=1e-4)
+    low, high = wilson(last[0]["test_top1"], 28)
+    assert f"{last[0]['test_top1']:.1%} ({100 * low:.1f} to {100 * high:.1f})" in body
+    assert "| mean of 2 |" in body
+    assert "It learned from 28 clips, and knows no class but its 14." in body
+    assert body.count("*fill in*") == 3
+    capsys.readouterr()
+    for words, told in (
+        ([str(run)], "may be filled in; remove it, or give another --out"),
+        ([str(run.parent)], "no run at"),
+    ):
+        assert main(["card", *words]) == 2
+        assert told in capsys.readouterr().err
+    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
 
 
 def test_a_file_takes_no_temperature(run, capsys):

@@ -53,7 +53,7 @@ HOUSE = {
         "__main__": "cli",
         "cli": "pictures predict clip_scores settings train data export checkpoint model presets "
         "config own shapes",
-        "pictures": "clip_scores predict train data checkpoint",
+        "pictures": "clip_scores predict train data checkpoint config",
         "clip_scores": "predict train data checkpoint",
         "predict": "train data checkpoint model config",
         "tasks": "settings train data checkpoint config config_checks",

@@ -22,6 +22,8 @@ from posmlp.data.sources import ClipSource
 from posmlp.train.scoring import metrics
 
 NUM_BINS = 10
+FEW_CLIPS = 100
+"""To which a temperature may fit by chance."""
 Shift = Callable[[Tensor], Tensor]
 """What is done to uint8 clips (k, T, H, W, 3)."""
 
