@@ -98,8 +98,8 @@ def _recipe(stored: dict[str, Any]) -> Iterator[str]:
     yield "## Recipe"
     yield ""
     yield f"Layout `{model['layout']}`, gate `{model['gate']}`, frames of {size} pixels. AdamW,"
-    yield f"{train['epochs']} epochs, batch {train['batch_size']}, rate {train['lr']:g}; other than the"
-    yield f"defaults: {said or 'nothing'}."
+    yield f"{train['epochs']} epochs, batch {train['batch_size']}, rate {train['lr']:g}; other than"
+    yield f"the defaults: {said or 'nothing'}."
     if train["init_from"]:
         yield f"It started from the weights of `{Path(train['init_from']).name}`."
     yield ""
