@@ -59,11 +59,13 @@ def frozen_parts(model: PosMLPVideo, freeze: str) -> list[str]:
     A stage is frozen with the downsampling before it. Raises ValueError for another part, and where
     all are named.
     """
+    if not freeze:
+        return []
     parts = {"stem": ["stem"]}
-    for i in range(len(model.stages)):
+    for i in range(len(getattr(model, "stages", ()))):  # a user's own model has none
         parts[f"stage{i + 1}"] = [f"stages.{i}", *([f"downsamples.{i - 1}"] if i else [])]
     parts |= {"norm": ["norm"], "head": ["head"]}
-    named = [name.strip() for name in freeze.split(",")] if freeze else []
+    named = [name.strip() for name in freeze.split(",")]
     for name in named:
         one_of(name, parts, "part in freeze")
     if set(named) == set(parts):
