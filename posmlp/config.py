@@ -217,6 +217,8 @@ class TrainConfig:
     """AdamW's weight decay."""
     label_smoothing: float = 0.1
     """Share of a label's probability that is spread over all classes."""
+    folds: int = 0
+    """Of all videos' groups; seed s is tested on fold s modulo that, val is the next; 0: none."""
     class_weights: str = "none"
     """`balanced`: a clip's loss counts the more, the rarer its class is in training; or `none`."""
     grad_clip: float = 1.0

@@ -128,6 +128,10 @@ _VALID_IN_TRAINING: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ("min_crop_area", "min_time_share"),
         ("a share above 0, at most 1", lambda value: _real(value) and 0 < value <= 1),
     ),
+    "folds": (
+        "0 for none, or at least 3",
+        lambda value: type(value) is int and (value == 0 or value >= 3),
+    ),
     "freeze": ("text, such as stem,stage1", lambda value: isinstance(value, str)),
     "erase": ("a probability, from 0 to 1", lambda value: _real(value) and 0 <= value <= 1),
 }

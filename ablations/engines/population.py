@@ -64,7 +64,10 @@ def training_mb(job: Job) -> float:
 
 def _in_common(job: Job, many: str) -> Any:
     """What jobs must share to be put together."""
-    return job.cells if many == "seeds" else (kind_of(job.cells[0]), job.seeds)
+    if many == "cells":
+        return kind_of(job.cells[0]), job.seeds
+    folds = job.cells[0].train.folds  # seeds of one fold have the same clips
+    return job.cells, job.seeds[0] % folds if folds else 0
 
 
 def kind_of(cell: Cell) -> Hashable:

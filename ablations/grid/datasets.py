@@ -13,6 +13,7 @@ from posmlp.config_checks import one_of
 from posmlp.data.digits.catalogue import CLASSES, DIFFICULTIES, GENERATOR_VERSION, MOVING_DIGITS
 from posmlp.data.layouts.layouts import list_videos
 from posmlp.data.layouts.listing import SplitMissing
+from posmlp.train.variants import of_fold
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ def check(data: Data, config: PosMLPConfig, train: TrainConfig) -> None:
             f"image_size={config.image_size} is not square, but clips are; use one side length"
         )
     num_train = train.num_clips if data.num_train is None else data.num_train
+    if train.folds:
+        folds = (of_fold(data.spec, train.folds, [fold]) for fold in range(train.folds))
+        num_train = min(len(list_videos(fold, "train").paths) for fold in folds)
     if train.batch_size > num_train:
         raise ValueError(
             f"batch_size={train.batch_size} is more than the {num_train} training clips; "

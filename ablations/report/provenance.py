@@ -35,6 +35,10 @@ def provenance(study: Study) -> Iterator[tuple[str, str]]:
         hours = sum(timing["seconds"] for timing in timings) / 3600
         yield "time of all runs", f"{hours:.2g} hours, one after the other"
     yield "data", _values(results, "data")
+    trains = [(result.get("config") or {}).get("train") or {} for result in results]
+    if folds := {train["folds"] for train in trains if train.get("folds")}:
+        count = " | ".join(map(str, sorted(folds)))
+        yield "folds", f"seed s is tested on fold s modulo {count} of the groups, and pairs so"
     for key, words in (
         ("init_from", "started from"),
         ("init_sha256", "SHA-256 of what it started from"),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -30,9 +30,8 @@ from posmlp.data.check.survey import refuse_missing, tell
 from posmlp.data.digits.catalogue import MOVING_DIGITS
 from posmlp.data.files.pool import DecodePool, under_way
 from posmlp.data.files.video import VideoError, read_video
-from posmlp.data.layouts.layouts import list_videos
-from posmlp.data.layouts.listing import SPLITS, Listing, SplitMissing
-from posmlp.data.layouts.splits import GROUP_FILE, groups_of
+from posmlp.data.layouts.layouts import all_videos
+from posmlp.data.layouts.splits import GROUP_FILE, folds_of
 from posmlp.data.user_cache import NUM_WORKERS
 
 FRAMES, SIDE = 12, 16  # of a clip that is read
@@ -194,7 +193,7 @@ def need_of_time(
     name = str(spec)
     if name.partition(":")[0] == MOVING_DIGITS:
         return read_need(_generated(name, num_clips), name, num_folds)
-    return read_need(_read(_listed(spec), num_clips, num_workers), name, num_folds)
+    return read_need(_read(spec, num_clips, num_workers), name, num_folds)
 
 
 def _generated(name: str, num_clips: int) -> Clips:
@@ -210,36 +209,9 @@ def _generated(name: str, num_clips: int) -> Clips:
     return Clips(clips, rendered.labels.numpy(), groups, digits.classes, "each clip its own")
 
 
-def _listed(spec: str | Path) -> Listing:
-    """The videos of all splits. Raises ValueError as `list_videos` does."""
-    found: dict[Path, tuple[int, Listing]] = {}
-    listings: list[Listing] = []
-    for split in SPLITS:
-        try:
-            listing = list_videos(spec, split)
-        except SplitMissing:
-            continue
-        listings.append(listing)
-        for path, label in zip(listing.paths, listing.labels, strict=True):
-            found.setdefault(path, (label, listing))
-    if not listings:
-        raise ValueError(f"{spec} has none of the splits {SPLITS}")
-    labels = tuple(label for label, _ in found.values())
-    return replace(listings[0], paths=tuple(found), labels=labels, num_frames=())
-
-
-def _groups(listing: Listing) -> tuple[list[str], str]:
-    """Groups as splits know them, but that the folder of a split tells none."""
-    places = listing.places()
-    firsts = {place.partition("/")[0] for place in places}
-    if firsts <= set(SPLITS) and not (listing.root / GROUP_FILE).is_file():
-        places = [place.partition("/")[2] for place in places]
-    return groups_of(listing.root, places, listing.labels, listing.classes)
-
-
-def _read(listing: Listing, num_clips: int, num_workers: int) -> Clips:
+def _read(spec: str | Path, num_clips: int, num_workers: int) -> Clips:
+    listing, groups, grouped_by = all_videos(spec)
     refuse_missing(listing, 0.0)
-    groups, grouped_by = _groups(listing)
     chosen = _by_class(listing.labels, num_clips)
     if len(chosen) < len(groups):
         tell(f"{len(chosen)} of {len(groups)} clips are read (--clips)")
@@ -377,8 +349,6 @@ def _pooled(products: Floats, parts: int) -> Floats:
 
 def _folds(data: Clips, num_folds: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Places to fit on and to test on; each group, and about a share of each class, in one fold."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
     groups_of_class: dict[int, set[str]] = defaultdict(set)
     for label, group in zip(data.labels.tolist(), data.groups, strict=True):
         groups_of_class[label].add(group)
@@ -399,8 +369,8 @@ def _folds(data: Clips, num_folds: int) -> list[tuple[NDArray[np.int64], NDArray
                 f"class out ({mend})"
             )
     count = min(num_folds, len(groups))
-    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=0)
-    folds = list(splitter.split(data.labels, data.labels, data.groups))
+    fold = np.array(folds_of(data.groups, data.labels.tolist(), count))
+    folds = [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(count)]
     for number, (train, test) in enumerate(folds):
         lost = sorted(set(data.labels[test].tolist()) - set(data.labels[train].tolist()))
         if lost or not len(test):

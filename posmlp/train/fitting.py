@@ -47,7 +47,7 @@ from posmlp.train.execution import (
 from posmlp.train.logs import Log, log_of
 from posmlp.train.loop import Splits, Training
 from posmlp.train.run_folder import RunFolder
-from posmlp.train.variants import Variants, checked_seeds, members
+from posmlp.train.variants import Variants, checked_seeds, members, of_fold
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -129,6 +129,8 @@ def fit(
     members(config, train, whole_seeds, variants)  # or ValueError, before any clip is read
     check_own(config)
     data = str(data) if isinstance(data, Path) else data
+    if train.folds:
+        data = of_fold(data, train.folds, whole_seeds)
     if not isinstance(data, str):
         if not isinstance(data, tuple | list) or len(data) not in (2, 3):
             raise ValueError(

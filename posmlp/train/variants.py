@@ -6,6 +6,7 @@ No torch here, so that the runner can group cells without it.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import index
@@ -13,6 +14,7 @@ from typing import Any, SupportsIndex
 
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.config_checks import one_of
+from posmlp.data.digits.catalogue import MOVING_DIGITS
 
 MODEL_VALUES = ("drop_path", "init")
 TRAIN_VALUES = (
@@ -82,6 +84,23 @@ def checked_seeds(seeds: Sequence[SupportsIndex]) -> tuple[int, ...]:
     if not found or min(found) < 0 or len(set(found)) < len(found):
         raise ValueError(f"seeds={seeds!r} must be different whole numbers of at least 0")
     return found
+
+
+def of_fold(data: Any, folds: int, seeds: Sequence[int]) -> str:
+    """The data of the fold that seeds are tested on.
+
+    Raises ValueError for data that are no folder, and for seeds of several folds.
+    """
+    if not isinstance(data, str) or data.split(":")[0] == MOVING_DIGITS:
+        raise ValueError(f"folds={folds} are of a folder's videos; {reprlib.repr(data)} has none")
+    own = sorted({seed % folds for seed in seeds})
+    if len(own) > 1:
+        raise ValueError(
+            f"seeds {', '.join(map(str, seeds))} are tested on folds {', '.join(map(str, own))} of "
+            f"folds={folds}, and a training has one; train a seed at a time, or give `ablations "
+            "run` a grid with train.folds"
+        )
+    return f"fold{own[0]}of{folds}:{data}"
 
 
 def _checked_name(name: str) -> str:

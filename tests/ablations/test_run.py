@@ -27,6 +27,7 @@ from ablations.engines import job
 from ablations.engines.job import Attempt
 from ablations.engines.worker import Place
 from ablations.grid.grid import Job
+from ablations.grid.gridfile import GridError
 from ablations.run import part
 from ablations.store.alike import FailedAlikeError, unless_all_fail
 from ablations.store.claims import STALE_S, Claims
@@ -34,6 +35,8 @@ from ablations.store.files import read_json, write_json
 from ablations.store.status import status
 from ablations.store.store import Store
 from analysis.results.curves import runs_under
+from posmlp.config import TrainConfig
+from posmlp.train.fitting import fit
 
 
 def written(grid: dict[str, Any], folder: Path) -> Path:
@@ -512,6 +515,33 @@ def test_cache_size_reaches_the_workers_and_changes_no_cell(
     assert (tables[0.0].status == "done").all()
     assert_frame_equal(facts(tables[0.0]), facts(tables[1.0]), check_exact=True)
     assert "--cache-gib 0.0" in read_json(tmp_path / "run0" / "plan.json")["command"]
+
+
+def test_seeds_are_tested_on_the_folds_of_groups_in_turn(
+    write_clip: Any, cache: Path, tmp_path: Path
+) -> None:
+    for i in range(6):
+        write_clip(tmp_path / "data" / "ab"[i % 2] / f"p{i // 2}" / "0.mp4", [60 + 9 * i] * 4)
+    data = str(tmp_path / "data")
+    grid = changed(data=data, train={"batch_size": 2, "folds": 3}) | {"axes": {}, "seeds": 4}
+    table = run(grid, tmp_path / "run", device="cpu", progress=False)
+    assert (table.status == "done").all()
+    store = Store(tmp_path / "run")
+    sources = [
+        read_json(store.run_folder(cell, seed) / "config.json")
+        for cell, seed in zip(table.id, table.seed, strict=True)
+    ]
+    assert [each["source"] for each in sources] == [f"fold{k % 3}of3:{data}" for k in range(4)]
+    assert {each["data"]["test"]["num_clips"] for each in sources} == {2}
+    for base, said in (
+        ({"data": data, "train": {"folds": 2}}, "folds=2 must be 0 for none, or at least 3"),
+        ({"data": data, "train": {"folds": 4}}, "has 3 groups .folders., too few for 4 folds"),
+        ({"train": {"folds": 3}}, "folds=3 are of a folder's videos; 'moving-digits"),
+    ):
+        with pytest.raises(GridError, match=said):
+            read_grid(changed(**base)).check_data()
+    with pytest.raises(ValueError, match="seeds 0, 1 are tested on folds 0, 1 of folds=3"):
+        fit("toy", TrainConfig(folds=3), data, [0, 1])
 
 
 @pytest.mark.parametrize(

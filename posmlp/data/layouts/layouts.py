@@ -7,6 +7,7 @@ first that recognises a folder wins.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -42,10 +43,16 @@ from posmlp.data.layouts.frame_lists import (
     read_frame_list,
 )
 from posmlp.data.layouts.kinetics import has_own_val, is_kinetics, read_kinetics
-from posmlp.data.layouts.listing import SHAPE, Listing, Problem, SplitMissing
+from posmlp.data.layouts.listing import SHAPE, SPLITS, Listing, Problem, SplitMissing
 from posmlp.data.layouts.problem_list import PROBLEM_FILE, read_dropped, read_root
 from posmlp.data.layouts.something import is_ssv1, is_ssv2, read_ssv1, read_ssv2
-from posmlp.data.layouts.splits import share_of_train
+from posmlp.data.layouts.splits import (
+    GROUP_FILE,
+    folds_of,
+    groups_of,
+    part_of,
+    share_of_train,
+)
 
 NUM_SHOWN = 10  # problems that an error message names
 
@@ -130,7 +137,12 @@ def list_videos(spec: str | Path, split: str) -> Listing:
 
 
 def read_listing(spec: str | Path, split: str) -> Listing:
-    """Read a split's annotations as they are: with their problems, and with nothing left out."""
+    """Read a split's annotations as they are: with their problems, and with nothing left out.
+
+    `foldKofN:` before a spec makes splits of all its videos: see `_read_fold`.
+    """
+    if fold := re.fullmatch(r"fold(\d+)of(\d+):(.+)", str(spec), re.DOTALL):
+        return _read_fold(fold[3], int(fold[1]), int(fold[2]), split)
     name, root, lists = split_spec(spec)
     if name is None:
         name = next(n for n, layout in LAYOUTS.items() if layout.recognises(root))
@@ -140,6 +152,60 @@ def read_listing(spec: str | Path, split: str) -> Listing:
     else:
         listing = share_of_train(layout.read(root, "train"), split)
     return replace(listing, lists=lists)
+
+
+def all_videos(spec: str | Path) -> tuple[Listing, list[str], str]:
+    """The videos of all splits in one listing, the group of each, and in words what groups are.
+
+    The folder of a split makes no group. Raises ValueError as `list_videos` does.
+    """
+    listings: list[Listing] = []
+    for split in SPLITS:
+        try:
+            listings.append(list_videos(spec, split))
+        except SplitMissing:
+            continue
+    if not listings:
+        raise ValueError(f"{spec} has none of the splits {', '.join(SPLITS)}; give one")
+    label = {
+        p: k for each in reversed(listings) for p, k in zip(each.paths, each.labels, strict=True)
+    }
+    labels = tuple(label.values())
+    listing = replace(listings[0], paths=tuple(label), labels=labels, num_frames=())
+    places = listing.places()
+    firsts = {place.partition("/")[0] for place in places}
+    if firsts <= set(SPLITS) and not (listing.root / GROUP_FILE).is_file():
+        places = [place.partition("/")[2] for place in places]
+    return listing, *groups_of(listing.root, places, labels, listing.classes)
+
+
+def _read_fold(spec: str, fold: int, count: int, split: str) -> Listing:
+    """A split of a cross-validation over groups: a fold is test, the next one val, the rest train.
+
+    Raises ValueError for a fold that is not there, or that leaves a class without training clips.
+    """
+    if not (0 <= fold < count and count >= 3):
+        raise ValueError(
+            f"fold{fold}of{count}: folds count from 0, and there are at least 3, as one is test "
+            "and the next val"
+        )
+    listing, groups, what = all_videos(spec)
+    if (most := len(set(groups))) < count:
+        raise ValueError(
+            f"{listing.root} has {most} groups ({what}), too few for {count} folds; give at most "
+            f"{most}, and at least 3"
+        )
+    folds = folds_of(groups, listing.labels, count)
+    next_one = (fold + 1) % count
+    parts = ["test" if f == fold else "val" if f == next_one else "train" for f in folds]
+    taught = {k for k, part in zip(listing.labels, parts, strict=True) if part == "train"}
+    if lost := sorted(set(listing.labels) - taught):
+        raise ValueError(
+            f"fold{fold}of{count} has no training clips of class {listing.classes[lost[0]]!r}, as "
+            "its groups are few; give another number of folds, or add clips of other groups"
+        )
+    rule = f"fold {fold} of {count}, val is fold {next_one}; groups: {what}"
+    return replace(part_of(listing, parts, split), split_rule=rule)
 
 
 def say(listing: Listing) -> str:

@@ -216,6 +216,24 @@ def _hash(group: str) -> bytes:
     return hashlib.sha256(group.encode(errors="surrogateescape")).digest()
 
 
+def folds_of(groups: Sequence[str], labels: Sequence[int], count: int) -> list[int]:
+    """The fold of each item, from 0: whole groups, with about as many clips of each class in each.
+
+    The largest groups are dealt first, each to the fold that has least of its classes.
+    """
+    of_group: dict[str, Counter[int]] = defaultdict(Counter)
+    for group, label in zip(groups, labels, strict=True):
+        of_group[group][label] += 1
+    held = [Counter[int]() for _ in range(count)]
+    fold = {}
+    for group in sorted(of_group, key=lambda g: (-of_group[g].total(), _hash(g))):
+        own = of_group[group]
+        loads = [(sum(own[k] * there[k] for k in own), there.total()) for there in held]
+        fold[group] = loads.index(min(loads))
+        held[fold[group]] += own
+    return [fold[group] for group in groups]
+
+
 def split_by_group(listing: Listing, shares: Mapping[str, Share]) -> tuple[list[str], str]:
     """`parts_of` the items of a listing, and in words what their groups are.
 

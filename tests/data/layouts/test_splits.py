@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -294,3 +295,36 @@ def test_check_tells_footage_that_is_on_both_sides(tmp_path, write_clip, layout)
     assert line.count("cut.mp4") == 2
     assert "z.mp4" not in line
     assert found.problems == []
+
+
+def test_folds_hold_whole_groups_and_each_is_tested_once(tmp_path):
+    people = {f"p{g}": [f"{c}/p{g}/{i}.mp4" for c in "xy" for i in range(3)] for g in range(7)}
+    root = put(tmp_path, [place for places in people.values() for place in places])
+    tested: list[str] = []
+    for fold in range(3):
+        found = sides(root, f"fold{fold}of3:{root}")
+        assert_whole(found, people)
+        assert len(found) == 42
+        tested += [place for place, side in found.items() if side == "test"]
+        following = sides(root, f"fold{(fold + 1) % 3}of3:class-folders:{root}")
+        assert {p for p in found if found[p] == "val"} == {
+            p for p in following if following[p] == "test"
+        }
+    assert sorted(tested) == sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("fold3of3", "fold3of3: folds count from 0, and there are at least 3"),
+        ("fold0of2", "fold0of2: folds count from 0"),
+        ("fold0of9", "has 4 groups (folders), too few for 9 folds"),
+        ("fold0of4", "fold0of4 has no training clips of class 'y'"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(tmp_path, spec, said):
+    """Class y is of two persons; with a person a fold one is test and one val, for some fold."""
+    places = [f"x/p{g}/{i}.mp4" for g in range(4) for i in range(3)]
+    root = put(tmp_path, [*places, *(f"y/p{g}/{i}.mp4" for g in range(2) for i in range(3))])
+    with pytest.raises(ValueError, match=re.escape(said)):
+        list_videos(f"{spec}:{root}", "train")
