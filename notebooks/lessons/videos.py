@@ -15,6 +15,7 @@ from posmlp.data.clips import ClipRule, Draw, load_clip
 from posmlp.data.digits.synthetic import write_dataset
 from posmlp.data.files.packets import VideoError
 from posmlp.data.layouts.layouts import list_videos
+from posmlp.data.time_need import need_of_time
 from posmlp.predict import TrainedModel, predict_video
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "VideoError",
     "list_videos",
     "load_clip",
+    "need_of_time",
     "predict_video",
     "reports",
     "write_dataset",

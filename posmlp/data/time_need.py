@@ -389,8 +389,6 @@ def _ridge(
 
     Features are standardised. The strength is the one that reads held-out groups best.
     """
-    from sklearn.model_selection import GroupKFold
-
     mean, std = x.mean(0), x.std(0)
     std = np.where(std > 1e-6, std, np.inf) * math.sqrt(x.shape[1])
     x = (x - mean) / std
@@ -403,8 +401,9 @@ def _ridge(
         return np.asarray(np.linalg.solve(own + strength * np.eye(len(fit)), targets[fit]))
 
     right = np.zeros(len(STRENGTHS))
-    inner = min(INNER_FOLDS, len(set(groups)))
-    for fit, held in GroupKFold(inner).split(places, places, groups) if inner > 1 else ():
+    fold = np.array(folds_of(groups, places.tolist(), INNER_FOLDS))
+    splits = [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in set(fold.tolist())]
+    for fit, held in splits if len(splits) > 1 else ():
         for i, strength in enumerate(STRENGTHS):
             read = products[np.ix_(held, fit)] @ weights(fit, strength)
             right[i] += (read.argmax(1) == places[held]).sum()

@@ -211,6 +211,23 @@ plt.show()
 # **Reading.** On it, as a rule: a map that lies on the object does not say that the answer is
 # right.
 #
+# ## Do your labels need time?
+#
+# Before any training: five simple readers are fitted to small grey frames of the folder, and tested
+# on clips that they were not fitted on. One sees each pixel's values sorted, so in no order.
+#
+# **Your guess:** how much will order carry in moving digits, whose classes are reversed pairs?
+
+# %% tags=["trained"]
+with videos.reports():
+    need = videos.need_of_time(root, num_clips=140, num_folds=4, num_workers=0)
+print("\n".join(need.lines()[1:]))
+
+# %% [markdown]
+# **Reading.** A clip and its reversal have the same values and another class, so that values alone
+# cannot tell the two. Where order carries nothing in your folder, a model of single frames may do.
+# From a shell: `posmlp data time FOLDER --out need.png`.
+#
 # ## Train on your folder
 #
 # One epoch, to see that it runs. In earnest, from a shell: `posmlp train --config toy --data FOLDER
