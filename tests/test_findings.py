@@ -53,16 +53,7 @@ def stored() -> Iterator[Triple]:
     for path in (RESULTS / "learned").glob("*.csv"):
         table = pd.read_csv(path)
         yield from table[["mean", "low", "high"]].dropna().itertuples(index=False, name=None)
-    yield from within_difficulties()
     yield from over_films()
-
-
-def within_difficulties() -> Iterator[Triple]:
-    """Layouts against T+S on clips of the same difficulty, in points."""
-    rows = pd.read_csv(RESULTS / "layouts_difficulty/rows.csv")
-    for _, own in rows[rows["repeat"] == 0].groupby("data"):
-        found = compare(own, "T+S", "test_top1", by="layout")[["difference", "low", "high"]]
-        yield from (100 * found.dropna()).itertuples(index=False, name=None)
 
 
 def over_films() -> Iterator[Triple]:

@@ -376,10 +376,7 @@ def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
 
 
 FILES = sorted(Path(ablations.__file__).with_name("grids").glob("*.yaml"))
-QUESTIONS = (
-    *("gates", "layouts", "groups", "windows", "gate_form"),
-    *("relation_matched_params", "layouts_difficulty"),
-)
+QUESTIONS = ("gates", "layouts", "groups", "windows", "gate_form", "relation_matched_params")
 
 
 def test_every_question_has_its_grid():
@@ -388,8 +385,12 @@ def test_every_question_has_its_grid():
 
 @pytest.fixture
 def films(tmp_path, monkeypatch):
-    """Where the grid of real films looks for its data: a batch of clips, and some for val."""
+    """Where the grids of real films look for their data: a batch of clips, and some for val."""
     monkeypatch.chdir(tmp_path)
+    for letter, speaker, take in product("FM", range(10), range(3)):
+        folder = tmp_path / f"runs/lips/six/{letter}/s{speaker}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{take}.mp4").write_bytes(bytes(speaker + 1))
     for fold, split, name in product(range(8), ("train", "test"), ("forward", "reversed")):
         folder = tmp_path / f"runs/playback/data/fold-{fold}/{split}/{name}"
         folder.mkdir(parents=True)
@@ -414,7 +415,7 @@ def test_grid_can_be_run_and_its_head_tells_its_cost(path):
     assert num_trainings == len(grid.cells) * len(grid.seeds)
 
 
-@pytest.mark.parametrize("name", ["groups", "layouts_difficulty"])
+@pytest.mark.parametrize("name", ["groups", "windows"])
 def test_ids_of_stored_results_are_those_of_their_grid(name, monkeypatch):
     """What changes them, new clips aside, would have every stored result trained again."""
     folder = Path(ablations.__file__).parent / "results" / name
