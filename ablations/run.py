@@ -25,6 +25,7 @@ from ablations.store.store import Result, Store
 from ablations.store.table import load
 from posmlp.data.user_cache import CACHE_GIB
 from posmlp.train.run_folder import alone
+from posmlp.train.stopping import obeyed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -261,7 +262,8 @@ def _left_by_others(
                 report(result)
     left = _missing(store, todo, retry_failed=False, sources=())
     if left:
-        time.sleep(LOOK_AGAIN_S)
+        with obeyed():  # a signal ends the wait as it ends a training
+            time.sleep(LOOK_AGAIN_S)
     return left
 
 

@@ -189,10 +189,8 @@ class Store:
         changed = {}
         for cell in (trials | {cell.id: cell for cell in known}).values():
             path = self.cell_path(cell.id)
-            known_as = self._as_asked.get(
-                (cell.id, cell.name)
-            )  # a trial and its choice share an id
-            if known_as is not None and known_as == _version(path):
+            last = self._as_asked.get((cell.id, cell.name))  # a trial and its choice share an id
+            if last is not None and last == _version(path):
                 continue
             asked = described_cell(cell)
             if self.sound_cell(cell.id) != asked:

@@ -37,6 +37,7 @@ from ablations.store.store import Store
 from analysis.results.curves import runs_under
 from posmlp.config import TrainConfig
 from posmlp.train.fitting import fit
+from posmlp.train.stopping import EXIT_CODE
 
 
 def written(grid: dict[str, Any], folder: Path) -> Path:
@@ -168,6 +169,18 @@ def test_joining_runner_leaves_what_others_train_and_takes_over_from_the_dead(
     assert result is not None
     assert result["worker"]["pid"] == 0  # it was not trained again
     assert not (out / "claims").exists()
+
+
+def test_runner_that_waits_for_others_is_queued_again_when_it_is_stopped(tmp_path: Path) -> None:
+    out, jobs = tmp_path / "run", read_grid(ONE).jobs
+    with Claims(Store(out)) as others:
+        assert all(map(others.take, jobs))
+        process = started(written(ONE, tmp_path), out, "--join", "--device", "cpu", "--quiet")
+        wait_until((out / "plan.json").is_file, process)
+        time.sleep(1)  # it looks at what is left, and then waits for five seconds
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(timeout=60) == EXIT_CODE
+        assert [path.name for path in (out / "claims").glob(".*")] == [others._clock_path.name]
 
 
 def test_claim_is_of_one_runner_and_of_what_has_not_ended(

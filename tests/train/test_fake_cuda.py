@@ -180,6 +180,20 @@ def a_forgotten_tensor_fails(gpu: FakeCuda, folder: Path) -> None:
             steps(gpu, vectorised, "float32", gate=Planted)
 
 
+@check
+def graphs_are_of_our_modules_and_of_populations_alone(gpu: FakeCuda, folder: Path) -> None:
+    from posmlp.train import population
+
+    with mock.patch.object(population, "RECORDS", True):
+        made = {
+            "ours": population.Population(small(), [0], "cuda"),
+            "a user's": population.Population(small(gate=Planted), [0], "cuda"),
+            "prepared": population.Population(small(), [0], "cuda", prepare=lambda model: None),
+            "one by one": population.Population(small(), [0], "cuda", vectorised=False),
+        }
+    assert [name for name, each in made.items() if each._recorded is not None] == ["ours"]
+
+
 @contextmanager
 def epochs_that_do_not_wait(gpu: FakeCuda) -> Iterator[list[int]]:
     """Within the block no epoch of `fit` waits in its steps; the clips' bytes sent in each."""

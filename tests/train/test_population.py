@@ -17,7 +17,7 @@ from posmlp.config_checks import GATE_NAMES
 from posmlp.model import Step
 from posmlp.presets import PRESETS
 from posmlp.train.optimisation import clip_gradients
-from posmlp.train.population import Population, _has_users_code, seeded_model
+from posmlp.train.population import Population, seeded_model
 
 TINY = replace(
     PRESETS["toy"],
@@ -165,16 +165,6 @@ def test_recorded_steps_leave_what_launched_ones_do(monkeypatch):
     assert made[0].keys() == made[1].keys()
     for name, tensor in made[0].items():
         assert torch.equal(tensor, made[1][name]), name
-
-
-def test_users_modules_are_not_recorded():
-    class Counted(nn.Linear):
-        calls = 0
-
-    model = seeded_model(TINY, 0)
-    assert not _has_users_code(model)
-    model.head = Counted(16, 3)
-    assert _has_users_code(model)
 
 
 def test_an_error_of_one_seed_reaches_the_caller():
