@@ -16,8 +16,6 @@ import analysis.cli
 from ablations.grid.costs import costs
 from ablations.report.data import Study
 from ablations.store.store import Store
-from analysis import compare
-from analysis.results.statistics import t_interval
 from analysis.speed.check_gpu import CHECKS
 
 ROOT = Path(__file__).parents[1]
@@ -53,23 +51,6 @@ def stored() -> Iterator[Triple]:
     for path in (RESULTS / "learned").glob("*.csv"):
         table = pd.read_csv(path)
         yield from table[["mean", "low", "high"]].dropna().itertuples(index=False, name=None)
-    yield from over_films()
-
-
-def over_films() -> Iterator[Triple]:
-    """Variants and pairs of classes over the films that were each the test in turn."""
-    rows = pd.read_csv(RESULTS / "playback/rows.csv")
-    rows["gate"] = rows["gate"].fillna("lrpe")  # the preset's
-    rows["kind"] = rows["layout"] + " " + rows["gate"]
-    for _, own in rows.groupby("kind"):
-        yield t_interval(own["test_within_pair"].to_numpy())
-    found = compare(rows, "T+S lrpe", "test_within_pair", by="kind", seed="data")
-    yield from found[["difference", "low", "high"]].itertuples(index=False, name=None)
-    classes = classes_of("playback")
-    kinds = classes["variant"].str.replace(r" ?data=\S+", "", regex=True)
-    by_film = classes.groupby([kinds, "pair", "variant"])["within_pair"].mean()
-    for _, own in by_film.groupby(level=[0, 1]):
-        yield t_interval(own.to_numpy())
 
 
 def shown(stored: Triple, quoted: tuple[str, str, str]) -> bool:
@@ -189,10 +170,9 @@ def test_results_folder_is_named_in_a_text(folder: str) -> None:
     assert re.search(rf"results/{folder}\b|grid `{folder}`|`{folder}/?`", texts)
 
 
-@pytest.mark.parametrize("name", ["layouts", "playback"])
-def test_every_training_is_scored_on_a_class_once(name: str) -> None:
-    table = classes_of(name)
-    assert set(table["variant"]) == set(ablations.load(RESULTS / name)["name"])
+def test_every_training_is_scored_on_a_class_once() -> None:
+    table = classes_of("layouts")
+    assert set(table["variant"]) == set(ablations.load(RESULTS / "layouts")["name"])
     assert not table.duplicated(["variant", "seed", "class"]).any()
 
 

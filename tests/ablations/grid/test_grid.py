@@ -385,17 +385,12 @@ def test_every_question_has_its_grid():
 
 @pytest.fixture
 def films(tmp_path, monkeypatch):
-    """Where the grids of real films look for their data: a batch of clips, and some for val."""
+    """Where the grid of speaking mouths looks for its clips."""
     monkeypatch.chdir(tmp_path)
     for letter, speaker, take in product("FM", range(10), range(3)):
         folder = tmp_path / f"runs/lips/six/{letter}/s{speaker}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{take}.mp4").write_bytes(bytes(speaker + 1))
-    for fold, split, name in product(range(8), ("train", "test"), ("forward", "reversed")):
-        folder = tmp_path / f"runs/playback/data/fold-{fold}/{split}/{name}"
-        folder.mkdir(parents=True)
-        for i in range(20):
-            (folder / f"{i}.mp4").write_bytes(bytes(fold + 1))
 
 
 @pytest.mark.usefixtures("films")
