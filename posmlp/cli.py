@@ -30,6 +30,7 @@ from posmlp.shapes import NO_ROOM, not_written, print_any_name
 from posmlp.train.logs import LOG_HELP
 
 if TYPE_CHECKING:
+    from posmlp.data.sources import HeldClips
     from posmlp.predict import Prediction
 
 DEVICE_HELP = "cpu, cuda or cuda:N; one GPU, if there is one, where this is left out"
@@ -130,7 +131,9 @@ def _parser() -> argparse.ArgumentParser:
         "--calibrate", action="store_true", help="fit a temperature to val clips, for predict"
     )
     evaluate.add_argument(
-        "--shifts", action="store_true", help="score clips of other rates, speeds and resolutions"
+        "--shifts",
+        action="store_true",
+        help="score clips of other rates, speeds and sizes, and compressed",
     )
     evaluate.add_argument("--workers", type=int, default=NUM_WORKERS, help="decoding processes")
     evaluate.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
@@ -170,7 +173,8 @@ def _parser() -> argparse.ArgumentParser:
     card.add_argument("run_folder", metavar="RUN", help="a run folder")
     card.add_argument("--out", metavar="FILE", help="the file to write; README.md of the run")
 
-    add_data_commands(commands.add_parser("data", help="Make, check or time a data set."), configs)
+    data = commands.add_parser("data", help="Make, check or time a data set.")
+    add_data_commands(data, configs, _train_toy)
 
     convert = command("convert", _convert)
     convert.add_argument("source", metavar="SRC", help=".pth or .safetensors of a released model")
@@ -184,6 +188,14 @@ def _parser() -> argparse.ArgumentParser:
     info = command("info", _info)
     info.add_argument("preset", metavar="PRESET", nargs="?", help="all presets if left out")
     return parser
+
+
+def _train_toy(learn: HeldClips, test: HeldClips, epochs: int) -> float:
+    """The top-1 on test clips of a toy model that learned from others."""
+    from posmlp.train.fitting import fit
+
+    train = TrainConfig(epochs=epochs, batch_size=min(16, len(learn)))
+    return float(fit("toy", train, (learn, test), progress=False)[-1]["test_top1"])
 
 
 def _try(options: argparse.Namespace) -> None:

@@ -79,7 +79,7 @@ HOUSE = {
         "cli": "show speed time_need check playback digits clips user_cache",
         "show": "sources augment",
         "speed": "sources datasets clips files layouts user_cache",
-        "time_need": "check digits files layouts user_cache",
+        "time_need": "sources check digits files layouts user_cache",
         "sources": "datasets clips digits files augment user_cache",
         "datasets": "check clips files layouts user_cache",
         "check": "clips files layouts user_cache",

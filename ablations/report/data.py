@@ -6,6 +6,7 @@ import io
 import json
 import warnings
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -367,6 +368,18 @@ class Study:
         for label, cell_id, seed in self._finished(self.labels.values()):
             if found := list(score_files(self.store.run_folder(cell_id, seed))):
                 yield f"{label}, seed {seed}", found
+
+    @cached_property
+    def folds(self) -> str:
+        """What seeds are tested on in turn, with the data's word for groups; else empty."""
+        for _, cell_id, seed in self._finished(self.labels.values()):
+            path = self.store.run_folder(cell_id, seed) / "config.json"
+            with suppress(OSError, ValueError, KeyError):
+                about = self.store.json(path)
+                count, rule = about["train"]["folds"], about["data"]["test"].get("split_rule", "")
+                groups = rule.rpartition("groups: ")[2]
+                return f"{count} folds of whole groups ({groups})" if count else ""
+        return ""
 
     def histories(self, labels: Collection[str]) -> pd.DataFrame:
         """The metrics by epoch of these variants' finished runs whose metrics.csv can be read.

@@ -20,7 +20,14 @@ from ablations.report import bias, clips, dots, figures, prediction, tables, wor
 from ablations.report.data import MOST_SHOWN, Study
 from ablations.report.figures import Drawn
 from ablations.report.labels import Metric
-from ablations.report.provenance import grid_text, is_dirty, links, provenance, reproduce
+from ablations.report.provenance import (
+    grid_text,
+    is_dirty,
+    links,
+    provenance,
+    reproduce,
+    time_need,
+)
 from ablations.report.tuning import Tuning, tuning
 from ablations.report.words import Finding
 from posmlp.checkpoint import write_atomically
@@ -244,6 +251,7 @@ def _page(
         "failures": whole.failed.head(MOST_SHOWN).to_dict("records"),
         "num_failures": len(whole.failed),
         "provenance": list(provenance(whole)),
+        "time_need": time_need(whole, folder),
         "reproduce": reproduce(whole),
         "is_dirty": is_dirty(whole),
         "grid_text": grid_text(study),

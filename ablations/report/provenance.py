@@ -11,6 +11,8 @@ from urllib.parse import quote
 
 from ablations.report.data import Study
 from ablations.store.files import in_checkout
+from posmlp.clip_scores import link
+from posmlp.data.time_need import NEED_FILE
 
 
 def provenance(study: Study) -> Iterator[tuple[str, str]]:
@@ -35,10 +37,8 @@ def provenance(study: Study) -> Iterator[tuple[str, str]]:
         hours = sum(timing["seconds"] for timing in timings) / 3600
         yield "time of all runs", f"{hours:.2g} hours, one after the other"
     yield "data", _values(results, "data")
-    trains = [(result.get("config") or {}).get("train") or {} for result in results]
-    if folds := {train["folds"] for train in trains if train.get("folds")}:
-        count = " | ".join(map(str, sorted(folds)))
-        yield "folds", f"seed s is tested on fold s modulo {count} of the groups, and pairs so"
+    if study.folds:
+        yield "folds", f"seeds are tested in turn on {study.folds}, and paired so"
     for key, words in (
         ("init_from", "started from"),
         ("init_sha256", "SHA-256 of what it started from"),
@@ -48,6 +48,13 @@ def provenance(study: Study) -> Iterator[tuple[str, str]]:
         found = {str(result[key]) for result in results if result.get(key)}
         if found:
             yield words, " | ".join(sorted(found))
+
+
+def time_need(study: Study, folder: Path) -> list[str]:
+    """Figures of `posmlp data time` in the data's own folders, as seen from `folder`."""
+    roots = {str(result.get("data", "")).rpartition(":")[2] for result in study.made}
+    figures = (Path(root) / NEED_FILE for root in sorted(roots))
+    return [link(figure, folder) for figure in figures if figure.is_file()]
 
 
 class Linked(NamedTuple):

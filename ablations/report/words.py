@@ -39,6 +39,7 @@ def progress(study: Study) -> str:
         asked = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
         seeds = f"{asked} of at most {len(study.plan['seeds'])} seeds, until the verdict"
     what = f"{_count(len(study.labels), 'variant')}, {seeds}"
+    what += f", tested in turn on {study.folds}" if study.folds else ""
     if done == declared:
         return f"All {declared} declared runs have finished: {what}."
     parts = [f"{done} of {declared} declared runs have finished ({what})"]

@@ -18,13 +18,18 @@ from posmlp.data.user_cache import NUM_WORKERS
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from posmlp.data.time_need import Train
+
 DATA_HELP = "moving-digits[:difficulty], a folder of videos, or LAYOUT:FOLDER"
 NUM_PROBLEMS = 20  # that `check` shows; the list holds all
 Configs = Callable[[str, Sequence[str]], tuple[PosMLPConfig, TrainConfig]]
 
 
-def add_data_commands(data: argparse.ArgumentParser, configs: Configs) -> None:
-    """Add the verbs of `posmlp data` to its parser; `configs` reads `--config` and `--set`."""
+def add_data_commands(data: argparse.ArgumentParser, configs: Configs, train: Train) -> None:
+    """Add the verbs of `posmlp data` to its parser.
+
+    `configs` reads `--config` and `--set`; `train` trains the model of `time --train`.
+    """
     verbs = data.add_subparsers(dest="verb", required=True)
     _add_make_commands(verbs.add_parser("make", help="Write a data set as video files."))
     check = verbs.add_parser("check", help="Read every file of a data set; list what is wrong.")
@@ -51,12 +56,13 @@ def add_data_commands(data: argparse.ArgumentParser, configs: Configs) -> None:
         "--set", nargs="*", default=[], dest="settings", metavar="key=value", help="as for train"
     )
     need = verbs.add_parser("time", help="Tell whether the labels need the order of frames.")
-    need.set_defaults(run=_data_time)
+    need.set_defaults(run=partial(_data_time, train))
     need.add_argument("root", metavar="DIR", help=DATA_HELP)
     need.add_argument("--clips", type=int, default=1000, help="clips to read, of all classes")
     need.add_argument("--folds", type=int, default=10, help="of the cross-validation over groups")
+    need.add_argument("--train", action="store_true", help="train the toy model, too: some minutes")
     need.add_argument("--workers", type=int, default=NUM_WORKERS, help="decoding processes")
-    need.add_argument("--out", metavar="PNG", help="a figure to write")
+    need.add_argument("--out", metavar="PNG", help="a figure; reports link the data's own need.png")
     speed = verbs.add_parser("speed", help="Time the loading of a data set beside decord alone.")
     speed.set_defaults(run=partial(_data_speed, configs))
     speed.add_argument("root", metavar="DIR", help="a folder of videos, or LAYOUT:FOLDER")
@@ -215,7 +221,7 @@ def _save_picture(picture: Image, out: str) -> None:
     print(f"written: {out}")
 
 
-def _data_time(options: argparse.Namespace) -> None:
+def _data_time(train: Train, options: argparse.Namespace) -> None:
     """Tell whether the labels need the order of frames."""
     from posmlp.data.time_need import draw_need, need_of_time
 
@@ -226,6 +232,7 @@ def _data_time(options: argparse.Namespace) -> None:
         num_clips=options.clips,
         num_folds=options.folds,
         num_workers=options.workers,
+        train=train if options.train else None,
     )
     for line in need.lines():
         print(line)

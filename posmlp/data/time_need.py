@@ -7,19 +7,22 @@ of neighbouring pixels in neighbouring frames, pooled over places. Their sum wit
 the reversed clip is the same both ways, their difference tells which way. So motion is read
 wherever it is, in front of any background, which pixels in order do not allow.
 
+With `--train` the toy model is trained, too: on one frame repeated, on frames shuffled, in order.
+
 Shapes: n clips, T frames, P pixels, K classes, F folds.
 """
 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +37,12 @@ from posmlp.data.layouts.layouts import all_videos
 from posmlp.data.layouts.splits import GROUP_FILE, folds_of
 from posmlp.data.user_cache import NUM_WORKERS
 
-FRAMES, SIDE = 12, 16  # of a clip that is read
+if TYPE_CHECKING:
+    from posmlp.data.sources import HeldClips
+
+NEED_FILE = "need.png"
+"""The figure, by the name that reports look for in the folder of their data."""
+FRAMES, SIDE = 12, 16  # of a clip as ridges read it; the toy model's side is twice that
 MOST_CLIPS, MOST_FOLDS = 1000, 10
 CHANCE, MAJORITY = "chance", "majority"
 MEAN, SORTED, ORDERED = "mean frame", "frames sorted by value", "frames in order"
@@ -42,20 +50,29 @@ EITHER_WAY, WHICH_WAY = "motion, either way", "motion, and which way"
 BLIND_TO = {ORDERED: SORTED, WHICH_WAY: EITHER_WAY}
 """Readers that see order, and what sees the same without it."""
 REVERSED = "{}, tested reversed"
+ONE, SHUFFLED, TRAINED = (
+    f"toy model, {what}" for what in ("one frame repeated", "frames shuffled", "frames in order")
+)
+TRAINED_FRAMES, TRAINED_FOLDS = 8, 3
+TRAINED_CLIPS, MOST_EPOCHS = 12_000, 60  # that a training sees, of as few clips as there may be
+Train = Callable[["HeldClips", "HeldClips", int], float]
+"""Trains on the first clips for so many epochs; the share of the others that is right."""
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # of the ridge, over the mean square of a clip
 INNER_FOLDS = 3  # by which a strength is chosen
 CELLS, PARTS, STEPS = 4, 3, (1, 2)  # motion: cells a side, parts of a clip, pixels between two
 WAYS = ((0, 1), (1, 0), (1, 1), (1, -1))
 NUM_PAIRS = 5  # that are named
 LEVEL = 0.05  # of intervals, and of the test that a pair of classes needs order, over all pairs
+Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Places to fit on, and to test on."""
 Floats = NDArray[np.float32]
 Array = NDArray[np.float64]
 
 
 class Clips(NamedTuple):
-    """Grey clips (n, T, P) float32, labels and groups (n,), class names, and what groups are."""
+    """Frames (n, T, S, S, 3) uint8, labels and groups (n,), class names, and what groups are."""
 
-    clips: Floats
+    frames: NDArray[np.uint8]
     labels: NDArray[np.int64]
     groups: list[str]
     classes: tuple[str, ...]
@@ -74,17 +91,14 @@ class Interval(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two classes that order tells apart.
+    """Two classes that order tells apart, by a sign test over clips, at LEVEL over all pairs.
 
-    Shares of their clips whose own class outscores the other: by a reader in order, by one that is
-    blind to it, and by the first of reversed clips. Named are pairs by a sign test over clips,
-    at LEVEL over all pairs.
+    Shares of their clips whose own class outscores the other: by a reader in order, by a blind one.
     """
 
     names: str
     ordered: float
     blind: float
-    backwards: float
 
     def __str__(self) -> str:
         return f"{self.names} {self.ordered:.0%} against {self.blind:.0%}"
@@ -102,6 +116,8 @@ class TimeNeed:
     scores: dict[str, Array]
     test_share: float
     pairs: dict[str, tuple[Pair, ...]]
+    epochs: int = 0
+    """For which the toy model was trained."""
 
     def interval(self, reader: str, over: str = "", level: float = LEVEL) -> Interval:
         """A reader's accuracy, or how much it is above another's, and its 1 - level interval.
@@ -110,8 +126,10 @@ class TimeNeed:
         """
         from scipy.stats import t
 
-        values = self.scores[reader] - (self.scores[over] if over else 0.0)
-        mean, count = float(values.mean()), len(values)
+        values = self.scores[reader]
+        count = len(values)
+        values = values - (self.scores[over][:count] if over else 0.0)
+        mean = float(values.mean())
         overlap = 1 / count + self.test_share / (1 - self.test_share)
         spread = math.sqrt(overlap * float(values.var(ddof=1)))
         half = float(t.ppf(1 - level / 2, count - 1)) * spread
@@ -134,11 +152,13 @@ class TimeNeed:
         """What was read, a line a reader with its accuracy and 95% interval, and the sentence."""
         width = max(map(len, self.scores))
         said = self.sentence()
-        return [
-            self.about(),
-            *(f"  {name:{width}}  {self.interval(name)}" for name in self.scores),
-            said[0].upper() + said[1:] + ".",
-        ]
+        lines = [f"  {name:{width}}  {self.interval(name)}" for name in self.scores]
+        lines = [self.about(), *lines, said[0].upper() + said[1:] + "."]
+        if self.epochs:
+            gain, folds = self.interval(TRAINED, SHUFFLED), len(self.scores[TRAINED])
+            how = f"The toy model, trained for {self.epochs} epochs on each of {folds} folds"
+            lines.append(f"{how}, reads {_points(gain)} more in order than shuffled.")
+        return lines
 
     def about(self) -> str:
         """How many clips, groups and folds there are."""
@@ -180,20 +200,22 @@ def need_of_time(
     num_clips: int = MOST_CLIPS,
     num_folds: int = MOST_FOLDS,
     num_workers: int = NUM_WORKERS,
+    train: Train | None = None,
 ) -> TimeNeed:
     """What ridge classifiers read from a data set's clips with and without the order of frames.
 
     `spec`: a folder, `LAYOUT:FOLDER`, or `moving-digits[:difficulty]`; clips of all its splits
     are taken together, at most `num_clips`, drawn class by class. Folds hold whole groups
-    (`layouts/splits.py`). Raises ValueError for data of one class or one group, for a class that
-    is in one group alone, for a fold that lacks a class, and for what cannot be read.
+    (`layouts/splits.py`). `train`: what trains a model that reads them, too. Raises ValueError for
+    data of one class or one group, for a class that is in one group alone, for a fold that lacks a
+    class, and for what cannot be read.
     """
     if num_clips < 2 or num_folds < 2:
         raise ValueError(f"--clips {num_clips} and --folds {num_folds} must both be at least 2")
     name = str(spec)
     if name.partition(":")[0] == MOVING_DIGITS:
-        return read_need(_generated(name, num_clips), name, num_folds)
-    return read_need(_read(spec, num_clips, num_workers), name, num_folds)
+        return read_need(_generated(name, num_clips), name, num_folds, train)
+    return read_need(_read(spec, num_clips, num_workers), name, num_folds, train)
 
 
 def _generated(name: str, num_clips: int) -> Clips:
@@ -204,9 +226,9 @@ def _generated(name: str, num_clips: int) -> Clips:
     difficulty = name.partition(":")[2] or "medium"
     digits = MovingDigits("train", num_clips, difficulty=difficulty)
     rendered = digits.render(torch.arange(num_clips))
-    clips = np.stack([_small(clip) for clip in rendered.clips.numpy()])
+    frames, labels = rendered.clips.numpy(), rendered.labels.numpy()
     groups = [str(i) for i in range(num_clips)]
-    return Clips(clips, rendered.labels.numpy(), groups, digits.classes, "each clip its own")
+    return Clips(frames, labels, groups, digits.classes, "each clip its own")
 
 
 def _read(spec: str | Path, num_clips: int, num_workers: int) -> Clips:
@@ -215,12 +237,12 @@ def _read(spec: str | Path, num_clips: int, num_workers: int) -> Clips:
     chosen = _by_class(listing.labels, num_clips)
     if len(chosen) < len(groups):
         tell(f"{len(chosen)} of {len(groups)} clips are read (--clips)")
-    clips: list[Floats] = []
+    clips: list[NDArray[np.uint8]] = []
     kept: list[int] = []
     longest = 0
     with DecodePool(num_workers) as pool:
         started = under_way(
-            ((i, pool.submit(read_small, str(listing.paths[i]))) for i in chosen),
+            ((i, pool.submit(read_square, str(listing.paths[i]))) for i in chosen),
             num_ahead=4 * num_workers,
         )
         for i, wait in tqdm(started, "reading", len(chosen), unit="clip", disable=None):
@@ -249,8 +271,8 @@ def _by_class(labels: Sequence[int], count: int) -> list[int]:
     return sorted(place for _, place in sorted(placed)[:count])
 
 
-def read_small(path: str) -> tuple[Floats, int]:
-    """FRAMES evenly spaced frames of a file, grey and SIDE x SIDE, (T, P), and its frames in all.
+def read_square(path: str) -> tuple[NDArray[np.uint8], int]:
+    """FRAMES evenly spaced frames of a file, each squeezed into a square, and its frames in all.
 
     Raises VideoError.
     """
@@ -258,11 +280,13 @@ def read_small(path: str) -> tuple[Floats, int]:
         path, lambda count, _: np.rint(np.linspace(0, count - 1, FRAMES)).astype(int),
         short_side=2 * SIDE,
     )  # fmt: skip
-    return _small(video.frames), video.num_frames
+    size, box = (2 * SIDE, 2 * SIDE), Image.Resampling.BOX
+    squares = [Image.fromarray(frame).resize(size, box) for frame in video.frames]
+    return np.stack([np.asarray(square) for square in squares]), video.num_frames
 
 
 def _small(frames: NDArray[np.uint8]) -> Floats:
-    """Frames (T, H, W, 3) as grey ones (T, P), the whole of each squeezed into a square."""
+    """Frames (T, S, S, 3) as grey ones (T, P)."""
     each = (Image.fromarray(frame).convert("L") for frame in frames)
     size, box = (SIDE, SIDE), Image.Resampling.BOX
     return np.stack([np.asarray(f.resize(size, box), np.float32).ravel() for f in each])
@@ -271,11 +295,14 @@ def _small(frames: NDArray[np.uint8]) -> Floats:
 # ---- Readers -------------------------------------------------------------------------------------
 
 
-def read_need(data: Clips, name: str, num_folds: int = MOST_FOLDS) -> TimeNeed:
+def read_need(
+    data: Clips, name: str, num_folds: int = MOST_FOLDS, train: Train | None = None
+) -> TimeNeed:
     """The same of clips that are there already. Raises ValueError as `need_of_time` does."""
     folds = _folds(data, num_folds)
     present, places = np.unique(data.labels, return_inverse=True)
-    clips = data.clips - data.clips.mean((1, 2), keepdims=True)
+    clips = np.stack([_small(frames) for frames in data.frames])
+    clips -= clips.mean((1, 2), keepdims=True)
     clips /= clips.std((1, 2), keepdims=True) + 1e-6
     either, which = _motion(clips)
     inputs = {
@@ -297,9 +324,9 @@ def read_need(data: Clips, name: str, num_folds: int = MOST_FOLDS) -> TimeNeed:
         if reader in backwards:
             tested[REVERSED.format(reader)] = backwards[reader]
         answers |= {each: np.zeros_like(majority) for each in tested}
-        for train, test in folds:
-            groups = [data.groups[i] for i in train]
-            read = _ridge(x[train], places[train], groups, [y[test] for y in tested.values()])
+        for fitted, test in folds:
+            groups = [data.groups[i] for i in fitted]
+            read = _ridge(x[fitted], places[fitted], groups, [y[test] for y in tested.values()])
             for each, scores in zip(tested, read, strict=True):
                 answers[each][test] = scores
             bar.update()
@@ -308,6 +335,10 @@ def read_need(data: Clips, name: str, num_folds: int = MOST_FOLDS) -> TimeNeed:
     for each, found in answers.items():
         right = found.argmax(1) == places
         by_fold[each] = np.array([right[test].mean() for _, test in folds])
+    epochs = 0
+    if train is not None:
+        epochs = min(MOST_EPOCHS, math.ceil(TRAINED_CLIPS / len(places)))
+        by_fold |= _trained(data, folds[:TRAINED_FOLDS], train, epochs)
     names = [data.classes[k] for k in present]
     return TimeNeed(
         name,
@@ -318,7 +349,41 @@ def read_need(data: Clips, name: str, num_folds: int = MOST_FOLDS) -> TimeNeed:
         by_fold,
         float(np.mean([len(test) for _, test in folds])) / len(places),
         {reader: _pairs(answers, places, names, reader) for reader in BLIND_TO},
+        epochs,
     )
+
+
+def _trained(data: Clips, folds: Sequence[Fold], train: Train, epochs: int) -> dict[str, Array]:
+    """What a model that is trained anew in each fold reads from each form of the clips.
+
+    A shuffled clip keeps its order of frames in all epochs.
+    """
+    import torch
+
+    from posmlp.data.sources import HeldClips
+
+    places = np.rint(np.linspace(0, data.frames.shape[1] - 1, TRAINED_FRAMES)).astype(int)
+    frames, labels = torch.from_numpy(data.frames[:, places]), torch.from_numpy(data.labels)
+    draws = torch.rand(frames.shape[:2], generator=torch.Generator().manual_seed(0))
+    shown = {
+        ONE: frames[:, TRAINED_FRAMES // 2, None].expand_as(frames),
+        SHUFFLED: frames[torch.arange(len(frames))[:, None], draws.argsort(1)],
+        TRAINED: frames,
+    }
+    found = {}
+    title = f"training for {epochs} epochs"
+    with tqdm(total=len(shown) * len(folds), desc=title, unit="training", disable=None) as bar:
+        for reader, clips in shown.items():
+            scores = []
+            for fold in folds:
+                learn, test = (
+                    HeldClips(reader, data.classes, labels[part], None, clips[part], {})
+                    for part in map(torch.from_numpy, fold)
+                )
+                scores.append(train(learn, test, epochs))
+                bar.update()
+            found[reader] = np.array(scores)
+    return found
 
 
 def _motion(clips: Floats) -> tuple[Floats, Floats]:
@@ -347,7 +412,7 @@ def _pooled(products: Floats, parts: int) -> Floats:
     return some.reshape(n, parts, CELLS, side, CELLS, side).mean((3, 5)).reshape(n, -1)
 
 
-def _folds(data: Clips, num_folds: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _folds(data: Clips, num_folds: int) -> list[Fold]:
     """Places to fit on and to test on; each group, and about a share of each class, in one fold."""
     groups_of_class: dict[int, set[str]] = defaultdict(set)
     for label, group in zip(data.labels.tolist(), data.groups, strict=True):
@@ -426,13 +491,13 @@ def _pairs(
     for a, b in combinations(range(len(names)), 2):
         own = (places == a) | (places == b)
         sign = np.where(places[own] == a, 1.0, -1.0)
-        ordered, blind, backwards = (
+        ordered, blind = (
             sign * (answers[each][own, a] - answers[each][own, b]) > 0
-            for each in (reader, BLIND_TO[reader], REVERSED.format(reader))
+            for each in (reader, BLIND_TO[reader])
         )
         won, lost = int((ordered & ~blind).sum()), int((blind & ~ordered).sum())
         if won > lost and count * float(binomtest(won, won + lost).pvalue) < LEVEL:
-            shares = [float(right.mean()) for right in (ordered, blind, backwards)]
+            shares = float(ordered.mean()), float(blind.mean())
             found.append(Pair(f"{names[a]}/{names[b]}", *shares))
     return tuple(sorted(found, key=lambda pair: pair.blind - pair.ordered))
 
@@ -440,43 +505,30 @@ def _pairs(
 # ---- Figure --------------------------------------------------------------------------------------
 
 _GREY, _BLUE, _ORANGE, _SKY = "#999999", "#0072b2", "#e69f00", "#56b4e9"  # Okabe and Ito's
-_LEFT, _BAR, _ROW, _MARGIN = 275, 480, 24, 14  # pixels
+_LEFT, _BAR, _ROW, _LINE, _MARGIN = 275, 480, 24, 16, 14  # pixels
 
 
 def draw_need(need: TimeNeed) -> Image.Image:
-    """A bar a reader, with its 95% interval, and three bars for each pair that needs order."""
+    """A bar a reader, with its 95% interval, and what they say."""
     font, small = ImageFont.load_default(size=13), ImageFont.load_default(size=11)
-    best, _ = need.order()
-    pairs = need.pairs[best][:NUM_PAIRS]
-    inks = dict.fromkeys(BLIND_TO, _BLUE) | dict.fromkeys(BLIND_TO.values(), _ORANGE)
+    inks = dict.fromkeys((*BLIND_TO, TRAINED), _BLUE)
+    inks |= dict.fromkeys((*BLIND_TO.values(), SHUFFLED), _ORANGE)
     inks |= {REVERSED.format(reader): _SKY for reader in BLIND_TO}
-    rows = len(need.scores) + 2 * len(pairs) + (3 if pairs else 2)
-    page = Image.new("RGB", (_LEFT + _BAR + 200, 2 * _MARGIN + _ROW * rows), "white")
+    said = [f"{need.about()}; lines: 95% intervals", *need.lines()[1 + len(need.scores) :]]
+    notes = [line for each in said for line in textwrap.wrap(each, 150)]
+    height = 2 * _MARGIN + _ROW * (len(need.scores) + 2) + _LINE * len(notes)
+    page = Image.new("RGB", (_LEFT + _BAR + 200, height), "white")
     draw = ImageDraw.Draw(page)
     y = _MARGIN
-
-    def bar(y: float, height: int, share: float, ink: str) -> None:
-        draw.rectangle((_LEFT, y, _LEFT + _BAR * max(share, 0.0), y + height), ink)
-
     draw.text((_MARGIN, y), "Clips of held-out groups that are right", "black", font)
     for reader in need.scores:
         y += _ROW
         found = need.interval(reader)
+        mean, low, high = (_LEFT + _BAR * min(max(share, 0.0), 1.0) for share in found)
         draw.text((_MARGIN, y), reader, "black", font)
-        bar(y + 2, _ROW - 10, found.mean, inks.get(reader, _GREY))
-        low, high = (_LEFT + _BAR * min(max(x, 0.0), 1.0) for x in (found.low, found.high))
+        draw.rectangle((_LEFT, y + 2, mean, y + 16), inks.get(reader, _GREY))
         draw.line((low, y + 9, high, y + 9), "black", 2)
         draw.text((_LEFT + _BAR + 12, y), str(found).strip(), "black", font)
-    y += _ROW
-    if pairs:
-        draw.text((_MARGIN, y), f"Pairs that need order: {best}", "black", font)
-        y += _ROW
-    for pair in pairs:
-        draw.text((_MARGIN, y + 8), pair.names, "black", font)
-        shares = {"in order": pair.ordered, "blind to it": pair.blind, "reversed": pair.backwards}
-        for i, (how, ink) in enumerate(zip(shares, (_BLUE, _ORANGE, _SKY), strict=True)):
-            bar(y + 14 * i, 11, shares[how], ink)
-            draw.text((_LEFT + _BAR + 12, y + 14 * i), f"{shares[how]:.0%} {how}", "black", small)
-        y += 2 * _ROW
-    draw.text((_MARGIN, y + 6), f"{need.about()}; lines: 95% intervals", "black", small)
+    for i, note in enumerate(notes):
+        draw.text((_MARGIN, y + _ROW + 10 + _LINE * i), note, "black", small)
     return page

@@ -18,12 +18,15 @@ from torch.nn import functional as F
 
 from posmlp.checkpoint import write_atomically
 from posmlp.clip_scores import ClipScores, as_csv
+from posmlp.data.files.clip_files import compressed
 from posmlp.data.sources import ClipSource
 from posmlp.train.scoring import metrics
 
 NUM_BINS = 10
 FEW_CLIPS = 100
 """To which a temperature may fit by chance."""
+RATE_FACTOR = 40
+"""Of compressed clips; usual is 23, and 51 is coarsest."""
 Shift = Callable[[Tensor], Tensor]
 """What is done to uint8 clips (k, T, H, W, 3)."""
 
@@ -142,6 +145,11 @@ def _resolution(share: float) -> Shift:
     return shift
 
 
+def _compression(clips: Tensor) -> Tensor:
+    found = [torch.from_numpy(compressed(clip, RATE_FACTOR)) for clip in clips.cpu().numpy()]
+    return torch.stack(found).to(clips.device)
+
+
 SHIFTS: dict[str, Shift] = {
     "none": lambda clips: clips,
     "frame rate x 0.5": _frames(lambda t, _: t // 2 * 2),
@@ -149,9 +157,10 @@ SHIFTS: dict[str, Shift] = {
     "speed x 2": _frames(lambda t, count: 2 * t - count // 2),
     "resolution x 0.5": _resolution(0.5),
     "resolution x 0.25": _resolution(0.25),
+    "compression": _compression,
 }
 """Every second frame twice; the middle half, slowly; all of it in half of the frames, between the
-first and the last held; coarser frames."""
+first and the last held; coarser frames; H.264 at RATE_FACTOR."""
 
 
 class ShiftedClips:

@@ -28,6 +28,9 @@ from ablations.engines.job import Attempt
 from ablations.engines.worker import Place
 from ablations.grid.grid import Job
 from ablations.grid.gridfile import GridError
+from ablations.report.data import Study
+from ablations.report.provenance import time_need
+from ablations.report.words import progress
 from ablations.run import part
 from ablations.store.alike import FailedAlikeError, unless_all_fail
 from ablations.store.claims import STALE_S, Claims
@@ -546,6 +549,11 @@ def test_seeds_are_tested_on_the_folds_of_groups_in_turn(
     ]
     assert [each["source"] for each in sources] == [f"fold{k % 3}of3:{data}" for k in range(4)]
     assert {each["data"]["test"]["num_clips"] for each in sources} == {2}
+    study = Study.open(tmp_path / "run")
+    assert "4 seeds each, tested in turn on 3 folds of whole groups (folders)." in progress(study)
+    assert time_need(study, tmp_path) == []
+    (tmp_path / "data/need.png").touch()
+    assert time_need(study, tmp_path / "run") == ["../data/need.png"]
     for base, said in (
         ({"data": data, "train": {"folds": 2}}, "folds=2 must be 0 for none, or at least 3"),
         ({"data": data, "train": {"folds": 4}}, "has 3 groups .folders., too few for 4 folds"),

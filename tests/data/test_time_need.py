@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from posmlp.cli import main
+from posmlp.cli import _train_toy, main
+from posmlp.data.sources import HeldClips
 from posmlp.data.time_need import (
     EITHER_WAY,
     MEAN,
@@ -18,7 +20,6 @@ from posmlp.data.time_need import (
     SORTED,
     WHICH_WAY,
     Clips,
-    draw_need,
     need_of_time,
     read_need,
 )
@@ -40,8 +41,9 @@ def planted(what: str, num_clips: int = 60, seed: int = 0) -> Clips:
             }
             clip[time, rows[what] : rows[what] + 3] += 1
     groups = [str(i // 2 % 10) for i in range(num_clips)]
-    flat = clips.reshape(num_clips, NUM_FRAMES, -1).astype(np.float32)
-    return Clips(flat, labels, groups, ("falls", "rises"), "planted")
+    grey = (clips * 40 + 100).clip(0, 255).astype(np.uint8)
+    frames = np.repeat(grey[..., None], 3, axis=-1)
+    return Clips(frames, labels, groups, ("falls", "rises"), "planted")
 
 
 def test_planted_answer_is_found():
@@ -52,7 +54,6 @@ def test_planted_answer_is_found():
     assert max(scores[reader] for reader in (MEAN, SORTED, EITHER_WAY)) < 0.75
     assert need.sentence().startswith("order carries")
     assert "falls/rises 100% against" in need.sentence()
-    assert draw_need(need).height > draw_need(read_need(planted("still"), "x", 3)).height
 
     still = read_need(planted("still"), "planted")
     assert still.interval(MEAN).mean == 1.0
@@ -100,20 +101,31 @@ def test_fold_without_a_class_is_refused():
 
 def write_frames(root: Path, data: Clips) -> Path:
     """A folder of images a clip: CLASS/GROUP/CLIP/*.png."""
-    grey = (data.clips * 40 + 100).clip(0, 255).astype(np.uint8)
-    for i, clip in enumerate(grey.reshape(-1, NUM_FRAMES, SIDE, SIDE)):
+    for i, clip in enumerate(data.frames):
         folder = root / data.classes[data.labels[i]] / f"p{data.groups[i]}" / f"{i}"
         folder.mkdir(parents=True)
         for time, frame in enumerate(clip):
-            Image.fromarray(frame).convert("RGB").save(folder / f"{time}.png")
+            Image.fromarray(frame).save(folder / f"{time}.png")
     return root
 
 
-def test_command_reads_files_and_draws(tmp_path, capsys):
+def test_command_reads_files_trains_and_draws(tmp_path, capsys, monkeypatch):
+    """In place of the toy model stands one that is right where the last bar lies as its class's."""
+
+    def right(learn: HeldClips, test: HeldClips, epochs: int) -> float:
+        assert (len(learn), len(test), epochs) == (54, 6, 60)
+        assert test.clips.shape == (6, 8, 32, 32, 3)
+        rows = test.clips[:, -1].float().mean((2, 3)).argmax(1) > 15
+        return float((rows == test.labels).float().mean())
+
+    monkeypatch.setattr("posmlp.cli._train_toy", right)
     root = write_frames(tmp_path / "bars", planted("order"))
     out = tmp_path / "need.png"
-    assert main(["data", "time", str(root), "--workers", "0", "--out", str(out)]) == 0
+    words = [str(root), "--workers", "0", "--train", "--out", str(out)]
+    assert main(["data", "time", *words]) == 0
     said = capsys.readouterr().out
+    assert re.search(r"toy model, frames in order +100.0%", said)
+    assert "trained for 60 epochs on each of 3 folds, reads" in said
     assert "60 clips of 2 classes, 10 groups (folders), 10 folds" in said
     assert "Order carries" in said
     assert Image.open(out).width > 800
@@ -125,6 +137,12 @@ def test_command_reads_files_and_draws(tmp_path, capsys):
     ):
         assert main(["data", "time", *words]) == 2
         assert told in capsys.readouterr().err
+
+
+def test_toy_model_is_trained_and_tested():
+    clips = torch.randint(256, (6, 8, 32, 32, 3), dtype=torch.uint8)
+    held = HeldClips("noise", ("a", "b"), torch.arange(6) % 2, None, clips, {})
+    assert _train_toy(held, held, 1) in {k / 6 for k in range(7)}
 
 
 def test_generated_digits_need_order():

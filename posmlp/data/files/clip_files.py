@@ -5,9 +5,10 @@ No torch here.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,17 +34,30 @@ def check_width(image_size: int) -> None:
         )
 
 
-def encode_clip(path: Path, frames: NDArray[np.uint8]) -> None:
-    """Write frames (T, H, W, 3) uint8 RGB as intra-only H.264."""
+def encode_clip(
+    file: Path | io.BytesIO, frames: NDArray[np.uint8], options: Mapping[str, str] = H264_OPTIONS
+) -> None:
+    """Write frames (T, H, W, 3) uint8 RGB as H.264, every frame alone where no options say else."""
     av = pyav()
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FRAMES_PER_S, options=H264_OPTIONS)
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FRAMES_PER_S, options=dict(options))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
         for pixels in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
+
+
+def compressed(frames: NDArray[np.uint8], rate_factor: int) -> NDArray[np.uint8]:
+    """Frames (T, H, W, 3) uint8 RGB through H.264 of a constant rate factor (51 is coarsest)."""
+    file, (height, width) = io.BytesIO(), frames.shape[1:3]
+    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), "edge")
+    encode_clip(file, even, {"crf": str(rate_factor)})
+    file.seek(0)
+    with pyav().open(file) as container:
+        found = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return np.stack(found)[:, :height, :width]
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 A group is what must not be on two sides: clips of one recording, or of one person. It is told, in
 this order and class by class, by
 
-    ROOT/groups.csv   rows `path,group`, paths relative to ROOT; it names every video
+    ROOT/groups.csv   rows `path,group`, paths relative to ROOT; it names every video. A column of
+                      another name, such as `speaker`, tells what groups are
     folders           below the class's own: CLASS/anna/1.mp4 is of anna's, in every class
     names             what stands before a part's number: v_Biking_g01_c02 is of v_Biking_g01
 
@@ -47,7 +48,7 @@ def groups_of(
     Raises ValueError if there is a groups.csv that does not name every item.
     """
     if (root / GROUP_FILE).is_file():
-        return _listed_groups(root, places), f"groups of {GROUP_FILE}"
+        return _listed_groups(root, places)
     of_class: dict[int, list[int]] = defaultdict(list)
     for i, label in enumerate(labels):
         of_class[label].append(i)
@@ -110,18 +111,21 @@ def _in_words(kinds: Mapping[str, str]) -> str:
     return "; ".join(said)
 
 
-def _listed_groups(root: Path, places: Sequence[str]) -> list[str]:
+def _listed_groups(root: Path, places: Sequence[str]) -> tuple[list[str], str]:
     path = root / GROUP_FILE
     lines = [line for _, line in lines_of(path)]
     separator = max(",;\t|", key=lines[0].count) if lines else ","
     rows = csv.DictReader(lines, delimiter=separator)
-    if not {"path", "group"} <= set(rows.fieldnames or ()):
+    names = [name for name in rows.fieldnames or () if name != "path"]
+    if not names or len(names) == len(rows.fieldnames or ()):
         raise ValueError(f"{path} has columns {rows.fieldnames}; it needs 'path' and 'group'")
-    group = {slashed(root, row["path"] or "").strip(): row["group"] for row in rows}
+    word = "group" if "group" in names else names[0]
+    group = {slashed(root, row["path"] or "").strip(): row[word] for row in rows}
     lost = [place for place in places if not group.get(place)]
     if lost:
         raise ValueError(f"{path} names no group of {lost[0]} ({len(lost)} such); add its row")
-    return [group[place] for place in places]
+    what = "groups" if word == "group" else f"each {word}"
+    return [group[place] for place in places], f"{what} of {GROUP_FILE}"
 
 
 def _folders(places: Sequence[str], name: str) -> list[str]:

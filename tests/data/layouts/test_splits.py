@@ -141,6 +141,8 @@ def test_groups_file_decides(tmp_path):
     (tmp_path / "groups.csv").write_text("\ufeffpath;group\r\n" + "\r\n".join(rows))
     assert_whole(sides(tmp_path), groups)
     assert "groups of groups.csv" in list_videos(tmp_path, "val").split_rule
+    (tmp_path / "groups.csv").write_text("path;person\n" + "\n".join(rows))
+    assert "each person of groups.csv" in list_videos(tmp_path, "val").split_rule
     (tmp_path / "groups.csv").write_text("path,group\n" + rows[0].replace(";", ","))
     with pytest.raises(ValueError, match=r"groups.csv names no group of \S+ \(59 such\); add its"):
         list_videos(tmp_path, "train")
