@@ -76,8 +76,11 @@ def _detect(options: argparse.Namespace) -> None:
 
 def _micro(options: argparse.Namespace) -> None:
     """Name micro-expressions, each subject by a model of the others: UF1 and UAR."""
-    from posmlp.tasks.leave_one_out import leave_one_subject_out
-    from posmlp.tasks.micro_expressions import read_micro_expressions, tiny_deformations
+    from posmlp.tasks.micro_expressions import (
+        leave_one_subject_out,
+        read_micro_expressions,
+        tiny_deformations,
+    )
 
     config, train = configs(options.config, options.settings)
     if options.data:

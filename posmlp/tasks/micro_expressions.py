@@ -9,9 +9,10 @@ Shapes: n clips, T frames, S pixels a side, K expressions.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from posmlp.config import PosMLPConfig
+from posmlp.checkpoint import load
+from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.digits.sprites import digit_bank, texture_bank
 from posmlp.data.files.video import read_video
 from posmlp.data.sampling import crop_offsets, resize_short_side
 from posmlp.data.sources import HeldClips
+from posmlp.train.fitting import fit
+from posmlp.train.scoring import predict
 
 COLUMNS = ("path", "subject", "onset", "apex", "offset", "expression")
 DEFORMATIONS = ("squeeze", "stretch", "lean", "bulge")
@@ -203,6 +207,36 @@ def _film(
     )
     noise = torch.from_numpy(rng.normal(0, 3 / 255, tuple(frames.shape)).astype(np.float32))
     return ((frames + noise).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def leave_one_subject_out(
+    config: PosMLPConfig,
+    train: TrainConfig,
+    data: MicroExpressions,
+    out: str | Path,
+    *,
+    seeds: Sequence[int] = (0,),
+    **execution: Any,
+) -> list[dict[str, float]]:
+    """UF1 and UAR of each seed, over the clips of all subjects, each tested by the others' model.
+
+    `out` gets a run folder for each subject; one that is there is not trained again. `execution`
+    goes to `fit` (device, micro_batches, ...).
+    """
+    guesses: dict[int, list[Tensor]] = {seed: [] for seed in seeds}
+    labels = []
+    for subject, others, own in data.folds():
+        run = Path(out) / f"without-{subject}"
+        fit(config, train, (others, own), seeds, run, **execution)
+        labels.append(own.labels)
+        for seed in seeds:
+            model = load(run / f"model-seed{seed}.safetensors")
+            guesses[seed].append(predict(model, own).argmax(-1))
+    true, num_classes = torch.cat(labels), len(data.classes)
+    return [
+        {"seed": seed, **unweighted_scores(torch.cat(guesses[seed]), true, num_classes)}
+        for seed in seeds
+    ]
 
 
 def unweighted_scores(predicted: Tensor, labels: Tensor, num_classes: int) -> dict[str, float]:

@@ -15,9 +15,9 @@ from sklearn.metrics import f1_score, recall_score
 
 from posmlp.config import TrainConfig
 from posmlp.tasks.__main__ import main
-from posmlp.tasks.leave_one_out import leave_one_subject_out
 from posmlp.tasks.micro_expressions import (
     COLUMNS,
+    leave_one_subject_out,
     phase_indices,
     read_micro_expressions,
     tiny_deformations,
