@@ -340,6 +340,8 @@ def _eval(options: argparse.Namespace) -> None:
         device=device,
     )
     if options.calibrate:
+        if run.is_dir() and stored.get("multi_label"):
+            raise ValueError("--calibrate fits one answer a clip, and clips have several labels")
         if not run.is_dir():
             raise ValueError(f"--calibrate stores in a run folder, and {run} is a file; give one")
         fitted = {}
@@ -358,7 +360,8 @@ def _eval(options: argparse.Namespace) -> None:
         print(_line(path.name, answers[-1].metrics()))
         for line in answers[-1].say():
             print(line)
-        print(f"  {say_calibration(logits, source.labels, temperatures[-1])}")
+        if not answers[-1].multi_label:
+            print(f"  {say_calibration(logits, source.labels, temperatures[-1])}")
         if options.shifts:
             rows = shifted_scores(partial(answer, path), source)
             shifts += [{"model": path.stem, **row} for row in rows]
@@ -376,6 +379,7 @@ _SHARES = {
     "top5": "top-5",
     "within_pair": "within pairs",
     "class_mean": "mean over classes",
+    "map": "mean average precision",
 }
 
 

@@ -27,7 +27,7 @@ from posmlp.data.augment import normalise, uploaded
 from posmlp.data.clips import load_clip
 from posmlp.data.sources import ClipSource
 from posmlp.predict import TrainedModel, draws_of
-from posmlp.train.scoring import metrics
+from posmlp.train.scoring import average_precisions, metrics
 
 FILES = ("clips.csv", "classes.csv", "confusion.csv", "confusion.png")
 NUM_SHOWN = 5  # classes that are named on screen
@@ -38,7 +38,7 @@ _LOW, _HIGH = (247, 251, 255), (8, 48, 107)
 
 @dataclass(frozen=True)
 class ClipScores:
-    """Logits (N, K) of the clips of a split, with their files and true labels (N,)."""
+    """Logits (N, K) of the clips of a split, with their files and true labels (N,) or (N, K)."""
 
     model: str
     classes: tuple[str, ...]
@@ -54,11 +54,18 @@ class ClipScores:
         labels, reverse_of = source.labels, source.reverse_of
         return cls(model, tuple(source.classes), tuple(paths), labels, logits, reverse_of)
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether clips have several labels."""
+        return self.labels.dim() == 2
+
     def metrics(self) -> dict[str, float]:
         """`metrics` and `class_mean`, the mean of top-1 over classes; no top5 of 5 classes."""
         found = metrics(self.logits, self.labels, self.reverse_of)
         if len(self.classes) <= 5:
             del found["top5"]
+        if self.multi_label:
+            return found
         by_class = [row["top1"] for row in self.by_class()]
         return found | {"class_mean": sum(by_class) / len(by_class)}
 
@@ -72,8 +79,21 @@ class ClipScores:
         """Of each class that has clips: class, num_clips, top1, num_predicted, taken_for.
 
         num_predicted: clips of any class that are taken for this one. taken_for: the other class
-        that its clips are most often taken for, if any is.
+        that its clips are most often taken for, if any is. Where clips have several labels: class,
+        num_clips, average_precision, num_predicted (clips that have it with 50% or more).
         """
+        if self.multi_label:
+            precisions = average_precisions(self.logits, self.labels)
+            return [
+                {
+                    "class": self.classes[k],
+                    "num_clips": int(self.labels[:, k].sum()),
+                    "average_precision": precision,
+                    "num_predicted": int((self.logits[:, k] >= 0).sum()),
+                }
+                for k, precision in enumerate(precisions)
+                if precision is not None
+            ]
         confusion, rows = self.confusion(), []
         for label, counts in enumerate(confusion):
             if not (num_clips := int(counts.sum())):
@@ -93,10 +113,11 @@ class ClipScores:
 
     def say(self) -> Iterator[str]:
         """Lines about classes: their mean, the worst ones, and those that are never predicted."""
-        rows = sorted(self.by_class(), key=lambda row: row["top1"])
-        mean = self.metrics()["class_mean"]
+        score = "average_precision" if self.multi_label else "top1"
+        rows = sorted(self.by_class(), key=lambda row: row[score])
+        mean = sum(row[score] for row in rows) / len(rows)
         worst = ", ".join(
-            f"{r['class']} {r['top1']:.1%} of {r['num_clips']}" for r in rows[:NUM_SHOWN]
+            f"{r['class']} {r[score]:.1%} of {r['num_clips']}" for r in rows[:NUM_SHOWN]
         )
         yield f"  mean over classes {mean:.1%}; lowest: {worst}"
         never = [row["class"] for row in rows if not row["num_predicted"]]
@@ -105,18 +126,23 @@ class ClipScores:
             yield f"  never predicted: {', '.join(never[:NUM_SHOWN])}{more}"
 
     def by_clip(self) -> list[dict[str, Any]]:
-        """A row a clip, the worst first, by the probability of its own class.
+        """A row a clip, the worst first, by the probability of its own class, or least likely one.
 
         Columns: file, truth, probability (of the truth), first to fifth (the likeliest classes),
         and `logit CLASS` for each class.
         """
-        own = self.logits.softmax(-1).gather(1, self.labels[:, None])[:, 0]
+        if self.multi_label:
+            own = self.logits.sigmoid().where(self.labels > 0, 1.0).amin(1)
+            true = [row.nonzero()[:, 0].tolist() for row in self.labels]
+        else:
+            own = self.logits.softmax(-1).gather(1, self.labels[:, None])[:, 0]
+            true = [[label] for label in self.labels.tolist()]
         best = self.logits.topk(min(5, len(self.classes)), dim=-1).indices
         rows = []
         for i in own.argsort(stable=True).tolist():
             row: dict[str, Any] = {
                 "file": self.files[i],
-                "truth": self.classes[int(self.labels[i])],
+                "truth": ";".join(self.classes[k] for k in true[i]),
             }
             row["probability"] = f"{own[i]:.6f}"
             row |= zip(_PLACES, (self.classes[k] for k in best[i].tolist()), strict=False)
@@ -131,24 +157,28 @@ _PLACES = ("first", "second", "third", "fourth", "fifth")
 def write_scores(scores: Sequence[ClipScores], out: str | Path) -> list[Path]:
     """Write what models answer on one split to a folder: clips, classes, confusion (.csv, .png).
 
-    Each table has a column `model`; the picture shows the models' mean.
+    Each table has a column `model`; the picture shows the models' mean. Clips of several labels
+    have no confusion.
     """
     out = Path(out)
     names = scores[0].classes
-    confusions = [each.confusion() for each in scores]
     tables = {
         "clips": [{"model": s.model, **row} for s in scores for row in s.by_clip()],
         "classes": [{"model": s.model, **row} for s in scores for row in s.by_class()],
-        "confusion": [
+    }
+    confusions = [] if scores[0].multi_label else [each.confusion() for each in scores]
+    if confusions:
+        tables["confusion"] = [
             {"model": s.model, "truth": names[k], **dict(zip(names, row, strict=True))}
             for s, counts in zip(scores, confusions, strict=True)
             for k, row in enumerate(counts.tolist())
-        ],
-    }
+        ]
     written = []
     for name, rows in tables.items():
         written.append(out / f"{name}.csv")
         write_atomically(written[-1], as_csv(rows))
+    if not confusions:
+        return written
     picture = io.BytesIO()
     draw_confusion(torch.stack(confusions).sum(0), names).save(picture, "png")
     written.append(out / "confusion.png")
@@ -159,8 +189,8 @@ def write_scores(scores: Sequence[ClipScores], out: str | Path) -> list[Path]:
 def score_files(run: str | Path) -> Iterator[Path]:
     """The files of `write_scores` in a run folder or in a folder of it, as `posmlp eval --out`."""
     for clips in sorted((*Path(run).glob("clips.csv"), *Path(run).glob("*/clips.csv"))):
-        found = [clips.with_name(name) for name in FILES]
-        if all(path.is_file() for path in found):
+        found = [path for name in FILES if (path := clips.with_name(name)).is_file()]
+        if len(found) in (len(FILES), 2):  # two of clips of several labels
             yield from found
 
 

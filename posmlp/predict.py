@@ -68,6 +68,8 @@ class TrainedModel:
     variant: str = ""
     temperature: float = 1.0
     """What logits are divided by: see `posmlp eval --calibrate`."""
+    multi_label: bool = False
+    """Whether a clip may be of several classes, so that each has a probability of its own."""
 
 
 def open_run(
@@ -95,13 +97,14 @@ def open_run(
     if not path.is_file():
         raise ValueError(f"{run} holds no trained model yet; run `posmlp train` to its end")
     model, train = load(path, trust_code=trust_code).to(_DEVICE.get()), member.train
-    classes = tuple(map(str, read_config(run)["classes"]))
+    stored = read_config(run)
+    classes = tuple(map(str, stored["classes"]))
     if model.config.num_classes != len(classes):
         raise ValueError(
             f"{path} tells {model.config.num_classes} classes apart, but config.json beside it "
             f"names {len(classes)}; put the files of one run together"
         )
-    how = seed, member.variant, temperature_of(path)
+    how = seed, member.variant, temperature_of(path), bool(stored.get("multi_label"))
     return TrainedModel(model, classes, _rule(model, train), *how)
 
 
@@ -260,10 +263,14 @@ def _seen(
 
 
 def _probabilities(trained: TrainedModel, clips: list[NDArray[np.uint8]]) -> Tensor:
-    """(K,) of clips (T, S, S, 3): softmax of their mean logits over the temperature."""
+    """(K,) of clips (T, S, S, 3): softmax of their mean logits over the temperature.
+
+    Of several labels the sigmoid.
+    """
     frames = torch.from_numpy(np.stack(clips))
     like = next(trained.model.parameters())
     with torch.no_grad():
         inputs = (normalise(each[None]).to(like) for each in uploaded(frames, like.device))
         logits = torch.cat([trained.model(each) for each in inputs])
-    return (logits.mean(0) / trained.temperature).softmax(-1).cpu()
+    mean = logits.mean(0) / trained.temperature
+    return (mean.sigmoid() if trained.multi_label else mean.softmax(-1)).cpu()

@@ -56,7 +56,7 @@ def _describe_folder(spec: str) -> Data:
         listings.append(list_videos(spec, "val"))
     listings.append(list_videos(spec, "test"))
     for listing in listings:
-        found = zip(listing.places(), listing.labels, listing.sizes(), strict=True)
+        found = zip(listing.places(), listing.told_labels(), listing.sizes(), strict=True)
         for place, label, size in found:
             digest.update(os.fsencode(f"{listing.split}\t{place}\t{label}\t{size}\n"))
     train, test = listings[0], listings[-1]

@@ -18,12 +18,15 @@ from ablations.grid.settings import SETTINGS, TRAIN, content_hash
 
 FIRST_TRIAL_SEED = 1000
 """Trials have seeds from here on, so that no seed both chooses and compares."""
-_SHARES = ("top1", "top5", "within_pair")
+_SHARES = ("top1", "top5", "within_pair", "map")
 _SCORES = (*_SHARES, "loss")
 _COSTS = ("params", "seconds", "train_seconds", "peak_memory_mb")
 COLUMNS = (*(f"{split}_{s}" for split in ("test", "val") for s in _SCORES), "train_loss", *_COSTS)
 _CLIPS = {"test": "test clips", "val": "validation clips", "train": "training clips"}
-_WORDS = {"top1": "top-1", "top5": "top-5", "within_pair": "within pairs"}
+_WORDS = {
+    **{"top1": "top-1", "top5": "top-5", "within_pair": "within pairs"},
+    "map": "mean average precision",
+}
 DIRECTIONS = ("higher", "lower")
 
 

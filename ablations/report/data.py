@@ -238,7 +238,7 @@ class Study:
             higher_is_better=metric.sign > 0,
             margin=self.margin_of(metric),
             unit=metric.points,
-            whole=metric.whole if metric.is_share else None,
+            whole=metric.whole if metric.is_share and not metric.column.endswith("map") else None,
             design=self.design(metric),
         )
 
@@ -308,6 +308,7 @@ class Study:
         From classes.csv, which `analysis.results.class_accuracy` writes; empty without it.
         """
         score, table = metric.column.removeprefix("test_"), self._by_class
+        score = "average_precision" if score == "map" else score
         by = "pair" if score == "within_pair" else "class"
         if not {score, by} <= set(table):
             return pd.DataFrame()

@@ -17,9 +17,13 @@ _MEANINGS = {
     "_within_pair": "Within pairs: the share of clips whose class scores higher than the class of "
     "the same clip played backwards; guessing has 50%.",
     "_top1": "Top-1: the share of clips whose class scores highest.",
+    "_map": "Mean average precision: of each class over all clips in the order of its scores.",
     "_top5": "Top-5: the share of clips whose class is among the five that score highest.",
 }
-_SCORES = {"top1": "top-1", "top5": "top-5", "within_pair": "within pairs", "loss": "loss"}
+_SCORES = {
+    **{"top1": "top-1", "top5": "top-5", "within_pair": "within pairs", "loss": "loss"},
+    "map": "mAP",
+}
 
 
 def varying_axes(plan: Mapping[str, Any]) -> list[str]:

@@ -26,6 +26,7 @@ SCORES = {
     "val_top1": "validation top-1",
     "val_top5": "validation top-5",
     "val_within_pair": "validation within pairs",
+    "val_map": "validation mean average precision",
     "val_loss": "validation loss",
 }
 ARROWS = {"lowest": "↓", "highest": "↑"}

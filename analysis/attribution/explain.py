@@ -57,7 +57,8 @@ def explain_video(
     clips = normalise(frames)
     like = next(trained.model.parameters())
     with torch.no_grad():
-        probabilities = trained.model(clips.to(like))[0].softmax(-1).cpu()
+        logits = trained.model(clips.to(like))[0].cpu()
+    probabilities = logits.sigmoid() if trained.multi_label else logits.softmax(-1)
     number = _class_number(target, trained.classes, probabilities)
     maps = attribute(
         trained.model, clips, number, method, internal_batch_size=internal_batch_size, **options

@@ -45,6 +45,8 @@ def run_clips(run: str | Path, most: int) -> HeldClips:
         source.close()
     described = source.describe() | {"kept": kept.tolist()}
     labels = source.labels[kept]
+    if labels.dim() == 2:
+        raise ValueError("the run's clips have several labels each, which no analysis reads")
     known = _truth(source, kept, clips, labels)
     return HeldClips(
         source.name, source.classes, labels, source.reverse_of, clips, described, known

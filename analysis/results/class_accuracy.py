@@ -14,6 +14,7 @@ from analysis.figures.pictures import png
 from analysis.figures.style import styled, wrapped
 from analysis.results.curves import no_model_under, runs_under, variant_of
 from posmlp.checkpoint import write_atomically
+from posmlp.clip_scores import ClipScores
 from posmlp.config import TrainConfig
 from posmlp.data.sources import open_clips
 from posmlp.predict import open_run
@@ -32,8 +33,9 @@ def class_accuracy(
     (how many of its clips are taken for each class, in the order of all classes), top1 (share of
     the class's clips whose own class scores highest); where classes have time reversals also pair
     and within_pair (share whose own class outscores that of its reversal; .5 for a model blind to
-    order). `seed`: by default the run's first; `variant`: where the run has several. Raises
-    ValueError if the folder holds no finished run, or its clips cannot be had any more.
+    order). Of clips with several labels: `ClipScores.by_class`. `seed`: by default the run's first;
+    `variant`: where the run has several. Raises ValueError if the folder holds no finished run, or
+    its clips cannot be had any more.
     """
     trained, stored = open_run(run, seed, variant), read_config(run)
     train = TrainConfig.from_dict(stored["train"])
@@ -44,6 +46,8 @@ def class_accuracy(
         logits = predict(trained.model, clips)
     finally:
         clips.close()
+    if trained.multi_label:
+        return pd.DataFrame(ClipScores.of("", logits, clips).by_class())
     rows = []
     for number, name in enumerate(clips.classes):
         own = clips.labels == number
@@ -124,7 +128,7 @@ def write_classes(folder: str | Path, out: str | Path | None = None) -> Path:
     """Write classes.csv and classes.png of a folder's runs to `out` (by default the folder)."""
     target = Path(out or folder)
     table = gather_classes(folder)
-    metric = "within_pair" if "within_pair" in table else "top1"
+    metric = next(name for name in (*METRICS[::-1], "average_precision") if name in table)
     write_atomically(target / "classes.csv", table.round(6).to_csv(index=False).encode())
     write_atomically(target / "classes.png", png(draw_classes(table, metric=metric).figure))
     return target

@@ -62,9 +62,9 @@ class Augmentation:
         rngs: Sequence[np.random.Generator],
         batch_rng: np.random.Generator,
     ) -> tuple[Tensor, Tensor]:
-        """Clips (b, 3, T, H, W) float and targets of uint8 clips (b, T, H, W, 3), labels (b,).
+        """Clips (b, 3, T, H, W) float and targets of uint8 clips (b, T, H, W, 3) and labels.
 
-        Targets are labels (b,), or the shares of classes (b, K) where clips are mixed.
+        Targets are labels, (b,) or (b, K), or the shares of classes (b, K) where clips are mixed.
         """
         if self.is_plain:
             return normalise(clips), labels
@@ -101,6 +101,8 @@ class Augmentation:
         flipped = uploaded(torch.tensor([rng.random() < 0.5 for rng in rngs]), x.device)
         self.mirrored = uploaded(self.mirrored, labels.device)  # once: it stays there
         x = torch.where(flipped.view(-1, 1, 1, 1, 1), x.flip(-1), x)
+        if labels.dim() == 2:  # a mirror image's mirror image is itself
+            return x, torch.where(flipped[:, None], labels[:, self.mirrored], labels)
         return x, torch.where(flipped, self.mirrored[labels], labels)
 
 
@@ -203,7 +205,7 @@ def mix(
         own = 1 - (bottom - top) * (right - left) / (height * width)
     else:
         x = x * own + x.flip(0) * (1 - own)
-    shares = F.one_hot(labels, num_classes).float()
+    shares = labels if labels.dim() == 2 else F.one_hot(labels, num_classes).float()
     return x, shares * own + shares.flip(0) * (1 - own)
 
 

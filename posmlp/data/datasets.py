@@ -33,11 +33,12 @@ from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 class VideoClips:
     """The clips of one split of a data set; make one with `VideoClips.open`.
 
-    `labels` is a LongTensor (n,), `reverse_of` a LongTensor (K,) that gives the label of each
-    label's time reversal, or None. `unreadable` lists the files that were dropped now, `dropped`
-    what an earlier data check said to leave out. `backends` counts the files that each decoder
-    read, and `damaged` gives, for each file that lacks frames, how many. `kept` tells where the
-    decoded frames are, "disk", "memory" or "nowhere", and why they are not on disk.
+    `labels` is a LongTensor (n,), or floats (n, K) of 0 and 1 where clips have several labels;
+    `reverse_of` is a LongTensor (K,) that gives the label of each label's time reversal, or None.
+    `unreadable` lists the files that were dropped now, `dropped` what an earlier data check said to
+    leave out. `backends` counts the files that each decoder read, and `damaged` gives, for each
+    file that lacks frames, how many. `kept` tells where the decoded frames are, "disk", "memory" or
+    "nowhere", and why they are not on disk.
     """
 
     def __init__(self, listing: Listing, rule: ClipRule, pool: DecodePool, survey: Survey) -> None:
@@ -49,6 +50,10 @@ class VideoClips:
         self.rule = rule
         self.paths = [str(listing.paths[i]) for i in keep]
         self.labels = torch.tensor([listing.labels[i] for i in keep], dtype=torch.int64)
+        if listing.several:
+            self.labels = torch.zeros(len(keep), len(listing.classes))
+            for row, i in enumerate(keep):
+                self.labels[row, list(listing.several[listing.paths[i]])] = 1
         self.reverse_of = None if listing.reverse_of is None else torch.tensor(listing.reverse_of)
         self.dropped = listing.dropped
         self.unreadable = survey.unreadable
@@ -182,7 +187,8 @@ class VideoClips:
         file's bytes, or a folder's frames.
         """
         root, kept = self._listing.root, set(self.paths)
-        found = zip(self._listing.paths, self._listing.labels, self._listing.sizes(), strict=True)
+        told = self._listing.told_labels()
+        found = zip(self._listing.paths, told, self._listing.sizes(), strict=True)
         lines = "".join(
             f"{place_of(path, root)}\t{label}\t{size}\n"
             for path, label, size in found

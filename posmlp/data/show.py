@@ -41,7 +41,8 @@ def show_data(
     source = open_clips(data, "train", config, train=train, num_workers=num_workers, cache_gib=0.0)
     try:
         rng = np.random.default_rng(seed)
-        chosen = torch.tensor(_by_turns(source.labels.tolist(), rng)[:num_clips])
+        labels = source.labels if source.labels.dim() == 1 else source.labels.argmax(-1)
+        chosen = torch.tensor(_by_turns(labels.tolist(), rng)[:num_clips])
         (clips,) = source.batches([chosen], rngs=[rng])
         rngs = rng.spawn(len(chosen) + 1)
         augment = Augmentation(train, source.classes)

@@ -48,7 +48,7 @@ class ClipSource(Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """(n,) int64."""
+        """(n,) int64; where clips have several labels (n, num_classes), floats of 0 and 1."""
         ...
 
     @property

@@ -234,6 +234,8 @@ def _generated(name: str, num_clips: int) -> Clips:
 def _read(spec: str | Path, num_clips: int, num_workers: int) -> Clips:
     listing, groups, grouped_by = all_videos(spec)
     refuse_missing(listing, 0.0)
+    if listing.several:
+        raise ValueError(f"clips of {listing.root} have several labels; readers answer one a clip")
     chosen = _by_class(listing.labels, num_clips)
     if len(chosen) < len(groups):
         tell(f"{len(chosen)} of {len(groups)} clips are read (--clips)")

@@ -225,10 +225,12 @@ def write_trust(
 
     Raises NotWrittenError.
     """
-    logits = torch.cat([each.logits for each in scores])
-    cooled = [each.logits / by for each, by in zip(scores, temperatures, strict=True)]
-    labels = torch.cat([each.labels for each in scores])
-    pictures = {"reliability": draw_reliability(logits, torch.cat(cooled), labels)}
+    pictures = {}
+    if not scores[0].multi_label:
+        logits = torch.cat([each.logits for each in scores])
+        cooled = [each.logits / by for each, by in zip(scores, temperatures, strict=True)]
+        labels = torch.cat([each.labels for each in scores])
+        pictures["reliability"] = draw_reliability(logits, torch.cat(cooled), labels)
     written = []
     if shifts:
         pictures["shifts"] = draw_shifts(shifts)

@@ -21,7 +21,11 @@ from posmlp.train.run_folder import (
     temperature_of,
 )
 
-SCORES = {"test_top1": "top-1", "test_top5": "top-5", "test_within_pair": "within reversed pairs"}
+SCORES = {
+    **{"test_top1": "top-1", "test_top5": "top-5", "test_within_pair": "within reversed pairs"},
+    "test_map": "mean average precision",
+}
+OF_CLASSES = ("top1", "average_precision")  # columns of classes.csv
 FILL_IN = "other"  # hubs' word for a licence that they have no name for
 NUM_LOWEST = 5  # classes that are named
 
@@ -116,7 +120,8 @@ def _scores(stored: dict[str, Any], last: Sequence[dict[str, Any]]) -> Iterator[
     yield f"| seed | {' | '.join(names.values())} |"
     yield f"|---|{'---:|' * len(names)}"
     for row in last:
-        cells = (f"{row[k]:.1%} ({_percent(wilson(row[k], num_clips))})" for k in names)
+        shares = {k: f" ({_percent(wilson(row[k], num_clips))})" for k in names if k != "test_map"}
+        cells = (f"{row[k]:.1%}{shares.get(k, '')}" for k in names)
         yield f"| {row['seed']} | {' | '.join(cells)} |"
     if len(last) > 1:
         cells = (f"{_mean(last, k):.1%} ({_percent(_student(last, k))})" for k in names)
@@ -138,8 +143,10 @@ def _limits(run: Path, stored: dict[str, Any]) -> Iterator[str]:
     for path in score_files(run):
         if path.name == "classes.csv":
             with path.open(newline="", encoding="utf-8") as file:
-                rows = sorted(csv.DictReader(file), key=lambda row: float(row["top1"]))
-            low = (f"{r['class']} {float(r['top1']):.1%} of {r['num_clips']}" for r in rows)
+                rows = list(csv.DictReader(file))
+            score = next(name for name in OF_CLASSES if name in rows[0])
+            rows.sort(key=lambda row: float(row[score]))
+            low = (f"{r['class']} {float(r[score]):.1%} of {r['num_clips']}" for r in rows)
             yield f"- Lowest classes ({path.parent.name}): {', '.join([*low][:NUM_LOWEST])}."
             break
     found = {m.seed: temperature_of(model_path(run, m)) for m in run_members(run)}

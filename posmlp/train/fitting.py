@@ -268,6 +268,11 @@ def _check_together(
             f"num_classes={config.num_classes} but {clips.name} has {len(clips.classes)} classes; "
             f"set num_classes={len(clips.classes)}"
         )
+    if clips.labels.dim() == 2 and (train.balanced or train.class_weights != "none"):
+        raise ValueError(
+            f"balanced={train.balanced}, class_weights={train.class_weights!r}, but clips of "
+            f"{clips.name} have several labels, by which none is balanced; leave both out"
+        )
     if len(clips) * train.repeats < train.batch_size:
         raise ValueError(
             f"batch_size={train.batch_size} is more than the {len(clips)} training clips; use at "

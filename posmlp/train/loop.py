@@ -76,14 +76,17 @@ class Training:
         self.variants = {name: dict(values) for name, values in (variants or {}).items()}
         self.members = members(config, train, seeds, variants)
         self.clips = clips
-        weights = class_weights(clips.train.labels, len(clips.train.classes))
+        labels = clips.train.labels
+        self.multi_label = labels.dim() == 2
+        balances = train.class_weights == "balanced"
         self.population = Population(
             [member.config for member in self.members],
             [member.seed for member in self.members],
             device,
             init_from=train.init_from,
             freeze=train.freeze,
-            class_weights=weights if train.class_weights == "balanced" else None,
+            class_weights=class_weights(labels, len(clips.train.classes)) if balances else None,
+            multi_label=self.multi_label,
             prepare=prepare,
             recorded=False if train.deterministic else None,
         )
@@ -113,6 +116,7 @@ class Training:
             "classes": list(self.clips.train.classes),
             "seeds": list(self.seeds),
             **({"variants": self.variants} if self.variants else {}),
+            **({"multi_label": True} if self.multi_label else {}),
             **self._origin(),
         }
 
@@ -284,7 +288,9 @@ class Training:
             micro_batches=self.micro_batches,
             draws=batch.draws,
         )
-        accuracy = (logits.argmax(-1) == batch.labels).float().mean(-1)
+        best = logits.argmax(-1)
+        hits = batch.targets.gather(-1, best[..., None])[..., 0] if self.multi_label else None
+        accuracy = ((best == batch.labels) if hits is None else hits > 0).float().mean(-1)
         scores = self.team.mean({"scores": torch.stack([loss, accuracy])})["scores"]
         self.optimiser.step(self.team.mean(gradients), epoch)
         return scores

@@ -229,7 +229,10 @@ class WeightAverage:
 
 
 class BestWeights:
-    """Each member's weights after its best epoch so far, by val top-1, and by val loss in a tie."""
+    """Each member's weights after its best epoch so far, by val top-1, and by val loss in a tie.
+
+    Where clips have several labels, by mean average precision in place of top-1.
+    """
 
     def __init__(self, population: Population) -> None:
         self.population = population
@@ -241,7 +244,7 @@ class BestWeights:
     def update(self, epoch: int, val: Sequence[Mapping[str, float]]) -> None:
         """Take the weights of the members whose `metrics` on val clips are their best so far."""
         for i, scores in enumerate(val):
-            reached = scores["top1"], -scores["loss"]
+            reached = scores.get("map", scores["top1"]), -scores["loss"]
             if reached > self._scores[i]:
                 self._scores[i], self.epochs[i] = reached, epoch
                 for name, tensor in self.population.state().items():

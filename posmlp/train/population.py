@@ -216,6 +216,7 @@ class Population:
     how the model is computed (`execution.preparation`). `recorded`: the gradients of a vectorised
     population are one CUDA graph; by default on a GPU, but where a user's module has code that is
     to run at every step. `class_weights` (K,) multiply the loss of each clip by that of its class.
+    `multi_label`: targets (S, B, K) tell of each class whether it is there.
     """
 
     def __init__(
@@ -228,6 +229,7 @@ class Population:
         init_from: str = "",
         freeze: str = "",
         class_weights: Tensor | None = None,
+        multi_label: bool = False,
         prepare: Prepare | None = None,
         recorded: bool | None = None,
     ) -> None:
@@ -235,6 +237,7 @@ class Population:
         models = [seeded_model(c, s, init_from) for c, s in zip(each, seeds, strict=True)]
         states = [model.state_dict() for model in models]
         self._class_weights = None if class_weights is None else class_weights.to(device)
+        self._multi_label = multi_label
         self._frozen = frozen_parts(models[0], freeze)
         held = tuple(f"{module}." for module in self._frozen)
         trained = {
@@ -372,7 +375,11 @@ class Population:
                 model.get_submodule(name).eval()
             with self._autocasting(autocast), self._drawing(draw):
                 logits = functional_call(model, parameters | statistics, (x,), tie_weights=False)
-            loss = F.cross_entropy(logits.float(), y, **how).mean()
+            if self._multi_label:
+                y = y + label_smoothing * (0.5 - y)
+                loss = F.binary_cross_entropy_with_logits(logits.float(), y)
+            else:
+                loss = F.cross_entropy(logits.float(), y, **how).mean()
             return loss, (logits, statistics)
 
         if self.vectorised:

@@ -78,6 +78,8 @@ def predict(
 
 def metric_names(clips: ClipSource) -> list[str]:
     """What `metrics` gives for a source's clips."""
+    if clips.labels.dim() == 2:
+        return ["top1", "top5", "loss", "map"]
     return ["top1", "top5", "loss", *(["within_pair"] if clips.reverse_of is not None else [])]
 
 
@@ -86,7 +88,19 @@ def metrics(logits: Tensor, labels: Tensor, reverse_of: Tensor | None = None) ->
 
     `within_pair`: the share of clips whose true class outscores the class of its time reversal. A
     model blind to the order of frames is at exactly 0.5 on clips that come in reversed pairs.
+
+    Where clips have several labels (N, K), top-1 and top-5 ask for any of them, the loss is binary
+    cross-entropy, and `map` is the mean average precision of the classes that have clips.
     """
+    if labels.dim() == 2:
+        hits = labels.gather(1, logits.topk(min(5, logits.shape[-1]), dim=-1).indices) > 0
+        found = [each for each in average_precisions(logits, labels) if each is not None]
+        return {
+            "top1": hits[:, 0].float().mean().item(),
+            "top5": hits.any(-1).float().mean().item(),
+            "loss": F.binary_cross_entropy_with_logits(logits, labels).item(),
+            "map": sum(found) / max(len(found), 1),
+        }
     top5 = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
     result = {
         "top1": (logits.argmax(-1) == labels).float().mean().item(),
@@ -99,6 +113,20 @@ def metrics(logits: Tensor, labels: Tensor, reverse_of: Tensor | None = None) ->
         wins = (own > other).float() + 0.5 * (own == other).float()
         result["within_pair"] = wins.mean().item()
     return result
+
+
+def average_precisions(logits: Tensor, labels: Tensor) -> list[float | None]:
+    """Of each class, over clips in the order of their logits (N, K); None for one without clips.
+
+    Source: scikit-learn's. Logits that are not finite have none either.
+    """
+    from sklearn.metrics import average_precision_score
+
+    known = labels.any(0) & logits.isfinite().all()
+    return [
+        float(average_precision_score(labels[:, k], logits[:, k])) if known[k] else None
+        for k in range(labels.shape[1])
+    ]
 
 
 def score(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +26,16 @@ from posmlp.data.layouts.listing import (
     split_missing,
     visible,
 )
-from posmlp.data.layouts.splits import CLASS_FOLDERS, part_of, split_by_group
+from posmlp.data.layouts.splits import (
+    CLASS_FOLDERS,
+    groups_of,
+    part_of,
+    parts_of,
+    split_by_group,
+)
 
 IMAGE_FOLDERS = "image-folders"
+LABEL_FILE = "labels.csv"
 
 IsItem = Callable[[Path], bool]
 """Whether something in a class folder is one of its videos, or images."""
@@ -92,6 +100,53 @@ def _described(root: Path) -> tuple[str, tuple[str, ...], tuple[int, ...] | None
             "have 'reverse_of', a name for each class"
         ) from error
     return about.get("name", root.resolve().name), classes, reverse_of
+
+
+# ---- ROOT/labels.csv: clips of several labels ----------------------------------------------------
+
+
+def is_labelled(root: Path) -> bool:
+    return (root / LABEL_FILE).is_file()
+
+
+def read_labelled(root: Path, split: str) -> Listing:
+    """Read rows `path,labels` of ROOT/labels.csv, as in `a.mp4,jump;turn`, and split by group."""
+    (_, header), *lines = list(lines_of(root / LABEL_FILE)) or [("", "")]
+    columns = [name.strip() for name in next(csv.reader([header]), [])]
+    if not {"path", "labels"} <= set(columns):
+        raise ValueError(
+            f"{root / LABEL_FILE} has columns {columns}; it needs 'path' and 'labels', or name "
+            f"another layout, as in class-folders:{root}"
+        )
+    named: dict[tuple[str, Path], set[str]] = {}
+    problems = []
+    for place, line in lines:
+        values = next(csv.reader([line]))
+        row = dict(zip(columns, values, strict=False))
+        names = {name.strip() for name in row.get("labels", "").split(";")} - {""}
+        if row.get("path") and names and len(values) == len(columns):
+            named[place, root / slashed(root, row["path"].strip())] = names
+        else:
+            reason = f"{line!r} is no path and labels, as in a.mp4,jump;turn"
+            problems.append(Problem(place, "malformed", reason))
+    counts = Counter(name for names in named.values() for name in names)
+    classes = sorted(counts)
+    number = {name: k for k, name in enumerate(classes)}
+    items = [
+        Item(*where, number[min(sorted(names), key=lambda name: counts[name])])
+        for where, names in named.items()
+    ]
+    listing = make_listing(root, "labelled", split, "", classes, items, problems)
+    several: dict[Path, tuple[int, ...]] = {}
+    for (_, path), names in named.items():
+        several.setdefault(path, tuple(sorted(number[name] for name in names)))
+    groups, what = groups_of(root, listing.places(), [0] * len(listing.paths), [""])
+    each = [(g, k) for g, path in zip(groups, listing.paths, strict=True) for k in several[path]]
+    of_each = [group for group, _ in each]
+    found = parts_of(of_each, [label for _, label in each], CLASS_FOLDERS)
+    parts = dict(zip(of_each, found, strict=True))
+    listing = replace(listing, split_rule=f"by whole groups; groups: {what}", several=several)
+    return part_of(listing, [parts[group] for group in groups], split)
 
 
 # ---- ROOT/{train,test,val}/CLASS/* ---------------------------------------------------------------

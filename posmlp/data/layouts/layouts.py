@@ -30,9 +30,11 @@ from posmlp.data.layouts.folders import (
     has_split_folders,
     has_val_folder,
     has_val_table,
+    is_labelled,
     is_listed,
     read_class_folders,
     read_image_folders,
+    read_labelled,
     read_listed,
     read_split_folders,
 )
@@ -70,6 +72,7 @@ class Layout(NamedTuple):
 
 LAYOUTS: dict[str, Layout] = {
     "listed": Layout(is_listed, read_listed, has_val_table),
+    "labelled": Layout(is_labelled, read_labelled, lambda root: True),
     "ucf101": Layout(is_ucf101, read_ucf101, has_ucf101_val),
     "hmdb51": Layout(is_hmdb51, read_hmdb51),
     "ssv2": Layout(lambda root: is_ssv2(root) or is_ssv2_frame_list(root), read_ssv2),
@@ -210,7 +213,8 @@ def _read_fold(spec: str, fold: int, count: int, split: str) -> Listing:
 
 def say(listing: Listing) -> str:
     """Return a line that says what was found, and how."""
-    present, known = len(set(listing.labels)), len(listing.classes)
+    present = len({k for told in listing.told_labels() for k in told.split(";")})
+    known = len(listing.classes)
     found = f"{len(listing.paths)} videos of {present} of {known} classes"
     if listing.dropped:
         found += f"; {len(listing.dropped)} left out by {PROBLEM_FILE}"

@@ -8,8 +8,8 @@ from __future__ import annotations
 import codecs
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -78,6 +78,13 @@ class Listing:
     problems: tuple[Problem, ...] = ()
     dropped: tuple[Problem, ...] = ()
     lists: Path | None = None  # the folder of a data check's lists, if one was looked for
+    several: Mapping[Path, tuple[int, ...]] = field(default_factory=dict)
+    """All labels of each item, where items have several; `labels` then has its rarest."""
+
+    def told_labels(self) -> list[str]:
+        """Each item's label, or all of them, as in `0;4`."""
+        each = zip(self.paths, self.labels, strict=True)
+        return [";".join(map(str, self.several.get(path, (label,)))) for path, label in each]
 
     def sizes(self) -> list[int | None]:
         """Each file's bytes or folder's frames (as declared, or else counted); None if missing."""
