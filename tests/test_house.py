@@ -77,9 +77,9 @@ HOUSE = {
     },
     "posmlp.data": {
         "cli": "show speed time_need check playback digits clips user_cache",
-        "show": "sources augment",
+        "show": "sources augment sampling",
         "speed": "sources datasets clips files layouts user_cache",
-        "time_need": "sources check digits files layouts user_cache",
+        "time_need": "sources check digits files layouts sampling user_cache",
         "sources": "datasets clips digits files augment user_cache",
         "datasets": "check clips files layouts user_cache",
         "check": "clips files layouts user_cache",

@@ -10,6 +10,8 @@ numpy and Pillow only, so that decoding workers need not import torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -168,3 +170,13 @@ def check_crop(crop: int, num_crops: int) -> None:
         raise ValueError(f"num_crops={num_crops} is neither 1 (centre) nor 3 (along the long side)")
     if not 0 <= crop < num_crops:
         raise ValueError(f"crop={crop} is not one of num_crops={num_crops}; count from 0")
+
+
+def by_turns(labels: Sequence[int], rng: np.random.Generator) -> list[int]:
+    """All clips, in a random order in which each class has a turn before any has its next."""
+    turns: dict[int, int] = {}
+    placed = []
+    for place in rng.permutation(len(labels)).tolist():
+        turn = turns[labels[place]] = turns.get(labels[place], -1) + 1
+        placed.append((turn, labels[place], place))
+    return [place for _, _, place in sorted(placed)]

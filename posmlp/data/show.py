@@ -16,6 +16,7 @@ from torch import Tensor
 
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.augment import MEAN, STD, Augmentation
+from posmlp.data.sampling import by_turns
 from posmlp.data.sources import ClipSource, open_clips
 
 SIDE, MARGIN, WORDS = 96, 8, 18  # pixels: of a frame at least, around all, and of a line of words
@@ -42,7 +43,7 @@ def show_data(
     try:
         rng = np.random.default_rng(seed)
         labels = source.labels if source.labels.dim() == 1 else source.labels.argmax(-1)
-        chosen = torch.tensor(_by_turns(labels.tolist(), rng)[:num_clips])
+        chosen = torch.tensor(by_turns(labels.tolist(), rng)[:num_clips])
         (clips,) = source.batches([chosen], rngs=[rng])
         rngs = rng.spawn(len(chosen) + 1)
         augment = Augmentation(train, source.classes)
@@ -53,16 +54,6 @@ def show_data(
     frames = pixels.to(torch.uint8).numpy()
     words = [f"{_label(t, source.classes)}   {name}" for t, name in _named(targets, source, chosen)]
     return _sheet(frames, words)
-
-
-def _by_turns(labels: Sequence[int], rng: np.random.Generator) -> list[int]:
-    """All clips, in a random order in which each class has a turn before any has its next."""
-    turns: dict[int, int] = {}
-    placed = []
-    for place in rng.permutation(len(labels)).tolist():
-        turn = turns[labels[place]] = turns.get(labels[place], -1) + 1
-        placed.append((turn, labels[place], place))
-    return [place for _, _, place in sorted(placed)]
 
 
 def _named(targets: Tensor, source: ClipSource, chosen: Tensor) -> Iterator[tuple[Tensor, str]]:

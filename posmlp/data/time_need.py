@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +35,7 @@ from posmlp.data.files.pool import DecodePool, under_way
 from posmlp.data.files.video import VideoError, read_video
 from posmlp.data.layouts.layouts import all_videos
 from posmlp.data.layouts.splits import GROUP_FILE, folds_of
+from posmlp.data.sampling import by_turns
 from posmlp.data.user_cache import NUM_WORKERS
 
 if TYPE_CHECKING:
@@ -139,11 +140,12 @@ class TimeNeed:
         """The reader that gains most by order, by the least that it gains, and what it gains.
 
         A gain is over the reader that is blind to order, or over the majority where that is more
-        often right. The interval allows for the choice between two readers.
+        often right. The interval allows for the choice between the readers.
         """
-        found = {}
-        for reader, blind in BLIND_TO.items():
-            over = [self.interval(reader, other, LEVEL / 2) for other in (blind, MAJORITY)]
+        found, readers = {}, BLIND_TO | ({TRAINED: SHUFFLED} if self.epochs else {})
+        for reader, blind in readers.items():
+            level = LEVEL / len(readers)
+            over = [self.interval(reader, other, level) for other in (blind, MAJORITY)]
             found[reader] = min(over, key=lambda gain: gain.low)
         best = max(found, key=lambda reader: found[reader].low)
         return best, found[best]
@@ -172,7 +174,7 @@ class TimeNeed:
         reader, gain = self.order()
         if gain.low > 0:
             said = f"order carries {_points(gain)}, by {reader}"
-            if pairs := self.pairs[reader]:
+            if pairs := self.pairs.get(reader):
                 more = len(pairs) - NUM_PAIRS
                 said += "; pairs that need it: " + ", ".join(map(str, pairs[:NUM_PAIRS]))
                 said += f" and {more} more" if more > 0 else ""
@@ -236,7 +238,7 @@ def _read(spec: str | Path, num_clips: int, num_workers: int) -> Clips:
     refuse_missing(listing, 0.0)
     if listing.several:
         raise ValueError(f"clips of {listing.root} have several labels; readers answer one a clip")
-    chosen = _by_class(listing.labels, num_clips)
+    chosen = sorted(by_turns(listing.labels, np.random.default_rng(0))[:num_clips])
     if len(chosen) < len(groups):
         tell(f"{len(chosen)} of {len(groups)} clips are read (--clips)")
     clips: list[NDArray[np.uint8]] = []
@@ -261,16 +263,6 @@ def _read(spec: str | Path, num_clips: int, num_workers: int) -> Clips:
     labels = np.array([listing.labels[i] for i in kept], np.int64)
     own = [groups[i] for i in kept]
     return Clips(np.stack(clips), labels, own, listing.classes, grouped_by)
-
-
-def _by_class(labels: Sequence[int], count: int) -> list[int]:
-    """At most `count` places, as evenly of all classes as there are clips, drawn at random."""
-    turns: Counter[int] = Counter()
-    placed = []
-    for place in np.random.default_rng(0).permutation(len(labels)).tolist():
-        turns[labels[place]] += 1
-        placed.append((turns[labels[place]], place))
-    return sorted(place for _, place in sorted(placed)[:count])
 
 
 def read_square(path: str) -> tuple[NDArray[np.uint8], int]:

@@ -245,11 +245,9 @@ def unweighted_scores(predicted: Tensor, labels: Tensor, num_classes: int) -> di
     Predictions of all subjects are pooled first. Source: the protocol of the micro-expression
     grand challenges (MEGC 2019). Raises ValueError if a class has no clips.
     """
-    counts = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
-    confusion = counts.view(num_classes, num_classes).double()
-    true, of_class = confusion.diagonal(), confusion.sum(1)
-    if (of_class == 0).any():
-        missing = [k for k in range(num_classes) if of_class[k] == 0]
+    from sklearn.metrics import f1_score, recall_score
+
+    if missing := sorted({*range(num_classes)} - set(labels.tolist())):
         raise ValueError(f"classes {missing} have no clips, so that they have no recall")
-    f1 = 2 * true / (of_class + confusion.sum(0))
-    return {"uf1": f1.mean().item(), "uar": (true / of_class).mean().item()}
+    uf1, uar = (score(labels, predicted, average="macro") for score in (f1_score, recall_score))
+    return {"uf1": float(uf1), "uar": float(uar)}
