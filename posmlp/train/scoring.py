@@ -118,15 +118,12 @@ def metrics(logits: Tensor, labels: Tensor, reverse_of: Tensor | None = None) ->
 def average_precisions(logits: Tensor, labels: Tensor) -> list[float | None]:
     """Of each class, over clips in the order of their logits (N, K); None for one without clips.
 
-    Source: scikit-learn's. Logits that are not finite have none either.
+    Source: scikit-learn's. Logits that are no numbers count as 0.
     """
     from sklearn.metrics import average_precision_score
 
-    known = labels.any(0) & logits.isfinite().all()
-    return [
-        float(average_precision_score(labels[:, k], logits[:, k])) if known[k] else None
-        for k in range(labels.shape[1])
-    ]
+    columns = zip(labels.unbind(1), logits.nan_to_num().unbind(1), strict=True)
+    return [float(average_precision_score(y, x)) if y.any() else None for y, x in columns]
 
 
 def score(
