@@ -13,6 +13,8 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from posmlp.data.digits.catalogue import (
 )
 from posmlp.data.digits.moving_digits import SPLITS, MovingDigits, RenderedClips
 from posmlp.data.files.clip_files import check_width, encode_clip, whole_folder
+from posmlp.data.user_cache import NUM_WORKERS
 
 __all__ = [
     "CLASSES",
@@ -92,9 +95,10 @@ def write_dataset(
         return root
 
     with whole_folder(root) as partial:
-        with tqdm(total=sum(sizes.values()), unit="clip", disable=not progress) as bar:
+        bar = tqdm(total=sum(sizes.values()), unit="clip", disable=not progress)
+        with bar, ThreadPoolExecutor(NUM_WORKERS) as threads:
             for clips in splits:
-                _write_split(partial, clips, bar)
+                _write_split(partial, clips, threads, bar)
         (partial / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
     return root
 
@@ -151,22 +155,27 @@ def _listed(root: Path) -> list[str]:
     return paths
 
 
-def _write_split(root: Path, clips: MovingDigits, bar: tqdm) -> None:
-    """Write one split's videos, list and, for test clips, ground truth."""
+def _write_split(root: Path, clips: MovingDigits, threads: ThreadPoolExecutor, bar: tqdm) -> None:
+    """Write one split's videos, list and, for test clips, ground truth.
+
+    While a batch is encoded, which needs no interpreter, the next is rendered.
+    """
     for name in CLASSES:
         (root / clips.split / name).mkdir(parents=True)
     rows, masks, moving = [], [], []
+    encoded: Iterable[None] = ()
     for indices in torch.arange(len(clips)).split(RENDER_BATCH):
         batch = clips.render(indices)
-        for index, label, frames in zip(
-            indices.tolist(), batch.labels.tolist(), batch.clips.numpy(), strict=True
-        ):
-            path = f"{clips.split}/{CLASSES[label]}/{index:05d}.mp4"
-            encode_clip(root / path, frames)
-            rows.append((path, label, CLASSES[label], index, index // 2))
+        list(encoded)  # wait for the batch before, and raise what it raised
+        paths = []
+        for index, label in zip(indices.tolist(), batch.labels.tolist(), strict=True):
+            paths.append(f"{clips.split}/{CLASSES[label]}/{index:05d}.mp4")
+            rows.append((paths[-1], label, CLASSES[label], index, index // 2))
+        encoded = threads.map(encode_clip, map(root.joinpath, paths), batch.clips.numpy())
         masks.append(batch.masks.numpy())
         moving.append(batch.moving.numpy())
         bar.update(len(indices))
+    list(encoded)
     with open(root / f"{clips.split}.csv", "w", newline="") as file:
         csv.writer(file).writerows([CSV_HEADER, *rows])
     if clips.split == "test":
