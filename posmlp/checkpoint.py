@@ -32,12 +32,17 @@ from posmlp.shapes import not_written
 Model = TypeVar("Model", bound=nn.Module)
 _LENT: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _LENDING = threading.Lock()
-_CONTAINERS = ("model_state", "state_dict", "model", "state_dict_ema", "model_ema", "ema")
+_CONTAINERS = (
+    *("model_state", "state_dict", "model", "module"),
+    *("state_dict_ema", "model_ema", "ema"),
+)
 """Keys under which savers put the tensors; of two, the first counts."""
 _SETTINGS = (argparse.Namespace, PosixPath, WindowsPath)
 """Objects that savers put beside the tensors, and that run no code when they are loaded."""
-_WRAPPED = re.compile(r"(^|\.)(module|_orig_mod)(?=\.)")
-"""What DataParallel and torch.compile put into key names."""
+_WRAPPED = re.compile(
+    r"(^|\.)(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)"
+)
+"""What DataParallel, torch.compile, FSDP and checkpointing put into key names."""
 SHIPPED = Path(__file__).parent / "models"
 
 
@@ -81,8 +86,12 @@ def save(model: PosMLPVideo, path: str | Path, **metadata: str) -> None:
         )
     config = inner.config
     header = {"config": json.dumps(config.to_dict()), **metadata}
-    state = {_unwrapped(name): tensor for name, tensor in inner.state_dict().items()}
-    _check_saved(state, config, path)
+    expected = {k: tuple(v.shape) for k, v in outline(config).state_dict().items()}
+    state = {
+        name if name in expected else _unwrapped(name): tensor
+        for name, tensor in inner.state_dict().items()
+    }
+    _check_saved(state, expected, path)
     owners: dict[int, str] = {}
     for name, tensor in state.items():
         shared = owners.setdefault(tensor.untyped_storage().data_ptr(), name) != name
@@ -135,9 +144,8 @@ def _unwrapped(name: str) -> str:
     return _WRAPPED.sub("", name).removeprefix(".")
 
 
-def _check_saved(state: StateDict, config: PosMLPConfig, path: str | Path) -> None:
-    """Raise ValueError unless a model of `config` has the same keys and shapes."""
-    expected = {k: tuple(v.shape) for k, v in outline(config).state_dict().items()}
+def _check_saved(state: StateDict, expected: dict[str, tuple[int, ...]], path: str | Path) -> None:
+    """Raise ValueError unless a model of the config has the same keys and shapes."""
     found = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in state.items()}
     differ = [name for name in (*found, *expected) if found.get(name) != expected.get(name)]
     if differ:
@@ -233,8 +241,24 @@ def _read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, st
         return read_tensors(path)
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is not a readable safetensors file: {error}; put a sound one back"
+            f"{path} is not a readable safetensors file: {_looks_like(Path(path))}"
         ) from error
+
+
+def _looks_like(path: Path) -> str:
+    """What a file that cannot be read seems to be, and the mend."""
+    with path.open("rb") as file:
+        head = file.read(40)
+    if not head:
+        return "it is empty; put a sound one back"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS; fetch the file with git lfs pull"
+    if head[:1] in (b"P", b"\x80"):
+        return (
+            "it is a file of torch or NumPy, cut or of another kind; save a dict of tensors with "
+            "torch.save, and read it with load_released"
+        )
+    return "it is damaged, or of another kind; put a sound one back"
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -287,8 +311,15 @@ def load_released(
     """
     state = source if isinstance(source, Mapping) else _read_released(Path(source))
     where = "state dict" if isinstance(source, Mapping) else str(source)
+    if not all(isinstance(name, str) for name in state):
+        raise ValueError(f"{where} has keys that are no text, which no released model has")
     state = {_unwrapped(k): v for k, v in state.items() if not DERIVED.search(k)}
-    config = config or infer_config(state)
+    try:
+        config = config or infer_config(state)
+    except IndexError as error:
+        raise ValueError(
+            f"{where} has tensors of other numbers of axes than the released models; give another"
+        ) from error
     if config.gate == "gqpe":
         state = {k: v for k, v in state.items() if not k.endswith("token_proj_n_weight")}
     if not config.token_bias:
@@ -298,6 +329,14 @@ def load_released(
     names = {key: released_name(key, config.kind) for key in ours}
     shapes = {names[key]: released_shape(names[key], tensor) for key, tensor in ours.items()}
     _check_keys(state, shapes, where)
+    for key, name in names.items():
+        tensor, is_count = state[name], not ours[key].is_floating_point()
+        is_dense = tensor.layout == torch.strided and not tensor.is_meta
+        if not is_dense or not (is_count or tensor.is_floating_point()):
+            raise ValueError(
+                f"{where}: key {name!r} is {tensor.dtype}, {tensor.layout}, on {tensor.device}; "
+                "save it as dense floats"
+            )
     converted = {key: as_ours(names[key], state[names[key]], ours[key]) for key in ours}
     model.to(_precision(converted)).load_state_dict(converted)
     return model.eval()
@@ -317,12 +356,14 @@ def _read_released(path: Path) -> dict[str, Tensor]:
                 f"{path} holds a Python object, {match[1]}, which is not loaded as it may run any "
                 "code; save its dict of tensors alone with torch.save"
             ) from error
-        first = str(error).partition("\n")[0]
         raise ValueError(
-            f"{path} cannot be read as a checkpoint of tensors ({first}); put a sound one back"
+            f"{path} cannot be read as a checkpoint of tensors: {_looks_like(path)}"
         ) from error
-    for container in _CONTAINERS:
-        content = content.get(container, content) if isinstance(content, dict) else content
+    while isinstance(content, dict):
+        within = [content[key] for key in _CONTAINERS if isinstance(content.get(key), dict)]
+        if not within:
+            break
+        content = within[0]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path} holds no dict of tensors, nor one under any of {_CONTAINERS}")
     return content

@@ -470,7 +470,7 @@ def _card(options: argparse.Namespace) -> None:
     text = model_card(options.run_folder)
     if out.exists():
         raise ValueError(f"{out} is there, and may be filled in; remove it, or give another --out")
-    write_atomically(out, text.encode())
+    write_atomically(out, text.encode(errors="backslashreplace"))  # names need not be UTF-8
     print(f"written: {out}; fill in its licence, and what is marked so")
 
 

@@ -43,12 +43,14 @@ def configs(
     `recipes/NAME.yaml`, is found wherever the package is installed. Where none says
     `num_classes` and `data` names videos, it is the number of their classes. Raises ValueError.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] | None = None
     if source not in PRESETS and (source.endswith((".yaml", ".yml")) or Path(source).exists()):
         values = _read_yaml(Path(source))
     elif source in recipes():
         values = read_recipe(source)
-    if values:
+    if values is None:
+        values = {}
+    else:
         source = values.pop("preset", "toy")
     for setting in settings:
         key, equals, text = setting.partition("=")

@@ -53,6 +53,11 @@ def _why_not_written(path: Path, num_bytes: int, error: OSError) -> str:
         return f"{folder} is read-only; give a folder that can be written to"
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"you may not write to {folder}; give a folder that is yours"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        in_the_way = folder / path.relative_to(folder).parts[0]
+        return f"{in_the_way} is a file; give another folder"
+    if error.errno == errno.EISDIR:
+        return "it is a folder; name a file"
     if error.errno == errno.ENAMETOOLONG:
         longest = max(path.parts, key=lambda part: len(os.fsencode(part)))
         return f"{longest!r}, or the whole path, is too long a name; give a shorter one"

@@ -255,6 +255,9 @@ def released_file(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
         "average": {"model_ema": {f"module.{k}": v for k, v in state.items()}},
         "timm average": {"state_dict_ema": state, "args": Namespace(opt="adamw")},
         "compiled": {f"_orig_mod.module.{k}": v for k, v in state.items()},
+        "nested": {"model": None, "module": {"state_dict": state}},
+        "averaged": {f"module.{k}": v for k, v in state.items()} | {"n_averaged": torch.tensor(2)},
+        "sharded": {f"_fsdp_wrapped_module.module.{k}": v for k, v in state.items()},
     }[kind]
     torch.save(content, path)
     return path
@@ -264,7 +267,7 @@ def released_file(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
     "kind",
     [
         *("safetensors", "pth", "slowfast", "timm", "parallel"),
-        *("settings", "average", "timm average", "compiled"),
+        *("settings", "average", "timm average", "compiled", "nested", "averaged", "sharded"),
     ],
 )
 def test_released_file_of_every_container_loads_as_its_state(kind: str, tmp_path: Path) -> None:
@@ -393,6 +396,46 @@ def test_released_checkpoint_does_not_fit_another_config(change: dict[str, Any])
     config = dataclasses.replace(load_released(state).config, **change)
     with pytest.raises(ValueError, match=r"T\+S|key"):
         load_released(state, config)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t.to(torch.int8), "torch.int8, .* save it as dense floats"),
+        (lambda t: t.to(torch.complex64), "torch.complex64, .* save it as dense floats"),
+        (lambda t: t.to_sparse(), "torch.sparse_coo"),
+        (lambda t: t.to("meta"), "on meta; save it as dense floats"),
+        (lambda t: t.sum(), "other numbers of axes"),
+    ],
+)
+def test_released_numbers_that_are_no_dense_floats_are_refused(
+    change: Callable[[Tensor], Tensor], told: str
+) -> None:
+    state = {k: change(v) if v.is_floating_point() else v for k, v in released_state().items()}
+    with pytest.raises(ValueError, match=told):
+        load_released(state)
+    with pytest.raises(ValueError, match="keys that are no text"):
+        load_released({0: torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"<html>404", "it is damaged, or of another kind"),
+        (b"PK\3\4 cut", "a file of torch or NumPy, cut or of another kind"),
+    ],
+)
+@pytest.mark.parametrize("read", [load, load_released])
+def test_file_of_another_kind_is_told_without_advice_to_trust_it(
+    content: bytes, told: str, read: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    path = tmp_path / ("model.safetensors" if read is load else "model.pth")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=told) as error:
+        read(path)
+    assert "weights_only" not in str(error.value)
 
 
 class Payload:
@@ -537,3 +580,9 @@ def test_what_cannot_be_written_is_said_in_a_sentence_and_leaves_the_old_file(
 def test_names_that_no_disk_takes_are_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(NotWrittenError, match="is too long a name; give a shorter one"):
         write_atomically(tmp_path / ("n" * 300), b"content")
+    (tmp_path / "there").touch()
+    for place in ("there/file", "there/folder/file"):
+        with pytest.raises(NotWrittenError, match=r"there is a file; give another folder"):
+            write_atomically(tmp_path / place, b"content")
+    with pytest.raises(NotWrittenError, match="it is a folder; name a file"):
+        write_atomically(tmp_path, b"content")

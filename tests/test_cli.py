@@ -50,6 +50,7 @@ SMALL = [
         (["min_crop_area=0"], "min_crop_area=0 must be a share above 0"),
         (["test_short_side=-1"], "test_short_side=-1 must be a number of pixels"),
         (["--seeds", "a,b"], "--seeds 'a,b' must be whole numbers"),
+        (["--seeds", str(2**64)], "must be different whole numbers from 0 to 2**63 - 1"),
         (["init_from=5"], "no checkpoint at 5;"),
         (["init_from=yes"], "no checkpoint at yes;"),
         (["init_from=[a, b]"], "init_from=['a', 'b'] must be text"),
@@ -234,6 +235,8 @@ def test_configs_from_yaml_and_settings(tmp_path):
     model, train = configs(str(path), ["gate=none", "epochs=2"])
     assert (model.layout, model.gate) == ("T>S", "none")
     assert (train.lr, train.epochs) == (1e-3, 2)
+    path.write_text("# nothing yet")
+    assert configs(str(path), []) == configs("toy", [])
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,17 @@ def test_model_file_brings_its_code_which_runs_once_trusted(
     assert replace(loaded.config, gate="./my_gates.py:Shift") == edited, "named anew, read anew"
 
 
+def test_parts_that_are_called_as_wrappers_call_theirs_are_saved(folder: Path) -> None:
+    text = GATE.replace("self.step, self", "self.module, self.step, self")
+    text = text.replace("= step,", "= torch.nn.Linear(dim, dim), step,").replace(
+        "u.r", "self.module(u).r"
+    )
+    (folder / "my_gates.py").write_text(text)
+    model = posmlp.create_model("toy", **TINY, gate="my_gates.py:Shift").eval()
+    save(torch.nn.DataParallel(model), "model.safetensors")
+    assert torch.equal(posmlp.load("model.safetensors")(CLIPS), model(CLIPS))
+
+
 def test_stored_settings_name_no_file_of_this_folder() -> None:
     """Else a folder from elsewhere would run what lies where the user happens to be."""
     values = config_of(gate="my_gates.py:Shift").to_dict() | {"code": {}}

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -433,7 +434,7 @@ def test_eval_fits_temperatures_that_predict_uses(digits_run, tmp_path, capsys, 
     assert math.isclose(temperature_of(digits_run / "model-seed1.safetensors"), 1.0)
 
 
-def test_card_says_what_a_hub_and_a_reader_ask(digits_run, capsys):
+def test_card_says_what_a_hub_and_a_reader_ask(digits_run, tmp_path, capsys):
     assert main(["card", str(digits_run)]) == 0
     text = (digits_run / "README.md").read_text()
     head, body = text.split("---\n")[1:]
@@ -455,6 +456,25 @@ def test_card_says_what_a_hub_and_a_reader_ask(digits_run, capsys):
     ):
         assert main(["card", *words]) == 2
         assert told in capsys.readouterr().err
+    damaged = tmp_path / "run"
+    for name, content, told in (
+        ("environment.json", '{"packages": [1]}', "environment.json is damaged (packages is no"),
+        (
+            "metrics.csv",
+            "epoch,seed,test_top1\n1,0,high\n",
+            "test_top1='high', no number",
+        ),
+        ("scores/classes.csv", "a,b\n1,2\n", "classes.csv is damaged (it has no scores); write it"),
+        ("config.json", '{"seeds": [0]}', "config.json is damaged (model is missing)"),
+    ):
+        shutil.copytree(digits_run, damaged, dirs_exist_ok=True)
+        (damaged / "scores").mkdir(exist_ok=True)
+        for other in ("clips.csv", "confusion.csv", "confusion.png"):
+            (damaged / "scores" / other).touch()
+        (damaged / name).write_text(content)
+        assert main(["card", str(damaged), "--out", str(tmp_path / "card.md")]) == 2
+        assert told in capsys.readouterr().err
+        shutil.rmtree(damaged)
     assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -68,8 +69,10 @@ class Engine:
             raise ValueError(f"together={self.together} must be at least 1")
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise ValueError(f"timeout={self.timeout_s:g} must be more than 0 seconds")
-        if self.cache_gib < 0:
-            raise ValueError(f"cache_gib={self.cache_gib} is negative; use 0 to cache nothing")
+        if not 0 <= self.cache_gib < math.inf:
+            raise ValueError(
+                f"cache_gib={self.cache_gib} must be a number of GiB, 0 to cache nothing"
+            )
         if self.log is not None:
             log_of(self.log)  # or ValueError
         if self.kind == "ray" and self.workers != 1:

@@ -132,6 +132,8 @@ def _grid(source: Store) -> bytes:
 
 def _check_target(source: Store, target: Store) -> None:
     """Raise StoreError if the target is in use for something else than this grid, published."""
+    if target.root.exists() and not target.root.is_dir():
+        raise StoreError(f"{target.root} is a file; give a new folder")
     if not target.root.exists() or not any(target.root.iterdir()):
         return
     if target.root.resolve() == source.root.resolve():

@@ -21,7 +21,7 @@ from torch import nn
 from analysis.borrow import borrowed
 
 Handler = Callable[[list[Any], list[Any]], int]
-_MATRIX_PRODUCTS = ("matmul", "linalg_matmul", "mm", "bmm", "mv", "dot", "vdot", "inner")
+_MATRIX_PRODUCTS = ["linear", "matmul", "linalg_matmul", "mm", "bmm", "mv", "dot", "vdot", "inner"]
 # What has no products, beside torch's pointwise operations, its reductions and its views. With a
 # star: whatever begins so.
 _NO_PRODUCTS = """
@@ -31,8 +31,8 @@ _NO_PRODUCTS = """
     hstack im2col index* instance_norm item layer_norm linspace log_sigmoid log_softmax
     logcumsumexp masked_* max max_pool* median meshgrid min new_* nonzero normal numel one_hot
     ones* pad pixel_* prelu rand* reflection_pad* repeat* replication_pad* rms_norm roll rot90
-    scalar_tensor scatter* size slice softmax sort split* stack stride sub take_along_dim tensor
-    tile topk tril triu type_as uniform unsafe_chunk unsafe_split upsample_* vstack zero*
+    scalar_tensor scatter* size slice softmax sort split* stack stride sub take take_along_dim
+    tensor tile topk tril triu type_as uniform unsafe_chunk unsafe_split upsample_* vstack zero*
 """
 
 
@@ -53,7 +53,13 @@ def count_macs(model: nn.Module, clip_shape: tuple[int, ...]) -> Counter[str]:
         analysis.tracer_warnings("none")
         analysis.clear_op_handles()  # fvcore's own count norms by estimate, and round einsum
         analysis.set_op_handle(**_handlers())
-        by_module = analysis.by_module()
+        try:
+            by_module = analysis.by_module()
+        except RuntimeError as error:
+            raise ValueError(
+                f"cost cannot trace {type(model).__name__} ({str(error).partition(chr(10))[0]}); "
+                "give it with no part that is compiled, scripted, quantised or checkpointed"
+            ) from error
         if unknown := [op for op in analysis.unsupported_ops() if not _has_no_product(op)]:
             by_module = _count_or_refuse(analysis, unknown)
         return by_module
@@ -113,18 +119,17 @@ def _is_view(overload: Any) -> bool:
 
 def _handlers() -> dict[str, Handler]:
     """A count for each operation of the trace that is a product; its operands are graph values."""
-    from fvcore.nn.jit_handles import conv_flop_jit, linear_flop_jit
+    from fvcore.nn.jit_handles import conv_flop_jit
 
     counts: dict[str, Handler] = {
         "aten::_convolution_mode": _convolution_macs,  # padding="same" or "valid"
         "aten::_convolution": lambda inputs, outputs: conv_flop_jit(inputs, outputs)["conv"],
-        "aten::linear": linear_flop_jit,
         "aten::einsum": _einsum_macs,
         "aten::scaled_dot_product_attention": _attention_macs,
     }
     counts |= dict.fromkeys([f"aten::{op}" for op in _MATRIX_PRODUCTS], _macs)
     counts |= {f"aten::{op}": _recurrent_macs for op in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
-    added = [f"aten::{op}" for op in ("addmm", "baddbmm", "addmv")]
+    added = [f"aten::{op}" for op in ["addmm", "addmm_", "baddbmm", "baddbmm_", "addmv", "addmv_"]]
     counts |= dict.fromkeys(added, lambda inputs, outputs: _macs(inputs[1:], outputs))
     depends = _dependence_on_clip()
 
@@ -178,7 +183,7 @@ def _is_list(value: Any) -> bool:
 def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
     """Scaled dot products: the scores q k', then the weighted sum of the values."""
     query, key, value = (_shape(operand) for operand in inputs[:3])
-    return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+    return math.prod(_shape(outputs[0])[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def _einsum_macs(inputs: list[Any], outputs: list[Any]) -> int:
@@ -192,13 +197,16 @@ def _einsum_macs(inputs: list[Any], outputs: list[Any]) -> int:
             f"cost counts einsum of at most two operands, not {equation!r}, whose multiply-adds "
             "depend on the order chosen; write it as several einsums"
         )
-    terms, _, output = equation.partition("->")
+    terms, arrow, output = equation.partition("->")
     left, right = (_index_sizes(*pair) for pair in zip(terms.split(","), operands, strict=True))
-    summed = [size for index, size in left.items() if index in right and index not in output]
+    kept = output if arrow else "..."  # without an arrow, what stands twice is summed
+    summed = [size for i, size in left.items() if i in right and i[0] not in kept]
     return math.prod(_shape(outputs[0])) * math.prod(summed)
 
 
 def _index_sizes(term: str, shape: list[int]) -> dict[str, int]:
-    """The size of each named index of an einsum term; what `...` stands for is left out."""
+    """The size of each index of an einsum term; those of `...` are `.1`, `.2`, from the last on."""
     head, _, tail = term.partition("...")
-    return dict(zip(head, shape, strict=False)) | dict(zip(tail[::-1], shape[::-1], strict=False))
+    within = shape[len(head) : len(shape) - len(tail)][::-1]
+    named = dict(zip(head, shape, strict=False)) | dict(zip(tail[::-1], shape[::-1], strict=False))
+    return named | {f".{i}": size for i, size in enumerate(within, 1)}

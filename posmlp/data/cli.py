@@ -6,7 +6,7 @@ Nothing heavy is imported before it is needed.
 from __future__ import annotations
 
 import argparse
-import os
+import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -215,9 +215,11 @@ def _check_picture(out: str) -> None:
 
 
 def _save_picture(picture: Image, out: str) -> None:
-    partial_name = f"{out}.partial.png"
-    picture.save(partial_name)
-    os.replace(partial_name, out)
+    from posmlp.checkpoint import write_atomically
+
+    content = io.BytesIO()
+    picture.save(content, "png")
+    write_atomically(out, content.getvalue())
     print(f"written: {out}")
 
 

@@ -39,6 +39,8 @@ def show_data(
     """
     if num_clips < 1:
         raise ValueError(f"--clips {num_clips} must be at least 1: that many are shown")
+    if seed < 0:
+        raise ValueError(f"--seed {seed} must be a whole number of at least 0")
     source = open_clips(data, "train", config, train=train, num_workers=num_workers, cache_gib=0.0)
     try:
         rng = np.random.default_rng(seed)

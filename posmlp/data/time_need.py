@@ -258,6 +258,8 @@ def _read(spec: str | Path, num_clips: int, num_workers: int) -> Clips:
             longest = max(longest, num_frames)
             clips.append(clip)
             kept.append(i)
+    if not clips:
+        raise ValueError(f"none of {len(chosen)} clips of {listing.root} can be read; mend them")
     if longest < 2:
         raise ValueError(f"{listing.root} holds single images, which have no time; give videos")
     labels = np.array([listing.labels[i] for i in kept], np.int64)

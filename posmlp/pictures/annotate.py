@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from posmlp.data.files.packets import pyav
 from posmlp.data.files.video import iterate_frames
 from posmlp.pictures.timeline import colours_of, draw_band
 from posmlp.predict import FRAME_FOLDER_FPS, Prediction
+from posmlp.shapes import not_written
 
 SHORT_SIDE = 360  # pixels; larger videos are shown at about this size
 LEAST_WIDTH = 320  # pixels; smaller ones are enlarged, so that the words below them can be read
@@ -31,7 +33,8 @@ def annotate_video(
     `found`: of the video, or of its parts in order, each of which is shown as long as it lasts. A
     line at the bottom runs with the video; marks on it are the frames that the model saw, or else
     its colours the likeliest classes of the parts.
-    Raises ValueError for another suffix, and VideoError where the video cannot be read.
+    Raises ValueError for another suffix, VideoError where the video cannot be read, and
+    NotWrittenError.
     """
     parts = [found] if isinstance(found, Prediction) else list(found)
     out, whole = Path(out), parts[0]
@@ -39,12 +42,12 @@ def annotate_video(
         raise ValueError(f"an annotated video is an mp4; name it {out.with_suffix('.mp4')}")
     if out.exists() and out.samefile(whole.video):
         raise ValueError(f"{out} is the video itself, which would be lost; give another name")
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.stem}.partial.mp4")
     rate = Fraction(whole.fps or FRAME_FOLDER_FPS).limit_denominator(1001)
     panel: Image.Image | None = None
     av = pyav()
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(partial), "w") as container:
             stream = container.add_stream("libx264", rate=rate, options={"crf": "20"})
             stream.pix_fmt = "yuv420p"
@@ -61,8 +64,11 @@ def annotate_video(
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(page, format="rgb24")))
             container.mux(stream.encode())
         os.replace(partial, out)
+    except OSError as error:
+        raise not_written(out, 0, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # it may never have come to be
+            partial.unlink()
 
 
 def _enlarged(frame: NDArray[np.uint8]) -> Image.Image:

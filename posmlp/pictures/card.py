@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,11 +12,14 @@ import yaml
 
 from posmlp.clip_scores import score_files
 from posmlp.config import TrainConfig
+from posmlp.shapes import fault
 from posmlp.train.run_folder import (
+    damaged,
     model_path,
     read_config,
     read_metrics,
     run_members,
+    sound,
     temperature_of,
 )
 
@@ -38,6 +40,8 @@ def model_card(run: str | Path) -> str:
     """
     run = Path(run)
     stored, members = read_config(run), run_members(run)
+    if problem := fault(stored["data"], {"train": dict, "test": {"name": str}}):
+        raise damaged(run / "config.json", problem)
     rows = read_metrics(run / "metrics.csv") if (run / "metrics.csv").is_file() else []
     last = [row for row in rows if row["epoch"] == members[0].train.epochs]
     lost = [m for m in members if not model_path(run, m).is_file()]
@@ -142,12 +146,16 @@ def _limits(run: Path, stored: dict[str, Any]) -> Iterator[str]:
             yield f"- {left} {split} clips could not be read, and were left out."
     for path in score_files(run):
         if path.name == "classes.csv":
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            score = next(name for name in OF_CLASSES if name in rows[0])
-            rows.sort(key=lambda row: float(row[score]))
-            low = (f"{r['class']} {float(r[score]):.1%} of {r['num_clips']}" for r in rows)
-            yield f"- Lowest classes ({path.parent.name}): {', '.join([*low][:NUM_LOWEST])}."
+            try:
+                with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+                    table = list(csv.DictReader(file))
+                score = next(name for name in OF_CLASSES if name in table[0])
+                rows = sorted((float(r[score]), r["class"], r["num_clips"]) for r in table)
+            except (LookupError, StopIteration, TypeError, ValueError) as error:
+                why = str(error) or "it has no scores"
+                raise damaged(path, why, "write it again with posmlp eval --out") from error
+            low = [f"{name} {share:.1%} of {count}" for share, name, count in rows]
+            yield f"- Lowest classes ({path.parent.name}): {', '.join(low[:NUM_LOWEST])}."
             break
     found = {m.seed: temperature_of(model_path(run, m)) for m in run_members(run)}
     if set(found.values()) == {1.0}:
@@ -173,7 +181,7 @@ def _use(run: Path, stored: dict[str, Any], num_models: int) -> Iterator[str]:
     yield f"`posmlp predict {file} some.mp4` names the classes of a video."
     environment = run / "environment.json"
     if environment.is_file():
-        packages = json.loads(environment.read_bytes()).get("packages", {})
+        packages = sound(environment, {"packages?": {"*": str}}).get("packages", {})
         yield f"Trained with torch {packages.get('torch', 'of an unknown version')}."
 
 

@@ -7,8 +7,8 @@ import re
 
 from torch import Tensor
 
-# Buffers of the released files that positions alone determine.
-DERIVED = re.compile(r"(window_relative_position_index|rel_indices)$")
+# Buffers that positions alone determine, and torch's count of the models that it has averaged.
+DERIVED = re.compile(r"(window_relative_position_index|rel_indices|^n_averaged)$")
 _PARTS = {
     "gate.token_bias": "gate_unit.pos.token_proj_n_bias",
     "gate.positions.table": "gate_unit.pos.window_relative_position_bias_table",

@@ -356,7 +356,7 @@ class Training:
         with self._kept():
             self._save_models(folder.root, "model", self.best.epochs if self.best else None)
         folder.write_rows(self.history)
-        folder.drop_state()
+        folder.drop_state(epoch)
 
     def _save_models(self, folder: Path, what: str, epochs: list[int] | None) -> None:
         for i, member in enumerate(self.members):

@@ -53,6 +53,9 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+MEND = "put a sound one back, or train into another folder"
+
+
 class LengthenedError(ValueError):
     """A run that is complete was asked for `epochs` more."""
 
@@ -105,7 +108,10 @@ class RunFolder:
     def is_complete(self, epochs: int) -> bool:
         """Whether all is stored that a training of so many epochs leaves, as its rows tell."""
         rows = [] if (self.root / "state.safetensors").exists() else self.rows()
-        return bool(rows) and rows[-1]["epoch"] == epochs
+        if not rows or rows[-1]["epoch"] != epochs:
+            return False
+        self._reached = epochs, 0
+        return True
 
     def alone(self) -> AbstractContextManager[None]:
         """Within the block no other process trains here. Raises ValueError if one does."""
@@ -157,7 +163,8 @@ class RunFolder:
     def num_told(self) -> int:
         """How many of the rows a log was given (`logs.py`)."""
         path = self.root / "logged.json"
-        return int(json.loads(path.read_bytes())["rows"]) if path.exists() else 0
+        mend = "remove it, and the log is given all epochs again"
+        return int(sound(path, {"rows": int}, mend)["rows"]) if path.exists() else 0
 
     def count_told(self, rows: int) -> None:
         with self.keeping():
@@ -185,8 +192,10 @@ class RunFolder:
                 "from the start"
             ) from error
 
-    def drop_state(self) -> None:
+    def drop_state(self, epochs: int) -> None:
+        """The training is complete."""
         (self.root / "state.safetensors").unlink(missing_ok=True)
+        self._reached = epochs, 0
 
 
 @contextmanager
@@ -269,20 +278,13 @@ def temperature_of(model: Path) -> float:
 
     Raises ValueError if the run's calibration.json is damaged.
     """
-    path = model.parent / CALIBRATION
+    path, mend = model.parent / CALIBRATION, "remove it, or fit it again by posmlp eval --calibrate"
     if not path.is_file():
         return 1.0
-    try:
-        stored = json.loads(path.read_bytes())
-        if problem := fault(stored, {"temperatures": {"*": float | int}}):
-            raise ValueError(problem)
-        found = float(stored["temperatures"].get(model.name, 1.0))
-        if not 0 < found < math.inf:
-            raise ValueError(f"{found} is no temperature")
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); remove it, or fit it again with posmlp eval --calibrate"
-        ) from error
+    stored = sound(path, {"temperatures": {"*": float | int}}, mend)
+    found = float(stored["temperatures"].get(model.name, 1.0))
+    if not 0 < found < math.inf:
+        raise damaged(path, f"{found} is no temperature", mend)
     return found
 
 
@@ -304,20 +306,23 @@ _CONFIG = {
 
 
 def _described(path: Path) -> dict[str, Any]:
+    return sound(path, _CONFIG)
+
+
+def sound(path: Path, shape: Any, mend: str = MEND) -> Any:
+    """What a JSON file of a run holds. Raises ValueError if it is damaged, or of another shape."""
     try:
-        stored: dict[str, Any] = json.loads(path.read_bytes())
-        if problem := fault(stored, _CONFIG):
-            raise ValueError(problem)
+        stored = json.loads(path.read_bytes())
     except ValueError as error:
-        raise damaged(path, error) from error
+        raise damaged(path, error, mend) from error
+    if problem := fault(stored, shape):
+        raise damaged(path, problem, mend)
     return stored
 
 
-def damaged(path: Path, reason: Exception) -> ValueError:
-    """The error for a config.json that cannot be what a run has written."""
-    return ValueError(
-        f"{path} is damaged ({reason}); put a sound one back, or train into another folder"
-    )
+def damaged(path: Path, reason: object, mend: str = MEND) -> ValueError:
+    """The error for a file that cannot be what a run has written."""
+    return ValueError(f"{path} is damaged ({reason}); {mend}")
 
 
 def run_members(run: str | Path) -> list[Member]:
@@ -372,9 +377,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             rows = csv.DictReader(file)
             return [_numbers(row, f"line {rows.line_num}") for row in rows]
     except (ValueError, csv.Error) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); put a sound one back, or move it away"
-        ) from error
+        raise damaged(path, error, "put a sound one back, or move it away") from error
 
 
 def _numbers(row: dict[str, str], line: str) -> dict[str, Any]:
@@ -386,6 +389,8 @@ def _numbers(row: dict[str, str], line: str) -> dict[str, Any]:
     }
     if not all(isinstance(found.get(key), int) for key in ("epoch", "seed")):
         raise ValueError(f"{line} has no epoch or no seed")
+    if words := [k for k, v in found.items() if isinstance(v, str) and k not in _TEXTS]:
+        raise ValueError(f"{line} has {words[0]}={found[words[0]]!r}, no number")
     return found
 
 

@@ -76,13 +76,13 @@ def members(
 
 
 def checked_seeds(seeds: Sequence[SupportsIndex]) -> tuple[int, ...]:
-    """The seeds, or ValueError if they are not different whole numbers of at least 0."""
+    """The seeds, or ValueError if they are not different whole numbers from 0 to 2**63 - 1."""
     try:
         found = tuple(index(seed) for seed in seeds)
     except TypeError:  # not numbers, or not whole ones, or no sequence
         found = ()
-    if not found or min(found) < 0 or len(set(found)) < len(found):
-        raise ValueError(f"seeds={seeds!r} must be different whole numbers of at least 0")
+    if not found or len(set(found)) < len(found) or not all(0 <= s < 2**63 for s in found):
+        raise ValueError(f"seeds={seeds!r} must be different whole numbers from 0 to 2**63 - 1")
     return found
 
 

@@ -129,7 +129,11 @@ def test_command_reads_files_trains_and_draws(tmp_path, capsys, monkeypatch):
     assert "60 clips of 2 classes, 10 groups (folders), 10 folds" in said
     assert "Order carries" in said
     assert Image.open(out).width > 800
+    for path in ("a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4"):
+        (tmp_path / "bad" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "bad" / path).write_text("garbage")
     for words, told in (
+        ([str(tmp_path / "bad"), "--workers", "0"], "none of 4 clips of"),
         ([str(root), "--out", "need.pdf"], "must be a .png"),
         ([str(root), "--clips", "1"], "--clips 1 and --folds 10 must both be at least 2"),
         (["moving-digits:mild"], "difficulty='mild' is unknown"),

@@ -274,6 +274,12 @@ def test_fit_resumes_after_an_interruption_and_logs_each_epoch_once(
         fit(CONFIG, TRAIN, clips, **cut)
     resumed = fit(CONFIG, TRAIN, clips, **cut)
     assert values(resumed) == values(rows)
+    (tmp_path / "cut" / "logged.json").write_text("[5]")
+    with pytest.raises(ValueError, match=r"logged\.json is damaged \(it is no map.*remove it"):
+        fit(CONFIG, TRAIN, clips, **cut)
+    (tmp_path / "cut" / "logged.json").write_text('{"rows": 0}')
+    with pytest.raises(ValueError, match=r"epoch 1 \(ZeroDiv.*keeps .* up to all of epoch 3; the"):
+        fit(CONFIG, TRAIN, clips, **cut | {"log": lambda run, row: 1 / 0})
     (tmp_path / "cut" / "logged.json").write_text('{"rows": 5}')  # killed before the last was told
     last = logged.pop()
     fit(CONFIG, TRAIN, clips, **cut)

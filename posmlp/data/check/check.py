@@ -71,6 +71,11 @@ def check_data(
     Raises:
         ValueError: there is no data set, or the folder for the lists cannot be written.
     """
+    if not (min_frames >= 1 and 0 <= max_lost_share <= 1):
+        raise ValueError(
+            f"min_frames={min_frames} must be at least 1, and max_lost={max_lost_share:g} a share, "
+            "from 0 to 1"
+        )
     layout, root, lists = split_spec(spec)
     target = Path(out or lists)
     if not target.is_dir() or not os.access(target, os.W_OK):

@@ -42,7 +42,7 @@ class DecodePool:
     def __init__(self, num_workers: int, timeout_s: float = 20.0) -> None:
         if num_workers < 0:
             raise ValueError(f"num_workers={num_workers} is negative; use 0 to read in-process")
-        if timeout_s <= 0:
+        if not timeout_s > 0:
             raise ValueError(f"timeout_s={timeout_s} is not positive; use seconds for a frame")
         self.num_workers = num_workers
         self.timeout_s = timeout_s

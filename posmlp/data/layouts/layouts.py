@@ -145,6 +145,8 @@ def read_listing(spec: str | Path, split: str) -> Listing:
     `foldKofN:` before a spec makes splits of all its videos: see `_read_fold`.
     """
     if fold := re.fullmatch(r"fold(\d+)of(\d+):(.+)", str(spec), re.DOTALL):
+        if re.match(r"fold\d+of\d+:", fold[3]):
+            raise ValueError(f"{spec} has a fold of a fold, and clips have one; give one, or folds")
         return _read_fold(fold[3], int(fold[1]), int(fold[2]), split)
     name, root, lists = split_spec(spec)
     if name is None:

@@ -86,6 +86,8 @@ def test_repetition_that_was_not_run_keeps_nothing_from_being_published(
 def test_publishing_onto_anything_else_is_refused(ablation: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is the run itself"):
         publish(ablation, ablation)
+    with pytest.raises(StoreError, match=r"grid\.yaml is a file; give a new folder"):
+        publish(ablation, ablation / "grid.yaml")
     other = tmp_path / "other"
     shutil.copytree(ablation, other)
     with pytest.raises(StoreError, match="something else than a published grid"):

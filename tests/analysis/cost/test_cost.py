@@ -245,6 +245,14 @@ COUNTED = {
     "rnn of relu": Tokens(nn.RNN(8, 5, nonlinearity="relu"), _first),
     "lstm cell": Tokens(nn.LSTMCell(8, 5), lambda m, x: m(x[:, 0])[0]),
     "inner": Tokens(nn.Linear(8, 4), lambda m, x: torch.inner(x, m.weight)),
+    "attention that broadcasts": Tokens(
+        nn.Linear(8, 8),
+        lambda m, x: nn.functional.scaled_dot_product_attention(m.weight[None], x, x[..., :3]),
+    ),
+    "summed ellipsis": Tokens(nn.Linear(8, 8), lambda m, x: torch.einsum("...i,...i->i", x, x)),
+    "no arrow": Tokens(nn.Linear(8, 8), lambda m, x: torch.einsum("...j,jk", x, m.weight)),
+    "in place": Tokens(nn.Linear(8, 8), lambda m, x: x[0].clone().addmm_(x[0], m.weight)),
+    "transposed": Tokens(nn.ConvTranspose1d(6, 4, 3, 2, groups=2, dilation=2), lambda m, x: m(x)),
     "same padding": Tokens(nn.Conv1d(6, 4, 3, padding="same", groups=2), lambda m, x: m(x)),
 }
 
@@ -276,6 +284,12 @@ def test_cost_refuses_an_operation_that_it_does_not_know(name: str) -> None:
     model = Tokens(nn.Linear(8, 8), REFUSED[name])
     with pytest.raises(ValueError, match=rf"cost cannot count aten::{name}; write its products"):
         cost(model, clip_shape=(3, 1, 4, 4))
+
+
+def test_cost_refuses_parts_that_are_not_traced() -> None:
+    for inner in (torch.compile(nn.Linear(8, 8)), torch.jit.script(nn.Linear(8, 8))):
+        with pytest.raises(ValueError, match=r"cost cannot trace Tokens \(.*compiled, scripted"):
+            cost(Tokens(inner, lambda m, x: m(x)), clip_shape=(3, 1, 4, 4), memory=False)
 
 
 def test_cost_counts_what_no_clip_enters_as_nothing() -> None:

@@ -223,6 +223,9 @@ def test_command_ends_with_1_and_shows_the_list(data, capsys):
 
 
 def test_lists_that_cannot_be_written_stop_the_check_before_it_reads(data, tmp_path):
+    for bad in ({"max_lost_share": 2.0}, {"min_frames": 0}, {"timeout_s": float("nan")}):
+        with pytest.raises(ValueError, match=r"must be at least 1.*share|nan is not positive"):
+            check_data(data, RULE, num_workers=0, **bad)
     with pytest.raises(ValueError, match=r"cannot be written to .*nowhere"):
         check_data(data, RULE, num_workers=0, out=tmp_path / "nowhere")
     (tmp_path / "lists").mkdir()

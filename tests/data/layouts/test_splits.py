@@ -321,6 +321,7 @@ def test_folds_hold_whole_groups_and_each_is_tested_once(tmp_path):
         ("fold3of3", "fold3of3: folds count from 0, and there are at least 3"),
         ("fold0of2", "fold0of2: folds count from 0"),
         ("fold0of9", "has 4 groups (folders), too few for 9 folds"),
+        ("fold0of3:fold1of3", "has a fold of a fold"),
         ("fold0of4", "fold0of4 has no training clips of class 'y'"),
     ],
 )
