@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
@@ -103,13 +104,10 @@ def test_scores_by_hand():
 
 def test_mirrored_clips_have_the_mirrored_labels():
     augment = Augmentation(TrainConfig(flip="labels"), ("left", "right", "up"))
-    x, labels = torch.zeros(1, 3, 2, 4, 4), torch.tensor([[1.0, 0.0, 1.0]])
-
-    class Heads:
-        def random(self) -> float:
-            return 0.0
-
-    assert augment._flip(x, labels, [Heads()])[1].tolist() == [[0.0, 1.0, 1.0]]  # type: ignore[list-item]
+    clips, labels = torch.zeros(8, 2, 4, 4, 3), torch.tensor([[1.0, 0.0, 1.0]])
+    draws = [np.random.default_rng(k) for k in range(8)]
+    found = augment(clips, labels.expand(8, 3), draws, draws[0])[1]
+    assert {tuple(each) for each in found.tolist()} == {(1, 0, 1), (0, 1, 1)}
 
 
 def test_grid_is_trained_scored_reported_and_predicts(tmp_path, write_clip, capsys):

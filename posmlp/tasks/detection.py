@@ -89,24 +89,6 @@ def train_detector(
     finished = folder.root / "detector.safetensors"
     if finished.exists():
         return load_detector(finished)[0].to(device), folder.rows()
-    with folder.alone():
-        folder.begin(device)
-        detector, history = _trained(config, train, key_frames, folder, seed, device, progress)
-        save_detector(detector, finished, learn.classes)
-    return detector, history
-
-
-def _trained(
-    config: PosMLPConfig,
-    train: TrainConfig,
-    key_frames: tuple[KeyFrames, KeyFrames],
-    folder: RunFolder,
-    seed: int,
-    device: torch.device,
-    progress: bool,
-) -> tuple[Detector, list[dict[str, float]]]:
-    """The detector after all epochs, and its history, which `folder` gets as it grows."""
-    learn, test = key_frames
     detector = Detector(config, len(learn.classes), seed, train.init_from).to(device)
     decayed = [p for p in detector.parameters() if p.dim() >= 2]
     others = [p for p in detector.parameters() if p.dim() < 2]
@@ -115,50 +97,41 @@ def _trained(
     history: list[dict[str, Any]] = []
     num_steps = max(1, len(learn) // train.batch_size)
     bar = tqdm(range(train.epochs), unit="epoch", disable=None if progress else True)
-    with torch.random.fork_rng(devices=[]):  # stochastic depth
+    with folder.alone(), torch.random.fork_rng(devices=[]):  # stochastic depth
+        folder.begin(device)
         torch.default_generator.manual_seed(seed)
         for epoch in bar:
-            order = torch.randperm(
-                len(learn), generator=torch.Generator().manual_seed(mixed(seed, epoch))
-            )
-            total = 0.0
+            draw = torch.Generator().manual_seed(mixed(seed, epoch))
+            order, total = torch.randperm(len(learn), generator=draw), 0.0
             for step, chosen in enumerate(order.split(train.batch_size)[:num_steps]):
-                rate = learning_rate(train, epoch + step / num_steps)
-                total += _step(detector, optimiser, learn, chosen.tolist(), rate, train, device)
+                for group in optimiser.param_groups:
+                    group["lr"] = learning_rate(train, epoch + step / num_steps)
+                loss = _loss(detector, learn, chosen.tolist())
+                optimiser.zero_grad()
+                loss.backward()
+                if train.grad_clip:
+                    nn.utils.clip_grad_norm_(detector.parameters(), train.grad_clip)
+                optimiser.step()
+                total += loss.item()
             scores = frame_map(detect(detector, test), truth_of(test), len(test.classes))
             row = {"epoch": epoch + 1, "seed": seed, "train_loss": total / num_steps}
             history.append({**row, **{f"test_{name}": value for name, value in scores.items()}})
             folder.write_rows(history)
             bar.set_postfix(map=f"{scores['map']:.3f}")
+        save_detector(detector, finished, learn.classes)
     return detector, history
 
 
-def _step(
-    detector: Detector,
-    optimiser: torch.optim.Optimizer,
-    learn: KeyFrames,
-    chosen: list[int],
-    rate: float,
-    train: TrainConfig,
-    device: torch.device,
-) -> float:
-    """One step on a batch; its loss, the mean over boxes and actions."""
+def _loss(detector: Detector, learn: KeyFrames, chosen: list[int]) -> Tensor:
+    """The loss of a batch, the mean over boxes and actions."""
+    device = next(detector.parameters()).device
     boxes = [torch.cat([learn.proposals[i], learn.boxes[i]]) for i in chosen]
     targets = [
         targets_of(b, learn.boxes[i], learn.actions[i]) for b, i in zip(boxes, chosen, strict=True)
     ]
     clips = normalise(torch.stack([learn.load(i) for i in chosen]).to(device))
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    detector.train()
-    logits = detector(clips, [b.to(device) for b in boxes])
-    loss = F.binary_cross_entropy_with_logits(logits, torch.cat(targets).to(device))
-    optimiser.zero_grad()
-    loss.backward()
-    if train.grad_clip:
-        nn.utils.clip_grad_norm_(detector.parameters(), train.grad_clip)
-    optimiser.step()
-    return loss.item()
+    logits = detector.train()(clips, [b.to(device) for b in boxes])
+    return F.binary_cross_entropy_with_logits(logits, torch.cat(targets).to(device))
 
 
 @torch.no_grad()
