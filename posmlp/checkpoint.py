@@ -58,16 +58,10 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
-        _remove(temporary)
         raise not_written(path, len(content), error) from error
-    except BaseException:
-        _remove(temporary)
-        raise
-
-
-def _remove(temporary: Path) -> None:
-    with suppress(OSError):  # it may never have come to be
-        temporary.unlink()
+    finally:
+        with suppress(OSError):  # it has its name, or never came to be
+            temporary.unlink()
 
 
 def save(model: PosMLPVideo, path: str | Path, **metadata: str) -> None:

@@ -100,9 +100,6 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", default="moving-digits", help=DATA_HELP)
     train.add_argument("--seeds", default="0", help="comma-separated, for example 0,1,2")
     train.add_argument("--out", required=True, help="the run folder; an interrupted run goes on")
-    train.add_argument("--device", help=DEVICE_HELP)
-    train.add_argument("--workers", type=int, default=NUM_WORKERS, help="decoding processes")
-    train.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
     train.add_argument(
         "--micro-batches", type=int, default=1, help="take each batch in so many parts"
     )
@@ -120,10 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         "run_folder", metavar="RUN", help="a run folder, a .safetensors file, or toy-ts"
     )
     evaluate.add_argument("--data", help="as for train; the run's own if left out")
-    evaluate.add_argument("--device", help=DEVICE_HELP)
     evaluate.add_argument("--split", choices=("val", "test"), default="test")
-    evaluate.add_argument("--clips", type=int, default=1, help="temporal views a video")
-    evaluate.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
     evaluate.add_argument(
         "--out", metavar="DIR", help="write tables a clip and a class, confusion and reliability"
     )
@@ -135,39 +129,29 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="score clips of other rates, speeds and sizes, and compressed",
     )
-    evaluate.add_argument("--workers", type=int, default=NUM_WORKERS, help="decoding processes")
-    evaluate.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
 
-    guess = command("predict", _predict)
-    guess.add_argument(
-        "run_folder", metavar="RUN", help="a run folder, or toy-ts, the model that is shipped"
-    )
-    guess.add_argument("videos", metavar="VIDEO", nargs="+", help="video files or frame folders")
-    guess.add_argument("--seed", type=int, help="which of the run's models; its first if left out")
-    guess.add_argument("--variant", help="which of the run's variants, where it has several")
-    guess.add_argument("--device", help=DEVICE_HELP)
-    guess.add_argument("--clips", type=int, default=1, help="temporal views a video")
-    guess.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
+    guess, features = command("predict", _predict), command("features", _features)
+    features.add_argument("--out", metavar="FILE", required=True, help="FILE.parquet or FILE.npz")
     guess.add_argument(
         "--slide", type=float, metavar="SECONDS", help="answer every so many seconds, as a table"
     )
     guess.add_argument("--out", metavar="DIR", help="write that table there, and a coloured line")
     guess.add_argument("--annotate", metavar="OUT.mp4", help="write the one video with its classes")
 
-    features = command("features", _features)
-    features.add_argument("run_folder", metavar="RUN", help="a run folder")
-    features.add_argument("videos", metavar="VIDEO", nargs="+", help="video files or frame folders")
-    features.add_argument("--out", metavar="FILE", required=True, help="FILE.parquet or FILE.npz")
-    features.add_argument(
-        "--seed", type=int, help="which of the run's models; its first by default"
-    )
-    features.add_argument("--variant", help="which of the run's variants, where it has several")
-    features.add_argument("--device", help=DEVICE_HELP)
-    features.add_argument("--clips", type=int, default=1, help="temporal views a video")
-    features.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
-
+    for asks in (guess, features):
+        asks.add_argument("run_folder", metavar="RUN", help="a run folder, or toy-ts")
+        asks.add_argument("videos", metavar="VIDEO", nargs="+", help="files or frame folders")
+        asks.add_argument("--seed", type=int, help="which of the run's models; else its first")
+        asks.add_argument("--variant", help="which of the run's variants, where it has several")
     for loads in (evaluate, guess, features):
+        loads.add_argument("--clips", type=int, default=1, help="temporal views a video")
+        loads.add_argument("--crops", type=int, default=1, help="spatial crops a view: 1 or 3")
         loads.add_argument("--trust-code", action="store_true", help=TRUST_HELP)
+    for reads in (train, evaluate):
+        reads.add_argument("--workers", type=int, default=NUM_WORKERS, help="decoding processes")
+        reads.add_argument("--cache-gib", type=float, default=CACHE_GIB, help=CACHE_HELP)
+    for computes in (train, evaluate, guess, features):
+        computes.add_argument("--device", help=DEVICE_HELP)
 
     card = command("card", _card)
     card.add_argument("run_folder", metavar="RUN", help="a run folder")
@@ -448,14 +432,14 @@ def _tell_video(found: Prediction) -> None:
 def _tell_parts(found: list[Prediction], out: str | None) -> None:
     """Print the table of a recording's parts, or write it and the coloured line to a folder."""
     from posmlp.checkpoint import write_atomically
-    from posmlp.pictures.timeline import as_csv, draw_timeline
+    from posmlp.pictures.timeline import draw_timeline, timeline_csv
 
+    table = timeline_csv(found)
     if out is None:
-        print(as_csv(found), end="")
+        print(table.decode(errors="surrogateescape"), end="")
         return
     picture = io.BytesIO()
     draw_timeline(found).save(picture, "png")
-    table = as_csv(found).encode(errors="surrogateescape")
     for name, content in (("timeline.csv", table), ("timeline.png", picture.getvalue())):
         write_atomically(Path(out) / name, content)
         print(f"written: {Path(out) / name}")

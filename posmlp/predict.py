@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -25,8 +24,8 @@ from torch import Tensor
 from posmlp.checkpoint import load, read_tensors, shipped
 from posmlp.config import TrainConfig
 from posmlp.data.augment import normalise, uploaded
-from posmlp.data.clips import ClipRule, Draw, Sampling, load_clip
-from posmlp.data.files.video import read_video
+from posmlp.data.clips import ClipRule, Draw, load_clip
+from posmlp.data.files.video import VideoFrames, read_video
 from posmlp.data.sampling import check_views
 from posmlp.model import PosMLPVideo
 from posmlp.train.fitting import usable_device
@@ -105,7 +104,7 @@ def open_run(
             f"names {len(classes)}; put the files of one run together"
         )
     how = seed, member.variant, temperature_of(path), bool(stored.get("multi_label"))
-    return TrainedModel(model, classes, _rule(model, train), *how)
+    return TrainedModel(model, classes, ClipRule.of(model.config, train), *how)
 
 
 def _open_shipped(file: Path, seed: int | None, variant: str | None) -> TrainedModel:
@@ -115,17 +114,7 @@ def _open_shipped(file: Path, seed: int | None, variant: str | None) -> TrainedM
         raise ValueError(f"{asked}, but {file.stem} is one shipped model, of seed 0; leave it out")
     classes = tuple(json.loads(read_tensors(file)[1]["classes"]))
     model = load(file).to(_DEVICE.get())
-    return TrainedModel(model, classes, _rule(model, TrainConfig()), 0)
-
-
-def _rule(model: PosMLPVideo, train: TrainConfig) -> ClipRule:
-    return ClipRule(
-        model.config.num_frames,
-        model.config.side,
-        cast(Sampling, train.sampling),
-        train.sampling_rate,
-        test_short_side=train.test_short_side,
-    )
+    return TrainedModel(model, classes, ClipRule.of(model.config, TrainConfig()), 0)
 
 
 @dataclass(frozen=True)
@@ -168,18 +157,23 @@ def predict_video(
     """
     draws = draws_of(num_views, num_crops)
     clips = [load_clip(str(video), trained.rule, draw) for draw in draws]
-    return Prediction(
-        video=str(video),
-        classes=trained.classes,
-        probabilities=_probabilities(trained, [clip.frames for clip in clips]),
-        indices=np.unique(np.concatenate([clip.indices for clip in clips])),
-        num_frames=clips[0].num_frames,
-        num_damaged=clips[0].num_damaged,
-        fps=clips[0].fps,
-        decoder=clips[0].backend,
-        first=0,
-        last=clips[0].num_frames,
-    )
+    seen = [clip.indices for clip in clips]
+    whole = (0, clips[0].num_frames)
+    return _predicted(trained, video, clips[0], [clip.frames for clip in clips], seen, whole)
+
+
+def _predicted(
+    trained: TrainedModel,
+    video: str | Path,
+    read: VideoFrames,
+    clips: list[NDArray[np.uint8]],
+    seen: list[NDArray[np.int64]],
+    part: tuple[int, int],
+) -> Prediction:
+    """The prediction of a part of a video, by clips of the frames `seen`."""
+    facts = read.num_frames, read.num_damaged, read.fps, read.backend
+    indices, probabilities = np.unique(np.concatenate(seen)), _probabilities(trained, clips)
+    return Prediction(str(video), trained.classes, probabilities, indices, *facts, *part)
 
 
 def predict_parts(
@@ -201,22 +195,11 @@ def predict_parts(
         choose = partial(_frames_of_parts, trained.rule, draws, every_s, start)
         found = read_video(video, choose, short_side=short_side)
         parts = _parts(found.num_frames, found.fps, every_s)[start : start + PARTS_AT_ONCE]
-        for first, last in parts:
-            seen = [_seen(trained.rule, (first, last), found.fps, draw) for draw in draws]
+        for part in parts:
+            seen = [_seen(trained.rule, part, found.fps, draw) for draw in draws]
             frames = [found.frames[np.searchsorted(found.indices, each)] for each in seen]
             clips = [trained.rule.crop(f, d) for f, d in zip(frames, draws, strict=True)]
-            yield Prediction(
-                video=str(video),
-                classes=trained.classes,
-                probabilities=_probabilities(trained, clips),
-                indices=np.unique(np.concatenate(seen)),
-                num_frames=found.num_frames,
-                num_damaged=found.num_damaged,
-                fps=found.fps,
-                decoder=found.backend,
-                first=first,
-                last=last,
-            )
+            yield _predicted(trained, video, found, clips, seen, part)
         if len(parts) < PARTS_AT_ONCE:
             return
 

@@ -5,12 +5,13 @@ No torch here: decoding workers import this file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.files.video import VideoFrames, num_pixels, read_video
 from posmlp.data.sampling import (
     check_crop,
@@ -80,6 +81,12 @@ class ClipRule:
                 f"test_short_side={self.test_short_side} holds no crop of {self.image_size}; use "
                 f"at least {self.image_size}, or 0 for that"
             )
+
+    @classmethod
+    def of(cls, config: PosMLPConfig, train: TrainConfig) -> Self:
+        """The rule by which a training cuts what its model takes; ValueError for oblong frames."""
+        names = [field.name for field in fields(cls)[2:]]
+        return cls(config.num_frames, config.side, **{n: getattr(train, n) for n in names})
 
     @property
     def resizes_crops(self) -> bool:

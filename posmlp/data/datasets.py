@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posmlp.data.check.survey import Survey, refuse_missing, refuse_or_report, survey_files, tell
-from posmlp.data.clips import ClipRule, Draw, Sampling, draw_of, load_clip
+from posmlp.data.clips import ClipRule, Draw, draw_of, load_clip
 from posmlp.data.files.frame_file import Kept
 from posmlp.data.files.pool import DecodePool, under_way
 from posmlp.data.files.video import VideoError, VideoFrames
@@ -83,22 +83,17 @@ class VideoClips:
         root: str | Path,
         split: str,
         *,
-        num_frames: int,
-        image_size: int,
-        sampling: Sampling = "segment",
-        sampling_rate: int = 1,
-        min_crop_area: float = 1.0,
-        test_short_side: int = 0,
-        min_time_share: float = 1.0,
         num_workers: int = NUM_WORKERS,
         timeout_s: float = 20.0,
         max_bad_share: float = 0.0,
         cache_gib: float = CACHE_GIB,
         pool: DecodePool | None = None,
+        **rule: Any,
     ) -> VideoClips:
         """List the split's videos and read each file once, to check it and to cache short ones.
 
-        `root` is a folder, or `LAYOUT:FOLDER`; what was found is said on stderr. If all frames of
+        `root` is a folder, or `LAYOUT:FOLDER`; what was found is said on stderr. `rule`:
+        fields of `ClipRule`. If all frames of
         all files fit in `cache_gib` GiB, at the size that this split's clips are cut from, they
         are kept on disk for all processes (`frame_cache.py`), or else in memory. Otherwise one test
         clip of each file is read as a check, unless a data check has read the file, and batches are
@@ -115,19 +110,16 @@ class VideoClips:
             raise ValueError(f"max_bad_share={max_bad_share} is not a share from 0 to 1")
         if not 0 <= cache_gib < math.inf:
             raise ValueError(f"cache_gib={cache_gib} must be a number of GiB, 0 to cache nothing")
-        rule = ClipRule(
-            *(num_frames, image_size, sampling, sampling_rate),
-            *(min_crop_area, test_short_side, min_time_share),
-        )
+        cut = ClipRule(**rule)
         listing = list_videos(root, split)
         tell(say(listing))
         refuse_missing(listing, max_bad_share)
         with ExitStack() as closing:
             if pool is None:
                 pool = closing.enter_context(DecodePool(num_workers, timeout_s))
-            survey = survey_files(listing, rule, pool, cache_bytes=int(cache_gib * 2**30))
+            survey = survey_files(listing, cut, pool, cache_bytes=int(cache_gib * 2**30))
             refuse_or_report(survey, str(listing.root), len(listing.paths), max_bad_share)
-            clips = cls(listing, rule, pool, survey)
+            clips = cls(listing, cut, pool, survey)
             if clips.decodes:
                 closing.pop_all()
         return clips
@@ -140,20 +132,10 @@ class VideoClips:
         self._pool.close()
 
     def batch(
-        self,
-        indices: Tensor,
-        *,
-        rng: np.random.Generator | None = None,
-        view: int = 0,
-        num_views: int = 1,
-        crop: int = 0,
-        num_crops: int = 1,
+        self, indices: Tensor, *, rng: np.random.Generator | None = None, **view: int
     ) -> Tensor:
         """Return clips `indices` (k,) as uint8 (k, T, S, S, 3); see `batches`."""
-        rngs = None if rng is None else [rng]
-        (clips,) = self.batches(
-            [indices], rngs=rngs, view=view, num_views=num_views, crop=crop, num_crops=num_crops
-        )
+        (clips,) = self.batches([indices], rngs=None if rng is None else [rng], **view)
         return clips
 
     def batches(

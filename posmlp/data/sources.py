@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.config_checks import one_of
 from posmlp.data.augment import uploaded
-from posmlp.data.clips import Sampling
+from posmlp.data.clips import ClipRule
 from posmlp.data.datasets import VideoClips
 from posmlp.data.digits.catalogue import DIFFICULTIES
 from posmlp.data.digits.moving_digits import MovingDigits, RenderedClips
@@ -184,41 +184,11 @@ def open_clips(
             f"no folder at {data!r}, and it is not a generated data set; give a folder of videos "
             f"(LAYOUT:ROOT names its layout), or 'moving-digits[:{'|'.join(DIFFICULTIES)}]'"
         )
-    return open_videos(
-        *(data, split, config),
-        train=train,
-        num_workers=num_workers,
-        cache_gib=cache_gib,
-        pool=pool,
-    )
-
-
-def open_videos(
-    spec: str | Path,
-    split: str,
-    config: PosMLPConfig,
-    *,
-    train: TrainConfig,
-    num_workers: int = NUM_WORKERS,
-    cache_gib: float = CACHE_GIB,
-    pool: DecodePool | None = None,
-) -> VideoClips:
-    """The videos of `ROOT` or `LAYOUT:ROOT` at the frames and size that `config` takes.
-
-    Raises ValueError or VideoError, naming the value and the mend.
-    """
     return VideoClips.open(
-        spec,
-        split,
-        num_frames=config.num_frames,
-        image_size=config.side,
-        sampling=cast(Sampling, train.sampling),
-        sampling_rate=train.sampling_rate,
-        min_crop_area=train.min_crop_area,
-        test_short_side=train.test_short_side,
-        min_time_share=train.min_time_share,
+        *(data, split),
         num_workers=num_workers,
         max_bad_share=train.max_bad_share,
         cache_gib=cache_gib,
         pool=pool,
+        **vars(ClipRule.of(config, train)),
     )

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count, cycle, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,6 @@ from posmlp.data.clips import ClipRule, Draw, load_clip
 from posmlp.data.datasets import VideoClips
 from posmlp.data.files.packets import list_packets
 from posmlp.data.layouts.listing import as_text
-from posmlp.data.sources import open_videos
 from posmlp.data.user_cache import NUM_WORKERS
 from posmlp.model import PosMLPVideo
 
@@ -41,15 +41,15 @@ def measure_loading(
     without checks, resizing or cropping. One process: what a worker does, in this process. The
     loader: `VideoClips` with `num_workers` processes, with and without its cache. The
     step: forward, backward and AdamW on clips that are there already. Raises ValueError as
-    `open_videos` does.
+    `open_clips` does.
     """
     train = train or TrainConfig()
     if num_clips < 1:
         raise ValueError(f"num_clips={num_clips} must be at least 1: that many are timed")
-    clips = open_videos(spec, "train", config, train=train, num_workers=num_workers)
-    uncached = open_videos(
-        spec, "train", config, train=train, num_workers=num_workers, cache_gib=0.0
-    )
+    how: dict[str, Any] = {"num_workers": num_workers, "max_bad_share": train.max_bad_share}
+    how |= vars(ClipRule.of(config, train))
+    clips = VideoClips.open(spec, "train", **how)
+    uncached = VideoClips.open(spec, "train", cache_gib=0.0, **how)
     try:
         decord_paths = _read_exactly_by_decord(clips.paths, num_clips)
         paths = list(islice(cycle(clips.paths), num_clips))

@@ -19,15 +19,9 @@ class AttentionGate(GatingUnit):
     """
 
     def __init__(
-        self,
-        dim: int,
-        window: tuple[int, ...],
-        num_groups: int = 1,
-        *,
-        form: str = "multiply",
-        token_bias: bool = True,
+        self, dim: int, window: tuple[int, ...], num_groups: int = 1, **options: Any
     ) -> None:
-        super().__init__(dim, window, num_groups, form=form, token_bias=token_bias)
+        super().__init__(dim, window, num_groups, **options)
         self.positions = LRPE(window, num_groups)
         self.query_key = init_linear(nn.Linear(dim, 2 * dim))
 

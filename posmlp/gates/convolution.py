@@ -5,6 +5,8 @@ Shapes: B windows, N tokens of a window, C channels, G channel groups.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,16 +22,9 @@ class ConvGate(GatingUnit):
     """
 
     def __init__(
-        self,
-        dim: int,
-        window: tuple[int, ...],
-        num_groups: int = 1,
-        *,
-        form: str = "multiply",
-        token_bias: bool = True,
-        size: int = 3,
+        self, dim: int, window: tuple[int, ...], num_groups: int = 1, size: int = 3, **options: Any
     ) -> None:
-        super().__init__(dim, window, num_groups, form=form, token_bias=token_bias)
+        super().__init__(dim, window, num_groups, **options)
         if size < 1 or size % 2 == 0:
             raise ValueError(f"size={size} must be odd and positive, for example 3")
         sides = (min(size, full) for full in table_shape(self.window))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from posmlp.clip_scores import as_csv
 from posmlp.predict import Prediction
 
-COLUMNS = ("video", "start_s", "end_s", "class", "probability")
 # Okabe and Ito's colours, which the colour-blind tell apart; more classes share the last.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999")
 _WIDTH, _BAND, _ROW, _MARGIN = 960, 48, 20, 12
@@ -27,19 +25,18 @@ def colours_of(parts: Sequence[Prediction]) -> dict[str, str]:
     return {name: COLOURS[min(i, len(COLOURS) - 1)] for i, name in enumerate(order)}
 
 
-def as_csv(parts: Sequence[Prediction]) -> str:
+def timeline_csv(parts: Sequence[Prediction]) -> bytes:
     """A row a part: its seconds, its likeliest class and the probability of each class."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, *(f"probability {name}" for name in parts[0].classes)])
+    rows = []
     for part in parts:
         (name, probability), *_ = part.top(1)
-        each = [f"{value:.4f}" for value in part.probabilities.tolist()]
-        start, end = part.seconds
-        writer.writerow(
-            [part.video, f"{start:.3f}", f"{end:.3f}", name, f"{probability:.4f}", *each]
-        )
-    return text.getvalue()
+        start, end = (f"{second:.3f}" for second in part.seconds)
+        row = {"video": part.video, "start_s": start, "end_s": end, "class": name}
+        each = {"probability": probability}
+        names = [f"probability {k}" for k in part.classes]
+        each |= zip(names, part.probabilities.tolist(), strict=True)
+        rows.append(row | {k: f"{value:.4f}" for k, value in each.items()})
+    return as_csv(rows)
 
 
 def draw_band(parts: Sequence[Prediction], width: int, height: int) -> Image.Image:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 
 class Team(NamedTuple):
@@ -80,22 +81,6 @@ def join(device: torch.device) -> tuple[Team, torch.device]:
     return Team(dist.get_rank(), dist.get_world_size()), device
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over processes; its gradient is the sum of theirs."""
-
-    @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total)
-        return total
-
-
 class SyncedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over the batches of all processes, on any device (torch's is for GPUs only).
 
@@ -107,21 +92,16 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         num_values = dist.get_world_size() * x.numel() / x.shape[1]
         values = x if x.dtype == torch.float64 else x.float()
-        mean = _Sum.apply(values.sum((0, 2, 3))) / num_values
+        mean = all_reduce(values.sum((0, 2, 3))) / num_values
         centred = values - mean[:, None, None]
-        variance = _Sum.apply(centred.square().sum((0, 2, 3))) / num_values
-        self._follow(mean, variance * num_values / (num_values - 1))
+        variance = all_reduce(centred.square().sum((0, 2, 3))) / num_values
+        with torch.no_grad():  # the running statistics hold the unbiased variance
+            own: Any = self
+            own.running_mean.lerp_(mean, own.momentum)
+            own.running_var.lerp_(variance * num_values / (num_values - 1), own.momentum)
+            own.num_batches_tracked.add_(1)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
-
-    @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics, which hold the unbiased variance."""
-        for running, seen in ((self.running_mean, mean), (self.running_var, variance)):
-            assert running is not None
-            running.lerp_(seen, self.momentum or 0.0)
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
 
 
 def synchronise_batch_norm(model: nn.Module) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from posmlp.data.files.frame_file import version_of
 
 _REPORTED = ("torch", "numpy", "decord", "av", "scikit-learn", "scikit-image", "safetensors")
 
@@ -19,7 +20,7 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
     cuda = device.type == "cuda"
     return {
         "python": platform.python_version(),
-        "packages": {name: found for name in _REPORTED if (found := _version(name))},
+        "packages": {name: found for name in _REPORTED if (found := version_of(name))},
         "platform": platform.platform(),
         "cpu": platform.processor() or platform.machine(),
         "num_threads": torch.get_num_threads(),
@@ -28,13 +29,6 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "cuda": torch.version.cuda if cuda else None,
         **commit(),
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def commit() -> dict[str, Any]:

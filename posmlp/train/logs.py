@@ -8,10 +8,8 @@ the scores (test_* in the last epoch alone).
 from __future__ import annotations
 
 import importlib.util
-import os
-import socket
-import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ from posmlp.own.names import read
 
 Row = dict[str, Any]
 Log = Callable[[Path, Row], None]
-_PROCESS = f"{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
 LOG_HELP = "tensorboard, or your function, as module:function or file.py:function"
 
 
@@ -45,21 +42,15 @@ def log_of(name: str) -> Log:
 
 def to_tensorboard(run: Path, row: Row) -> None:
     """Append a row's numbers to this process's event file of a run, in `tensorboard` beside it."""
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.record_writer import RecordWriter
+    writer = _writer(run.parent / "tensorboard" / run.name)
+    for name, value in row.items():
+        if isinstance(value, int | float) and name not in ("epoch", "seed"):
+            writer.add_scalar(name, value, row["epoch"])
+    writer.flush()
 
-    path = run.parent / "tensorboard" / run.name / f"events.out.tfevents.{_PROCESS}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = [
-        Summary.Value(tag=name, simple_value=value)
-        for name, value in row.items()
-        if isinstance(value, int | float) and name not in ("epoch", "seed")
-    ]
-    events = [Event(step=row["epoch"], summary=Summary(value=values))]
-    if not path.exists():
-        events.insert(0, Event(file_version="brain.Event:2"))
-    with path.open("ab") as file:
-        for event in events:
-            event.wall_time = time.time()
-            RecordWriter(file).write(event.SerializeToString())
+
+@cache
+def _writer(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))

@@ -32,6 +32,7 @@ from posmlp.train.optimisation import (
     WeightAverage,
     class_weights,
     learning_rate,
+    lent,
     relation_parameters,
 )
 from posmlp.train.population import Population
@@ -108,6 +109,7 @@ class Training:
         self.autocast = in_bfloat16(train.precision, device)
 
     def describe(self) -> dict[str, Any]:
+        start = model_file(self.train.init_from).read_bytes() if self.train.init_from else b""
         return {
             "model": self.config.to_dict(),
             "train": self.train.to_dict(),
@@ -117,15 +119,7 @@ class Training:
             "seeds": list(self.seeds),
             **({"variants": self.variants} if self.variants else {}),
             **({"multi_label": True} if self.multi_label else {}),
-            **self._origin(),
-        }
-
-    def _origin(self) -> dict[str, str]:
-        """What tells the file that the weights started from, if there is one."""
-        if not self.train.init_from:
-            return {}
-        return {
-            "init_sha256": hashlib.sha256(model_file(self.train.init_from).read_bytes()).hexdigest()
+            **({"init_sha256": hashlib.sha256(start).hexdigest()} if start else {}),
         }
 
     def resume(self, folder: RunFolder) -> bool:
@@ -334,11 +328,11 @@ class Training:
 
     def _averaged(self) -> AbstractContextManager[None]:
         """Within this the population has the weights of now that are scored."""
-        return nullcontext() if self.average is None else self.average.in_place()
+        return lent(self.population, self.average) if self.average else nullcontext()
 
     def _kept(self) -> AbstractContextManager[None]:
         """Within this the population has the weights that are tested and saved at the end."""
-        return self._averaged() if self.best is None else self.best.in_place()
+        return lent(self.population, self.best) if self.best else self._averaged()
 
     def _store(self, folder: RunFolder, epoch: int) -> None:
         """Store an epoch in an order that a kill at any moment leaves resumable.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -223,10 +223,6 @@ class WeightAverage:
         """Put back stored averages."""
         self.tensors = {name: tensor.to(self.population.device) for name, tensor in tensors.items()}
 
-    def in_place(self) -> AbstractContextManager[None]:
-        """Within the block the population has the averaged weights."""
-        return _lent(self.population, self.tensors)
-
 
 class BestWeights:
     """Each member's weights after its best epoch so far, by val top-1, and by val loss in a tie.
@@ -263,16 +259,12 @@ class BestWeights:
         device = self.population.device
         self.tensors = {k: stored[f"best.weights.{k}"].to(device) for k in self.tensors}
 
-    def in_place(self) -> AbstractContextManager[None]:
-        """Within the block the population has these weights."""
-        return _lent(self.population, self.tensors)
-
 
 @contextmanager
-def _lent(population: Population, tensors: Tensors) -> Iterator[None]:
-    """Within the block the population has other weights."""
+def lent(population: Population, weights: WeightAverage | BestWeights) -> Iterator[None]:
+    """Within the block the population has the averaged or the best weights."""
     own = {name: tensor.clone() for name, tensor in population.state().items()}
-    population.load_state(tensors)
+    population.load_state(weights.tensors)
     try:
         yield
     finally:

@@ -302,10 +302,11 @@ class Population:
         draws = torch.zeros(len(self.seeds), dtype=torch.int64) if draws is None else draws
         for i, part in enumerate(torch.arange(num_clips).tensor_split(micro_batches)):
             chosen = slice(int(part[0]), int(part[-1]) + 1)
-            scales = None if residual_scales is None else residual_scales[:, :, chosen]
-            gradients, loss, scores = self._gradients(
-                clips[:, chosen], labels[:, chosen], scales, draws + i, label_smoothing, autocast
-            )
+            batch = [clips[:, chosen], labels[:, chosen]]
+            if residual_scales is not None:
+                batch.append(residual_scales[:, :, chosen])
+            how = label_smoothing, autocast
+            gradients, loss, scores = self._gradients(batch, draws + i, *how)
             if micro_batches == 1:
                 return gradients, loss, scores
             share = len(part) / num_clips
@@ -315,49 +316,37 @@ class Population:
         return total, torch.stack(losses).sum(0), torch.cat(logits, dim=1)
 
     def _gradients(
-        self,
-        clips: Tensor,
-        labels: Tensor,
-        residual_scales: Tensor | None,
-        draws: Tensor,
-        label_smoothing: float,
-        autocast: bool,
+        self, batch: Sequence[Tensor], draws: Tensor, *how: Any
     ) -> tuple[Tensors, Tensor, Tensor]:
         """`_gradients_of` as it is, or by the CUDA graph that the first batch of a shape makes.
 
         What a graph returns holds until the next call. It changes statistics in place.
         """
-        how = label_smoothing, autocast
         if self._recorded is None:
-            return self._gradients_of(clips, labels, residual_scales, draws, *how)
-        inputs = [clips, labels, *([] if residual_scales is None else [residual_scales])]
+            return self._gradients_of(batch, draws, *how)
 
-        def in_place(clips: Tensor, labels: Tensor, *scales: Tensor) -> Any:
+        def in_place(*batch: Tensor) -> Any:
             own = self.statistics
-            found = self._gradients_of(clips, labels, scales[0] if scales else None, draws, *how)
+            found = self._gradients_of(batch, draws, *how)
             for name, tensor in own.items():
                 tensor.copy_(self.statistics[name])
             self.statistics = own
             return found
 
-        key = (*((each.shape, each.dtype) for each in inputs), *how)
+        key = (*((each.shape, each.dtype) for each in batch), *how)
         if key not in self._recorded:
             before = {name: tensor.clone() for name, tensor in self.statistics.items()}
-            self._recorded[key] = Recorded(in_place, inputs)
+            self._recorded[key] = Recorded(in_place, batch)
             for name, tensor in before.items():  # recording ran the batch three times
                 self.statistics[name].copy_(tensor)
-        found: tuple[Tensors, Tensor, Tensor] = self._recorded[key](*inputs)
+        found: tuple[Tensors, Tensor, Tensor] = self._recorded[key](*batch)
         return found
 
     def _gradients_of(
-        self,
-        clips: Tensor,
-        labels: Tensor,
-        residual_scales: Tensor | None,
-        draws: Tensor,
-        label_smoothing: float,
-        autocast: bool,
+        self, batch: Sequence[Tensor], draws: Tensor, label_smoothing: float, autocast: bool
     ) -> tuple[Tensors, Tensor, Tensor]:
+        """Of clips, labels and, where there are some, residual scales."""
+        clips, labels, *scales = batch
         how: dict[str, Any] = {"label_smoothing": label_smoothing}
         if self._class_weights is not None:  # a mean over clips, not over weights: parts add up
             how |= {"weight": self._class_weights, "reduction": "none"}
@@ -388,9 +377,9 @@ class Population:
             step = self._over_seeds(_differentiate(loss_of))
         parameters = {name: tensor.detach() for name, tensor in self.parameters.items()}
         buffers = {name: tensor.clone() for name, tensor in self.statistics.items()}
-        if residual_scales is not None:
-            scales = zip(self._steps, residual_scales.unbind(1), strict=True)
-            buffers |= {f"{step}.scale": scale for step, scale in scales}
+        for each in scales:
+            by_step = zip(self._steps, each.unbind(1), strict=True)
+            buffers |= {f"{name}.scale": scale for name, scale in by_step}
         gradients, (losses, (logits, buffers)) = step(parameters, buffers, clips, labels, draws)
         self.statistics = {name: buffers[name] for name in self.statistics}
         return gradients, losses, logits

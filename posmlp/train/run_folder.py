@@ -80,8 +80,11 @@ class RunFolder:
         self._config = json.loads(json.dumps(config))
         self._reached: tuple[int, int] | None = None
         self._begun = False
-        with _said():
+        try:
             stored = self._stored()
+        except OSError as error:
+            why = f"{error.filename or self.root} cannot be used: {error.strerror}"
+            raise NotWrittenError(error.errno, why) from error
         if stored is None or only_lost_clips(as_now(stored), self._config):
             return
         self._begun = True
@@ -241,16 +244,6 @@ def _owner(path: Path, what: str) -> str:
             return f"another {what} (process {pid} on {host})"
         time.sleep(0.1)
     return f"another {what}"
-
-
-@contextmanager
-def _said() -> Iterator[None]:
-    """An OSError within the block is said in a sentence."""
-    try:
-        yield
-    except OSError as error:
-        path = Path(error.filename or ".")
-        raise NotWrittenError(error.errno, f"{path} cannot be used: {error.strerror}") from error
 
 
 def read_config(run: str | Path) -> dict[str, Any]:

@@ -34,25 +34,18 @@ _OF_THE_CLIPS = ("num_clips", "unreadable", "dropped", "damaged", "backends", "s
 
 def only_lost_clips(stored: dict[str, Any], asked: dict[str, Any]) -> bool:
     """Whether the two differ only by clips that a data check has left out since the run began."""
-    before, now = stored["data"], asked["data"]
-    if before.keys() != now.keys() or _lost(before) == _lost(now):
-        return False
-    same_total = all(_num_listed(before[split]) == _num_listed(now[split]) for split in now)
-    bare = [
-        {split: {k: v for k, v in about.items() if k not in _OF_THE_CLIPS} for split, about in d}
-        for d in (before.items(), now.items())
-    ]
-    return same_total and bare[0] == bare[1] and {**stored, "data": now} == asked
+    lost = [[about.get("dropped") for about in each["data"].values()] for each in (stored, asked)]
+    return lost[0] != lost[1] and _with_all_listed(stored) == _with_all_listed(asked)
 
 
-def _lost(data: dict[str, Any]) -> list[Any]:
-    return [about.get("dropped") for about in data.values()]
-
-
-def _num_listed(about: dict[str, Any]) -> int:
-    """Clips that the data set lists, whether they are used or not."""
-    lost = len(about.get("unreadable") or ()) + len(about.get("dropped") or ())
-    return int(about.get("num_clips", 0)) + lost
+def _with_all_listed(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration that tells of its clips only how many are listed, be they used or not."""
+    data = {}
+    for split, about in config["data"].items():
+        lost = len(about.get("unreadable") or ()) + len(about.get("dropped") or ())
+        bare = {k: v for k, v in about.items() if k not in _OF_THE_CLIPS}
+        data[split] = {**bare, "listed": about.get("num_clips", 0) + lost}
+    return {**config, "data": data}
 
 
 def difference(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> str:

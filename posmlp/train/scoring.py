@@ -48,18 +48,17 @@ def predict(
     the same.
     """
     check_views(num_views, num_crops)
-    device = model.device if isinstance(model, Population) else _device_of(model)
     forward: Any = model
-    if isinstance(model, Population):
-        forward = partial(model.logits, autocast=autocast)
-    autocasting = torch.autocast(device.type, torch.bfloat16, enabled=autocast)
-    eager = model.eager_models if isinstance(model, Population) else []
-    dtype = torch.float32 if isinstance(model, Population) else next(model.parameters()).dtype
     with ExitStack() as stack:
-        if isinstance(model, PosMLPVideo):
+        if isinstance(model, Population):
+            device, dtype, eager = model.device, torch.float32, model.eager_models
+            forward = partial(model.logits, autocast=autocast)
+        else:
             stack.enter_context(in_turn(model))
             model.eval()
+            device, dtype = _device_of(model), next(model.parameters()).dtype
             eager = [model] if device.type == "cpu" else []
+        autocasting = torch.autocast(device.type, torch.bfloat16, enabled=autocast)
         indices = torch.arange(len(clips))[team.part(len(clips))].split(batch_size)
         total: Any = 0.0
         for view in range(num_views):

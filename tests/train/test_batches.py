@@ -17,7 +17,7 @@ from posmlp.train import loop
 from posmlp.train.batches import TrainingBatches
 from posmlp.train.distributed import Team
 from posmlp.train.fitting import fit
-from posmlp.train.optimisation import WeightAverage
+from posmlp.train.optimisation import WeightAverage, lent
 from posmlp.train.population import Population
 from tests.train.test_population import TINY
 
@@ -108,7 +108,7 @@ def test_weight_average_follows_its_rule():
     torch.testing.assert_close(average.tensors[name], first + 9 / 11)
     average.update(1000)
     torch.testing.assert_close(average.tensors[name], first + 1 - (1 - 9 / 11) / 2)
-    with average.in_place():
+    with lent(population, average):
         torch.testing.assert_close(population.state()[name], average.tensors[name])
     torch.testing.assert_close(population.state()[name], first + 1)
 

@@ -90,7 +90,7 @@ def check_data(
             check.said.append(say(listing))
             check.problems += [(listing.split, problem, True) for problem in listing.problems]
             for item in _read_items(listing, rule, pool):
-                _judge(check, listing, item, min_frames, max_lost_share)
+                _judge(check, listing, *item, min_frames, max_lost_share)
         check.leaks = leaks(root, check.files, pool)
     check.problems += _in_two_splits(check.files)
     check.written = write_problems(target, check.problems)
@@ -117,41 +117,28 @@ def _listings(spec: str | Path) -> Iterator[Listing]:
         raise missing
 
 
-@dataclass(frozen=True)
-class _Read:
-    """One item and what came of reading it."""
+def _read_items(
+    listing: Listing, rule: ClipRule, pool: DecodePool
+) -> Iterator[tuple[str, int | None, FileFacts | Problem]]:
+    """Each item's place, the frames that a list declares for it, and what came of reading it."""
+    items = list(zip(listing.places(), listing.paths, listing.labels, strict=True))
 
-    place: str
-    label: int
-    declared: int | None
-    found: FileFacts | Problem
-
-
-def _read_items(listing: Listing, rule: ClipRule, pool: DecodePool) -> Iterator[_Read]:
-    declared = listing.num_frames or (None,) * len(listing.paths)
-    items = zip(listing.places(), listing.paths, listing.labels, declared, strict=True)
-
-    def start(item: tuple[str, Path, int, int | None]) -> tuple[str, int, int | None, _Wait]:
-        place, path, label, frames = item
-        absent = _absent(place, path)
-        if absent is not None:
-            return place, label, frames, lambda: absent
-        wait = pool.submit(read_facts, str(path), rule, listing.split, place, label)
-        return place, label, frames, wait
+    def start(item: tuple[str, Path, int]) -> Callable[[], FileFacts | Problem]:
+        place, path, label = item
+        if absent := _absent(place, path):
+            return lambda: absent
+        return pool.submit(read_facts, str(path), rule, listing.split, place, label)
 
     started = under_way(map(start, items), num_ahead=AHEAD * pool.num_workers)
     title = f"checking {listing.name} ({listing.split})"
-    for place, label, frames, wait in tqdm(
-        started, title, len(listing.paths), unit="file", disable=None
-    ):
+    waits = tqdm(started, title, len(items), unit="file", disable=None)
+    declared = listing.num_frames or (None,) * len(items)
+    for (place, *_), frames, wait in zip(items, declared, waits, strict=True):
         try:
             found = wait()
         except VideoError as error:
             found = Problem(place, "unreadable", error.reason)
-        yield _Read(place, label, frames, found)
-
-
-_Wait = Callable[[], FileFacts | Problem]
+        yield place, frames, found
 
 
 def _absent(place: str, path: Path) -> Problem | None:
@@ -198,29 +185,33 @@ def read_facts(path: str, rule: ClipRule, split: str, place: str, label: int) ->
 
 
 def _judge(
-    check: DataCheck, listing: Listing, item: _Read, min_frames: int, max_lost_share: float
+    check: DataCheck,
+    listing: Listing,
+    place: str,
+    declared: int | None,
+    found: FileFacts | Problem,
+    min_frames: int,
+    max_lost_share: float,
 ) -> None:
     """File what was read with the good or the bad."""
-    if isinstance(item.found, Problem):
-        check.problems.append((listing.split, item.found, True))
+    if isinstance(found, Problem):
+        check.problems.append((listing.split, found, True))
         return
-    facts, num_frames = item.found, item.found.num_frames
+    check.files.append(found)
     min_frames = 1 if listing.layout == IMAGE_FOLDERS else min_frames
-    check.files.append(facts)
-    lacking = max(facts.num_lacking, (item.declared or 0) - num_frames)
-    if num_frames < min_frames:
-        reason = f"{num_frames} frames, below min_frames={min_frames}"
-        check.problems.append((listing.split, Problem(item.place, "too short", reason), True))
+    count = found.num_frames
+    lacking = max(found.num_lacking, (declared or 0) - count)
+    if count < min_frames:
+        reason = f"{count} frames, below min_frames={min_frames}"
+        check.problems.append((listing.split, Problem(place, "too short", reason), True))
     elif lacking > 0:
-        share = lacking / (num_frames + lacking)
-        reason = (
-            f"{lacking} of its {num_frames + lacking} frames cannot be decoded or are not there"
-        )
-        dropped = share > max_lost_share
-        check.problems.append((listing.split, Problem(item.place, "damaged", reason), dropped))
-    elif item.declared is not None and item.declared < num_frames:
-        reason = f"the list says {item.declared} frames, but there are {num_frames}"
-        check.problems.append((listing.split, Problem(item.place, "mislabelled", reason), False))
+        whole = count + lacking
+        reason = f"{lacking} of its {whole} frames cannot be decoded or are not there"
+        dropped = lacking / whole > max_lost_share
+        check.problems.append((listing.split, Problem(place, "damaged", reason), dropped))
+    elif declared is not None and declared < count:
+        reason = f"the list says {declared} frames, but there are {count}"
+        check.problems.append((listing.split, Problem(place, "mislabelled", reason), False))
 
 
 def _in_two_splits(files: list[FileFacts]) -> list[tuple[str, Problem, bool]]:

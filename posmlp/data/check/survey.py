@@ -94,21 +94,18 @@ def _read(
     survey = Survey(Kept("nowhere"))
     draw = draw_of(listing.split)
 
-    def start(item: tuple[str, int | None]) -> _Started:
-        path, declared = item
+    def start(path: str) -> Callable[[], VideoFrames] | FileFacts:
         if cache is not None and cache.room > 0:
             max_frames = cache.room // (3 * rule.image_size**2)
-            return path, declared, pool.submit(load_whole, path, rule, draw, max_frames)
-        if path in known:
-            return path, declared, known[path]
-        return path, declared, pool.submit(load_clip, path, rule, Draw())
+            return pool.submit(load_whole, path, rule, draw, max_frames)
+        return known[path] if path in known else pool.submit(load_clip, path, rule, Draw())
 
-    items = zip(*_items(listing), strict=True)
-    started = under_way(map(start, items), num_ahead=4 * pool.num_workers)
+    paths, declared = _items(listing)
+    started = under_way(map(start, paths), num_ahead=4 * pool.num_workers)
     title = f"reading {listing.name} ({listing.split})"
     hidden = None if _is_first_process() else True
-    num_files = len(listing.paths)
-    for path, expected, wait in tqdm(started, title, num_files, unit="file", disable=hidden):
+    waits = tqdm(started, title, len(paths), unit="file", disable=hidden)
+    for path, expected, wait in zip(paths, declared, waits, strict=True):
         if isinstance(wait, FileFacts):
             survey.count(path, wait.decoder, wait.num_lacking)
             continue
@@ -123,9 +120,6 @@ def _read(
     if cache is not None:
         survey.kept = cache.finish(is_complete=not survey.unreadable)
     return survey
-
-
-_Started = tuple[str, int | None, Callable[[], VideoFrames] | FileFacts]
 
 
 def _still_known(listing: Listing) -> dict[str, FileFacts]:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from posmlp.config_checks import one_of
 from posmlp.data.digits import scenes
 from posmlp.data.digits.catalogue import (
     CLASSES,
@@ -75,11 +76,8 @@ class MovingDigits:
     classes: ClassVar[tuple[str, ...]] = CLASSES
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"split={self.split!r} is unknown; use one of {', '.join(SPLITS)}")
-        if self.difficulty not in DIFFICULTIES:
-            known = ", ".join(DIFFICULTIES)
-            raise ValueError(f"difficulty={self.difficulty!r} is unknown; use one of {known}")
+        one_of(self.split, SPLITS, "split")
+        one_of(self.difficulty, DIFFICULTIES, "difficulty")
         if self.num_clips < 1:
             raise ValueError(f"num_clips={self.num_clips} is less than 1; ask for at least one")
         if self.paired and self.num_clips % 2:

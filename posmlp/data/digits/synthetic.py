@@ -22,27 +22,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from posmlp.data.digits.catalogue import (
-    CLASSES,
-    DIFFICULTIES,
-    GENERATOR_VERSION,
-    REVERSE_OF,
-    Difficulty,
-)
-from posmlp.data.digits.moving_digits import SPLITS, MovingDigits, RenderedClips
+from posmlp.data.digits.catalogue import CLASSES, GENERATOR_VERSION, REVERSE_OF
+from posmlp.data.digits.moving_digits import SPLITS, MovingDigits
 from posmlp.data.files.clip_files import check_width, encode_clip, whole_folder
 from posmlp.data.user_cache import NUM_WORKERS
-
-__all__ = [
-    "CLASSES",
-    "DIFFICULTIES",
-    "REVERSE_OF",
-    "Difficulty",
-    "MovingDigits",
-    "RenderedClips",
-    "load_truth",
-    "write_dataset",
-]
 
 RENDER_BATCH = 64
 CSV_HEADER = ("path", "label", "class", "index", "pair")

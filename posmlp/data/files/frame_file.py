@@ -16,7 +16,7 @@ import platform
 import shutil
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -74,7 +74,7 @@ def entry_key(paths: Sequence[Path], scale: str) -> str:
 
     These are files and their order, sizes and times of change, the decoders' versions and FORMAT.
     """
-    made_by = [FORMAT, scale, platform.machine(), [_version(name) for name in _DECODERS]]
+    made_by = [FORMAT, scale, platform.machine(), [version_of(name) for name in _DECODERS]]
     digest = hashlib.sha256(json.dumps(made_by).encode())
     for path in paths:
         for file in _files(path):
@@ -97,7 +97,8 @@ def _files(path: Path) -> list[str]:
     return [whole, *(os.path.join(whole, name) for name in names)]
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """The version of a package; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -112,19 +113,13 @@ def about(video: VideoFrames) -> dict[str, Any]:
 
 def videos_of(frames: NDArray[np.uint8], described: Sequence[dict[str, Any]]) -> list[VideoFrames]:
     """The videos whose frames lie one after another in `frames` (bytes,), as views of it."""
-    return list(_each_video(frames, described))
-
-
-def _each_video(
-    frames: NDArray[np.uint8], described: Sequence[dict[str, Any]]
-) -> Iterator[VideoFrames]:
-    start = 0
-    for each in described:
-        shape = tuple(each["shape"])
-        stop = start + math.prod(shape)
+    ends = np.cumsum([math.prod(each["shape"]) for each in described])
+    videos = []
+    for part, each in zip(np.split(frames, ends), described, strict=False):
         facts = {name: value for name, value in each.items() if name != "shape"}
-        yield VideoFrames(frames[start:stop].reshape(shape), np.arange(shape[0]), **facts)
-        start = stop
+        places = np.arange(each["shape"][0])
+        videos.append(VideoFrames(part.reshape(each["shape"]), places, **facts))
+    return videos
 
 
 def tail_of(key: str, described: Sequence[dict[str, Any]], checksum: int) -> bytes:

@@ -110,14 +110,11 @@ def _opened(path: str, file: str) -> Iterator[Image.Image]:
 
 
 def _reduce(image: Image.Image, short_side: int | None) -> None:
-    if short_side is not None:
-        image.draft("RGB", _bounds(image.size, short_side))
-
-
-def _bounds(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """Return the smallest size that JPEG decoding may shrink to: its short side is over short_side.
+    """Let JPEG decoding shrink to a short side over `short_side`.
 
     Over it, since JPEG decoding rounds the long side up, and `resize_short_side` down.
     """
-    scale = (short_side + 1) / min(size)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    if short_side is not None:
+        scale = (short_side + 1) / min(image.size)
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image.draft("RGB", (width, height))

@@ -68,10 +68,9 @@ class PacketIndex:
     def decord_is_exact(self) -> bool:
         """Whether decord 0.6.0 returns the asked frames of this file.
 
-        Hidden packets (an edit list, from cutting by stream copy) shift its count, freeze its
-        clock or hang it. A frame shown before the key frame that precedes it in the file (open
-        groups of pictures, packed MPEG-4) makes its seeks land on other frames. So do containers
-        without a table of their frames: MPEG streams, ASF (wmv), FLV.
+        Hidden packets (an edit list) shift its count, freeze its clock or hang it. Frames out of
+        order across key frames (open groups of pictures, packed MPEG-4), and containers without a
+        table of their frames (MPEG streams, wmv, FLV), make its seeks land on other frames.
         """
         odd = self.has_hidden_packets or self.reorders_across_keys
         return self.has_trusted_container and not odd

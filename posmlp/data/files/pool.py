@@ -18,7 +18,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.context import SpawnContext, SpawnProcess
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from posmlp.data.files.packets import GOT_STUCK, VideoError, pyav, watched
@@ -71,12 +70,7 @@ class DecodePool:
     def __enter__(self) -> DecodePool:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _schedule(self, job: Callable[[], T]) -> ProcessFuture[T]:
@@ -97,14 +91,19 @@ class DecodePool:
     def _wait(self, future: ProcessFuture[T], job: Callable[[], T], path: str) -> T:
         from pebble import ProcessExpired
 
-        try:
+        with suppress(ProcessExpired, BrokenProcessPool):
             return future.result()
-        except (ProcessExpired, BrokenProcessPool):
-            # Once more: the machine may have slept or been out of memory. In a new pool, if the
-            # death of an idle worker has ended this one.
-            pass
+        # Once more: the machine may have slept or been out of memory. In a new pool, if the death
+        # of an idle worker has ended this one.
         try:
-            return _result(self._schedule(job), path, self.timeout_s)
+            return self._schedule(job).result()
+        except ProcessExpired as error:
+            code = error.exitcode
+            cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            reason = f"its worker died while reading it, twice ({cause})"
+            if code == GOT_STUCK:
+                reason = f"no frame of it came for timeout_s={self.timeout_s:g} seconds, twice"
+            raise VideoError(path, reason) from error
         except BrokenProcessPool as error:
             raise RuntimeError(
                 f"the {self.num_workers} decoding workers died before they read a file, of which "
@@ -120,18 +119,6 @@ def under_way(started: Iterable[T], num_ahead: int) -> Iterator[T]:
         if len(waiting) > num_ahead:
             yield waiting.popleft()
     yield from waiting
-
-
-def _result(future: ProcessFuture[T], path: str, timeout_s: float) -> T:
-    from pebble import ProcessExpired
-
-    try:
-        return future.result()
-    except ProcessExpired as error:
-        reason = f"its worker died while reading it, twice ({_cause_of_death(error.exitcode)})"
-        if error.exitcode == GOT_STUCK:
-            reason = f"no frame of it came for timeout_s={timeout_s:g} seconds, twice"
-        raise VideoError(path, reason) from error
 
 
 def _watched(read: Callable[[], T], timeout_s: float) -> T:
@@ -190,12 +177,6 @@ class _Workers(SpawnContext):
     def Process(self, *arguments: Any, **options: Any) -> _Worker:  # type: ignore[override]
         self.started.append(_Worker(*arguments, **options))
         return self.started[-1]
-
-
-def _cause_of_death(exitcode: int) -> str:
-    if exitcode < 0:
-        return signal.Signals(-exitcode).name
-    return f"exit code {exitcode}"
 
 
 def _stop(workers: ProcessPool, context: _Workers) -> None:

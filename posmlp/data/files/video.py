@@ -1,12 +1,10 @@
 """Frames of a video file: decord decodes, PyAV lists the packets first and is the fallback.
 
-decord 0.6.0 returns wrong frames of some files, and says nothing: of those cut by stream copy, of
-those in which frames are shown before the key frame that precedes them in the file, and of
-containers without a table of their frames. So decord is asked only for files of which it is exact:
-see `PacketIndex.decord_is_exact`. A folder of images is read as a video too.
+decord 0.6.0 returns wrong frames of some files, and says nothing, so it is asked only for those of
+which it is exact (`PacketIndex.decord_is_exact`). A folder of images is read as a video too.
 
-Shapes: `N` frames, `H W` height and width. Frames are RGB, uint8. This file does not import torch:
-decoding workers start quickly and stay small.
+Shapes: `N` frames, `H W` height and width. Frames are RGB, uint8. No torch here: decoding workers
+import this file.
 """
 
 from __future__ import annotations
@@ -79,7 +77,7 @@ def read_video(
         VideoError: the file cannot be read.
         ValueError: `choose` gave no index, or one that the video does not have.
     """
-    path, choose = str(path), choose or _all_frames
+    path, choose = str(path), choose or (lambda num_frames, _: np.arange(num_frames))
     if is_stored_as_images(path):
         return _read_folder(path, choose, short_side)
     index = list_packets(path)
@@ -117,8 +115,8 @@ def decoded_sizes(path: str) -> Counter[tuple[int, int]]:
     Raises VideoError as `read_video` does.
     """
     if is_stored_as_images(path):
-        num_frames = sum(1 for _ in iterate_frames(path, short_side=1))
-        assert num_frames
+        for _ in iterate_frames(path, short_side=1):
+            pass
         return Counter(frame_sizes(path))
     return Counter((frame.height, frame.width) for frame in _pyav_frames_of(path))
 
@@ -132,10 +130,6 @@ def num_pixels(path: str) -> int:
         return 0
     index = list_packets(path)
     return index.num_frames * index.height * index.width
-
-
-def _all_frames(num_frames: int, fps: float | None) -> NDArray[np.int64]:
-    return np.arange(num_frames)
 
 
 def _checked(indices: ArrayLike, num_frames: int) -> NDArray[np.int64]:
@@ -262,26 +256,13 @@ def _read_with_pyav(
         if expected == 0:
             raise VideoError(path, "none of its frames can be decoded; fetch it again or remove it")
         wanted = _checked(choose(expected, index.fps), expected)
-        found, num_decoded = _pyav_frames(path, set(wanted.tolist()), short_side)
-        if num_decoded == expected:
+        found = list(_pyav_stream(path, set(wanted.tolist()), short_side))
+        if len(found) == expected:
             break
-        expected = num_decoded  # damaged packets: choose again among the frames that exist
-    frames = np.stack([found[i] for i in wanted.tolist()])
-    num_damaged = index.num_declared - num_decoded
-    return VideoFrames(frames, wanted, num_decoded, index.fps, "pyav", num_damaged)
-
-
-def _pyav_frames(
-    path: str, wanted: set[int], short_side: int | None
-) -> tuple[dict[int, NDArray[np.uint8]], int]:
-    """Return the wanted frames by index, and how many frames the whole file decodes to."""
-    found: dict[int, NDArray[np.uint8]] = {}
-    num_decoded = 0
-    for position, frame in enumerate(_pyav_stream(path, wanted, short_side)):
-        num_decoded += 1
-        if frame is not None:
-            found[position] = frame
-    return found, num_decoded
+        expected = len(found)  # damaged packets: choose again among the frames that exist
+    frames = np.stack([found[i] for i in wanted.tolist()])  # all are wanted
+    num_damaged = index.num_declared - expected
+    return VideoFrames(frames, wanted, expected, index.fps, "pyav", num_damaged)
 
 
 def _pyav_seek(

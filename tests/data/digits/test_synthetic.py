@@ -16,17 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from posmlp.data.digits.catalogue import CLASSES, DIFFICULTIES, REVERSE_OF
 from posmlp.data.digits.draws import Draws
-from posmlp.data.digits.moving_digits import SPLITS
+from posmlp.data.digits.moving_digits import SPLITS, MovingDigits
 from posmlp.data.digits.sprites import digit_bank, texture_bank
-from posmlp.data.digits.synthetic import (
-    CLASSES,
-    DIFFICULTIES,
-    REVERSE_OF,
-    MovingDigits,
-    load_truth,
-    write_dataset,
-)
+from posmlp.data.digits.synthetic import load_truth, write_dataset
 
 NUM_CLASSES = len(CLASSES)
 CPU = torch.device("cpu")
