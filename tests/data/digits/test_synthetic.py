@@ -315,7 +315,7 @@ def test_mover_is_what_changes_in_the_picture() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"split": "valid"}, "split='valid'"),
+        ({"split": "valid"}, "unknown split 'valid'"),
         ({"difficulty": "brutal"}, "easy, medium, hard"),
         ({"num_clips": 0}, "num_clips=0"),
         ({"num_clips": 7, "paired": True}, "num_clips=7"),
