@@ -10,8 +10,6 @@ import ctypes
 import os
 import platform
 import sys
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -30,11 +28,6 @@ Prepare = Callable[[PosMLPVideo], None]
 
 WORKING_SET = 2**19
 """Elements of tokens that a CPU takes through a block at once, so that they stay in its caches."""
-
-_COUNTING = threading.Lock()
-_USERS: Counter[tuple[nn.Module, str]] = Counter()
-_BEFORE: dict[tuple[nn.Module, str], Callable[..., Tensor] | None] = {}
-"""Methods that `quick_inference` replaces, in how many threads, and what the module had instead."""
 
 
 def preparation(team: Team, checkpoint_activations: bool, compiled: bool) -> Prepare | None:
@@ -133,25 +126,20 @@ def quick_inference(*models: nn.Module) -> Iterator[None]:
 
     A few windows at a time go through a block, which suits the caches: for inference alone, where
     nothing is drawn a clip. And fc1 writes channels first, so that the gate mixes them without
-    gathering every G-th number; shapes stay, strides differ.
+    gathering every G-th number; shapes stay, strides differ. Threads that share a model take turns
+    (`in_turn`).
     """
-    with _COUNTING:
-        ways = _quick_ways(*models)
-        for (module, name), way in ways.items():
-            if not _USERS[module, name]:
-                _BEFORE[module, name] = vars(module).get(name)
-                vars(module)[name] = way
-            _USERS[module, name] += 1
+    ways = _quick_ways(*models)
+    before = {(module, name): vars(module).get(name) for module, name in ways}
+    for (module, name), way in ways.items():
+        vars(module)[name] = way
     try:
         yield
     finally:
-        with _COUNTING:
-            for module, name in ways:
-                _USERS[module, name] -= 1
-                if not _USERS[module, name]:
-                    del _USERS[module, name], vars(module)[name]
-                    if (before := _BEFORE.pop((module, name))) is not None:
-                        vars(module)[name] = before
+        for (module, name), own in before.items():
+            del vars(module)[name]
+            if own is not None:
+                vars(module)[name] = own
 
 
 def _quick_ways(*models: nn.Module) -> dict[tuple[nn.Module, str], Callable[..., Tensor]]:

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from posmlp.data.digits.catalogue import CLASSES, GENERATOR_VERSION, REVERSE_OF
-from posmlp.data.digits.moving_digits import SPLITS, MovingDigits
+from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.files.clip_files import check_width, encode_clip, whole_folder
 from posmlp.data.user_cache import NUM_WORKERS
 
@@ -108,7 +108,7 @@ def _unpack(bits: np.ndarray, shape: np.ndarray) -> np.ndarray:
 
 
 def _holds(root: Path, description: dict[str, Any]) -> bool:
-    """Whether `root` is this very data set, complete; False where nothing is there yet."""
+    """Whether `root` is this very data set; False where nothing is there yet."""
     if not root.exists():
         return False
     if not root.is_dir():
@@ -118,24 +118,7 @@ def _holds(root: Path, description: dict[str, Any]) -> bool:
     about = root / "dataset.json"
     if not about.is_file() or json.loads(about.read_text()) != description:
         raise ValueError(f"{root} holds something else; name another folder, or remove this one")
-    missing = [path for path in _listed(root) if not (root / path).is_file()]
-    if missing:
-        raise ValueError(
-            f"{root} lacks {len(missing)} of its files, the first {missing[0]}; "
-            "remove the folder and make it again"
-        )
     return True
-
-
-def _listed(root: Path) -> list[str]:
-    """Paths, relative to `root`, of all files that a data set should have."""
-    tables = [f"{split}.csv" for split in SPLITS]
-    paths = [*tables, TRUTH_FILE]
-    for name in tables:
-        if (root / name).is_file():
-            with open(root / name, newline="") as file:
-                paths += [row["path"] for row in csv.DictReader(file)]
-    return paths
 
 
 def _write_split(root: Path, clips: MovingDigits, threads: ThreadPoolExecutor, bar: tqdm) -> None:

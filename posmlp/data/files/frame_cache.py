@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import platform
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
@@ -53,7 +52,6 @@ class FrameCache:
             self._folder / f"{self._key}{suffix}" for suffix in frame_file.SUFFIXES
         )
         self._lock = FileLock(self._folder / f"{self._key}.lock")
-        self._holder = self._folder / f"{self._key}.holder"  # says whose the lock is
         self._sink: io.FileIO | io.BytesIO | None = io.BytesIO()  # None: given up
         self._described: list[dict[str, Any]] = []
         self._num_bytes, self._checksum = 0, 0
@@ -68,11 +66,10 @@ class FrameCache:
             try:
                 self._lock.acquire(timeout=PATIENCE_S)
             except Timeout:
-                self._tell(f"cache: waiting for {self._whole}, which {self._whose()} is making")
+                self._tell(f"cache: waiting for {self._whole}, which another process is making")
                 self._lock.acquire()
             self.found = self._read(self._tell)
             if self.found is None:
-                self._holder.write_text(f"process {os.getpid()} on {platform.node()}")
                 self._sink = io.FileIO(self._partial, "w+")
                 frame_file.hold(self._sink, exclusive=True)
         except (OSError, NotImplementedError) as error:
@@ -82,16 +79,7 @@ class FrameCache:
     def __exit__(self, *_: object) -> None:
         self._leave_file()
         with contextlib.suppress(OSError):
-            if self._lock.is_locked:
-                self._holder.unlink(missing_ok=True)
             self._lock.release()
-
-    def _whose(self) -> str:
-        """The process that has the lock, as it says itself."""
-        try:
-            return self._holder.read_text() or "another process"
-        except OSError:
-            return "another process"
 
     @property
     def is_open(self) -> bool:

@@ -26,7 +26,6 @@ from posmlp.train.fitting import fit
 from tests.ablations.ablation_tasks import wait_until
 
 SIZES = {"num_frames": 4, "image_size": 32, "num_workers": 0}
-LOCKS = (".lock", ".holder")
 ENTRY_BYTES = 4 * 6 * 32 * 48 * 3
 CONFIG = resolve(
     "toy", num_classes=2, depths=(1, 1), dims=(8, 16), num_groups=2, windows=(4, 2),
@@ -263,9 +262,7 @@ def test_processes_at_once_decode_once(data, folder, tmp_path):
     errors = [tmp_path / f"{name}.err" for name in "ab"]
     try:
         wait_until(lambda: any("waiting for" in path.read_text() for path in errors), *both)
-        (waiting,) = [i for i in (0, 1) if "waiting for" in errors[i].read_text()]
-        said = errors[waiting].read_text()
-        assert f".frames, which process {both[1 - waiting].pid} on " in said
+        assert sum("waiting for" in path.read_text() for path in errors) == 1
     finally:
         (tmp_path / "go").touch()
     found = sorted(process.communicate()[0].split() for process in both)
@@ -279,10 +276,10 @@ def test_maker_that_was_killed_harms_nobody(data, folder, tmp_path):
     wait_until((tmp_path / "maker.started").exists, maker)
     maker.kill()
     maker.communicate()
-    assert [path.suffix for path in folder.iterdir() if path.suffix not in LOCKS] == [".partial"]
+    assert [path.suffix for path in folder.iterdir() if path.suffix != ".lock"] == [".partial"]
     clips = VideoClips.open(data, "train", **SIZES)
     assert clips.kept["where"] == "disk"
-    assert [path.suffix for path in folder.iterdir() if path.suffix not in LOCKS] == [".frames"]
+    assert [path.suffix for path in folder.iterdir() if path.suffix != ".lock"] == [".frames"]
 
 
 def test_numbers_and_resuming_do_not_depend_on_the_cache(data, folder, tmp_path, capsys):
