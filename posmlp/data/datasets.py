@@ -92,15 +92,14 @@ class VideoClips:
     ) -> VideoClips:
         """List the split's videos and read each file once, to check it and to cache short ones.
 
-        `root` is a folder, or `LAYOUT:FOLDER`; what was found is said on stderr. `rule`:
-        fields of `ClipRule`. If all frames of
-        all files fit in `cache_gib` GiB, at the size that this split's clips are cut from, they
-        are kept on disk for all processes (`frame_cache.py`), or else in memory. Otherwise one test
-        clip of each file is read as a check, unless a data check has read the file, and batches are
-        decoded when they are asked for, by `num_workers` processes (0: in this one, without a time
-        limit). So are clips of long films, of which no whole is kept (`clips.LONG_FILM`). A worker
-        is ended, and its file unreadable, where no frame of it comes for `timeout_s` seconds.
-        `pool`: workers that several splits share; who gives them also stops them.
+        `root` is a folder, or `LAYOUT:FOLDER`; what was found is said on stderr. `rule`: fields of
+        `ClipRule`. If all frames of all files, at the size that clips are cut from, fit in
+        `cache_gib` GiB, they are kept on disk for all processes (`frame_cache.py`), or else in
+        memory. Otherwise, and of long films (`clips.LONG_FILM`), one test clip is read as a check,
+        unless a data check has read the file, and batches are decoded when they are asked for, by
+        `num_workers` processes (0: in this one, without a time limit). A worker is ended, and its
+        file unreadable, where no frame of it comes for `timeout_s` seconds. `pool`: workers that
+        several splits share; who gives them also stops them.
 
         Raises:
             ValueError: the folder is not a data set.

@@ -6,9 +6,8 @@ Shapes: S members, B clips, K classes. Parameters and batch-norm statistics are 
 leading member axis; everything a member sees (initialisation, clips, stochastic depth) is its own,
 so that its numbers are those of training it alone.
 
-On a GPU one vmapped call advances all members, as small models leave most of the device idle. On a
-CPU vmap's grouped convolutions and decomposed batch norm cost what it saves, while cores that share
-one small operation wait for each other; so there each core advances a member of its own.
+On a GPU one vmapped call advances all members. On a CPU, where that costs what it saves, each core
+advances a member of its own.
 """
 
 from __future__ import annotations

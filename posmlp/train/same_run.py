@@ -9,17 +9,10 @@ from posmlp.own.names import shown
 
 
 def as_now(stored: dict[str, Any]) -> dict[str, Any]:
-    """A stored configuration as it would be written now: fields that came to be are at defaults.
-
-    Whether frames were cached was part of it once.
-    """
+    """A stored configuration as it would be written now: fields that came to be are at defaults."""
     model = PosMLPConfig.from_dict(stored["model"]).to_dict()
     train = TrainConfig.from_dict(stored["train"]).to_dict()
-    data = {
-        split: {k: v for k, v in about.items() if k != "cached"}
-        for split, about in stored["data"].items()
-    }
-    return {**stored, "model": model, "train": train, "data": data}
+    return {**stored, "model": model, "train": train}
 
 
 def wherever_it_starts(config: dict[str, Any]) -> dict[str, Any]:

@@ -412,7 +412,7 @@ def test_long_file_is_read_from_its_key_frames_as_from_its_start(
     whole = read_video(path, lambda n, fps: wanted)
     monkeypatch.setattr(video, "LONG", 50)
     if name == "open_gop.mp4":  # the others may fall back, but give the same
-        monkeypatch.setattr(video, "_pyav_frames", None)
+        monkeypatch.setattr(video, "_pyav_stream", None)
     sought = read_video(path, lambda n, fps: wanted)
     assert sought.backend == whole.backend == "pyav"
     assert sought.num_frames == whole.num_frames == 100
