@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from posmlp.checkpoint import copied, own_model
 from posmlp.config_checks import one_of
 from posmlp.model import PosMLPVideo
+from posmlp.shapes import not_written
 
 FORMATS = (".pt2", ".onnx")
 LARGEST_DIFFERENCE = 1e-5
@@ -27,9 +28,9 @@ def export(model: PosMLPVideo, path: str | Path) -> float:
     """Write `path`, whose suffix names the format; the largest difference of logits.
 
     The file takes its place only once it has been read back and its logits, of batches of other
-    sizes than that of the export, agree. Raises ValueError for another suffix, a place that cannot
-    be written to, where the packages for ONNX are not installed, or where logits differ by more
-    than LARGEST_DIFFERENCE.
+    sizes than that of the export, agree. Raises ValueError for another suffix, where the packages
+    for ONNX are not installed, or where logits differ by more than LARGEST_DIFFERENCE, and
+    NotWrittenError where nothing can be written.
     """
     path = Path(path)
     _check_place(path)
@@ -39,7 +40,11 @@ def export(model: PosMLPVideo, path: str | Path) -> float:
         )
     model = copied(own).cpu().float().eval()
     temporary = path.with_name(f".{uuid4().hex}.{path.name}")
-    _make(temporary)
+    try:  # before the work: what writes later says less of what is wrong
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as error:
+        raise not_written(path, 0, error) from error
     try:
         run = _EXPORTERS[path.suffix](model, temporary)
         difference = max(_difference(model, run, num_clips) for num_clips in (1, 3))
@@ -63,18 +68,6 @@ def _check_place(path: Path) -> None:
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{path} is no name in UTF-8, and torch writes to no other; name another file"
-        ) from error
-
-
-def _make(temporary: Path) -> None:
-    """An empty file, before the work of exporting: what writes later says less of what is wrong."""
-    try:
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-    except OSError as error:
-        raise ValueError(
-            f"nothing can be written to {temporary.parent} ({error.strerror}); name a file in "
-            "another folder"
         ) from error
 
 

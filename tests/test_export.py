@@ -71,7 +71,7 @@ def test_places_that_cannot_be_written_to_are_named_before_the_work(tmp_path, ca
         "model": "model, ''. Use one of: .pt2, .onnx",
         os.fsdecode(b"caf\xe9.pt2"): r"caf\udce9.pt2 is no name in UTF-8",
         "folder.pt2": "is a folder; name a file, for example",
-        "model.safetensors/model.pt2": "model.safetensors (File exists); name a file in another",
+        "model.safetensors/model.pt2": "model.pt2 cannot be written: File exists",
     }
     before = sorted(tmp_path.rglob("*"))
     for name, message in cases.items():
@@ -81,7 +81,7 @@ def test_places_that_cannot_be_written_to_are_named_before_the_work(tmp_path, ca
         assert error.count("\n") == 1
     monkeypatch.setattr(Path, "touch", _deny)
     assert main(["export", str(source), str(tmp_path / "model.pt2")]) == 2
-    assert f"nothing can be written to {tmp_path} (Permission denied)" in capsys.readouterr().err
+    assert f"you may not write to {tmp_path}; give a folder" in capsys.readouterr().err
     assert main(["export", str(tmp_path), str(tmp_path / "model.pt2")]) == 2
     assert "is a folder; give a file, such as a run's model-" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before

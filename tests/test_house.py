@@ -61,7 +61,7 @@ HOUSE = {
         "settings": "data presets config own config_checks",
         "train": "data checkpoint model gating parts presets config own config_checks shapes",
         "data": "checkpoint model config config_checks",
-        "export": "checkpoint model config_checks",
+        "export": "checkpoint model config_checks shapes",
         "checkpoint": "model released config own config_checks shapes",
         "model": "gates gating parts presets config config_checks",
         "gates": "parts gating positions config config_checks",
