@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 class Team(NamedTuple):
@@ -90,6 +89,8 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
+        from torch.distributed.nn.functional import all_reduce
+
         num_values = dist.get_world_size() * x.numel() / x.shape[1]
         values = x if x.dtype == torch.float64 else x.float()
         mean = all_reduce(values.sum((0, 2, 3))) / num_values

@@ -290,25 +290,20 @@ class Population:
         statistics move on. `autocast` computes in bfloat16 where that is safe. `micro_batches`
         computes the batch in that many parts, in the memory of one of them, and sums gradients:
         the same mathematics but for batch norm, which normalises each part by itself.
-        Parts that are frozen are computed as in evaluation. Raises ValueError for more parts than
-        clips.
+        Parts that are frozen are computed as in evaluation.
         """
-        num_clips = labels.shape[1]
-        if micro_batches > num_clips:
-            raise ValueError(f"micro_batches={micro_batches} must be at most the {num_clips} clips")
         total: Tensors = {}
         losses, logits = [], []
         draws = torch.zeros(len(self.seeds), dtype=torch.int64) if draws is None else draws
-        for i, part in enumerate(torch.arange(num_clips).tensor_split(micro_batches)):
-            chosen = slice(int(part[0]), int(part[-1]) + 1)
-            batch = [clips[:, chosen], labels[:, chosen]]
-            if residual_scales is not None:
-                batch.append(residual_scales[:, :, chosen])
-            how = label_smoothing, autocast
-            gradients, loss, scores = self._gradients(batch, draws + i, *how)
+        split = [clips.tensor_split(micro_batches, 1), labels.tensor_split(micro_batches, 1)]
+        if residual_scales is not None:
+            split.append(residual_scales.tensor_split(micro_batches, 2))
+        for i, batch in enumerate(zip(*split, strict=True)):
+            found = self._gradients(batch, draws + i, label_smoothing, autocast)
             if micro_batches == 1:
-                return gradients, loss, scores
-            share = len(part) / num_clips
+                return found
+            gradients, loss, scores = found
+            share = batch[1].shape[1] / labels.shape[1]
             total = {k: g * share + total[k] if total else g * share for k, g in gradients.items()}
             losses.append(loss * share)
             logits.append(scores)

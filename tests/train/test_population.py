@@ -216,11 +216,6 @@ def test_fixed_parameters_stay_and_unused_ones_have_no_gradient(vectorised):
     assert all(torch.equal(tensor, expected[name]) for name, tensor in fixed.items())
 
 
-def test_more_parts_than_clips_are_refused():
-    with pytest.raises(ValueError, match="micro_batches=5 must be at most the 4 clips"):
-        Population(TINY, [0]).gradients(*batch(1), micro_batches=5)
-
-
 def test_seeded_model_depends_on_the_seed_alone():
     torch.manual_seed(99)
     first = seeded_model(TINY, 7).state_dict()
