@@ -352,9 +352,7 @@ def test_halves_of_a_checkpoint_are_widened(
 def test_load_released_does_not_share_memory_with_its_source() -> None:
     state = released_state()
     model = load_released(state)
-    before = model.norm.weight.clone()
     state["norm.weight"].zero_()
-    assert torch.equal(model.norm.weight, before)
     assert model.norm.weight.any()
 
 
@@ -368,22 +366,13 @@ def test_released_key_that_is_missing_is_named(with_config: bool) -> None:
     assert "[7, 3]" in str(error.value)
 
 
-def test_released_key_of_another_shape_is_named() -> None:
+def test_released_checkpoint_of_another_model_is_refused() -> None:
     state = released_state()
     config = load_released(state).config
-    state[TABLE] = torch.zeros(15, 3)
-    with pytest.raises(ValueError, match=re.escape(TABLE)) as error:
-        load_released(state, config)
-    assert all(part in str(error.value) for part in ("[15, 3]", "[7, 3]")), str(error.value)
-
-
-def test_released_key_that_is_unexpected_is_named() -> None:
-    state = released_state() | {"decoder.weight": torch.zeros(2)}
+    with pytest.raises(ValueError, match=rf"{re.escape(TABLE)}.* \[15, 3\], expected \[7, 3\]"):
+        load_released(state | {TABLE: torch.zeros(15, 3)}, config)
     with pytest.raises(ValueError, match=r"decoder\.weight"):
-        load_released(state)
-
-
-def test_released_checkpoint_of_another_model_is_refused() -> None:
+        load_released(state | {"decoder.weight": torch.zeros(2)})
     with pytest.raises(ValueError, match="patch_embed"):
         load_released({"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.bias": torch.zeros(1000)})
 
@@ -487,20 +476,11 @@ def test_inflated_model_starts_as_the_image_model_averaged_over_frames(
     layout: str, gate: str
 ) -> None:
     image = image_model(gate=gate)
-    video = inflate(image, video_config(image, layout=layout)).double().eval()
+    video = inflate(image, video_config(image, layout=layout)).eval()
     clips = randn(2, 3, 4, 16, 16)
     frames = torch.stack([image(clips[:, :, t]) for t in range(4)])
-    # inflate may work in float32, which is what the wider tolerance allows; see the next test
-    torch.testing.assert_close(video(clips), frames.mean(0), rtol=0, atol=1e-5)
-
-
-def test_inflated_model_keeps_the_image_models_dtype_and_values() -> None:
-    image = image_model()
-    video = inflate(image, video_config(image))
     assert torch.equal(video.norm.weight, image.norm.weight)
-    clips = randn(2, 3, 4, 16, 16)
-    frames = torch.stack([image(clips[:, :, t]) for t in range(4)])
-    torch.testing.assert_close(video.eval()(clips), frames.mean(0), rtol=0, atol=1e-12)
+    torch.testing.assert_close(video(clips), frames.mean(0), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posmlp import PRESET_SOURCES, PRESETS, PosMLPConfig, settings
+from posmlp.config import TrainConfig
 from posmlp.config_checks import BRANCHES, GATE_FORMS, GATE_NAMES, GQPE_SPREADS, INITS, parse_layout
 from posmlp.presets import resolve
 
@@ -188,6 +189,18 @@ def test_stage_sizes_round_up(side: int, expected: list[int]) -> None:
 
 
 # Bad input: the message names the value, and what would do instead.
+
+BAD_IN_TRAINING: list[tuple[str, Any]] = [
+    *(("epochs", 0), ("batch_size", 2.5), ("lr", "1e-3"), ("label_smoothing", 1.0)),
+    *(("precision", "fp8"), ("checkpoint_every", -1), ("checkpoint_every", 1.5)),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), BAD_IN_TRAINING)
+def test_train_config_names_the_bad_value(key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{key}.*{value}"):
+        TrainConfig.from_dict({key: value})
+
 
 BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"gate": "lrp"}, ["'lrp'", *GATE_NAMES]),
