@@ -245,26 +245,15 @@ def _upright(text: str, font: Any, length: int, width: int) -> Image.Image:
     return label.transpose(Image.Transpose.ROTATE_90)
 
 
-@dataclass(frozen=True)
-class ClipFeatures:
-    """Features (n, C) and logits (n, K) of one video's clips, float32, a row a view and crop.
-
-    Features are the mean over all tokens after the last norm, which the classifier reads.
-    """
-
-    file: str
-    views: NDArray[np.int64]
-    crops: NDArray[np.int64]
-    features: NDArray[np.float32]
-    logits: NDArray[np.float32]
-
-
 def clip_features(
     trained: TrainedModel, video: str | Path, *, num_views: int = 1, num_crops: int = 1
-) -> ClipFeatures:
-    """What the model makes of each clip of a video file or frame folder.
+) -> dict[str, NDArray[Any]]:
+    """What the model makes of a video file or frame folder, a row a clip: each view and crop.
 
-    Raises VideoError for a video that cannot be read, ValueError for views that do not exist.
+    Arrays video, view, crop (n,), features (n, C) and logits (n, K), float32. Features are the mean
+    over all tokens after the last norm, which the classifier reads. Bytes of a file's name that are
+    no UTF-8 are written as \\x... . Raises VideoError for a video that cannot be read, ValueError
+    for views that do not exist.
     """
     draws = draws_of(num_views, num_crops)
     model = trained.model
@@ -275,8 +264,13 @@ def clip_features(
         inputs = normalise(uploaded(frames, like.device)).to(like)
         features = model.norm(model.forward_features(inputs)[-1]).flatten(1, -2).mean(dim=1)
         found = [x.float().cpu().numpy() for x in (features, model.head(features))]
-    views, crops = (np.array([getattr(d, name) for d in draws]) for name in ("view", "crop"))
-    return ClipFeatures(str(video), views, crops, *found)
+    name = str(video).encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return {
+        "video": np.array([name] * len(draws)),
+        "view": np.array([draw.view for draw in draws]),
+        "crop": np.array([draw.crop for draw in draws]),
+        **dict(zip(("features", "logits"), found, strict=True)),
+    }
 
 
 def check_table(path: str | Path) -> Path:
@@ -288,25 +282,16 @@ def check_table(path: str | Path) -> Path:
 
 
 def write_features(
-    rows: Sequence[ClipFeatures], classes: Sequence[str], path: str | Path
+    rows: Sequence[dict[str, NDArray[Any]]], classes: Sequence[str], path: str | Path
 ) -> dict[str, tuple[int, ...]]:
-    """Write clips' features and logits to a .parquet or .npz file; returns the arrays' shapes.
+    """Write what `clip_features` gave to a .parquet or .npz file; returns the arrays' shapes.
 
     The parquet table has a row a clip, with columns video, view, crop, `feature 0` and so on, and
-    `logit CLASS` for each class. The .npz file holds the arrays video, view, crop (n,), features
-    (n, C), logits (n, K) and classes (K,). Bytes of file names that are no UTF-8 are written as
-    \\x... . Raises ValueError for another suffix, NotWrittenError where it cannot be written.
+    `logit CLASS` for each class. The .npz file holds the arrays, and classes (K,). Raises
+    ValueError for another suffix, NotWrittenError where it cannot be written.
     """
     path, content = check_table(path), io.BytesIO()
-    names = [row.file.encode(errors="surrogateescape").decode(errors="backslashreplace")
-             for row in rows for _ in row.views]  # fmt: skip
-    arrays: dict[str, Any] = {
-        "video": np.array(names),
-        "view": np.concatenate([row.views for row in rows]),
-        "crop": np.concatenate([row.crops for row in rows]),
-        "features": np.concatenate([row.features for row in rows]),
-        "logits": np.concatenate([row.logits for row in rows]),
-    }
+    arrays = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     if path.suffix == ".npz":
         np.savez(content, classes=np.array(list(classes)), **arrays)
     else:

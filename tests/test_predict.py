@@ -196,7 +196,7 @@ def test_features_of_videos_are_a_table_of_what_the_classifier_reads(
             "features": (4, 16), "logits": (4, 2),
         }  # fmt: skip
         np.testing.assert_array_equal(held["features"], features)
-    assert clip_features(trained, videos[0]).crops.tolist() == [0]
+    assert clip_features(trained, videos[0])["crop"].tolist() == [0]
     for words, given in (
         ("must end in .parquet or .npz", [*command, "--out", "f.csv"]),
         ("none of 1 videos can be read", [*command[:2], command[3], "--out", str(arrays)]),

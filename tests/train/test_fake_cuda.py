@@ -355,7 +355,8 @@ def what_is_inside(gpu: FakeCuda, folder: Path) -> None:
     frames = mock.Mock(frames=np.zeros((4, 16, 16, 3), np.uint8))
     with mock.patch.object(clip_scores, "load_clip", return_value=frames):
         trained = TrainedModel(model, source.classes, None, 0)  # type: ignore[arg-type]
-        assert clip_scores.clip_features(trained, "x.mp4", num_views=2).features.shape == (2, 16)
+        found = clip_scores.clip_features(trained, "x.mp4", num_views=2)
+        assert found["features"].shape == (2, 16)
 
 
 @check
