@@ -291,7 +291,7 @@ def write_features(
     ValueError for another suffix, NotWrittenError where it cannot be written.
     """
     path, content = check_table(path), io.BytesIO()
-    arrays = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    arrays: dict[str, Any] = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     if path.suffix == ".npz":
         np.savez(content, classes=np.array(list(classes)), **arrays)
     else:
