@@ -85,7 +85,7 @@ HOUSE = {
         "check": "clips files layouts user_cache",
         "clips": "files sampling",
         "playback": "files layouts sampling",
-        "digits": "files",
+        "digits": "files user_cache",
         "files": "layouts user_cache",
         "layouts": "",
         "augment": "mirror randaugment",
