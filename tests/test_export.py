@@ -71,7 +71,7 @@ def test_places_that_cannot_be_written_to_are_named_before_the_work(tmp_path, ca
         "model": "model, ''. Use one of: .pt2, .onnx",
         os.fsdecode(b"caf\xe9.pt2"): r"caf\udce9.pt2 is no name in UTF-8",
         "folder.pt2": "is a folder; name a file, for example",
-        "model.safetensors/model.pt2": "model.pt2 cannot be written: File exists",
+        "model.safetensors/model.pt2": "model.safetensors is a file; give another folder",
     }
     before = sorted(tmp_path.rglob("*"))
     for name, message in cases.items():
