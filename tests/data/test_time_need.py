@@ -136,7 +136,7 @@ def test_command_reads_files_trains_and_draws(tmp_path, capsys, monkeypatch):
         ([str(tmp_path / "bad"), "--workers", "0"], "none of 4 clips of"),
         ([str(root), "--out", "need.pdf"], "must be a .png"),
         ([str(root), "--clips", "1"], "--clips 1 and --folds 10 must both be at least 2"),
-        (["moving-digits:mild"], "difficulty='mild' is unknown"),
+        (["moving-digits:mild"], "unknown difficulty 'mild'"),
         ([str(tmp_path / "nowhere")], "does not exist"),
     ):
         assert main(["data", "time", *words]) == 2
