@@ -52,8 +52,8 @@ class VideoClips:
         self.labels = torch.tensor([listing.labels[i] for i in keep], dtype=torch.int64)
         if listing.several:
             self.labels = torch.zeros(len(keep), len(listing.classes))
-            for row, i in enumerate(keep):
-                self.labels[row, list(listing.several[listing.paths[i]])] = 1
+            for row, labels in enumerate(listing.only(keep).all_labels()):
+                self.labels[row, list(labels)] = 1
         self.reverse_of = None if listing.reverse_of is None else torch.tensor(listing.reverse_of)
         self.dropped = listing.dropped
         self.unreadable = survey.unreadable

@@ -115,8 +115,8 @@ def read_labelled(root: Path, split: str) -> Listing:
     columns = [name.strip() for name in next(csv.reader([header]), [])]
     if not {"path", "labels"} <= set(columns):
         raise ValueError(
-            f"{root / LABEL_FILE} has columns {columns}; it needs 'path' and 'labels', or name "
-            f"another layout, as in class-folders:{root}"
+            f"{root / LABEL_FILE} has columns {columns}; it needs 'path' and 'labels', a comma "
+            f"between; or name another layout, as in class-folders:{root}"
         )
     named: dict[tuple[str, Path], set[str]] = {}
     problems = []

@@ -129,8 +129,8 @@ def list_videos(spec: str | Path, split: str) -> Listing:
     if left:
         raise ValueError(_refusal(listing, left))
     listing = _without(listing, dropped)
-    if len(set(listing.labels)) < 2:
-        found = [listing.classes[k] for k in sorted(set(listing.labels))]
+    if len(present := listing.present()) < 2:
+        found = [listing.classes[k] for k in present]
         kind = SplitMissing if split == "val" else ValueError  # training goes on without val
         raise kind(
             f"{listing.root} ({split}, layout {listing.layout!r}) has videos of {len(found)} class "
@@ -203,8 +203,8 @@ def _read_fold(spec: str, fold: int, count: int, split: str) -> Listing:
     folds = folds_of(groups, listing.labels, count)
     next_one = (fold + 1) % count
     parts = ["test" if f == fold else "val" if f == next_one else "train" for f in folds]
-    taught = {k for k, part in zip(listing.labels, parts, strict=True) if part == "train"}
-    if lost := sorted(set(listing.labels) - taught):
+    taught = listing.only([i for i, part in enumerate(parts) if part == "train"]).present()
+    if lost := sorted(set(listing.present()) - set(taught)):
         raise ValueError(
             f"fold{fold}of{count} has no training clips of class {listing.classes[lost[0]]!r}, as "
             "its groups are few; give another number of folds, or add clips of other groups"
@@ -215,8 +215,7 @@ def _read_fold(spec: str, fold: int, count: int, split: str) -> Listing:
 
 def say(listing: Listing) -> str:
     """Return a line that says what was found, and how."""
-    present = len({k for told in listing.told_labels() for k in told.split(";")})
-    known = len(listing.classes)
+    present, known = len(listing.present()), len(listing.classes)
     found = f"{len(listing.paths)} videos of {present} of {known} classes"
     if listing.dropped:
         found += f"; {len(listing.dropped)} left out by {PROBLEM_FILE}"

@@ -81,10 +81,18 @@ class Listing:
     several: Mapping[Path, tuple[int, ...]] = field(default_factory=dict)
     """All labels of each item, where items have several; `labels` then has its rarest."""
 
-    def told_labels(self) -> list[str]:
-        """Each item's label, or all of them, as in `0;4`."""
+    def all_labels(self) -> list[tuple[int, ...]]:
+        """The labels of each item, one but where items have several."""
         each = zip(self.paths, self.labels, strict=True)
-        return [";".join(map(str, self.several.get(path, (label,)))) for path, label in each]
+        return [self.several.get(path, (label,)) for path, label in each]
+
+    def told_labels(self) -> list[str]:
+        """The same as text, as in `4`, or `0;4`."""
+        return [";".join(map(str, labels)) for labels in self.all_labels()]
+
+    def present(self) -> list[int]:
+        """The labels that any item has, in their order."""
+        return sorted({label for labels in self.all_labels() for label in labels})
 
     def sizes(self) -> list[int | None]:
         """Each file's bytes or folder's frames (as declared, or else counted); None if missing."""
