@@ -28,6 +28,7 @@ from posmlp.presets import PRESET_SOURCES, PRESETS, resolve
 from posmlp.settings import configs
 from posmlp.shapes import NO_ROOM, not_written, print_any_name
 from posmlp.train.logs import LOG_HELP
+from posmlp.train.stopping import EXIT_CODE, Stopped, obeyed
 
 if TYPE_CHECKING:
     from posmlp.data.sources import HeldClips
@@ -56,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             error = not_written(Path(next(filter(None, map(given.get, names)), ".")), 0, error)
         print(f"posmlp {command}: {error}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        print(f"posmlp {command}: stopped by {stop.cause}", file=sys.stderr)
+        return EXIT_CODE
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends what still has to be closed
         print(f"posmlp {command}: stopped", file=sys.stderr)
@@ -184,6 +188,7 @@ def _try(out: str) -> None:
     print(f"page: {found.page}")
 
 
+@obeyed()  # while frames are cached, too, when the loop has not begun
 def _train(
     config: str,
     settings: Sequence[str],

@@ -39,8 +39,8 @@ def not_written(path: Path, num_bytes: int, error: OSError) -> NotWrittenError:
 
 
 def _why_not_written(path: Path, num_bytes: int, error: OSError) -> str:
-    folder = path.parent
-    while not folder.is_dir() and folder != folder.parent:
+    folder = path
+    while not os.path.isdir(folder) and folder != folder.parent:  # without error for long names
         folder = folder.parent
     room = [f"{_mb(num_bytes)} wanted"] if num_bytes else []
     if error.errno == errno.EDQUOT:
@@ -54,7 +54,7 @@ def _why_not_written(path: Path, num_bytes: int, error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"you may not write to {folder}; give a folder that is yours"
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        in_the_way = folder / path.relative_to(folder).parts[0]
+        in_the_way = folder / next(iter(path.relative_to(folder).parts), "")
         return f"{in_the_way} is a file; give another folder"
     if error.errno == errno.EISDIR:
         return "it is a folder; name a file"

@@ -217,6 +217,20 @@ def test_command_says_what_is_kept_and_how_it_goes_on(
     FileLock(out / ".lock").acquire(timeout=0)  # the lock fell with its process
 
 
+def test_command_obeys_before_the_loop_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As while it caches frames; what it has begun is cleared, which a default SIGTERM does not."""
+
+    def cached(*_: Any, **__: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("posmlp.train.fitting.fit", cached)
+    assert main(training(tmp_path / "run")[3:]) == EXIT_CODE
+    assert capsys.readouterr().err == "posmlp train: stopped by SIGTERM\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 def test_processes_of_torchrun_stop_together(tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = training(out, "epochs=9999", "num_clips=64")

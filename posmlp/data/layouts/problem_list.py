@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from posmlp.data.layouts.listing import Kind, Problem
+from posmlp.shapes import not_written
 
 PROBLEM_FILE = "data-problems.csv"
 FILES_FILE = "data-files.csv"
@@ -144,6 +145,10 @@ def read_root(lists: Path) -> str | None:
 def _write(path: Path, text: str) -> Path:
     """Write by way of another name, so that a reader never meets half a list."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", errors=_NAMES)
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8", errors=_NAMES)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise not_written(path, 0, error) from error
     return path
