@@ -49,12 +49,12 @@ def repeat(
 
 def _cell(store: Store, cell_id: str, seed: int) -> Cell:
     stored, (config, train) = store.cell(cell_id), store.configs(cell_id)
-    data = describe(stored["data"]["spec"])
+    admit(config.code | train.code, f"{store.root}, cell {stored['name']},")
+    data = describe(stored["data"]["spec"], train.code)
     if data.identity != stored["data"]["identity"]:
         raise ValueError(f"{data.spec} holds other clips than those that this run was trained on")
     init_sha256 = stored.get("init_sha256") or store.trained_from(cell_id, seed)
     weights.check_unchanged(train.init_from, init_sha256)
-    admit(config.code, f"{store.root}, cell {stored['name']},")
     return Cell(stored["name"], config, train, data, stored["axes"], init_sha256=init_sha256)
 
 

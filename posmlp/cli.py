@@ -275,6 +275,7 @@ def _eval(
     """Score a run's models on its test clips, or its val clips."""
     from posmlp.checkpoint import shipped
     from posmlp.clip_scores import ClipScores, write_scores
+    from posmlp.data.sources import with_own
     from posmlp.pictures.calibration import (
         FEW_CLIPS,
         fit_temperature,
@@ -285,7 +286,7 @@ def _eval(
     from posmlp.predict import tell_device
     from posmlp.train.fitting import usable_device
     from posmlp.train.run_folder import CALIBRATION, read_config, temperature_of, write_temperatures
-    from posmlp.train.scoring import logits_of
+    from posmlp.train.scoring import logits_of, own_scores
 
     run = shipped(run_folder) or Path(run_folder)
     if run.suffix == ".safetensors":
@@ -298,6 +299,8 @@ def _eval(
             raise ValueError(f"{run} holds no trained model yet; run `posmlp train` to its end")
     if spec is None:
         raise ValueError("a bare checkpoint does not name its data; give --data")
+    if data:
+        spec, train = with_own(data, train)
     device = str(usable_device(device))
     answer: Callable[..., Any] = partial(
         logits_of, train=train, classes=classes, device=device, **how
@@ -320,7 +323,7 @@ def _eval(
         logits, source = answer(path, spec, split=split)
         answers.append(ClipScores.of(path.stem, logits, source))
         temperatures.append(temperature_of(path))
-        print(_line(path.name, answers[-1].metrics()))
+        print(_line(path.name, answers[-1].metrics() | own_scores(train, logits, source.labels)))
         for line in answers[-1].say():
             print(line)
         if not answers[-1].multi_label:

@@ -168,8 +168,7 @@ class PosMLPConfig:
                 f"gate {self.gate!r} is a Python object and cannot be written as JSON; name it by "
                 f"its file, as file.py:Gate, or use one of: {', '.join(GATE_NAMES)}"
             )
-        lists = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
-        return {k: dict(v) if isinstance(v, Options) else v for k, v in lists.items()}
+        return _plain(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PosMLPConfig:
@@ -181,6 +180,11 @@ class PosMLPConfig:
             one_of(key, [field.name for field in fields(cls)], "config key")
         names.check_brought(values)
         return cls(**values)
+
+
+def _plain(config: PosMLPConfig | TrainConfig) -> dict[str, Any]:
+    lists = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(config).items()}
+    return {k: dict(v) if isinstance(v, Options) else v for k, v in lists.items()}
 
 
 def gated_channels(mlp_ratio: float, dim: int) -> int:
@@ -275,18 +279,27 @@ class TrainConfig:
     """A model to start from, `toy-ts`, a run's folder or a file: an image model is inflated."""
     freeze: str = ""
     """Parts that stay as they start, as in `stem,stage1`; `norm` and `head` are parts too."""
+    augment: str = ""
+    """A function of your own, `file.py:jitter`: `jitter(clip, rng)` gives the changed clip."""
+    metrics: tuple[str, ...] = ()
+    """Scores of your own beside top-1: `[file.py:score]`, of (logits, labels)."""
+    code: Options = field(default=NONE, repr=False)
+    """The source of each file of your own that training names; read when it is named."""
 
     def __post_init__(self) -> None:
+        for name, value in names.training_in_one_form(self).items():
+            object.__setattr__(self, name, value)
         config_checks.check_training(self)
 
     def to_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
+        return _plain(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
         """A config from plain values; an unknown key raises ValueError naming the valid ones."""
         for key in values:
             one_of(key, [field.name for field in fields(cls)], "training key")
+        names.check_brought(values)
         return cls(**values)
 
 

@@ -11,6 +11,7 @@ GATE_NAMES = (
     *("lrpe", "gqpe", "dense", "lrpe+dense", "attention", "conv", "mean", "none"),
     *("qkv-attention", "centred-attention", "centred-gqpe", "centred-mean"),
 )
+SCORES = ("top1", "top5", "within_pair", "map", "loss")
 GATE_FORMS = ("multiply", "add", "mix")
 INITS = ("normal", "fan_in", "unit_bias", "released", "steady")
 BRANCHES = ("T", "S", "ST")

@@ -18,7 +18,8 @@ from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.config_checks import one_of
 from posmlp.data.digits.catalogue import MOVING_DIGITS
 from posmlp.data.layouts.layouts import list_videos
-from posmlp.own.names import beside
+from posmlp.own.code import file_of
+from posmlp.own.names import beside, is_own_data, read
 from posmlp.presets import PRESETS, resolve
 
 _TEXTS = {f.name for f in (*fields(PosMLPConfig), *fields(TrainConfig)) if "str" in str(f.type)}
@@ -62,7 +63,12 @@ def configs(
     train_keys = [field.name for field in fields(TrainConfig)]
     for key in values:
         one_of(key, [*model_keys, *train_keys], "config key")
-    if data is not None and (":" in data or Path(data).exists()) and not _is_generated(data):
+    if is_own_data(data):
+        from posmlp.data.sources import own_classes
+
+        name, source = read(data)
+        values.setdefault("num_classes", len(own_classes(name, {file_of(name): source})))
+    elif data is not None and (":" in data or Path(data).exists()) and not _is_generated(data):
         values.setdefault("num_classes", len(list_videos(data, "train").classes))
     model = resolve(source, **{k: v for k, v in values.items() if k in model_keys})
     return model, TrainConfig.from_dict({k: v for k, v in values.items() if k in train_keys})

@@ -60,7 +60,7 @@ HOUSE = {
         "tasks": "settings train data checkpoint config config_checks",
         "settings": "data presets config own config_checks",
         "train": "data checkpoint model gating parts presets config own config_checks shapes",
-        "data": "checkpoint model config config_checks shapes",
+        "data": "checkpoint model config own config_checks shapes",
         "export": "checkpoint model config_checks shapes",
         "checkpoint": "model released config own config_checks shapes",
         "model": "gates gating parts presets config config_checks",

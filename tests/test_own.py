@@ -1,4 +1,4 @@
-"""Own gates, branches and models: named by a file, kept with its source, run once trusted."""
+"""Own code: named by a file, kept with its source, run once trusted."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from analysis.bias.maps import bias_maps, units
 from analysis.cost.costs import cost
 from analysis.inside.activations import activations
 from analysis.interventions.interventions import Intervention, changed_tables, free_tables
+from analysis.interventions.run_clips import run_clips
+from posmlp import cli
 from posmlp.checkpoint import save
 from posmlp.config import PosMLPConfig
+from posmlp.data.sources import open_clips
 from posmlp.gates import registry
 from posmlp.own import code
+from posmlp.own.names import NONE, Options
 from posmlp.parts.own_parts import check
 from posmlp.train.optimisation import relation_parameters
 from posmlp.train.population import Population
-from posmlp.train.run_folder import RunFolder
+from posmlp.train.run_folder import RunFolder, read_config
 from posmlp.train.variants import members
 
 GATE = """import torch
@@ -79,6 +83,27 @@ class Peer(torch.nn.Module):
     def forward(self, clips):
         return self.head(self.conv(clips).relu().mean((2, 3, 4)))
 """
+TRAINING = """import torch
+
+
+class Bars:
+    classes = ("dark", "light")
+
+    def __init__(self, split, num_frames, image_size):
+        self.labels = torch.arange(16 if split == "train" else 8) % 2
+        shape = (num_frames, image_size, image_size, 3)
+        self.clips = torch.stack([torch.full(shape, 9 + 99 * i) for i in self.labels]).byte()
+
+
+def sureness(logits, labels):
+    return logits.softmax(-1).max(-1).values.mean()
+
+
+def darker(clip, rng):
+    return clip // int(rng.integers(1, 9))
+"""
+OWN = {"metrics": ("mine.py:sureness",), "augment": "mine.py:darker"}
+SMALL = {"epochs": 2, "batch_size": 8, "num_clips": 16, "num_val_clips": 2, "num_test_clips": 4}
 TINY: dict[str, Any] = {
     **{"depths": (1, 1), "dims": (8, 8), "num_groups": 2, "windows": 2, "layout": "T+S"},
     **{"image_size": 16, "num_frames": 4, "num_classes": 5},
@@ -89,7 +114,8 @@ CLIPS = torch.randn(2, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the working folder, with the files, in a process that trusts none of them."""
-    for name, source in (("my_gates", GATE), ("my_tables", TABLE), ("my_others", OTHERS)):
+    files = {"my_gates": GATE, "my_tables": TABLE, "my_others": OTHERS, "mine": TRAINING}
+    for name, source in files.items():
         (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(code, "_TRUSTED", set())
@@ -260,9 +286,7 @@ def test_own_branch_stands_in_a_layout() -> None:
 def test_whole_model_of_its_own_is_trained_saved_and_told_apart(folder: Path) -> None:
     config = config_of(model="my_others.py:Peer", model_options={"width": 6}, drop_path=0.1)
     check(config)
-    train = posmlp.TrainConfig(
-        epochs=1, batch_size=8, num_clips=16, num_val_clips=2, num_test_clips=4
-    )
+    train = posmlp.TrainConfig(**SMALL | {"epochs": 1})
     rows = posmlp.fit(
         replace(config, num_classes=14), train, seeds=[0, 1], out="run", progress=False
     )
@@ -293,3 +317,61 @@ def test_population_says_that_vmap_does_not_take_a_gate(
     assert "members are trained one after another, as vmap says" in capsys.readouterr().err
     for name, gradient in found[0][0].items():
         torch.testing.assert_close(gradient, found[1][0][name])
+
+
+def test_own_data_metric_and_augmentation_stay_with_their_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(num_classes=2)
+    train = posmlp.TrainConfig(**SMALL | OWN)
+    both = [
+        posmlp.fit(config, each, "./mine.py:Bars", out=out, progress=False)
+        for each, out in ((train, "run"), (replace(train, augment=""), "plain"))
+    ]
+    assert both[0][0]["train_loss"] != both[1][0]["train_loss"], "clips are changed"
+    assert 0.5 <= both[0][-1]["val_sureness"] == both[0][-1]["test_sureness"] < 1
+    assert (folder / "run/mine.py").read_text() == TRAINING
+    again = posmlp.fit(config, train, "mine.py:Bars", out="run", progress=False)
+    assert [row["val_sureness"] for row in again] == [row["val_sureness"] for row in both[0]]
+    (folder / "mine.py").write_text("raise ValueError('edited')")
+    forget()
+    assert cli.main(["eval", "run"]) == 2
+    assert "'mine.py:Bars' brings code, mine.py" in capsys.readouterr().err
+    assert cli.main(["eval", "run", "--trust-code"]) == 0
+    assert f"sureness {both[0][-1]['test_sureness']:.4f}" in capsys.readouterr().out
+    assert run_clips("run", 4).clips.shape == (4, 4, 16, 16, 3)
+    code.trust_all(False)
+    stored = read_config("run")
+    brought = posmlp.TrainConfig.from_dict(stored["train"])
+    assert brought == replace(train, code=Options({"mine.py": TRAINING}))
+    lost = replace(brought, code=NONE, metrics=(), augment="")
+    with pytest.raises(ValueError, match=r"'mine.py:Bars' comes without the source"):
+        open_clips(stored["source"], "test", config, train=lost)
+    with pytest.raises(ValueError, match="without the source of its file"):
+        posmlp.TrainConfig.from_dict(stored["train"] | {"code": {}})
+
+
+@pytest.mark.parametrize(
+    ("edit", "values", "told"),
+    [
+        (("return logits", "return labels, logits"), {}, ["mine.py:sureness gives", "a number"]),
+        (("(logits, labels)", "(logits)"), {}, ["mine.py:sureness takes (logits)", "(20, 5)"]),
+        (("labels):", "labels):\n    1 / 0"), {}, ["sureness", "ZeroDivision", "(line 14)"]),
+        (("clip // ", "clip / "), {}, ["mine.py:darker gives", "torch.float32", "torch.uint8"]),
+        (("", ""), {"augment": "mine.py:lighter"}, ["'lighter'", "Use one of", "darker"]),
+        (("", ""), {"augment": "mirror"}, ["augment='mirror'", "file.py:function"]),
+        (("", ""), {"metrics": ["top1"]}, ["metrics='top1'", "file.py:function"]),
+        (("def sureness", "def loss"), {"metrics": "mine.py:loss"}, ["another score 'loss'"]),
+        (('("dark", "light")', "'dark'"), {}, ["mine.py:Bars has classes='dark'"]),
+        (("% 2", "% 3"), {}, ["mine.py:Bars gives clips", "labels (16,)", "from 0 to 1"]),
+        ((".byte()", ""), {}, ["mine.py:Bars gives clips (1, 4, 16, 16, 3)", "torch.uint8"]),
+        (("self.clips", "self.frames"), {}, ["mine.py:Bars gives no clips", "'name'"]),
+    ],
+)  # fmt: skip
+def test_errors_of_own_training_code_name_it_and_the_mend(
+    folder: Path, edit: tuple[str, str], values: dict[str, Any], told: list[str]
+) -> None:
+    (folder / "mine.py").write_text(TRAINING.replace(*edit, 1) if edit[0] else TRAINING)
+    with pytest.raises(ValueError, match=re.escape(told[0])) as error:
+        posmlp.fit(config_of(), posmlp.TrainConfig(**SMALL | OWN | values), "mine.py:Bars")
+    assert [words for words in told if words not in str(error.value)] == [], str(error.value)

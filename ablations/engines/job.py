@@ -80,7 +80,7 @@ class Training:
         weights.check_unchanged(first.train.init_from, first.init_sha256)
         clear_other_groups(store, job)
         _clear_unless_resumable(folder, job)
-        trust(first.config.code.values())  # by who named it, in the process that sent the job
+        trust(first.code.values())  # by who named it, in the process that sent the job
         model = outline(first.config)
         history = fit(
             first.config,

@@ -92,7 +92,7 @@ def split_run_folder(store: Store, job: Job) -> None:
         new = home.with_name(f".{home.name}.{os.getpid()}.tmp")
         shutil.rmtree(new, ignore_errors=True)
         own = {"model": cell.config.to_dict(), "train": cell.train.to_dict(), "seeds": [seed]}
-        write_code(new, cell.config.code)
+        write_code(new, cell.code)
         write_json(new / "config.json", about | own)
         write_json(new / "environment.json", made)
         write_durably(new / "metrics.csv", _rows_of(folder / "metrics.csv", cell.id, seed))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from posmlp.config import PosMLPConfig, TrainConfig
@@ -13,6 +15,8 @@ from posmlp.config_checks import one_of
 from posmlp.data.digits.catalogue import CLASSES, DIFFICULTIES, GENERATOR_VERSION, MOVING_DIGITS
 from posmlp.data.layouts.layouts import list_videos
 from posmlp.data.layouts.listing import SplitMissing
+from posmlp.own.code import file_of
+from posmlp.own.names import NONE, Options, is_own_data
 from posmlp.train.variants import of_fold
 
 
@@ -29,11 +33,15 @@ class Data:
     """Likewise."""
 
 
-def describe(spec: str) -> Data:
-    """What `spec` names: `moving-digits[:DIFFICULTY]`, or a folder of videos, `[LAYOUT:]ROOT`.
+def describe(spec: str, code: Mapping[str, str] = NONE) -> Data:
+    """What `spec` names: moving digits, videos, `[LAYOUT:]ROOT`, or own data (`code` has the file).
 
     Raises ValueError if it names nothing.
     """
+    if is_own_data(spec):
+        from posmlp.data.sources import own_classes
+
+        return Data(spec, spec, len(own_classes(spec, code)), None)  # its source is in the training
     name, _, difficulty = spec.partition(":")
     if name == MOVING_DIGITS:
         difficulty = difficulty or "medium"
@@ -44,9 +52,25 @@ def describe(spec: str) -> Data:
         known = "|".join(DIFFICULTIES)
         raise ValueError(
             f"data={spec!r} is no folder here; give a folder of videos, or "
-            f"'{MOVING_DIGITS}[:{known}]'"
+            f"'{MOVING_DIGITS}[:{known}]', or file.py:Class of your own"
         )
     return _describe_folder(spec)
+
+
+def counted(data: Data, config: PosMLPConfig, train: TrainConfig) -> Data:
+    """The same with its numbers of clips, if it is own data, which is opened. Raises ValueError."""
+    if not is_own_data(data.spec):
+        return data
+    code = Options({file_of(data.spec): train.code[file_of(data.spec)]})
+    each = (_num_own(data.spec, s, config.num_frames, config.side, code) for s in ("train", "test"))
+    return replace(data, num_train=next(each), num_test=next(each))
+
+
+@cache
+def _num_own(spec: str, split: str, num_frames: int, side: int, code: Options) -> int:
+    from posmlp.data.sources import open_own
+
+    return len(open_own(spec, split, num_frames, side, code))
 
 
 def _describe_folder(spec: str) -> Data:

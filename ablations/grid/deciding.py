@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 from ablations.grid.gridfile import Combination, GridFile, Setting, Where
 from ablations.grid.settings import SETTINGS, TRAIN, content_hash
+from posmlp.config_checks import SCORES
 
 FIRST_TRIAL_SEED = 1000
 """Trials have seeds from here on, so that no seed both chooses and compares."""
 _SHARES = ("top1", "top5", "within_pair", "map")
-_SCORES = (*_SHARES, "loss")
 _COSTS = ("params", "seconds", "train_seconds", "peak_memory_mb")
-COLUMNS = (*(f"{split}_{s}" for split in ("test", "val") for s in _SCORES), "train_loss", *_COSTS)
+COLUMNS = (*(f"{split}_{s}" for split in ("test", "val") for s in SCORES), "train_loss", *_COSTS)
 _CLIPS = {"test": "test clips", "val": "validation clips", "train": "training clips"}
 _WORDS = {
     **{"top1": "top-1", "top5": "top-5", "within_pair": "within pairs"},
@@ -157,7 +157,9 @@ def _metric(file: GridFile, where: Where, item: Any) -> Metric:
     if "name" not in said:
         file.fail(where, "a metric needs its name, for example {name: test_loss}.")
     at = (*where, "name") if isinstance(item, dict) else where
-    file.named(at, said["name"], COLUMNS, "metric", key=False)
+    own = [str(name).rpartition(":")[2] for name in file.values.get("metrics") or ()]
+    columns = [f"{split}_{name}" for split in ("test", "val") for name in own]
+    file.named(at, said["name"], (*COLUMNS, *columns), "metric", key=False)
     costs_or_loss = said["name"] in _COSTS or said["name"].endswith("loss")
     direction = said.get("direction", DIRECTIONS[costs_or_loss])
     file.named((*where, "direction"), direction, DIRECTIONS, "direction", key=False)

@@ -25,7 +25,7 @@ from posmlp.settings import read_recipe, recipes
 KEYS = (
     *("question", "prediction", "expect", "base", "axes", "zip", "exclude", "include", "seeds"),
     *("baseline", "design", "match", "match_within", "budget", "repeat", "stop"),
-    *("metric", "equal_within", "tune"),
+    *("metric", "metrics", "equal_within", "tune"),
 )
 DESIGNS = ("full", "one-at-a-time")
 MATCHES = ("params", "gmacs")
@@ -192,12 +192,16 @@ def _base(file: GridFile, data: str | None) -> Combination:
     settings = _recipe(file, values.pop("recipe", None))
     train = file.mapping(("base", "train"), values.pop("train", None))
     settings |= _settings(file, ("base",), values)
+    if own := file.values.get("metrics"):
+        settings[f"{TRAIN}metrics"] = Setting(
+            file.meant(("metrics",), f"{TRAIN}metrics", own), ("metrics",)
+        )
     for name, value in train.items():
         where = ("base", "train", name)
         file.named(where, f"{TRAIN}{name}", TRAINING, "training field")
         settings[f"{TRAIN}{name}"] = Setting(file.meant(where, f"{TRAIN}{name}", value), where)
     if data is not None:
-        settings["data"] = Setting(data, ("base", "data"))
+        settings["data"] = Setting(file.meant(("base", "data"), "data", data), ("base", "data"))
     return {name: setting._replace(varies=False) for name, setting in settings.items()}
 
 

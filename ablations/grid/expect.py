@@ -16,9 +16,9 @@ from typing import Any
 
 from ablations.grid.deciding import metrics_of
 from ablations.grid.gridfile import GridFile
-from ablations.grid.settings import OWN, meant, shown_value
-from posmlp.config_checks import is_own, one_of
-from posmlp.own.names import bare
+from ablations.grid.settings import may_be_own, meant, shown_value
+from posmlp.config_checks import one_of
+from posmlp.own.names import bare, each_name
 
 VERDICTS = ("better", "worse", "equal")
 
@@ -73,8 +73,8 @@ def _expectations(
             for name in named:
                 one_of(name, axes, "axis")
             values = {name: meant(name, value) for name, value in named.items()}
-            own = {name: bare(value) for name, value in values.items() if is_own(value)}
-            values |= {name: value for name, value in own.items() if name in OWN}
+            own = {k: each_name(bare, v) for k, v in values.items() if may_be_own(k, v)}
+            values |= own
         except ValueError as error:
             file.fail(where, f"{error}.")
         found = Expectation(values, item["verdict"], item.get("metric", metrics[0]))

@@ -13,6 +13,7 @@ An example with every key:
     include: [{gate: none}]    # what is not named is as in the baseline
     seeds: [0, 1, 2]    # or a count, or {from: 3, to: 20, until: verdict}: decided variants stop
     metric: [test_top1, {name: test_loss, direction: lower}]    # the first decides
+    metrics: [my_metrics.py:edit_distance]    # columns of your own: test_edit_distance
     equal_within: 2    # points (for a loss: its unit) that count as no difference
     tune: {train.lr: [1e-3, 2e-3, 4e-3], train.weight_decay: [0.05, 0.2], seeds: 2, trials: 4}
     baseline: {gate: lrpe, layout: T+S}
@@ -29,8 +30,8 @@ at the seeds of the grid, with the values whose validation score is the best on 
 that failed counts as worst, and the base's values win a draw.
 
 A model file that trainings start from (`train.init_from`) counts by its content, not by its path:
-another file in its place makes other cells. So does a file of your own that `gate`, `branches` or
-`model` names, as `my_gates.py:Shift`, the path from the grid file.
+another file in its place makes other cells. So does a file of your own that `gate`, `branches`,
+`model`, `data`, `metrics` or `train.augment` names, as `my_gates.py:Shift`, from the grid file.
 """
 
 from __future__ import annotations
@@ -81,6 +82,11 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """All that changes the result, seed aside, where it differs from the defaults."""
         return identity(self.config, self.train, self.data.identity, self.init_sha256)
+
+    @property
+    def code(self) -> dict[str, str]:
+        """The sources of the user's own files that its configs hold."""
+        return self.config.code | self.train.code
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,7 @@ class Grid:
         def check(cell: Cell) -> None:
             datasets.check(cell.data, cell.config, cell.train)
             weights.check(cell.train.init_from, cell.init_sha256, cell.config)
-            _check_own(cell.config)
+            _check_own(cell)
 
         _all_possible(self.file, self.settings, [lambda c=cell: check(c) for cell in self.cells])
         tried = [lambda c=cell: check(c) for each in self.trials for cell in each]
@@ -223,8 +229,9 @@ def read_grid(grid: str | Path | Mapping[str, Any], data: str | None = None) -> 
     def cell_of(settings: Combination) -> Cell:
         values = {name: setting.value for name, setting in settings.items()}
         spec = str(values.get("data", MOVING_DIGITS))
-        source = sources[spec] = sources.get(spec) or datasets.describe(spec)
+        source = sources[spec] = sources.get(spec) or datasets.describe(spec, file.code)
         config, train = build(values, source.num_classes, models, file.code)
+        source = datasets.counted(source, config, train)
         axes = {name: _as_value(_value(name, values, config, train)) for name in plan.axes}
         shown = [name for name in plan.axes if name in plan.declared or name in settings]
         name = " ".join(f"{axis}={shown_value(axes[axis])}" for axis in shown)
@@ -313,12 +320,14 @@ def _matched(file: GridFile, plan: Expanded, cells: list[Cell], baseline: Cell) 
     return cells
 
 
-def _check_own(config: PosMLPConfig) -> None:
+def _check_own(cell: Cell) -> None:
     """Raise ValueError unless the user's own code, if there is some, does what it must."""
-    if config.code:
+    if cell.code:
         from posmlp.parts.own_parts import check
+        from posmlp.train.fitting import check_own_training
 
-        check(config)
+        check(cell.config)
+        check_own_training(cell.config, cell.train)
 
 
 def _as_value(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
-from ablations.grid.settings import OWN, TRAIN, meant
+from ablations.grid.settings import TRAIN, may_be_own, meant
 from posmlp.config_checks import one_of
 from posmlp.own.names import short
 from posmlp.settings import NotYamlError, Where, read_yaml
@@ -81,7 +81,7 @@ class GridFile:
         folder = self.path.parent if self.path else Path()
         try:
             value = meant(name, value)
-            return short(value, self.code, folder) if name in OWN else value
+            return short(value, self.code, folder) if may_be_own(name, value) else value
         except ValueError as error:
             self.fail(where, f"{error}.")
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from posmlp.config import MODEL_VERSION, PosMLPConfig, TrainConfig
 from posmlp.config_checks import is_own
-from posmlp.own.code import digest
-from posmlp.own.names import Options
+from posmlp.own.code import digest, file_of
+from posmlp.own.names import OF_MODEL, OF_TRAINING, Options, is_own_data, names_in
 from posmlp.presets import resolve
 
 TRAIN = "train."
@@ -24,8 +24,7 @@ _FIELDS: dict[str, tuple[Field[Any], Any]] = {
     **{TRAIN + field.name: (field, getattr(_TRAINING, field.name)) for field in fields(_TRAINING)},
 }
 SETTINGS = ("preset", "data", *_FIELDS)
-OWN = ("gate", "model", "branches")
-"""Settings that may name the user's own files (`posmlp.own`)."""
+_OWN = (*OF_MODEL, *(TRAIN + name for name in OF_TRAINING))
 _WORDS = {"on": True, "yes": True, "off": False, "no": False}
 _WANTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -39,7 +38,7 @@ def meant(name: str, value: Any) -> Any:
     if name not in _FIELDS:
         return _scalar(name, value, str)
     field, default = _FIELDS[name]
-    kind = type(default[0] if isinstance(default, tuple) else default)
+    kind = _kind(default)
     declared = str(field.type)
     if kind is Options:
         if not isinstance(value, dict):
@@ -50,16 +49,26 @@ def meant(name: str, value: Any) -> Any:
             raise ValueError(f"{name} takes one value, not the list {list(value)}")
         return tuple(_scalar(f"each value of {name}", item, kind) for item in value)
     if declared.startswith("tuple"):
-        raise ValueError(f"{name}={value!r} must be a list, one value a stage: [{value}]")
+        raise ValueError(f"{name}={value!r} must be a list: [{value}]")
     if value is None and field.default is None:
         return None
     return _scalar(name, value, kind)
 
 
+def _kind(default: Any) -> type:
+    """The type of a value, or of each of several."""
+    return type((*default, "")[0] if isinstance(default, tuple) else default)
+
+
+def may_be_own(name: str, value: Any) -> bool:
+    """Whether a setting may name the user's own files (`posmlp.own`)."""
+    return is_own_data(value) if name == "data" else name in _OWN
+
+
 def is_number(name: str) -> bool:
     """Whether a setting takes a number, or one a stage."""
     default = _FIELDS[name][1] if name in _FIELDS else None
-    return type(default[0] if isinstance(default, tuple) else default) in (int, float)
+    return _kind(default) in (int, float)
 
 
 def _scalar(name: str, value: Any, kind: type) -> Any:
@@ -100,7 +109,7 @@ def build(
     model = {k: v for k, v in settings.items() if k not in ("preset", "data") and TRAIN not in k}
     train = {k.removeprefix(TRAIN): v for k, v in settings.items() if k.startswith(TRAIN)}
     model.setdefault("num_classes", num_classes)
-    for file, source in model.get("code", {}).items():  # as a config's to_dict has it
+    for file, source in (model.get("code", {}) | train.pop("code", {})).items():  # as in to_dict
         if (code or {}).get(file) != source:
             raise ValueError(f"code holds not what {file} does, which is read; leave code out")
     model["code"] = Options(code or {})
@@ -111,6 +120,9 @@ def build(
     text = repr([preset, model])
     if text not in made:
         made[text] = resolve(preset, **model)
+    data = settings.get("data")
+    own = [file_of(name) for name in [*names_in(train), *([data] if is_own_data(data) else [])]]
+    train["code"] = Options({file: code[file] for file in own} if code else {})
     return made[text], TrainConfig(**train)
 
 
@@ -123,9 +135,8 @@ def identity(
     file to start from counts by its content, wherever it lies, and so does a file of own code.
     """
     start = {"init_from": f"sha256:{init_sha256}"} if init_sha256 else {}
-    hashes = {file: f"sha256:{digest(source)}" for file, source in config.code.items()}
     return {
-        "model": _not_default(config) | ({"code": hashes} if hashes else {}),
+        "model": _not_default(config),
         "train": _not_default(train) | start,
         "data": data,
         "model_version": MODEL_VERSION,
@@ -152,7 +163,9 @@ def content_hash(value: Any) -> str:
 
 
 def _not_default(config: PosMLPConfig | TrainConfig) -> dict[str, Any]:
-    return {k: v for k, v in config.to_dict().items() if not _at_default(config, k)}
+    found = {k: v for k, v in config.to_dict().items() if not _at_default(config, k)}
+    hashes = {file: f"sha256:{digest(source)}" for file, source in config.code.items()}
+    return found | ({"code": hashes} if hashes else {})
 
 
 def _at_default(config: PosMLPConfig | TrainConfig, name: str) -> bool:

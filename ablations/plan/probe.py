@@ -25,12 +25,13 @@ from ablations.grid.settings import content_hash
 from ablations.store.files import read_json, write_json
 from ablations.store.shapes import PROBE
 from posmlp.data.user_cache import CACHE_GIB, cache_folder
+from posmlp.own.code import trust
 from posmlp.shapes import fault
 
 if TYPE_CHECKING:
     import torch
 
-    from posmlp.data.sources import ClipSource, GeneratedClips, VideoClips
+    from posmlp.data.sources import ClipSource, HeldClips, VideoClips
 
 NUM_STEPS = 3
 NUM_EVALUATED = 64
@@ -120,6 +121,7 @@ def main() -> None:
     os.dup2(2, 1)
     data = _OpenedData(cache_gib)
     for cell in cells:
+        trust(cell.code.values())  # by who named it, in the process that asks
         try:
             found: dict[str, Any] | None = asdict(_probed(cell, torch.device(device), data))
         except Exception:  # what cannot be probed has no prediction, and says why when it is run
@@ -134,7 +136,7 @@ class _OpenedData:
     def __init__(self, cache_gib: float) -> None:
         self._cache_gib = cache_gib
         self._of: Any = None
-        self._sources: list[VideoClips | GeneratedClips] = []
+        self._sources: list[VideoClips | HeldClips] = []
         self._seconds = 0.0
 
     def of(self, cell: Cell) -> tuple[list[ClipSource], float]:

@@ -58,7 +58,8 @@ def publish(
     for name in (CURVES, GRID, CELLS):  # the last says which curves are its own
         write_durably(target.root / name, packed[name])
     for cell in cells.values():  # copies of the user's own files, which the grid names
-        write_code(target.root, cell["model"].get("code", {}))
+        for part in ("model", "train"):
+            write_code(target.root, cell[part].get("code", {}))
     shutil.rmtree(target.root / "cells", ignore_errors=True)  # models of an earlier version
     if models == "first":
         for cell in plan["cells"]:

@@ -16,6 +16,7 @@ from posmlp.data.datasets import VideoClips
 from posmlp.data.digits.moving_digits import MovingDigits, RenderedClips
 from posmlp.data.digits.synthetic import TRUTH_FILE, load_truth
 from posmlp.data.sources import HeldClips, open_clips
+from posmlp.own.names import is_own_data
 from posmlp.train.run_folder import read_config
 
 
@@ -113,7 +114,7 @@ def _maker(stored: dict[str, Any], run: Path) -> MovingDigits | None:
 def _found(source: str, run: Path) -> str:
     """The source as it can be opened from here: a folder that is not is sought above the run."""
     layout, colon, folder = source.rpartition(":")
-    if not folder or Path(folder).exists():
+    if is_own_data(source) or not folder or Path(folder).exists():
         return source
     places = (above / folder for above in (run.resolve(), *run.resolve().parents))
     return layout + colon + str(next((place for place in places if place.exists()), folder))

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from posmlp.config import TrainConfig
 from posmlp.data.mirror import mirror_of
+from posmlp.own.code import called
 
 MEAN, STD = 0.45, 0.225  # of pixels in 0..1, all channels; the released models' normalisation
 ERASED_AREA = (0.02, 1 / 3)  # of a frame; released
@@ -34,7 +35,7 @@ def normalise(clips: Tensor) -> Tensor:
 class Augmentation:
     """What a training configuration does to a batch before the model sees it.
 
-    RandAugment, normalisation, brightness, shift, horizontal flip, random erasing, then mixup or
+    The user's own function, RandAugment, normalisation, brightness, shift, flip, erasing, mixup or
     cutmix. Source: the released loaders, in their order, but that they have no brightness and no
     shift, and that RandAugment sees the crop instead of the whole frame, and interpolates linearly
     instead of cubically. Raises ValueError if clips of these classes cannot be flipped as asked, or
@@ -52,7 +53,7 @@ class Augmentation:
     def is_plain(self) -> bool:
         """Whether clips are normalised and nothing else."""
         train = self.train
-        others = train.rand_ops or train.erase or train.shift or train.brightness
+        others = train.augment or train.rand_ops or train.erase or train.shift or train.brightness
         return train.flip == "none" and not (others or self.mixes)
 
     def __call__(
@@ -68,6 +69,9 @@ class Augmentation:
         """
         if self.is_plain:
             return normalise(clips), labels
+        if self.train.augment:
+            changed = [own_augmented(self.train, c, r) for c, r in zip(clips, rngs, strict=True)]
+            clips = torch.stack(changed)
         if self.randaugment is not None:
             clips = torch.stack(
                 [self._rand_augment(c, r) for c, r in zip(clips, rngs, strict=True)]
@@ -104,6 +108,15 @@ class Augmentation:
         if labels.dim() == 2:  # a mirror image's mirror image is itself
             return x, torch.where(flipped[:, None], labels[:, self.mirrored], labels)
         return x, torch.where(flipped, self.mirrored[labels], labels)
+
+
+def own_augmented(train: TrainConfig, clip: Tensor, rng: np.random.Generator) -> Tensor:
+    """A clip (T, H, W, 3) uint8 as the user's function changes it. Raises ValueError."""
+    found = called(train.augment, train.code, {}, clip, rng)
+    wanted = tuple(clip.shape), clip.dtype
+    if (said := (tuple(getattr(found, "shape", ())), getattr(found, "dtype", None))) != wanted:
+        raise ValueError(f"{train.augment} gives {said} for a clip {wanted}; give the same")
+    return found
 
 
 def _mirrored_labels(flip: str, classes: Sequence[str]) -> Tensor | None:

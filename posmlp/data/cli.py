@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from posmlp.data.time_need import Train
 
-DATA_HELP = "moving-digits[:difficulty], a folder of videos, or LAYOUT:FOLDER"
+DATA_HELP = "moving-digits[:difficulty], a folder of videos, LAYOUT:FOLDER, or file.py:Class"
 NUM_PROBLEMS = 20  # that `check` shows; the list holds all
 Configs = Callable[[str, Sequence[str]], tuple[PosMLPConfig, TrainConfig]]
 

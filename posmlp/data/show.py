@@ -17,7 +17,7 @@ from torch import Tensor
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.augment import MEAN, STD, Augmentation
 from posmlp.data.sampling import by_turns
-from posmlp.data.sources import ClipSource, open_clips
+from posmlp.data.sources import ClipSource, open_clips, with_own
 
 SIDE, MARGIN, WORDS = 96, 8, 18  # pixels: of a frame at least, around all, and of a line of words
 MOST_FRAMES = 8  # of a clip that are shown, evenly spaced
@@ -41,6 +41,7 @@ def show_data(
         raise ValueError(f"--clips {num_clips} must be at least 1: that many are shown")
     if seed < 0:
         raise ValueError(f"--seed {seed} must be a whole number of at least 0")
+    data, train = with_own(data, train)
     source = open_clips(data, "train", config, train=train, num_workers=num_workers, cache_gib=0.0)
     try:
         rng = np.random.default_rng(seed)

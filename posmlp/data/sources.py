@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import reprlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -25,14 +25,16 @@ from posmlp.data.digits.catalogue import DIFFICULTIES
 from posmlp.data.digits.moving_digits import MovingDigits, RenderedClips
 from posmlp.data.files.pool import DecodePool
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
+from posmlp.own.code import called, file_of, thing, told
+from posmlp.own.names import Options, is_own_data, short
 
 MOST_ON_GPU = 2 * 2**30
 """Bytes of clips that are held in a GPU's memory; more stay in the machine's."""
 
 
-def check_source(source: object) -> None:
-    """Raise ValueError unless an object has the parts of a `ClipSource` that are always read."""
-    parts = ("name", "classes", "labels", "reverse_of", "batches", "__len__")
+def check_source(source: object, *more: str) -> None:
+    """Raise ValueError unless an object has what is always read of a `ClipSource`, and `more`."""
+    parts = ("name", "classes", "labels", "reverse_of", "batches", "__len__", *more)
     if missing := [part for part in parts if not hasattr(source, part)]:
         raise ValueError(
             f"data={reprlib.repr(source)} is no source of clips, as it has no {missing[0]!r}; give "
@@ -141,6 +143,60 @@ class GeneratedClips(HeldClips):
         self.kept = {"where": "memory", "why": "they are rendered, not decoded"}
 
 
+def with_own(data: str, train: TrainConfig) -> tuple[str, TrainConfig]:
+    """A name of own data in its short form, and a training that has its source; others as given."""
+    if not is_own_data(data):
+        return data, train
+    code = dict(train.code)
+    name = short(data, code, known=tuple(code))
+    return name, replace(train, code=Options(code))
+
+
+def own_classes(name: str, code: Mapping[str, str]) -> tuple[str, ...]:
+    """The classes of own data, which its class has as `classes`. Raises ValueError."""
+    if file_of(name) not in code:
+        raise ValueError(
+            f"data={name!r} comes without the source of its file; name it in `fit`, in a grid or "
+            "on the command line, which read it, or give the source of clips itself"
+        )
+    found = getattr(thing(name, code), "classes", ())
+    if isinstance(found, str) or not found or not all(isinstance(each, str) for each in found):
+        raise ValueError(f"{name} has classes={found!r}; write their names: classes = ('a', 'b')")
+    return tuple(found)
+
+
+def open_own(
+    name: str, split: str, num_frames: int, side: int, code: Mapping[str, str]
+) -> HeldClips:
+    """`Clips(split, num_frames, image_size)` of the user's file: what it holds, or itself.
+
+    It has `labels` (n,), and `clips` (n, T, S, S, 3) uint8 or else all of `ClipSource` and `close`.
+    Raises ValueError that names it where it does not.
+    """
+    classes = own_classes(name, code)
+    source = called(name, code, {}, split, num_frames, side)
+    try:
+        if hasattr(source, "clips"):
+            clips, labels = torch.as_tensor(source.clips), torch.as_tensor(source.labels).long()
+            reverse_of, about = getattr(source, "reverse_of", None), {"num_clips": len(labels)}
+            source = HeldClips(name, classes, labels, reverse_of, clips, about)
+        check_source(source, "describe", "close")
+        (first,) = source.batches([torch.arange(1)])
+        fits = first.shape == (1, num_frames, side, side, 3) and first.dtype == torch.uint8
+        known = source.labels.shape == (len(source),) and source.labels.max() < len(classes)
+    except Exception as error:
+        raise ValueError(
+            f"{name} gives no clips of {split}: {told(error, file_of(name))}"
+        ) from error
+    if not fits or not known or source.labels.min() < 0:
+        raise ValueError(
+            f"{name} gives clips {tuple(first.shape)} {first.dtype} and labels "
+            f"{tuple(source.labels.shape)} of {split}; it must give (1, {num_frames}, {side}, "
+            f"{side}, 3) torch.uint8, and for each clip a label from 0 to {len(classes) - 1}"
+        )
+    return cast(HeldClips, source)
+
+
 def open_clips(
     data: str,
     split: str,
@@ -150,17 +206,21 @@ def open_clips(
     num_workers: int = NUM_WORKERS,
     cache_gib: float = CACHE_GIB,
     pool: DecodePool | None = None,
-) -> VideoClips | GeneratedClips:
+) -> VideoClips | HeldClips:
     """The clips that `data` names, at the frames and size that `config` takes.
 
     `split`: train, val or test. `moving-digits` or `moving-digits:DIFFICULTY` are generated, as
-    many as `train` says (val and test clips in exactly reversed pairs); anything else is a folder
+    many as `train` says (val and test clips in exactly reversed pairs); `file.py:Clips` is your own
+    code, whose source `train` has; anything else is a folder
     of videos, `ROOT` or `LAYOUT:ROOT`, of which decoded frames are kept as `VideoClips.open` says.
     `pool`: decoding workers that several splits share, in place of `num_workers` for this one.
     Close what is returned when done: it may hold decoding processes.
     Raises ValueError or VideoError, naming the value and the mend.
     """
     side = config.side  # or ValueError, before anything is looked for
+    if is_own_data(data):
+        one_of(split, ("train", "val", "test"), "split")
+        return open_own(data, split, config.num_frames, side, train.code)
     if data.split(":")[0] == MovingDigits.name:
         difficulty = data.partition(":")[2] or "medium"
         one_of(difficulty, DIFFICULTIES, "difficulty")

@@ -79,8 +79,8 @@ def thing(name: str, code: Mapping[str, str]) -> Any:
         made = ((k, getattr(v, "__module__", "")) for k, v in vars(module).items())
         names = [k for k, home in made if home == module.__name__]
         if not names:
-            raise ValueError(f"{file} has no class {wanted!r}, nor any other; write it there")
-        one_of(wanted, names, f"class of {file},")
+            raise ValueError(f"{file} has no class or function; write {wanted!r} there")
+        one_of(wanted, names, f"class or function of {file},")
     return found
 
 
@@ -114,15 +114,25 @@ def told(error: BaseException, file: str) -> str:
 def called(name: str, code: Mapping[str, str], options: Mapping[str, Any], *given: Any) -> Any:
     """`Thing(*given, **options)`. Raises ValueError that names file, class and signature."""
     made = thing(name, code)
-    asked = ", ".join([*map(repr, given), *(f"{k}={v!r}" for k, v in options.items())])
     signature = inspect.signature(made)
     try:
         signature.bind(*given, **options)
     except TypeError as error:
         raise ValueError(
-            f"{name} takes {signature}, not ({asked}): {error}; mend its __init__, or the options"
+            f"{name} takes {signature}, not {_asked(given, options)}: {error}; mend its def or "
+            "__init__, or the options"
         ) from error
     try:
         return made(*given, **options)
     except Exception as error:
-        raise ValueError(f"{name}({asked}) fails: {told(error, file_of(name))}") from error
+        asked = _asked(given, options)
+        raise ValueError(f"{name}{asked} fails: {told(error, file_of(name))}") from error
+
+
+def _asked(given: Iterable[Any], options: Mapping[str, Any]) -> str:
+    """Arguments in words; of a tensor its shape."""
+    words = [
+        f"a tensor {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
+        for value in given
+    ]
+    return f"({', '.join([*words, *(f'{k}={v!r}' for k, v in options.items())])})"

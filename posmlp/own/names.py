@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from posmlp.config_checks import BRANCHES, is_own, one_of
+from posmlp.config_checks import BRANCHES, SCORES, is_own, one_of
 from posmlp.own.code import digest, file_of, trust
+
+OF_MODEL, OF_TRAINING = ("gate", "model", "branches"), ("augment", "metrics")
+"""Fields of the two configurations that may name own code; a training's `data` may, too."""
 
 
 class Options(dict[str, Any]):
@@ -27,11 +30,26 @@ class Options(dict[str, Any]):
 NONE = Options()
 
 
+def is_own_data(data: object) -> TypeGuard[str]:
+    """Whether `data` names own code, `file.py:Clips`, and not videos, as `LAYOUT:FOLDER` does."""
+    return isinstance(data, str) and file_of(data).endswith(".py")
+
+
 def names_in(values: Mapping[str, Any]) -> list[str]:
-    """The own things that a model's settings name: a gate, a whole model, branches."""
-    branches = values.get("branches") or {}
-    named = (values.get("gate"), values.get("model"), *dict(branches).values())
-    return list(dict.fromkeys(name for name in named if is_own(name)))
+    """The own things that the settings of a model or a training name."""
+    found: list[str] = []
+    for key in (*OF_MODEL, *OF_TRAINING):
+        each_name(found.append, values.get(key))
+    return list(dict.fromkeys(found))
+
+
+def each_name(change: Callable[[str], Any], value: Any) -> Any:
+    """A setting's value, in which each name of own code is changed; lists become tuples."""
+    if isinstance(value, dict):
+        return Options({key: each_name(change, each) for key, each in value.items()})
+    if isinstance(value, list | tuple):
+        return tuple(each_name(change, each) for each in value)
+    return change(value) if is_own(value) else value
 
 
 def shown(source: str | None) -> str | None:
@@ -74,33 +92,34 @@ def read(name: str, folder: str | Path = ".") -> tuple[str, str]:
 
 
 def beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A model's settings of a file in `folder`, whose own files are looked for there at first."""
+    """The settings of a file in `folder`, whose own files are looked for there at first."""
 
-    def found(name: Any) -> Any:
-        there = is_own(name) and (folder / file_of(name)).is_file()
-        return str(folder / name) if there else name
+    def found(name: str) -> str:
+        return str(folder / name) if (folder / file_of(name)).is_file() else name
 
-    near = {key: found(value) for key, value in values.items() if key in ("gate", "model")}
-    if isinstance(values.get("branches"), dict):
-        near["branches"] = {key: found(name) for key, name in values["branches"].items()}
-    return values | near
+    own = {*OF_MODEL, *OF_TRAINING} & {*values}
+    return values | {key: each_name(found, values[key]) for key in own}
 
 
 def short(
-    name: Any, code: dict[str, str], folder: str | Path = ".", known: Collection[str] = ()
+    value: Any, code: dict[str, str], folder: str | Path = ".", known: Collection[str] = ()
 ) -> Any:
     """A value with its own names in their short form, whose sources are put into `code`.
 
     Files that are `known` stand there already. Raises ValueError where two files have one name.
     """
-    if isinstance(name, dict):
-        return Options({key: short(each, code, folder, known) for key, each in name.items()})
-    if not is_own(name) or file_of(name) in known:
-        return name
-    found, source = read(name, folder)
-    if code.setdefault(file_of(found), source) != source:
-        raise ValueError(f"{name!r}: two files are called {file_of(found)}; rename one of them")
-    return found
+
+    def found(name: str) -> str:
+        if file_of(name) in known:
+            return name
+        short_name, source = read(name, folder)
+        if code.setdefault(file_of(short_name), source) != source:
+            raise ValueError(
+                f"{name!r}: two files are called {file_of(short_name)}; rename one of them"
+            )
+        return short_name
+
+    return each_name(found, value)
 
 
 def in_one_form(config: Any) -> dict[str, Any]:
@@ -112,9 +131,9 @@ def in_one_form(config: Any) -> dict[str, Any]:
     named = {"gate": config.gate, "model": config.model, "branches": found["branches"]}
     known = {file: found["code"].get(file) for file in map(file_of, names_in(named))}
     code = {file: source for file, source in known.items() if source is not None}
-    for name, value in named.items():
-        found[name] = short(value, code, known=tuple(code))
+    found |= {name: short(value, code, known=tuple(code)) for name, value in named.items()}
     _check_uses(found)
+    _check_files(found["code"])
     in_use = re.findall(r"\w+", str(config.layout))
     found["branches"] = Options({k: v for k, v in found["branches"].items() if k in in_use})
     in_use = sorted({file_of(name) for name in names_in(found)})
@@ -123,6 +142,23 @@ def in_one_form(config: Any) -> dict[str, Any]:
 
 
 _MAPPINGS = ("gate_options", "model_options", "branches", "code")
+
+
+def training_in_one_form(train: Any) -> dict[str, Any]:
+    """The same of a training config, whose `code` may have the file of its data, too."""
+    code: dict[str, str] = dict(_plain("code", train.code))
+    given = train.metrics
+    metrics = tuple(given) if isinstance(given, list | tuple) else (given,)
+    for key, named in (("metrics", metrics), ("augment", (train.augment,) * (train.augment != ""))):
+        if wrong := [name for name in named if not is_own(name)]:
+            raise ValueError(f"{key}={wrong[0]!r} must name your function, as file.py:function")
+    found = {"augment": short(train.augment, code, known=tuple(code))}
+    found["metrics"] = short(metrics, code, known=tuple(code))
+    columns = [name.rpartition(":")[2] for name in found["metrics"]]
+    if taken := [name for name in columns if name in SCORES or columns.count(name) > 1]:
+        raise ValueError(f"metrics: there is another score {taken[0]!r}; rename your function")
+    _check_files(code)
+    return found | {"code": Options(code)}
 
 
 def _plain(name: str, value: Any) -> Options:
@@ -138,7 +174,7 @@ def _plain(name: str, value: Any) -> Options:
 
 
 def _check_uses(found: Mapping[str, Any]) -> None:
-    gate, model, code = found["gate"], found["model"], found["code"]
+    gate, model = found["gate"], found["model"]
     for key, name in (("gate", gate), ("model", model)):
         if isinstance(name, str) and name.endswith(".py"):
             raise ValueError(f"{key}={name!r} names no class; write {name}:CLASS")
@@ -155,6 +191,9 @@ def _check_uses(found: Mapping[str, Any]) -> None:
                 f"branches={{{branch!r}: {name!r}}} must name file.py:Class by capital letters "
                 f"other than {', '.join(BRANCHES)}, for example {{R: my_branches.py:Recurrent}}"
             )
+
+
+def _check_files(code: Iterable[str]) -> None:
     for file in code:
         if Path(file).name != file or not file.endswith(".py"):
             raise ValueError(f"code has {file!r}, which is no plain name of a Python file")

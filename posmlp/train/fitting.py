@@ -17,20 +17,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
+import numpy as np
 import torch
 
 from posmlp.checkpoint import said_of_start
 from posmlp.config import PosMLPConfig, TrainConfig
+from posmlp.data.augment import own_augmented
 from posmlp.data.check.survey import tell
 from posmlp.data.datasets import VideoClips
 from posmlp.data.files.pool import DecodePool
 from posmlp.data.layouts.listing import SplitMissing
 from posmlp.data.sources import (
     ClipSource,
-    GeneratedClips,
     HeldClips,
     check_source,
     open_clips,
+    with_own,
 )
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 from posmlp.parts.own_parts import check as check_own
@@ -47,6 +49,7 @@ from posmlp.train.execution import (
 from posmlp.train.logs import Log, log_of
 from posmlp.train.loop import Splits, Training
 from posmlp.train.run_folder import RunFolder
+from posmlp.train.scoring import own_scores
 from posmlp.train.variants import Variants, checked_seeds, members, of_fold
 
 P = ParamSpec("P")
@@ -94,7 +97,7 @@ def fit(
     """Train a model at each seed and return its history, a dict an epoch and member.
 
     `config`: a preset, by name or as it is, takes the data's number of classes.
-    `data`: what `open_clips` takes (`moving-digits[:difficulty]` or a folder of videos), or sources
+    `data`: what `open_clips` takes (moving-digits, videos, `file.py:Clips`), or sources
     (train, val, test), or a pair (train, test), of which nothing is chosen. Val clips are scored
     every epoch, test clips once, with the weights that are kept. `out`: a run folder; a run that
     was interrupted goes on there, and one that is complete returns its stored history. Seeds train
@@ -125,10 +128,12 @@ def fit(
     trains. With `out`, Ctrl-C, SIGTERM and SIGUSR1 store the middle of the epoch (`stopping.py`).
     """
     config, train = resolve(config), train or TrainConfig()
+    if isinstance(data, str | Path):
+        data, train = with_own(str(data), train)
     whole_seeds = checked_seeds(seeds)
     members(config, train, whole_seeds, variants)  # or ValueError, before any clip is read
     check_own(config)
-    data = str(data) if isinstance(data, Path) else data
+    check_own_training(config, train)
     if train.folds:
         data = of_fold(data, train.folds, whole_seeds)
     if not isinstance(data, str):
@@ -143,7 +148,7 @@ def fit(
     device = usable_device(device)
     team, device = join(device)
     prepare = preparation(team, checkpoint_activations, compiled)
-    opened: list[VideoClips | GeneratedClips] = []
+    opened: list[VideoClips | HeldClips] = []
     try:
         if isinstance(data, str):
             opened = open_splits(data, config, train, num_workers, cache_gib)
@@ -174,7 +179,8 @@ def fit(
                 if team.is_first:
                     in_use.enter_context(folder.alone())
                     names = Splits._fields if clips.val is not None else ("train", "test")
-                    kept = {split: c.kept for split, c in zip(names, opened, strict=False)}
+                    each = zip(names, opened, strict=False)
+                    kept = {split: getattr(source, "kept", None) for split, source in each}
                     how = {
                         "micro_batches": micro_batches,
                         "precision": "bfloat16" if training.autocast else "float32",
@@ -191,19 +197,31 @@ def fit(
             source.close()
 
 
+@functools.lru_cache(maxsize=256)
+def check_own_training(config: PosMLPConfig, train: TrainConfig) -> None:
+    """Raise ValueError unless the user's own metrics and augmentation take what they are given."""
+    if train.metrics:
+        labels = torch.arange(4 * config.num_classes) % config.num_classes
+        logits = torch.randn(len(labels), config.num_classes, generator=torch.Generator())
+        own_scores(train, logits, labels)
+    if train.augment:
+        clip = torch.zeros(config.num_frames, *config.size, 3, dtype=torch.uint8)
+        own_augmented(train, clip, np.random.default_rng(0))
+
+
 def open_splits(
     data: str,
     config: PosMLPConfig,
     train: TrainConfig,
     num_workers: int = NUM_WORKERS,
     cache_gib: float = CACHE_GIB,
-) -> list[VideoClips | GeneratedClips]:
+) -> list[VideoClips | HeldClips]:
     """The clips of train, val and test that `data` names; close them when done.
 
     They share the decoding workers, which end here where nothing is decoded again. A data set that
     is too small for val clips has none, and that is said. Raises what `open_clips` does.
     """
-    opened: list[VideoClips | GeneratedClips] = []
+    opened: list[VideoClips | HeldClips] = []
     with ExitStack() as closing:
         pool = closing.enter_context(DecodePool(num_workers))
         for split in Splits._fields:

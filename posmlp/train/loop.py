@@ -298,7 +298,7 @@ class Training:
                 scores = [{f"val_{k}": v for k, v in each.items()} for each in found]
                 if self.best is not None:
                     self.best.update(epoch, found)
-        unseen = dict.fromkeys(metric_names(self.clips.test), math.nan)
+        unseen = dict.fromkeys(metric_names(self.clips.test, self.train), math.nan)
         tested = [unseen] * len(self.members)
         if epoch == self.train.epochs:
             with self._kept():
@@ -322,9 +322,10 @@ class Training:
                 print(where, file=sys.stderr)
 
     def _score(self, clips: ClipSource) -> list[dict[str, float]]:
-        """`metrics` of each member."""
+        """Scores of each member."""
         batch_size = math.ceil(EVALUATION_BATCH / self.micro_batches)
-        return score(self.population, clips, batch_size, self.team, autocast=self.autocast)
+        how = self.train, batch_size, self.team
+        return score(self.population, clips, *how, autocast=self.autocast)
 
     def _averaged(self) -> AbstractContextManager[None]:
         """Within this the population has the weights of now that are scored."""

@@ -2,7 +2,7 @@
 
 RUN/config.json              model, training, data and seeds
 RUN/environment.json         versions, device, machine and commit
-RUN/my_gates.py              copies of the user's own files, if the model names some; what is run is
+RUN/my_gates.py              copies of the user's own files, if some are named; what is run is
                              in config.json and in the model files
 RUN/metrics.csv              a row an epoch and seed (and variant, where there are some): val_* are
                              scored every epoch, test_* once, in the last one's row
@@ -104,7 +104,8 @@ class RunFolder:
         """Write what is to be trained, and where; `computed` is how, which tells no run apart."""
         with self.keeping():
             if not self._begun:
-                write_code(self.root, self._config["model"].get("code", {}))
+                for part in ("model", "train"):
+                    write_code(self.root, self._config[part].get("code", {}))
                 write_json(self.root / "config.json", self._config)
             write_json(self.root / "environment.json", environment(device) | (computed or {}))
 

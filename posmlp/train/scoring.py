@@ -22,6 +22,7 @@ from posmlp.data.sampling import check_views
 from posmlp.data.sources import ClipSource, check_source, open_clips
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 from posmlp.model import PosMLPVideo
+from posmlp.own.code import called
 from posmlp.train.distributed import ALONE, Team
 from posmlp.train.execution import beside_others, in_bfloat16, kept_memory, quick_inference
 from posmlp.train.population import Population
@@ -75,11 +76,13 @@ def predict(
         return team.gather(total / (num_views * num_crops), dim=-2)
 
 
-def metric_names(clips: ClipSource) -> list[str]:
-    """What `metrics` gives for a source's clips."""
+def metric_names(clips: ClipSource, train: TrainConfig) -> list[str]:
+    """What `metrics` and `own_scores` give for a source's clips."""
+    own = [name.rpartition(":")[2] for name in train.metrics]
     if clips.labels.dim() == 2:
-        return ["top1", "top5", "loss", "map"]
-    return ["top1", "top5", "loss", *(["within_pair"] if clips.reverse_of is not None else [])]
+        return ["top1", "top5", "loss", "map", *own]
+    pairs = ["within_pair"] if clips.reverse_of is not None else []
+    return ["top1", "top5", "loss", *pairs, *own]
 
 
 def metrics(logits: Tensor, labels: Tensor, reverse_of: Tensor | None = None) -> dict[str, float]:
@@ -125,17 +128,36 @@ def average_precisions(logits: Tensor, labels: Tensor) -> list[float | None]:
     return [float(average_precision_score(y, x)) if y.any() else None for y, x in columns]
 
 
+def own_scores(train: TrainConfig, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """The user's own metrics of logits (N, K) and labels, by their functions' names.
+
+    Raises ValueError for one that fails or gives no number.
+    """
+    found = {}
+    for name in train.metrics:
+        value = called(name, train.code, {}, logits, labels)
+        try:
+            found[name.rpartition(":")[2]] = float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{name} gives {value!r}; it must give a number") from error
+    return found
+
+
 def score(
     population: Population,
     clips: ClipSource,
+    train: TrainConfig,
     batch_size: int = EVALUATION_BATCH,
     team: Team = ALONE,
     *,
     autocast: bool = False,
 ) -> list[dict[str, float]]:
-    """`metrics` of each seed on every clip of a source, one view each; `predict`'s `autocast`."""
+    """`metrics` and `own_scores` of each seed, one view a clip; `autocast` as in `predict`."""
     logits = predict(population, clips, batch_size=batch_size, team=team, autocast=autocast)
-    return [metrics(each, clips.labels, clips.reverse_of) for each in logits]
+    return [
+        metrics(each, clips.labels, clips.reverse_of) | own_scores(train, each, clips.labels)
+        for each in logits
+    ]
 
 
 @beside_others()
@@ -222,7 +244,8 @@ def evaluate(
         classes=classes,
         device=device,
     )
-    return metrics(logits, source.labels, source.reverse_of)
+    found = metrics(logits, source.labels, source.reverse_of)
+    return found | (own_scores(train, logits, source.labels) if train else {})
 
 
 def _check_classes(model: PosMLPVideo, source: ClipSource, classes: Sequence[str] | None) -> None:

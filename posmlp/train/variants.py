@@ -15,6 +15,7 @@ from typing import Any, SupportsIndex
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.config_checks import one_of
 from posmlp.data.digits.catalogue import MOVING_DIGITS
+from posmlp.own.names import is_own_data
 
 MODEL_VALUES = ("drop_path", "init")
 TRAIN_VALUES = (
@@ -91,7 +92,7 @@ def of_fold(data: Any, folds: int, seeds: Sequence[int]) -> str:
 
     Raises ValueError for data that are no folder, and for seeds of several folds.
     """
-    if not isinstance(data, str) or data.split(":")[0] == MOVING_DIGITS:
+    if not isinstance(data, str) or data.split(":")[0] == MOVING_DIGITS or is_own_data(data):
         raise ValueError(f"folds={folds} are of a folder's videos; {reprlib.repr(data)} has none")
     own = sorted({seed % folds for seed in seeds})
     if len(own) > 1:

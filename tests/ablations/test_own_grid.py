@@ -45,6 +45,18 @@ class Peer(nn.Linear):
     def forward(self, clips):
         return super().forward(clips.mean((2, 3, 4)))
 """
+MINE = """import torch
+class Bars:
+    classes = ("dark", "light")
+    def __init__(self, split, num_frames, image_size):
+        self.labels = torch.arange(32) % 2
+        shape = (num_frames, image_size, image_size, 3)
+        self.clips = torch.stack([torch.full(shape, 9 + 99 * i) for i in self.labels]).byte()
+def sureness(logits, labels):
+    return logits.softmax(-1).max(-1).values.mean()
+def darker(clip, rng):
+    return clip // int(rng.integers(1, 9))
+"""
 NAME = "my_gates.py:Mine"
 PEERS = Path(__file__).parents[2] / "ablations/grids/peers.yaml"
 
@@ -53,6 +65,7 @@ PEERS = Path(__file__).parents[2] / "ablations/grids/peers.yaml"
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with the gate, in a process that trusts no code."""
     (tmp_path / "my_gates.py").write_text(GATE)
+    (tmp_path / "mine.py").write_text(MINE)
     monkeypatch.setattr(code, "_TRUSTED", set())
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -67,14 +80,16 @@ def ids(grid: Grid) -> list[str]:
     return [cell.id for cell in grid.cells]
 
 
-def test_own_gate_goes_from_a_file_to_the_report(
+def test_own_gate_data_metric_and_augmentation_go_from_files_to_the_report(
     folder: Path, capsys: pytest.CaptureFixture[str], unrendered: None
 ) -> None:
     path, out = folder / "there/grid.yaml", folder / "out"
     path.parent.mkdir()
     gates = {"gate": ["lrpe", "dense", f"../{NAME}"]}
     expected = {"expect": [{"gate": f"../{NAME}", "verdict": "worse"}]}
-    path.write_text(json.dumps(grid_of(train={"epochs": 20}) | {"axes": gates} | expected))
+    expected |= {"metrics": ["../mine.py:sureness"], "metric": ["test_sureness", "test_top1"]}
+    base = {"data": "../mine.py:Bars", "train": {"epochs": 20, "augment": "../mine.py:darker"}}
+    path.write_text(json.dumps(grid_of(**base) | {"axes": gates} | expected))
     words = [sys.executable, "-m", "ablations.cli", "run", str(path), "--out", str(out)]
     runner = subprocess.Popen([*words, "--workers", "2", "--device", "cpu", "--quiet"])
     mine = read_grid(path).cells[2]
@@ -85,6 +100,7 @@ def test_own_gate_goes_from_a_file_to_the_report(
     table = run(path, out, workers=2, device="cpu", progress=False)  # goes on in the middle
     assert table.status.tolist() == ["done"] * 3
     assert table.gate.tolist() == ["lrpe", "dense", NAME]
+    assert table.test_sureness.between(0.5, 1).all()
     assert (begun / "my_gates.py").read_text() == (out / "my_gates.py").read_text() == GATE
     code._TRUSTED.clear()
     assert cli.main(["repeat", str(out), mine.id, "--seed", "0"]) == 2
@@ -92,7 +108,10 @@ def test_own_gate_goes_from_a_file_to_the_report(
     assert cli.main(["repeat", str(out), mine.id, "--seed", "0", "--trust-code"]) == 0
     assert "the same to the last bit" in capsys.readouterr().out
     assert cli.main(["report", str(out), "--trust-code"]) == 0
-    assert "learned temporal bias" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "learned temporal bias" in page
+    assert "sureness on test clips" in page
+    assert (out / "mine.py").read_text() == (begun / "mine.py").read_text() == MINE
     assert cli.main(["publish", str(out), "kept"]) == 0
     assert ids(read_grid("kept/grid.yaml")) == table.id.tolist()
     code._TRUSTED.clear()
@@ -120,6 +139,11 @@ def test_source_is_in_the_id_and_its_place_is_not(folder: Path) -> None:
     assert read_grid({"base": mine.to_dict()}).cells[0].config == mine
     (at / "my_gates.py").write_text(GATE + "# another\n")
     edited = ids(read_grid(at / "grid.yaml"))
+    own = [grid_of(data="mine.py:Bars"), grid_of() | {"metrics": ["mine.py:sureness"]}]
+    before_edit = [ids(read_grid(each)) for each in own]
+    assert not set(before).intersection(*before_edit)
+    (folder / "mine.py").write_text(MINE + "# another\n")
+    assert all(not {*ids(read_grid(e))} & {*b} for e, b in zip(own, before_edit, strict=True))
     assert [a == b for a, b in zip(edited, before, strict=True)] == [True, True, False]
     both = grid | {"axes": {"gate": [NAME, "elsewhere/my_gates.py:Mine"]}}
     with pytest.raises(ValueError, match=r"grid:\d+:\d+: .*two files are called my_gates.py"):
@@ -144,6 +168,8 @@ def test_own_gate_is_matched_and_a_whole_model_is_a_cell(folder: Path) -> None:
         ({"gate_options": {"stop": 1}}, NAME, r"cell .* is impossible: .*start=0.0.*'stop'"),
         ({"gate_options": 3}, NAME, r"grid:\d+:\d+: gate_options=3 must be a mapping"),
         ({"code": {"my_gates.py": "0"}}, NAME, "code holds not what my_gates.py does"),
+        ({"data": "mine.py:Bar"}, NAME, r"cell .* is impossible: .*'Bar'.*Did you mean 'Bars'"),
+        ({"train": {"metrics": "mine.py:sureness"}}, NAME, r"metrics=.* must be a list"),
     ],
 )
 def test_grid_says_where_an_own_gate_cannot_be(base: dict[str, Any], gate: str, told: str) -> None:

@@ -587,7 +587,7 @@ LOGS = {
     "my_log": r"must be tensorboard, file\.py:function or module:function",
     "none_such.py:log": r"there is none at none_such\.py",
     "none_such:log": r"there is none at none_such\.py",
-    "my_log.py:nothing": r"class of my_log\.py, 'nothing'\. Use one of: log",
+    "my_log.py:nothing": r"function of my_log\.py, 'nothing'\. Use one of: log",
     "broken.py:log": r"broken\.py cannot be imported: SyntaxError.*\(line 1\)",
 }
 
