@@ -66,12 +66,12 @@ def configs(
     if is_own_data(data):
         from posmlp.data.sources import own_classes
 
-        name, source = read(data)
-        values.setdefault("num_classes", len(own_classes(name, {file_of(name): source})))
+        name, text = read(data)
+        values.setdefault("num_classes", len(own_classes(name, {file_of(name): text})))
     elif data is not None and (":" in data or Path(data).exists()) and not _is_generated(data):
         values.setdefault("num_classes", len(list_videos(data, "train").classes))
     model = resolve(source, **{k: v for k, v in values.items() if k in model_keys})
-    return model, TrainConfig.from_dict({k: v for k, v in values.items() if k in train_keys})
+    return model, TrainConfig(**{k: v for k, v in values.items() if k in train_keys})
 
 
 def recipes() -> list[str]:

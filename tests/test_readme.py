@@ -23,6 +23,7 @@ from ablations.grid.grid import read_grid
 from posmlp.data.layouts.layouts import LAYOUTS
 from posmlp.parts.own_parts import check as check_own
 from posmlp.settings import RECIPES, configs
+from posmlp.train.fitting import check_own_training
 
 ROOT = Path(__file__).parents[1]
 NAMES = (
@@ -60,14 +61,16 @@ def commands() -> list[list[str]]:
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_command_is_understood(words, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    (gate,) = (b for b in blocks("python", PAGES["posmlp/README.md"]) if "class Shift" in b)
-    (tmp_path / "my_gates.py").write_text(gate)
+    shown = blocks("python", PAGES["posmlp/README.md"])
+    for name, what in (("my_gates", "class Shift"), ("my_bars", "class Bars")):
+        (tmp_path / f"{name}.py").write_text(next(block for block in shown if what in block))
     options = PARSERS[words[0]]._parser().parse_args(words[1:])
     if getattr(options, "config", None):
         settings = [text for text in options.settings if not text.startswith("init_from=")]
-        settings = [text.replace("=my_gates.py", f"={tmp_path}/my_gates.py") for text in settings]
-        config, _ = configs(options.config, settings)
+        settings = [text.replace("=my_", f"={tmp_path}/my_") for text in settings]
+        config, train = configs(options.config, settings)
         check_own(config)
+        check_own_training(config, train)
     for word in words:
         if word.endswith((".yaml", ".sh")) and not word.startswith("recipes/"):
             assert (ROOT / word).is_file(), word
