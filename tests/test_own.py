@@ -83,26 +83,9 @@ class Peer(torch.nn.Module):
     def forward(self, clips):
         return self.head(self.conv(clips).relu().mean((2, 3, 4)))
 """
-TRAINING = """import torch
-
-
-class Bars:
-    classes = ("dark", "light")
-
-    def __init__(self, split, num_frames, image_size):
-        self.labels = torch.arange(16 if split == "train" else 8) % 2
-        shape = (num_frames, image_size, image_size, 3)
-        self.clips = torch.stack([torch.full(shape, 9 + 99 * i) for i in self.labels]).byte()
-
-
-def sureness(logits, labels):
-    return logits.softmax(-1).max(-1).values.mean()
-
-
-def darker(clip, rng):
-    return clip // int(rng.integers(1, 9))
-"""
-OWN = {"metrics": ("mine.py:sureness",), "augment": "mine.py:darker"}
+README = (Path(__file__).parents[1] / "posmlp/README.md").read_text()
+BARS = next(b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "class Bars" in b)
+OWN = {"metrics": ("my_bars.py:sureness",), "augment": "my_bars.py:darker"}
 SMALL = {"epochs": 2, "batch_size": 8, "num_clips": 16, "num_val_clips": 2, "num_test_clips": 4}
 TINY: dict[str, Any] = {
     **{"depths": (1, 1), "dims": (8, 8), "num_groups": 2, "windows": 2, "layout": "T+S"},
@@ -114,7 +97,7 @@ CLIPS = torch.randn(2, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the working folder, with the files, in a process that trusts none of them."""
-    files = {"my_gates": GATE, "my_tables": TABLE, "my_others": OTHERS, "mine": TRAINING}
+    files = {"my_gates": GATE, "my_tables": TABLE, "my_others": OTHERS, "my_bars": BARS}
     for name, source in files.items():
         (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.chdir(tmp_path)
@@ -325,27 +308,27 @@ def test_own_data_metric_and_augmentation_stay_with_their_run(
     config = config_of(num_classes=2)
     train = posmlp.TrainConfig(**SMALL | OWN)
     both = [
-        posmlp.fit(config, each, "./mine.py:Bars", out=out, progress=False)
+        posmlp.fit(config, each, "./my_bars.py:Bars", out=out, progress=False)
         for each, out in ((train, "run"), (replace(train, augment=""), "plain"))
     ]
     assert both[0][0]["train_loss"] != both[1][0]["train_loss"], "clips are changed"
     assert 0.5 <= both[0][-1]["val_sureness"] == both[0][-1]["test_sureness"] < 1
-    assert (folder / "run/mine.py").read_text() == TRAINING
-    again = posmlp.fit(config, train, "mine.py:Bars", out="run", progress=False)
+    assert (folder / "run/my_bars.py").read_text() == BARS
+    again = posmlp.fit(config, train, "my_bars.py:Bars", out="run", progress=False)
     assert [row["val_sureness"] for row in again] == [row["val_sureness"] for row in both[0]]
-    (folder / "mine.py").write_text("raise ValueError('edited')")
+    (folder / "my_bars.py").write_text("raise ValueError('edited')")
     forget()
     assert cli.main(["eval", "run"]) == 2
-    assert "'mine.py:Bars' brings code, mine.py" in capsys.readouterr().err
+    assert "'my_bars.py:Bars' brings code, my_bars.py" in capsys.readouterr().err
     assert cli.main(["eval", "run", "--trust-code"]) == 0
     assert f"sureness {both[0][-1]['test_sureness']:.4f}" in capsys.readouterr().out
     assert run_clips("run", 4).clips.shape == (4, 4, 16, 16, 3)
     code.trust_all(False)
     stored = read_config("run")
     brought = posmlp.TrainConfig.from_dict(stored["train"])
-    assert brought == replace(train, code=Options({"mine.py": TRAINING}))
+    assert brought == replace(train, code=Options({"my_bars.py": BARS}))
     lost = replace(brought, code=NONE, metrics=(), augment="")
-    with pytest.raises(ValueError, match=r"'mine.py:Bars' comes without the source"):
+    with pytest.raises(ValueError, match=r"'my_bars.py:Bars' comes without the source"):
         open_clips(stored["source"], "test", config, train=lost)
     with pytest.raises(ValueError, match="without the source of its file"):
         posmlp.TrainConfig.from_dict(stored["train"] | {"code": {}})
@@ -354,24 +337,24 @@ def test_own_data_metric_and_augmentation_stay_with_their_run(
 @pytest.mark.parametrize(
     ("edit", "values", "told"),
     [
-        (("return logits", "return labels, logits"), {}, ["mine.py:sureness gives", "a number"]),
-        (("(logits, labels)", "(logits)"), {}, ["mine.py:sureness takes (logits)", "(20, 5)"]),
-        (("labels):", "labels):\n    1 / 0"), {}, ["sureness", "ZeroDivision", "(line 14)"]),
-        (("clip // ", "clip / "), {}, ["mine.py:darker gives", "torch.float32", "torch.uint8"]),
-        (("", ""), {"augment": "mine.py:lighter"}, ["'lighter'", "Use one of", "darker"]),
+        (("return logits", "return labels, logits"), {}, ["my_bars.py:sureness gives", "a number"]),
+        (("(logits, labels)", "(logits)"), {}, ["my_bars.py:sureness takes (logits)", "(20, 5)"]),
+        (("its, labels):", "its, labels):\n    1 / 0"), {}, ["ZeroDivision", "(line 18)"]),
+        (("clip // ", "clip / "), {}, ["my_bars.py:darker gives", "torch.float32", "torch.uint8"]),
+        (("", ""), {"augment": "my_bars.py:lighter"}, ["'lighter'", "Use one of", "darker"]),
         (("", ""), {"augment": "mirror"}, ["augment='mirror'", "file.py:function"]),
         (("", ""), {"metrics": ["top1"]}, ["metrics='top1'", "file.py:function"]),
-        (("def sureness", "def loss"), {"metrics": "mine.py:loss"}, ["another score 'loss'"]),
-        (('("dark", "light")', "'dark'"), {}, ["mine.py:Bars has classes='dark'"]),
-        (("% 2", "% 3"), {}, ["mine.py:Bars gives clips", "labels (16,)", "from 0 to 1"]),
-        ((".byte()", ""), {}, ["mine.py:Bars gives clips (1, 4, 16, 16, 3)", "torch.uint8"]),
-        (("self.clips", "self.frames"), {}, ["mine.py:Bars gives no clips", "'name'"]),
+        (("def sureness", "def loss"), {"metrics": "my_bars.py:loss"}, ["another score 'loss'"]),
+        (('("left", "right")', "'left'"), {}, ["my_bars.py:Bars has classes='left'"]),
+        (("% 2", "% 3"), {}, ["my_bars.py:Bars gives clips", "labels (96,)", "from 0 to 1"]),
+        (("uint8", "int32"), {}, ["my_bars.py:Bars gives clips (1, 4, 16, 16, 3)", "torch.uint8"]),
+        (("__init__", "load"), {}, ["my_bars.py:Bars takes ()", "('train', 4, 16)"]),
     ],
 )  # fmt: skip
 def test_errors_of_own_training_code_name_it_and_the_mend(
     folder: Path, edit: tuple[str, str], values: dict[str, Any], told: list[str]
 ) -> None:
-    (folder / "mine.py").write_text(TRAINING.replace(*edit, 1) if edit[0] else TRAINING)
+    (folder / "my_bars.py").write_text(BARS.replace(*edit, 1) if edit[0] else BARS)
     with pytest.raises(ValueError, match=re.escape(told[0])) as error:
-        posmlp.fit(config_of(), posmlp.TrainConfig(**SMALL | OWN | values), "mine.py:Bars")
+        posmlp.fit(config_of(), posmlp.TrainConfig(**SMALL | OWN | values), "my_bars.py:Bars")
     assert [words for words in told if words not in str(error.value)] == [], str(error.value)

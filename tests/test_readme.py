@@ -21,9 +21,8 @@ import posmlp.tasks.__main__
 from ablations.grid.expand import KEYS
 from ablations.grid.grid import read_grid
 from posmlp.data.layouts.layouts import LAYOUTS
-from posmlp.parts.own_parts import check as check_own
 from posmlp.settings import RECIPES, configs
-from posmlp.train.fitting import check_own_training
+from posmlp.train.fitting import check_own
 
 ROOT = Path(__file__).parents[1]
 NAMES = (
@@ -69,8 +68,7 @@ def test_command_is_understood(words, monkeypatch, tmp_path):
         settings = [text for text in options.settings if not text.startswith("init_from=")]
         settings = [text.replace("=my_", f"={tmp_path}/my_") for text in settings]
         config, train = configs(options.config, settings)
-        check_own(config)
-        check_own_training(config, train)
+        check_own(config, train)
     for word in words:
         if word.endswith((".yaml", ".sh")) and not word.startswith("recipes/"):
             assert (ROOT / word).is_file(), word

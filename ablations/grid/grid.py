@@ -205,7 +205,10 @@ class Grid:
         def check(cell: Cell) -> None:
             datasets.check(cell.data, cell.config, cell.train)
             weights.check(cell.train.init_from, cell.init_sha256, cell.config)
-            _check_own(cell)
+            if cell.code:
+                from posmlp.train.fitting import check_own
+
+                check_own(cell.config, cell.train)
 
         _all_possible(self.file, self.settings, [lambda c=cell: check(c) for cell in self.cells])
         tried = [lambda c=cell: check(c) for each in self.trials for cell in each]
@@ -318,16 +321,6 @@ def _matched(file: GridFile, plan: Expanded, cells: list[Cell], baseline: Cell) 
     cells = _all_possible(file, plan.cells, [lambda c=cell: resized(c) for cell in cells])
     _all_different(file, plan.cells, cells)
     return cells
-
-
-def _check_own(cell: Cell) -> None:
-    """Raise ValueError unless the user's own code, if there is some, does what it must."""
-    if cell.code:
-        from posmlp.parts.own_parts import check
-        from posmlp.train.fitting import check_own_training
-
-        check(cell.config)
-        check_own_training(cell.config, cell.train)
 
 
 def _as_value(value: Any) -> Any:

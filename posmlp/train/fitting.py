@@ -35,7 +35,7 @@ from posmlp.data.sources import (
     with_own,
 )
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
-from posmlp.parts.own_parts import check as check_own
+from posmlp.parts.own_parts import check as check_model
 from posmlp.presets import PRESETS, resolve
 from posmlp.train.distributed import Team, join
 from posmlp.train.execution import (
@@ -132,8 +132,7 @@ def fit(
         data, train = with_own(str(data), train)
     whole_seeds = checked_seeds(seeds)
     members(config, train, whole_seeds, variants)  # or ValueError, before any clip is read
-    check_own(config)
-    check_own_training(config, train)
+    check_own(config, train)
     if train.folds:
         data = of_fold(data, train.folds, whole_seeds)
     if not isinstance(data, str):
@@ -198,12 +197,22 @@ def fit(
 
 
 @functools.lru_cache(maxsize=256)
-def check_own_training(config: PosMLPConfig, train: TrainConfig) -> None:
-    """Raise ValueError unless the user's own metrics and augmentation take what they are given."""
-    if train.metrics:
-        labels = torch.arange(4 * config.num_classes) % config.num_classes
-        logits = torch.randn(len(labels), config.num_classes, generator=torch.Generator())
+def check_own(config: PosMLPConfig, train: TrainConfig) -> None:
+    """Raise ValueError unless all of the user's own code takes what it is given, labels of a kind.
+
+    Clips have a label each, or several; which, only the data tell.
+    """
+    check_model(config)
+    count = config.num_classes
+    labels = torch.arange(4 * count) % max(count, 1)
+    logits = torch.randn(len(labels), count, generator=torch.Generator())
+    try:
         own_scores(train, logits, labels)
+    except ValueError as error:
+        try:
+            own_scores(train, logits, torch.eye(count)[labels])
+        except ValueError:
+            raise error from None
     if train.augment:
         clip = torch.zeros(config.num_frames, *config.size, 3, dtype=torch.uint8)
         own_augmented(train, clip, np.random.default_rng(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -45,27 +46,18 @@ class Peer(nn.Linear):
     def forward(self, clips):
         return super().forward(clips.mean((2, 3, 4)))
 """
-MINE = """import torch
-class Bars:
-    classes = ("dark", "light")
-    def __init__(self, split, num_frames, image_size):
-        self.labels = torch.arange(32) % 2
-        shape = (num_frames, image_size, image_size, 3)
-        self.clips = torch.stack([torch.full(shape, 9 + 99 * i) for i in self.labels]).byte()
-def sureness(logits, labels):
-    return logits.softmax(-1).max(-1).values.mean()
-def darker(clip, rng):
-    return clip // int(rng.integers(1, 9))
-"""
 NAME = "my_gates.py:Mine"
-PEERS = Path(__file__).parents[2] / "ablations/grids/peers.yaml"
+ROOT = Path(__file__).parents[2]
+PEERS = ROOT / "ablations/grids/peers.yaml"
+README = (ROOT / "posmlp/README.md").read_text()
+BARS = next(b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "class Bars" in b)
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with the gate, in a process that trusts no code."""
     (tmp_path / "my_gates.py").write_text(GATE)
-    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "my_bars.py").write_text(BARS)
     monkeypatch.setattr(code, "_TRUSTED", set())
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -87,9 +79,11 @@ def test_own_gate_data_metric_and_augmentation_go_from_files_to_the_report(
     path.parent.mkdir()
     gates = {"gate": ["lrpe", "dense", f"../{NAME}"]}
     expected = {"expect": [{"gate": f"../{NAME}", "verdict": "worse"}]}
-    expected |= {"metrics": ["../mine.py:sureness"], "metric": ["test_sureness", "test_top1"]}
-    base = {"data": "../mine.py:Bars", "train": {"epochs": 20, "augment": "../mine.py:darker"}}
-    path.write_text(json.dumps(grid_of(**base) | {"axes": gates} | expected))
+    expected |= {"metrics": ["../my_bars.py:sureness"], "metric": ["test_sureness", "test_top1"]}
+    grid = grid_of(
+        data="../my_bars.py:Bars", train={"epochs": 8, "augment": "../my_bars.py:darker"}
+    )
+    path.write_text(json.dumps(grid | {"axes": gates} | expected))
     words = [sys.executable, "-m", "ablations.cli", "run", str(path), "--out", str(out)]
     runner = subprocess.Popen([*words, "--workers", "2", "--device", "cpu", "--quiet"])
     mine = read_grid(path).cells[2]
@@ -111,7 +105,7 @@ def test_own_gate_data_metric_and_augmentation_go_from_files_to_the_report(
     page = (out / "report.html").read_text()
     assert "learned temporal bias" in page
     assert "sureness on test clips" in page
-    assert (out / "mine.py").read_text() == (begun / "mine.py").read_text() == MINE
+    assert (out / "my_bars.py").read_text() == (begun / "my_bars.py").read_text() == BARS
     assert cli.main(["publish", str(out), "kept"]) == 0
     assert ids(read_grid("kept/grid.yaml")) == table.id.tolist()
     code._TRUSTED.clear()
@@ -139,10 +133,10 @@ def test_source_is_in_the_id_and_its_place_is_not(folder: Path) -> None:
     assert read_grid({"base": mine.to_dict()}).cells[0].config == mine
     (at / "my_gates.py").write_text(GATE + "# another\n")
     edited = ids(read_grid(at / "grid.yaml"))
-    own = [grid_of(data="mine.py:Bars"), grid_of() | {"metrics": ["mine.py:sureness"]}]
+    own = [grid_of(data="my_bars.py:Bars"), grid_of() | {"metrics": ["my_bars.py:sureness"]}]
     before_edit = [ids(read_grid(each)) for each in own]
     assert not set(before).intersection(*before_edit)
-    (folder / "mine.py").write_text(MINE + "# another\n")
+    (folder / "my_bars.py").write_text(BARS + "# another\n")
     assert all(not {*ids(read_grid(e))} & {*b} for e, b in zip(own, before_edit, strict=True))
     assert [a == b for a, b in zip(edited, before, strict=True)] == [True, True, False]
     both = grid | {"axes": {"gate": [NAME, "elsewhere/my_gates.py:Mine"]}}
@@ -168,8 +162,8 @@ def test_own_gate_is_matched_and_a_whole_model_is_a_cell(folder: Path) -> None:
         ({"gate_options": {"stop": 1}}, NAME, r"cell .* is impossible: .*start=0.0.*'stop'"),
         ({"gate_options": 3}, NAME, r"grid:\d+:\d+: gate_options=3 must be a mapping"),
         ({"code": {"my_gates.py": "0"}}, NAME, "code holds not what my_gates.py does"),
-        ({"data": "mine.py:Bar"}, NAME, r"cell .* is impossible: .*'Bar'.*Did you mean 'Bars'"),
-        ({"train": {"metrics": "mine.py:sureness"}}, NAME, r"metrics=.* must be a list"),
+        ({"data": "my_bars.py:Bar"}, NAME, r"cell .* is impossible: .*'Bar'.*Did you mean 'Bars'"),
+        ({"train": {"metrics": "my_bars.py:sureness"}}, NAME, r"metrics=.* must be a list"),
     ],
 )
 def test_grid_says_where_an_own_gate_cannot_be(base: dict[str, Any], gate: str, told: str) -> None:
