@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from hypothesis import settings
 
 from tests.browser import open_browser
+from tests.forked import Forked
 
 WriteClip = Callable[..., Path]
 
@@ -59,6 +61,13 @@ def _closed_figures() -> Iterator[None]:
     yield
     if pyplot := sys.modules.get("matplotlib.pyplot"):
         pyplot.close("all")
+
+
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of modules are forks of this one: see `forked.py`."""
+    if hasattr(os, "fork"):
+        monkeypatch.setattr(subprocess, "Popen", Forked)
 
 
 @pytest.fixture

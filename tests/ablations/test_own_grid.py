@@ -27,6 +27,8 @@ from posmlp.export import export
 from posmlp.own import code
 from posmlp.train.population import Population
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 GATE = """from torch import nn, zeros
 from posmlp.positions import relative_position_index
 class Mine(nn.Module):

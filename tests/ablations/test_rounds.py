@@ -34,6 +34,8 @@ from analysis.results.curves import gather_curves
 from analysis.results.draw_comparison import verdict_kind
 from analysis.results.statistics import compare
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 Scores = Callable[[Cell, int], dict[str, float]]
 RATES = [1e-3, 2e-3, 4e-3]
 TUNED: dict[str, Any] = TINY | {"tune": {"train.lr": RATES}}

@@ -29,6 +29,7 @@ from tests.train.test_population import TINY, batch
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 300
+pytestmark = pytest.mark.usefixtures("forks")
 
 
 def torchrun(*command: str) -> subprocess.Popen[str]:

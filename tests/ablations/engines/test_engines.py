@@ -20,6 +20,8 @@ from ablations.engines.ray_engine import nodes_aside
 from ablations.engines.ray_node import Parcel
 from ablations.engines.worker import Place
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 TWO = [Place(0, "cpu", 1), Place(1, "cpu", 1)]
 flat = chain.from_iterable
 

@@ -21,6 +21,7 @@ from ablations.engines.local import in_process, pool
 from ablations.engines.worker import Place
 from ablations.grid.grid import Job
 
+pytestmark = pytest.mark.usefixtures("forks")
 flat = chain.from_iterable
 TWO = [Place(0, "cpu", 1), Place(1, "cpu", 1)]
 # How two trainings go in what a first one leaves of the address space, and some more.

@@ -15,6 +15,8 @@ from pandas.testing import assert_frame_equal
 from ablations import load, run
 from ablations.cli import main
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 MANY = ONE | {"seeds": 6, "repeat": False}
 
 

@@ -48,15 +48,6 @@ def test_results_stored_together_are_each_whole_and_one_that_cannot_be_raises(
     assert store.result("c", 88) == others[-1]
 
 
-def test_durable_write_keeps_the_old_file_when_it_fails(tmp_path: Path) -> None:
-    path = tmp_path / "folder" / "file"
-    write_durably(path, b"old")
-    with pytest.raises(TypeError):
-        write_durably(path, "not bytes")  # type: ignore[arg-type]
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in path.parent.iterdir()] == ["file"]
-
-
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"status": "done"}', "\x00" * 99])
 def test_damaged_result_is_not_done(content: str, declared: tuple[Store, Grid]) -> None:
     store, grid = declared
@@ -245,14 +236,6 @@ def test_from_python_the_table_is_compared_and_drawn_as_on_the_page(
         .get_text()
         .endswith("(2/3 runs)")
     )
-
-
-def test_lists_of_values_become_text_in_the_table(tmp_path: Path) -> None:
-    store = Store(tmp_path / "run")
-    grid = read_grid(TINY | {"axes": {"temporal_windows": [[2], [1]]}})
-    store.declare(grid, "")
-    stored(store, grid, 0)
-    assert list(load(store.root).temporal_windows) == ["2"]
 
 
 def test_status_and_why_tell_what_happened(
