@@ -60,24 +60,15 @@ def released_state(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("gate", GATE_NAMES)
 def test_saved_model_loads_equal(gate: str, tmp_path: Path) -> None:
-    model = randomise(create_model(PosMLPConfig(**SMALL, gate=gate, layout="T>S"))).float()
+    model = randomise(create_model(PosMLPConfig(**SMALL, gate=gate, layout="T>S")))
     path = tmp_path / "folder" / "model.safetensors"
     save(model, path)
     again = load(path)
     assert again.config == model.config
     assert not again.training
-    clips = randn(2, 3, 4, 16, 16, dtype=torch.float32)
+    clips = randn(2, 3, 4, 16, 16)  # in float64, which is kept
     assert torch.equal(again(clips), model(clips))
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]  # nothing temporary
-
-
-def test_saved_dtype_is_kept(tmp_path: Path) -> None:
-    model = make()
-    save(model, tmp_path / "model.safetensors")
-    again = load(tmp_path / "model.safetensors")
-    assert next(again.parameters()).dtype == F64
-    clips = randn(2, 3, 4, 16, 16)
-    assert torch.equal(again(clips), model(clips))
 
 
 def with_shared_tables() -> PosMLPVideo:
@@ -103,10 +94,10 @@ def compiled_in_part() -> PosMLPVideo:
 WRAPPED = {
     "tied tables": with_shared_tables,
     "a shared linear layer": with_a_shared_linear,
-    "compiled": lambda: torch.compile(create_model("toy"), backend="eager"),
     "compiled in part": compiled_in_part,
-    "data-parallel": lambda: torch.nn.DataParallel(create_model("toy")),
-    "both": lambda: torch.compile(torch.nn.DataParallel(create_model("toy")), backend="eager"),
+    "compiled and data-parallel": lambda: torch.compile(
+        torch.nn.DataParallel(create_model("toy")), backend="eager"
+    ),
 }
 
 
@@ -115,7 +106,9 @@ def test_a_model_that_shares_or_wraps_comes_back(name: str, tmp_path: Path) -> N
     model = WRAPPED[name]().eval()
     save(model, tmp_path / "model.safetensors")
     clips = randn(2, 3, 8, 32, 32, dtype=torch.float32)
-    assert torch.allclose(load(tmp_path / "model.safetensors")(clips), model(clips), atol=1e-6)
+    with torch.compiler.set_stance("force_eager"):  # what is compiled computes the same
+        expected = model(clips)
+    assert torch.allclose(load(tmp_path / "model.safetensors")(clips), expected, atol=1e-6)
 
 
 def _prune(model: PosMLPVideo) -> object:
@@ -167,13 +160,6 @@ def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
         ]
     assert all(write.result() is None for write in writes)
     assert (tmp_path / "file").read_bytes() in contents
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
-    (tmp_path / "file").mkdir()
-    with pytest.raises(NotWrittenError, match="file cannot be written: Is a directory"):
-        write_atomically(tmp_path / "file", b"content")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -470,8 +456,13 @@ def video_config(image: PosMLP, **values: Any) -> PosMLPConfig:
     return dataclasses.replace(image.config, **{**changes, **values})
 
 
-@pytest.mark.parametrize("layout", ["T+S", "T>S", "S>T", "ST+S", "T>S>ST", "S", "T + S"])
-@pytest.mark.parametrize("gate", ["lrpe", "gqpe", "attention"])
+@pytest.mark.parametrize(
+    ("layout", "gate"),
+    [
+        *((layout, "lrpe") for layout in ("T>S", "S>T", "ST+S", "T>S>ST", "S", "T + S")),
+        *(("T+S", "gqpe"), ("T+S", "attention")),
+    ],
+)
 def test_inflated_model_starts_as_the_image_model_averaged_over_frames(
     layout: str, gate: str
 ) -> None:

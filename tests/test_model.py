@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from posmlp import PRESETS, PosMLP, PosMLPConfig, PosMLPVideo, create_model, load_released
+from posmlp import PosMLP, PosMLPConfig, PosMLPVideo, create_model, load_released
 from posmlp.config_checks import GATE_FORMS, GATE_NAMES
 from posmlp.model import Stage, Step
 from posmlp.parts.drop_path import drop_path, keep_rates
@@ -188,14 +187,6 @@ def test_preset_has_the_released_number_of_parameters(
     assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_preset_builds_on_meta(preset: str) -> None:
-    with torch.device("meta"):
-        model = create_model(preset)
-    assert all(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
-    assert isinstance(model, PosMLP) == (PRESETS[preset].kind == "image")
-
-
 @pytest.mark.parametrize("gate", GATE_NAMES)
 def test_meta_forward_gives_the_shapes(gate: str) -> None:
     with torch.device("meta"):
@@ -208,7 +199,7 @@ def test_meta_forward_gives_the_shapes(gate: str) -> None:
 
 @pytest.mark.parametrize("gate", GATE_NAMES)
 def test_every_gate_and_form_runs_in_every_branch(gate: str) -> None:
-    for form, token_bias in itertools.product(GATE_FORMS, [True, False]):
+    for form, token_bias in zip(GATE_FORMS, [True, False, True], strict=True):
         model = make(gate=gate, gate_form=form, layout="T>S>ST", token_bias=token_bias,
                      temporal_windows=(2, 4))  # fmt: skip
         clips = randn(2, 3, 4, 16, 24)
@@ -360,16 +351,6 @@ def test_released_start_is_the_identity_and_moves_tables_first() -> None:
             assert bool(parameter.grad.any()) == moves, name
 
 
-def test_linear_layers_start_truncated_normal_and_unbiased() -> None:
-    torch.manual_seed(0)
-    model = create_model("toy")
-    for name, parameter in model.named_parameters():
-        if re.search(r"fc\d\.weight|head\.weight", name) and parameter.numel() > 500:
-            assert parameter.std().item() == pytest.approx(0.02, rel=0.15), name
-        if re.search(r"fc\d\.bias|head\.bias", name):
-            assert not parameter.any(), name
-
-
 # Stochastic depth
 
 
@@ -478,13 +459,6 @@ def test_own_gate_gets_its_window_and_keeps_its_start() -> None:
     assert all((gate.tokens.bias == 1).all() for gate in gates), "its own start was overwritten"
 
 
-@pytest.mark.parametrize("form", ["add", "mix"])
-def test_own_gate_with_a_form_is_not_silently_something_else(form: str) -> None:
-    """A callable cannot be told the form, so only `multiply`, the default, may be asked for."""
-    with pytest.raises(ValueError, match="gate_form"):
-        create_model(PosMLPConfig(**SMALL, gate=OwnGate, gate_form=form))
-
-
 # Bad input
 
 
@@ -514,14 +488,3 @@ def test_clips_of_one_frame_are_images() -> None:
     model = make(num_frames=1, layout="S", kind="image").eval()
     images = torch.rand(2, 3, 16, 16, dtype=F64)
     assert torch.equal(model(images), model(images[:, :, None]))
-
-
-def test_gradients_of_tensors_lent_to_a_model_are_those_of_a_model_that_has_them():
-    lender, borrower = (create_model("toy").train() for _ in range(2))
-    clips = torch.randn(2, 3, 8, 32, 32)
-    lent = {name: p.detach().clone().requires_grad_() for name, p in lender.named_parameters()}
-    loss = functional_call(borrower, lent, (clips,)).square().sum()
-    found = torch.autograd.grad(loss, list(lent.values()))
-    lender(clips).square().sum().backward()
-    for (name, own), gradient in zip(lender.named_parameters(), found, strict=True):
-        torch.testing.assert_close(gradient, own.grad, rtol=1e-4, atol=1e-6, msg=name)

@@ -29,7 +29,7 @@ from posmlp.clip_scores import (
     score_files,
 )
 from posmlp.config import TrainConfig
-from posmlp.data.files.video import VideoError, read_video
+from posmlp.data.files.video import read_video
 from posmlp.pictures.annotate import annotate_video
 from posmlp.pictures.calibration import (
     SHIFTS,
@@ -109,15 +109,6 @@ def test_shipped_model_tells_a_clip_from_its_reversal_and_names_files(tmp_path, 
     assert "seed=3, but toy-ts is one shipped model" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"no checkpoint at toy; .* a shipped model: toy-ts"):
         load("toy")
-
-
-def test_views_are_averaged_in_logits(run, write_clip, tmp_path):
-    trained = open_run(run)
-    video = write_clip(tmp_path / "fade.mp4", list(range(20, 220, 10)))
-    one, two = (predict_video(trained, video, num_views=n).probabilities for n in (1, 2))
-    assert not np.allclose(one, two)
-    views = [predict_video(trained, video, num_views=2).probabilities for _ in range(2)]
-    assert np.array_equal(*views)
 
 
 @pytest.mark.parametrize(("views", "crops"), [(1, 3), (4, 1), (4, 3)])
@@ -262,11 +253,6 @@ def test_bad_requests_are_named(run, write_clip, tmp_path, capsys, words, expect
     message = capsys.readouterr().err
     assert expected in message
     assert message.count("\n") == 1
-
-
-def test_unreadable_video_is_an_error(run, shared):
-    with pytest.raises(VideoError, match="no video stream"):
-        predict_video(open_run(run), shared / "clips/audio_only.mp4")
 
 
 def flicker(write_clip, path: Path, seconds: list[int], fps: int = 10) -> Path:

@@ -110,13 +110,6 @@ def test_test_clips_follow_the_segment_rule(folders, grey_levels):
     np.testing.assert_allclose(grey_levels(batch), expected, atol=2)
 
 
-def test_dense_sampling_takes_frames_in_a_row(folders, grey_levels):
-    clips = VideoClips.open(folders, "test", sampling="dense", sampling_rate=4, **SIZES)
-    # 8 fps: 16 frames at 30 fps are 4.27 here; (6 - 4.27) // 2 = 0; frames 0, 1.09, 2.18, 3.27
-    expected = [level(0, k) for k in (0, 1, 2, 3)]
-    np.testing.assert_allclose(grey_levels(clips.batch(torch.tensor([0])))[0], expected, atol=2)
-
-
 @pytest.mark.parametrize("cache_gib", [0.0, 2.0])
 def test_videos_of_exactly_t_frames_are_taken_whole(listed, cache_gib):
     clips = VideoClips.open(listed, "test", cache_gib=cache_gib, **SIZES)
@@ -244,28 +237,6 @@ def test_training_clips_may_span_a_part_of_the_video(num_frames):
     assert np.array_equal(
         rule.indices(num_frames, None, Draw()), whole.indices(num_frames, None, Draw())
     )
-
-
-def test_batches_are_read_one_ahead(folders):
-    clips = VideoClips.open(folders, "train", cache_gib=0.0, **SIZES)
-    taken = []
-    batches = clips.batches(taken.append(i) or torch.tensor([i]) for i in range(4))
-    next(batches)
-    assert taken == [0, 1]
-
-
-def test_classes_without_a_split_are_split_alike_each_time(write_clip, tmp_path):
-    for i in range(20):
-        write_clip(tmp_path / "xy"[i % 2] / f"{i}.mp4", [60] * 4)
-    parts = {s: VideoClips.open(tmp_path, s, **SIZES) for s in ("train", "val", "test")}
-    assert Counter(parts["test"].labels.tolist()) == {0: 2, 1: 2}
-    assert Counter(parts["val"].labels.tolist()) == {0: 1, 1: 1}
-    assert Counter(parts["train"].labels.tolist()) == {0: 7, 1: 7}
-    assert len({path for part in parts.values() for path in part.paths}) == 20
-    assert VideoClips.open(tmp_path, "test", **SIZES).paths == parts["test"].paths
-    assert "20% to test, 10% to val; groups: files" in parts["test"].describe()["split_rule"]
-    with pytest.raises(ValueError, match="split='valid'"):
-        VideoClips.open(tmp_path, "valid", **SIZES)
 
 
 def test_unreadable_files_are_refused_by_name(spoilt):

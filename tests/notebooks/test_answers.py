@@ -15,7 +15,7 @@ from analysis import activations, attribute, bias_statistics, cost, patch
 from analysis.bias.maps import unit_tables
 from lessons import scrubber, speeds, wiring
 from lessons.checks.nb04 import KINDS
-from lessons.solutions import nb01, nb03, nb04, nb05, nb07, nb10, nb12
+from lessons.solutions import nb01, nb03, nb04, nb07, nb10, nb12
 from posmlp import create_model
 from posmlp.data.digits.catalogue import CLASSES
 
@@ -59,10 +59,6 @@ def bias_after_the_product(h, relation, token_bias):
     return (relation @ u) * v + token_bias[:, None]
 
 
-def gate_transposed(h, relation, token_bias):
-    return nb04.gate_forward(h, relation.T, token_bias)
-
-
 def always_two_halves(dim, form, num_frames, num_groups):
     return nb04.branch_params(dim, "add", num_frames, num_groups)
 
@@ -86,18 +82,8 @@ def folded_back_wrong(u, relation):
     return torch.einsum("gmn,nvg->mgv", relation, x).reshape(u.shape)
 
 
-def groups_transposed(u, relation):
-    return nb05.mix_groups(u, relation.mT)
-
-
 def without_shares(tables):
     return torch.special.entr(torch.linalg.svdvals(tables)).sum().exp()
-
-
-def zero_times_log_of_zero(tables):
-    share = torch.linalg.svdvals(tables)
-    share = share / share.sum()
-    return (-(share * share.log()).sum()).exp()
 
 
 def _tables(window, groups):
@@ -107,11 +93,6 @@ def _tables(window, groups):
 def _reach(table, share):
     dt = np.arange(len(table)) - len(table) // 2
     return float(np.sqrt((share * dt**2).sum()))
-
-
-def _without_ties(a, b):
-    ranks = [np.argsort(np.argsort(values, kind="stable")) for values in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def _pairs(first, second, opposite):
@@ -144,8 +125,6 @@ WRONG = {
     "nb01.play_backwards": [
         (lambda clips: clips.flip(1), "at [0, 0, 0, 0, 0] it gives 0, expected 4"),
         (lambda clips: clips.flip(3), "it gives 30, expected 4"),
-        (lambda clips: clips, "it gives 0, expected 4"),
-        (lambda clips: clips[0].flip(1), "the shape is (3, 5, 4, 2), it must be (2, 3, 5, 4, 2)"),
     ],
     "nb01.feature_shapes": [
         (halving_from_stage_one, "preset toy the shape is (4, 4), it must be (5, 4)"),
@@ -154,46 +133,34 @@ WRONG = {
     "nb01.within_pair": [
         (ties_as_wrong, "blind model it gives 0, expected 0.5"),
         (top1, "blind model it gives 0.25"),
-        (lambda logits, labels, reverse_of: logits, "the shape is (4, 4), it must be ()"),
     ],
     "nb02.dense_params": [
         (lambda window: math.prod(window), "8 frames it gives 8, expected 64"),
         (lambda window: window[0] ** 2, "4x4 it gives 16, expected 256"),
-        (lambda window: None, "8 frames it returned None"),
     ],
     "nb02.tied_params": [
         (lambda window, groups: groups * (2 * math.prod(window) - 1), "4x4 G = 1 it gives 31"),
         (lambda window, groups: math.prod(2 * w - 1 for w in window), "G = 4 it gives 15"),
-        (lambda window, groups: groups * math.prod(2 * w for w in window), "gives 16, expected 15"),
     ],
     "nb02.most_groups": [
         (lambda window: math.prod(window) ** 2 // math.prod(window), "8 frames it gives 8"),
         (lambda window: math.prod(window) // 2 ** len(window) + 1, "8 frames it gives 5"),
-        (lambda window: 1 / 0, "it raised ZeroDivisionError"),
     ],
     "nb03.index_1d": [
         (lambda w: nb03.index_1d(w).T, "at [0, 1] it gives 4, expected 2"),
         (lambda w: nb03.index_1d(w) - w + 1, "at [0, 0] it gives 0, expected 3"),
-        (lambda w: torch.arange(w), "the shape is (4,), it must be (4, 4)"),
     ],
     "nb03.index_2d": [
         (row_length_from_height, "2 x 3 tokens at [0, 0] it gives 5, expected 7"),
         (one_long_axis, "2 x 2 tokens at [0, 0] it gives 3, expected 4"),
-        (lambda h, w: nb03.index_2d(h, w).T, "at [0, 1] it gives 5, expected 3"),
     ],
     "nb03.offset_of": [
         (lambda entry, h, w: divmod(entry, 2 * w - 1), "at [0] it gives 3, expected 0"),
         (lambda entry, h, w: divmod(entry, w), "entry 24 of a 4 x 4 window at [0] it gives 6"),
-        (
-            lambda entry, h, w: nb03.offset_of(entry, h, w)[::-1],
-            "entry 9 of a 2 x 3 window at [0] it gives 2, expected 0",
-        ),
     ],
     "nb04.gate_forward": [
         (halves_swapped, "for no token bias at [0, 0]"),
         (bias_after_the_product, "for a token bias at [1, 0]"),
-        (gate_transposed, "for no token bias at [0, "),
-        (lambda h, relation, token_bias: relation @ h, "the shape is (3, 4), it must be (3, 2)"),
     ],
     "nb04.branch_params": [
         (always_two_halves, "mix C = 16, G = 2 it gives 886, expected 614"),
@@ -202,13 +169,6 @@ WRONG = {
     "nb04.first_gradients": [
         (lambda init, form: set(KINDS), "['fc1', 'fc2.weight', 'norm'] get exactly no"),
         (lambda init, form: {"fc2.bias"}, "['table', 'token_bias'] do get a gradient"),
-        (lambda init, form: {"head"}, "['head'] are none of norm"),
-        (
-            lambda init, form: (
-                set(KINDS) if init == "normal" else {"table", "token_bias", "fc2.bias"}
-            ),
-            "form 'add' ['fc1', 'fc2.weight', 'norm'] do get a gradient",
-        ),
     ],
     "nb05.channels_of": [
         (contiguous, "group 0 of 2, 8 channels at [1] it gives 1, expected 2"),
@@ -217,74 +177,58 @@ WRONG = {
     "nb05.mix_groups": [
         (planted_fault, "for 2 groups, 6 channels at [0, 1]"),
         (folded_back_wrong, "for 2 groups, 6 channels at [0, 1]"),
-        (groups_transposed, "for 1 group, 4 channels at [0, "),
     ],
     "nb05.effective_rank": [
         (lambda tables: torch.linalg.matrix_rank(tables), "one large, three small it gives 4"),
         (without_shares, "four multiples of one table it gives "),
-        (zero_times_log_of_zero, "it gives nan, expected "),
     ],
     "nb06.parse": [
         (lambda layout: layout.split(">"), "for 'S' at [0] it gives 'S'"),
         (lambda layout: [part.split(">") for part in layout.split("+")], "for 'T+S' it has 2"),
-        (lambda layout: [list(step) for step in layout.split(">")], "for 'T+S' at [0] it has 3"),
     ],
     "nb06.st_params": [
         (_tables, "2x2x2 G = 1 it gives 27, expected 35"),
         (lambda w, g: _tables(w, g) + g * math.prod(w), "G = 4 it gives 140, expected 116"),
-        (lambda w, g: g * sum(2 * side - 1 for side in w) + math.prod(w), "gives 17, expected 35"),
     ],
     "nb06.num_seen": [
         (lambda layout, t, n: t * n, "S T=8, n=4 it gives 32, expected 4"),
         (lambda layout, t, n: n * ("S" in layout) + t * ("T" in layout), "T+S T=8, n=4 it gives"),
-        (lambda layout, t, n: {"S": n, "T": t}.get(layout, t + n - 1), "T>S T=8, n=4 it gives 11"),
     ],
     "nb07.effective_reach": [
         (lambda b: _reach(b, b / b.sum()), "now less then it gives"),
         (lambda b: _reach(b, abs(b) / abs(b).sum()), "now less then it gives 1.254"),
-        (lambda b: _reach(b, b**2 / (b**2).sum()) ** 2, "dt = 2 it gives 4, expected 2"),
-        (lambda b: float((b**2 * np.arange(len(b))).sum() / (b**2).sum()), "it gives 3, expected"),
     ],
     "nb07.odd_part": [
         (lambda b: (b + b[::-1]) / 2, "at [1] it gives -0.5, expected 0.5"),
         (lambda b: b - b[::-1], "at [1] it gives 1, expected 0.5"),
-        (lambda b: (b[::-1] - b) / 2, "at [1] it gives -0.5, expected 0.5"),
     ],
     "nb07.rank_agreement": [
         (lambda a, b: float(np.corrcoef(a, b)[0, 1]), "same order it gives"),
         (lambda a, b: float(np.corrcoef(np.argsort(a), np.argsort(b))[0, 1]), "two swapped"),
-        (_without_ties, "two equal it gives"),
     ],
     "nb08.completeness_gap": [
         (lambda v, s, b: abs(v.sum() - (s - b)), "too little it gives 2, expected 0.5"),
         (lambda v, s, b: abs(v.sum() - s) / abs(s), "complete it gives 0.3333, expected 0"),
-        (lambda v, s, b: abs(v.sum() - (s - b)) / (s - b), "a falling score it gives -0.5"),
     ],
     "nb08.mass_on_object": [
         (lambda v, m: v[m].sum() / v.sum(), "for and against it gives"),
         (lambda v, m: abs(v)[m].mean(), "equal everywhere it gives 1, expected 0.25"),
-        (lambda v, m: m.mean(), "all on it it gives 0.25, expected 1"),
     ],
     "nb08.without_motion": [
         (lambda clip: clip.mean(dim=0, keepdim=True).expand_as(clip), "at [0, 0, 0, 0] it gives"),
         (lambda clip: clip.mean(dim=1, keepdim=True), "the shape is (3, 1, 1, 4), it must be"),
-        (lambda clip: clip[:, :1].expand_as(clip), "it gives"),
-        (torch.zeros_like, "at [0, 0, 0, 0] it gives 0"),
     ],
     "nb09.median_and_spread": [
         (lambda t: (float(np.mean(t)), float(np.std(t))), "steady at [0] it gives 5.04"),
         (lambda t: (sorted(t)[len(t) // 2], max(t) - min(t)), "steady at [1] it gives 0.3"),
-        (lambda t: (t[len(t) // 2], float(np.subtract(*np.percentile(t, [75, 25])))), "steady at"),
     ],
     "nb09.num_inversions": [
         (lambda a, b: _pairs(a, b, lambda x, y: x * y < 0), "one pair turned it gives 2"),
         (lambda a, b: _pairs(a, b, lambda x, y: x * y <= 0) // 2, "same order it gives 2"),
-        (lambda a, b: sum(np.argsort(a) != np.argsort(b)), "one pair turned it gives 2"),
     ],
     "nb09.pareto_front": [
         (lambda costs, scores: list(range(len(costs))), "one beats all the shape is (3,)"),
         (lambda costs, scores: sorted(_weakly(costs, scores)), "not sorted at [0] it gives 0"),
-        (_weakly, "equal cost the shape is (3,), it must be (2,)"),
     ],
     "nb10.my_grid": [
         (_my_grid(seeds=1), "it has 1 seed"),
@@ -299,7 +243,6 @@ WRONG = {
     "nb10.interval": [
         (lambda d: _z_interval(d, 1), "2 seeds at [0] it gives 0.0056, expected -0.1556"),
         (lambda d: _z_interval(d, 0), "2 seeds at [0] it gives"),
-        (lambda d: (min(d), max(d)), "2 seeds at [0] it gives 0.02"),
     ],
     "nb10.conclusion": [
         (lambda low, high, margin: "better" if low + high > 0 else "worse", "wide, around zero"),
@@ -307,53 +250,30 @@ WRONG = {
             lambda low, high, margin: "better" if low > 0 else "worse" if high < 0 else "equal",
             "wide, around zero it gives 'equal', expected 'cannot tell'",
         ),
-        (
-            lambda low, high, margin: next(
-                word
-                for word, holds in [
-                    ("better", low > 0),
-                    ("worse", high < 0),
-                    ("equal", high < margin),
-                    ("cannot tell", True),
-                ]
-                if holds
-            ),
-            "too low on one side it gives 'equal'",
-        ),
     ],
     "nb11.frames_seen": [
         (lambda n, t: np.linspace(0, n - 1, t).astype(int).tolist(), "at [0] it gives 0"),
         (lambda n, t: list(range(t)), "N = 24, T = 8 at [0] it gives 0, expected 1"),
-        (lambda n, t: [int((i + 0.5) * n / t) for i in range(t)], "N = 24, T = 8 at [5] it gives"),
     ],
     "nb11.mirrored": [
         (lambda name: name, "right it gives 'right', expected 'left'"),
         (lambda name: CLASSES[CLASSES.index(name) ^ 1], "down it gives 'up', expected 'down'"),
-        (
-            lambda name: {"right": "left", "left": "right"}.get(name, name),
-            "clockwise it gives 'clockwise', expected 'counterclockwise'",
-        ),
     ],
     "nb11.over_views": [
         (lambda logits: logits.softmax(-1).mean(0), "two views at [0] it gives"),
         (lambda logits: logits.mean(0), "two views at [0] it gives 2"),
-        (lambda logits: logits.mean(1).softmax(0), "the shape is (2,), it must be (3,)"),
-        (lambda logits: torch.softmax(logits.sum(0), 0), "two views at [0]"),
     ],
     "nb12.turn_back": [
         (lambda x: x.flip(0), "at [0, 0, 0, 0, 0] it gives 0, expected 8"),
         (lambda x: x.flip(-1), "at [0, 0, 0, 0, 0] it gives 1, expected 8"),
-        (lambda x: x, "it gives 0, expected 8"),
     ],
     "nb12.share": [
         (lambda b, a, o: float((a - b) @ (o - b)), "half of the way it gives 2.5, expected 0.5"),
         (lambda b, a, o: float((a - b).norm() / (o - b).norm()), "backwards it gives 1, expected"),
-        (lambda b, a, o: float((o - a) @ (o - b) / ((o - b) @ (o - b))), "nothing it gives 1"),
     ],
     "nb12.turned": [
         (lambda b, s: s * b, "for blind, s = 0 at [0] it gives 0, expected -0.5"),
         (lambda b, s: (b + s * b.flip(0)) / 2, "for blind, s = 0 at [0] it gives 0, expected"),
-        (lambda b, s: (b + b.flip(0)) / 2, "for as learned, s = 1 at [0] it gives -0.5"),
     ],
 }
 
@@ -382,11 +302,6 @@ def test_seen_is_a_cross_for_parallel_branches_and_all_for_sequential_ones():
     assert wiring.seen("T>S").all()
     assert wiring.seen("S>S")[1].all()
     assert wiring.seen("S>S").sum() == 16
-
-
-def test_show_gives_the_reason_for_what_is_no_layout(capsys):
-    wiring.show("T*S")
-    assert "branches are T" in capsys.readouterr().out
 
 
 def test_builder_follows_what_is_typed(capsys, monkeypatch):

@@ -7,6 +7,7 @@ import base64
 import importlib
 import itertools
 import statistics
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,16 @@ SQUARES = [Case(f"x = {x}", (x,), x * x) for x in (2, 3)]
 lesson = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 
 
+read = cache(make_notebooks.read)
+
+
 def cells(source: Path, kind: str) -> list[Any]:
-    return [cell for cell in make_notebooks.read(source).cells if cell.cell_type == kind]
+    return [cell for cell in read(source).cells if cell.cell_type == kind]
+
+
+@cache
+def stored_cells(source: Path) -> list[Any]:
+    return nbformat.read(make_notebooks.target_of(source), as_version=4).cells
 
 
 def tags(cell: Any) -> list[str]:
@@ -71,7 +80,7 @@ def test_lesson_asks_before_it_shows_and_reads_after(source):
 @lesson
 def test_lesson_ends_with_the_figure_to_remember(source):
     """Its section comes last, and no other figure stands between it and what to remember."""
-    stored = nbformat.read(make_notebooks.target_of(source), as_version=4).cells
+    stored = stored_cells(source)
     heads = [
         (i, line)
         for i, cell in enumerate(stored)
@@ -89,7 +98,7 @@ def test_lesson_ends_with_the_figure_to_remember(source):
 @lesson
 def test_each_figure_stands_between_a_guess_and_its_reading(source):
     """Whatever is drawn (but for exercises) is read in the next words; a guess went before."""
-    stored = nbformat.read(make_notebooks.target_of(source), as_version=4).cells
+    stored = stored_cells(source)
     for i, cell in enumerate(stored):
         if cell.cell_type == "code" and pictures(cell) and "exercise" not in tags(cell):
             after = next(c.source for c in stored[i:] if c.cell_type == "markdown")
@@ -100,7 +109,7 @@ def test_each_figure_stands_between_a_guess_and_its_reading(source):
 
 @lesson
 def test_each_live_widget_has_a_static_twin_just_above(source):
-    stored = nbformat.read(make_notebooks.target_of(source), as_version=4).cells
+    stored = stored_cells(source)
     code = [cell for cell in stored if cell.cell_type == "code"]
     for twin, cell in itertools.pairwise(code):
         if any(
@@ -175,7 +184,7 @@ def test_each_check_knows_the_stub_from_the_solution_and_draws_a_target(source):
 @lesson
 def test_what_answers_a_guess_and_the_imports_are_folded(source):
     """So that a guess can be made, in JupyterLab and in a page made of the notebook."""
-    stored = nbformat.read(make_notebooks.target_of(source), as_version=4).cells
+    stored = stored_cells(source)
     folds = [cell.metadata.get("jupyter", {}) for cell in stored]
     guessed, answers = False, 0
     for cell, fold in zip(stored, folds, strict=True):
@@ -195,7 +204,7 @@ def test_what_answers_a_guess_and_the_imports_are_folded(source):
 def test_a_page_of_a_lesson_folds_what_the_notebook_folds(tmp_path):
     target = make_notebooks.write_html(SOURCES[1], tmp_path)
     page = target.read_text()
-    stored = nbformat.read(make_notebooks.target_of(SOURCES[1]), as_version=4).cells
+    stored = stored_cells(SOURCES[1])
     hidden = [cell.metadata.get("jupyter", {}).get("outputs_hidden") for cell in stored]
     assert page.count("<details><summary>what it gives</summary>") == sum(map(bool, hidden))
     assert page.count("<details><summary>imports</summary>") == 1
@@ -206,7 +215,7 @@ def test_clips_move_in_four_lessons():
     moving = {
         path.name[:2]
         for path in SOURCES
-        for cell in nbformat.read(make_notebooks.target_of(path), as_version=4).cells
+        for cell in stored_cells(path)
         for output in cell.get("outputs", [])
         if b"acTL" in base64.b64decode(output.get("data", {}).get("image/png", ""))[:2000]
     }

@@ -87,7 +87,7 @@ def coco_map(found: Labelled, truth: Labelled) -> float:
     return float(precision[:, (precision > -1).all(0)].mean())
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(3))
 def test_frame_map_agrees_with_pycocotools(seed):
     found, truth = scene(seed)
     assert frame_map(found, truth, NUM_CLASSES)["map"] == pytest.approx(

@@ -18,7 +18,7 @@ from posmlp.data.augment import normalise
 from posmlp.presets import resolve
 from posmlp.tasks.__main__ import main
 from posmlp.tasks.ava import read_ava
-from posmlp.tasks.boxes import Labelled, frame_map, overlaps, truth_of
+from posmlp.tasks.boxes import overlaps
 from posmlp.tasks.detection import (
     MAX_OVERLAP,
     Detector,
@@ -85,12 +85,6 @@ def test_detections_of_one_action_overlap_little():
             boxes = found.box[(found.frame == frame) & (found.action == action)]
             other = overlaps(boxes, boxes) - torch.eye(len(boxes))
             assert (other <= MAX_OVERLAP + 1e-6).all()
-
-
-def test_truth_itself_has_frame_map_one():
-    data = moving_boxes("test", 5, **SHAPE)
-    truth = truth_of(data)
-    assert frame_map(Labelled(*truth), truth, 4)["map"] == 1.0
 
 
 def test_training_learns_repeats_and_is_kept(tmp_path):

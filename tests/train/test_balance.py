@@ -38,7 +38,7 @@ def ordered(counts: list[int], num_batches: int, size: int, seed: int) -> tuple[
 
 
 @given(counts_a_class, st.integers(0, 12), sizes, seeds)
-@settings(max_examples=200)
+@settings(max_examples=60)
 def test_classes_differ_by_one_at_most_in_every_batch_and_up_to_it(counts, num_batches, size, seed):
     labels, order = ordered(counts, num_batches, size, seed)
     assert len(order) == num_batches * size
@@ -51,7 +51,7 @@ def test_classes_differ_by_one_at_most_in_every_batch_and_up_to_it(counts, num_b
 
 
 @given(counts_a_class, st.integers(0, 12), sizes, seeds)
-@settings(max_examples=200)
+@settings(max_examples=60)
 def test_no_clip_comes_twice_before_all_of_its_class_came(counts, num_batches, size, seed):
     labels, order = ordered(counts, num_batches, size, seed)
     for label in labels.unique():

@@ -29,6 +29,7 @@ from posmlp.train.stopping import EXIT_CODE, Stopped, obeyed, whole
 from tests.train.test_train import CONFIG, TRAIN, clips, values
 
 __all__ = ["clips"]
+pytestmark = pytest.mark.usefixtures("forks")
 
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
 SETTINGS = ["num_frames=2", "image_size=16", "windows=4", "temporal_windows=2", "depths=[1]"]
@@ -140,55 +141,48 @@ def same_models(one: Path, other: Path) -> bool:
     )
 
 
-@pytest.mark.parametrize(("number", "step"), list(zip(SIGNALS, (1, 5, 7), strict=True)))
+EVERY_PART = replace(TRAIN, epochs=2, ema_decay=0.9, erase=0.5)
+DROPPING = replace(CONFIG, drop_path=0.3)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(clips: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    return out, fit(DROPPING, EVERY_PART, clips, [0, 3], out, progress=False)
+
+
+@pytest.mark.parametrize("where", ["step 1", "step 5", "step 7", "score", "death at step 4"])
 def test_training_stopped_anywhere_goes_on_with_the_same_bits(
-    clips: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: int
+    clips: Any,
+    undisturbed: tuple[Path, list[dict]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
 ) -> None:
-    train = replace(TRAIN, epochs=2, ema_decay=0.9, erase=0.5)
-    config = replace(CONFIG, drop_path=0.3)
-    whole_rows = fit(config, train, clips, [0, 3], tmp_path / "whole", progress=False)
-    at_step(monkeypatch, step, lambda: signal.raise_signal(number))
-    with pytest.raises((Stopped, KeyboardInterrupt)):
-        fit(config, train, clips, [0, 3], tmp_path / "cut", progress=False)
-    monkeypatch.undo()
-    assert not list((tmp_path / "cut").glob("model-*"))
-    resumed = fit(config, train, clips, [0, 3], tmp_path / "cut", progress=False)
-    assert values(resumed) == values(whole_rows)
-    assert same_models(tmp_path / "whole", tmp_path / "cut")
-
-
-def test_training_stopped_while_it_is_scored_goes_on_with_the_same_numbers(
-    clips: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole_rows = fit(CONFIG, TRAIN, clips, out=tmp_path / "whole", progress=False)
-    monkeypatch.setattr(loop, "score", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
-    with pytest.raises(Stopped):
-        fit(CONFIG, TRAIN, clips, out=tmp_path / "cut", progress=False)
-    monkeypatch.undo()
-    steps = len(clips[0]) // TRAIN.batch_size
-    assert load_file(tmp_path / "cut" / "state.safetensors")["epoch.steps"] == steps
-    assert values(fit(CONFIG, TRAIN, clips, out=tmp_path / "cut", progress=False)) == values(
-        whole_rows
-    )
-
-
-def test_long_epochs_store_their_middle(
-    clips: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A death without notice loses the steps since then alone."""
-    monkeypatch.setattr(loop, "STORE_EVERY_S", 0.0)
-    whole_rows = fit(CONFIG, TRAIN, clips, progress=False)
+    """A death without notice loses the steps since the last store alone."""
 
     def die() -> None:
         raise MemoryError
 
-    at_step(monkeypatch, 4, die)
-    with pytest.raises(MemoryError):
-        fit(CONFIG, TRAIN, clips, out=tmp_path / "run", progress=False)
+    signals = {"step 1": signal.SIGTERM, "step 5": signal.SIGUSR1, "step 7": signal.SIGINT}
+    steps = {"score": len(clips[0]) // TRAIN.batch_size, "death at step 4": 3}
+    if where in signals:
+        at_step(monkeypatch, int(where[-1]), lambda: signal.raise_signal(signals[where]))
+    elif where == "score":
+        monkeypatch.setattr(loop, "score", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    else:
+        monkeypatch.setattr(loop, "STORE_EVERY_S", 0.0)
+        at_step(monkeypatch, 4, die)
+    with pytest.raises((Stopped, KeyboardInterrupt, MemoryError)):
+        fit(DROPPING, EVERY_PART, clips, [0, 3], tmp_path / "cut", progress=False)
     monkeypatch.undo()
-    assert load_file(tmp_path / "run" / "state.safetensors")["epoch.steps"] == 3
-    resumed = fit(CONFIG, TRAIN, clips, out=tmp_path / "run", progress=False)
-    assert values(resumed) == values(whole_rows)
+    assert not list((tmp_path / "cut").glob("model-*"))
+    if where in steps:
+        state = load_file(tmp_path / "cut" / "state.safetensors")
+        assert state["epoch.steps"] == steps[where]
+    resumed = fit(DROPPING, EVERY_PART, clips, [0, 3], tmp_path / "cut", progress=False)
+    assert values(resumed) == values(undisturbed[1])
+    assert same_models(undisturbed[0], tmp_path / "cut")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,7 @@ def damage(path: Path, change: Callable[[bytes], bytes | None]) -> None:
         path.write_bytes(content)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize(("kind", "command"), list(zip(DAMAGE, cycle(COMMANDS))))
 def test_damage_is_one_line_with_file_and_mend(
     kind: str, command: str, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -327,8 +328,11 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
-@pytest.mark.parametrize("command", ["status", "why", "report", "repeat", "publish"])
+@pytest.mark.parametrize(
+    ("content", "command"),
+    list(zip(DAMAGE.values(), cycle(["status", "why", "report", "repeat", "publish"]))),
+    ids=DAMAGE,
+)
 def test_damaged_plan_is_one_line_with_the_mend(
     command: str,
     content: str,

@@ -130,14 +130,6 @@ def test_occlusion_of_separate_tubes_is_each_tubes_part(linear: Linear, clips: T
     torch.testing.assert_close(found.values, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_occlusion_tubes_default_to_quarters_half_a_tube_apart(
-    linear: Linear, clips: Tensor
-) -> None:
-    found = attribute(linear, clips[:1], 0, "occlusion")
-    assert found.options["tube"] == (1, 2, 2)
-    assert found.options["stride"] == (1, 1, 1)
-
-
 def test_grad_cam_equals_a_hand_computation(toy: PosMLPVideo, toy_clips: Tensor) -> None:
     tokens = toy.forward_features(toy_clips)[2].detach().requires_grad_()  # stage 2
     deeper = tokens

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional as F
 
 from analysis import accuracy_at, resize_bias, units
-from analysis.bias.resize import interpolate
 from posmlp import GATES, PosMLPVideo, create_model
 from posmlp.config import TrainConfig
 from posmlp.data.digits.moving_digits import MovingDigits
@@ -62,16 +61,7 @@ def test_a_spatial_table_linear_in_both_offsets_stays_so() -> None:
     assert resized.config.size == (20, 20)
 
 
-def test_interpolation_is_torchs_with_corners_aligned() -> None:
-    table = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0))
-    own = interpolate(table, [11, 3])
-    torch.testing.assert_close(
-        own, F.interpolate(table[None], (11, 3), mode="bilinear", align_corners=True)[0]
-    )
-
-
-@pytest.mark.parametrize("gate", GATES)
-@pytest.mark.parametrize("keep", ["values", "sums"])
+@pytest.mark.parametrize(("gate", "keep"), list(zip(GATES, cycle(["values", "sums"]))))
 def test_the_same_size_is_the_identity(gate: str, keep: str) -> None:
     model = randomised(create_model(SMALL, gate=gate, layout="T+S>ST"))
     resized = resize_bias(model, num_frames=3, image_size=16, windows=(4, 2), keep=keep)

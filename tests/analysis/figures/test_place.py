@@ -308,34 +308,3 @@ def test_parallel_branches_stand_above_each_other_and_sequential_ones_beside() -
     (x1, y1, *_), (x2, y2, *_) = boxes(draw_layout("T>S"))
     assert x1 < x2
     assert y1 == y2
-
-
-def test_a_branch_has_one_colour_in_all_layouts() -> None:
-    colours: dict[str, set[Any]] = {}
-    for layout in LAYOUTS:
-        for _, _, name, hue in boxes(draw_layout(layout)):
-            colours.setdefault(name, set()).add(hue)
-    assert {len(hues) for hues in colours.values()} == {1}
-    assert len(set().union(*colours.values())) == 3
-
-
-def test_drawing_stays_inside_its_limits() -> None:
-    for layout in LAYOUTS:
-        ax = draw_layout(layout)
-        (low, high), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-        for patch in ax.patches:
-            box = patch.get_extents().transformed(ax.transData.inverted())
-            if isinstance(patch, FancyBboxPatch | Circle):
-                assert low < box.x0 < box.x1 < high
-                assert bottom < box.y0 < box.y1 < top
-
-
-def test_no_layout_is_refused() -> None:
-    with pytest.raises(ValueError, match="branches are T"):
-        draw_layout("T*S")
-
-
-def test_it_draws_on_given_axes_with_a_given_title() -> None:
-    given = plt.subplots()[1]
-    assert draw_layout("T>S", ax=given, title="") is given
-    assert given.get_title(loc="left") == ""

@@ -35,22 +35,11 @@ from posmlp.config import TrainConfig
 from posmlp.data.digits.moving_digits import MovingDigits
 from posmlp.data.digits.synthetic import write_dataset
 from posmlp.data.sources import GeneratedClips
-from posmlp.presets import PRESETS
 from posmlp.train.fitting import fit
 from posmlp.train.population import seeded_model
+from tests.train.test_population import DIGITS, TINY
 
-CONFIG = replace(
-    PRESETS["toy"],
-    depths=(1, 1),
-    dims=(8, 20),
-    num_groups=(2, 10),
-    windows=(4, 1),
-    temporal_windows=None,
-    downsample=True,
-    mlp_ratio=2.0,
-    num_frames=4,
-    image_size=16,
-)
+CONFIG = replace(TINY, dims=(8, 20), num_groups=(2, 10), windows=(4, 1), **DIGITS)
 
 
 @pytest.fixture(scope="module", autouse=True)

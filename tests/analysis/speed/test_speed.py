@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -112,14 +111,6 @@ def test_measure_speed_hands_models_back():
 def test_measure_speed_refuses_settings_that_measure_nothing(changes, message):
     with pytest.raises(ValueError, match=message):
         measure_speed({"a": nn.Identity()}, **{**QUICK, **changes})
-
-
-def test_batch_sizes_may_be_an_array(clock):
-    log: list[float] = []
-    table = measure_speed(
-        {"a": Timed(1.0, log, clock)}, **{**QUICK, "batch_sizes": np.array([1, 2])}
-    )
-    assert table["batch_size"].tolist() == [1, 2]
 
 
 def test_pareto_keeps_what_nothing_beats():

@@ -210,10 +210,6 @@ def test_large_jpeg_frames_are_decoded_at_a_reduced_size(grey_levels, tmp_path):
     np.testing.assert_allclose(grey_levels(video.frames), [90, 180], atol=1)
 
 
-def test_frames_that_lack_are_counted(tmp_path):
-    assert read_video(write_frames(tmp_path, [3, 4, 7, 8])).num_damaged == 2
-
-
 def test_bad_frame_folders_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     write_frames(tmp_path / "twice", [1])

@@ -318,12 +318,6 @@ def test_second_fold_is_another_split(put, put_frames, tmp_path):
         list_videos(f"ucf101-3:{tmp_path}", "train")
 
 
-def test_second_hmdb51_fold_is_another_split(put, put_frames, tmp_path):
-    hmdb51(tmp_path, put, put_frames)
-    found = {p.name for p in list_videos(f"hmdb51-2:{tmp_path}", "test").paths}
-    assert found == {"a#0 (1).avi", "a#1 (1).avi"}
-
-
 def test_frame_tables_without_labels_take_those_of_the_json(put, put_frames, tmp_path):
     ssv2_frame_tables(tmp_path, put, put_frames)
     for name in ("train.csv", "val.csv"):
@@ -527,13 +521,6 @@ def test_other_layouts_lists_may_come_from_other_systems_too(name: str, tmp_path
     assert [place.partition(".")[0] for place in listing.places()] == ["a/0", "b/1"]
     assert listing.problems == ()
     assert ("labels from 1" in listing.split_rule) == (classes[0] in "1x" and "val" not in name)
-
-
-def test_labels_from_1_without_names_keep_their_numbers(tmp_path: Path) -> None:
-    texts(tmp_path, {"train.csv": "0.mp4 1\n1.mp4 3\n", "val.csv": "2.mp4 2\n"})
-    texts(tmp_path, {f"{i}.mp4": "a video" for i in range(3)})
-    listing = list_videos(f"kinetics:{tmp_path}", "train")
-    assert (listing.classes, listing.labels) == (("1", "2", "3"), (0, 2))
 
 
 def test_mirrored_labels_swap_only_directions():
