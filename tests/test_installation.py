@@ -14,8 +14,6 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from posmlp.checkpoint import SHIPPED
-
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("posmlp", "ablations", "analysis")
 NOT_INSTALLED = ("ablations/results/", "ablations/FINDINGS.md")  # what was found, to be read
@@ -49,10 +47,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     assert [name for name in tracked() if not (wheel / name).is_file()] == []
-
-
-def test_shipped_model_is_small() -> None:
-    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 1_000_000
 
 
 USE = """

@@ -141,12 +141,6 @@ def test_evaluation_on_other_classes_is_refused(run, write_clip, tmp_path, capsy
     assert "class 'dark' of the run is 'night'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("views", "words"), [("--clips", "num_views=0"), ("--crops", "crops=0")])
-def test_evaluation_of_no_views_is_refused(run, capsys, views, words):
-    assert main(["eval", str(run), "--workers", "0", views, "0"]) == 2
-    assert words in capsys.readouterr().err
-
-
 def test_frame_folders_are_classified_too(run, tmp_path):
     for k in range(1, 8):
         Image.new("RGB", (40, 32), (210,) * 3).save(tmp_path / f"{k:05d}.jpg")

@@ -360,19 +360,6 @@ def test_stored_costs_are_what_the_package_counts(variant):
     assert row.gmacs == pytest.approx(found["gmacs"])
 
 
-def test_the_count_misleads_both_ways_as_the_lesson_says():
-    costs = speeds.read().set_index("variant")[["gmacs", "latency_ms"]]
-    ratios = costs / costs.loc["T+S"]
-    assert 0.9 < ratios.gmacs["conv"] < 1 < ratios.latency_ms["conv"]
-    assert ratios.gmacs["ST"] > ratios.latency_ms["ST"]
-
-
-def test_missing_times_name_the_command(tmp_path, monkeypatch):
-    monkeypatch.setattr(speeds, "PATH", tmp_path / "lesson09.csv")
-    with pytest.raises(FileNotFoundError, match=r"python -m lessons\.speeds"):
-        speeds.read()
-
-
 def test_share_agrees_with_the_package():
     model = create_model("toy", token_bias=True).eval().double()
     with torch.no_grad():

@@ -128,12 +128,6 @@ def test_comparison_is_said_in_lines_and_in_words(capsys):
     assert stored.in_words(table) == f"Worse: mean; {words}"
 
 
-def test_missing_results_name_the_command_that_measures_them():
-    for read in (stored.rows, stored.command):
-        with pytest.raises(FileNotFoundError, match=r"ablations run ablations/grids/nothing\.yaml"):
-            read("nothing")
-
-
 def test_lesson_10_trains_what_its_stored_rows_were_trained_as():
     """Its own cells and the stored ones share the baseline, so that their rows can be compared."""
     base = {"preset": "toy", "data": "moving-digits:easy", "image_size": 16}

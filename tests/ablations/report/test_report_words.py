@@ -78,12 +78,6 @@ def test_highest_mean_that_is_not_shown_to_be_better_is_not_called_so(tmp_path):
     assert report_words.headline(study, metric, table).startswith("These runs cannot tell it from")
 
 
-def test_how_to_read_states_level_correction_margin_and_seeds(study):
-    said = report_words.how_to_read(study, study.comparison(study.metrics[0]))
-    for words in ("5 seeds are shared", "5%", "4 comparisons", "Holm", "2 points either way"):
-        assert words in said, words
-
-
 def test_prediction_is_set_beside_the_verdicts_of_what_it_names(study):
     found = report_words.findings(study, study.metrics[0], study.comparison(study.metrics[0]))
     assert report_prediction.named(study, found) == ["dense: better", "conv: worse"]

@@ -31,7 +31,6 @@ from analysis.cli import main
 from posmlp import create_model
 from posmlp.checkpoint import save
 from posmlp.config import TrainConfig
-from posmlp.predict import open_run
 
 T, SIDE = 10, 8
 WriteClip = Callable[..., Path]
@@ -317,12 +316,3 @@ def test_command_warns_where_a_still_video_equals_its_baseline(
     assert "; use another baseline (zero)\n" in error
     assert main([*given, "--set", "num_steps=1", "baseline=zero"]) == 0
     assert "warning" not in capsys.readouterr().err
-
-
-def test_open_run_refuses(run_folder: Path, tmp_path: Path) -> None:
-    assert open_run(run_folder).classes == ("up", "down")
-    with pytest.raises(ValueError, match="no run at"):
-        open_run(tmp_path)
-    (tmp_path / "config.json").write_text((run_folder / "config.json").read_text())
-    with pytest.raises(ValueError, match="holds no trained model yet"):
-        open_run(tmp_path)

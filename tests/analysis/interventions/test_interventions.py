@@ -23,7 +23,7 @@ from analysis import (
     t_interval,
 )
 from analysis.bias.maps import units
-from analysis.interventions.intervene import bytes_at_once, logits_after
+from analysis.interventions.intervene import logits_after
 from analysis.interventions.interventions import changed_tables, free_tables
 from posmlp import PosMLPConfig, PosMLPVideo, create_model
 from posmlp.config import TrainConfig
@@ -218,14 +218,6 @@ def test_clips_that_are_no_pairs_are_resampled_one_by_one(one_clock) -> None:
     assert intervene(model, mixed, [Intervention("knock_out")])["num_units"].tolist() == [4]
 
 
-def test_intervene_hands_the_model_back_in_its_mode(one_clock) -> None:
-    model, data = one_clock
-    for training in (True, False):
-        model.train(training)
-        intervene(model, data, [Intervention("knock_out")])
-        assert model.training == training
-
-
 def test_knock_outs_name_every_group_once() -> None:
     model = create_model("toy", layout="T>S")
     listed = knock_outs(model)
@@ -333,13 +325,6 @@ def test_an_intervention_on_nothing_is_refused(values: dict[str, Any], message: 
 def test_gates_without_a_table_are_refused(gate: str, unit: str) -> None:
     with pytest.raises(ValueError, match=f"gate {unit} .stage 1. has no table"):
         knock_outs(create_model(SMALL, gate=gate))
-
-
-def test_memory_estimate_falls_with_the_stage_and_grows_with_the_batch() -> None:
-    model = create_model("toy")
-    sizes = [bytes_at_once(model, stage, 64) for stage in (1, 2, 3, 4)]
-    assert sizes == sorted(sizes, reverse=True)
-    assert 1.9 < bytes_at_once(model, 1, 128) / sizes[0] <= 2
 
 
 def test_intervene_opens_data_by_name() -> None:
