@@ -8,28 +8,53 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+from analysis import cli_speed
 from analysis.arguments import count, file, folder
-from analysis.cli_speed import add_commands, use_no_screen
 from posmlp.own.code import TRUST_HELP, trust_all
 from posmlp.shapes import print_any_name
 
-VARIANT_HELP = "which of the run's variants, where it has several"
-DEVICE_HELP = "cpu, cuda or cuda:N; one GPU, if there is one, where this is left out"
+OPTIONS: dict[str, dict[str, Any]] = {
+    "run_folder": {"metavar": "RUN", "help": "a run folder of `posmlp train`"},
+    "source": {"metavar": "RUN_OR_FILE", "help": "a run folder, a .safetensors file, or toy-ts"},
+    "folder": {"metavar": "DIR", "help": "a folder of runs, such as `ablations run`'s"},
+    "video": {"metavar": "VIDEO", "help": "a video file"},
+    "--seed": {"type": int, "help": "which model of the run; its first by default"},
+    "--variant": {"help": "which of the run's variants, where it has several"},
+    "--device": {"help": "cpu, cuda or cuda:N; one GPU, if there is one, where this is left out"},
+    "--clips": {"type": count, "default": 56, "help": "of the run's test clips, at most"},
+    "--where": {"default": "*", "help": "names of activations, a shell pattern"},
+    "--frames": {"action": "store_true", "help": "exchange single frames, too"},
+    "--metric": {"default": "test_top1", "help": "a column of metrics.csv"},
+    "--grids": {"type": count, "default": 4_000, "help": "simulated ones, a case"},
+    "--method": {"default": "integrated_gradients"},
+    "--target": {"help": "a class's name or number; the predicted one by default"},
+    "--set": {
+        **{"nargs": "+", "default": [], "metavar": "key=value", "dest": "settings"},
+        "help": "options of the method, e.g. baseline=zero num_steps=64",
+    },
+    "--out": {"type": folder, "help": "the folder to write to"},
+    **cli_speed.OPTIONS,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a ValueError or an OSError ends with its message and exit code 2."""
-    options = _parser().parse_args(arguments)
+    given = vars(_parser().parse_args(arguments))
     print_any_name()
-    trust_all(getattr(options, "trust_code", False))
+    trust_all(given.pop("trust_code"))
+    name, run = given.pop("command"), given.pop("run")
+    if name != "check_gpu":  # which tells what cannot be imported
+        _use_no_screen()
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning(options.command)
-            options.run(options)
+            warnings.showwarning = _show_warning(name)
+            run(**given)
     except (ValueError, OSError) as error:
-        print(f"analysis {options.command}: {error}", file=sys.stderr)
+        print(f"analysis {name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("analysis: stopped", file=sys.stderr)
@@ -44,6 +69,13 @@ def _show_warning(command: str) -> Callable[..., None]:
     return show
 
 
+def _use_no_screen() -> None:
+    """Draw to files alone, as a machine without a display must."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m analysis",
@@ -51,193 +83,121 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    def add(run: Callable[..., None], **options: dict[str, Any]) -> None:
+        """The command of a function; it takes its arguments by name, each as OPTIONS has it."""
+        name = run.__name__.removeprefix("_")
         sub = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         sub.set_defaults(run=run)
         sub.add_argument("--trust-code", action="store_true", help=TRUST_HELP)
-        return sub
+        for option, changes in options.items():
+            flag = f"--{option}" if f"--{option}" in OPTIONS else option
+            sub.add_argument(flag, **(OPTIONS.get(flag, {}) | changes))
 
-    whole = command("all", _all)
-    whole.add_argument("run_folder", metavar="RUN", help="a run folder of `posmlp train`")
-    whole.add_argument("--variant", help=VARIANT_HELP)
-    whole.add_argument("--device", help=DEVICE_HELP)
-    whole.add_argument("--out", type=file, help="the page to write; RUN/analysis.html by default")
+    def out(default: str, what: str = "folder", **changes: Any) -> dict[str, Any]:
+        return {"help": f"the {what} to write to; {default} by default", **changes}
 
-    bias = command("bias", _bias)
-    bias.add_argument("run_folder", metavar="RUN", help="a run folder of `posmlp train`")
-    bias.add_argument("--seed", type=int, help="which model of the run; its first by default")
-    bias.add_argument("--variant", help=VARIANT_HELP)
-    bias.add_argument("--out", type=folder, help="the folder to write to; RUN/bias by default")
-
-    inside = command("inside", _inside)
-    inside.add_argument(
-        "run_folder",
-        metavar="RUN",
-        help="a run folder of `posmlp train`, or of several seeds, such as cells/ID",
-    )
-    inside.add_argument("--seed", type=int, help="which model of the run; its first by default")
-    inside.add_argument("--variant", help=VARIANT_HELP)
-    inside.add_argument("--clips", type=count, default=56, help="of the run's test clips, at most")
-    inside.add_argument("--where", default="*", help="names of activations, a shell pattern")
-    inside.add_argument("--frames", action="store_true", help="exchange single frames, too")
-    inside.add_argument("--out", type=folder, help="the folder to write to; RUN/inside by default")
-
-    knob = command("knob", _knob)
-    knob.add_argument(
-        "source", metavar="RUN_OR_FILE", help="a run folder, a .safetensors file, or toy-ts"
-    )
-    knob.add_argument("--seed", type=int, help="which model of the run; its first by default")
-    knob.add_argument("--out", type=file, required=True, help="the page, .html; or a picture, .png")
-
-    curves = command("curves", _curves)
-    curves.add_argument("folder", metavar="DIR", help="a folder of runs, such as `ablations run`'s")
-    curves.add_argument("--metric", default="test_top1", help="a column of metrics.csv")
-    curves.add_argument("--out", type=folder, help="the folder to write to; DIR/curves by default")
-
-    classes = command("classes", _classes)
-    classes.add_argument(
-        "folder", metavar="DIR", help="a folder of runs, such as `ablations run`'s"
-    )
-    classes.add_argument("--out", type=folder, help="the folder to write to; DIR by default")
-
-    sequential = command("sequential", _sequential)
-    sequential.add_argument("--grids", type=count, default=4_000, help="simulated ones, a case")
-    sequential.add_argument("--out", type=folder, required=True, help="the folder to write to")
-
-    learned = command("learned", _learned)
-    learned.add_argument("folder", metavar="DIR", help="runs of one variant, such as cells/ID")
-    learned.add_argument("--variant", help=VARIANT_HELP)
-    learned.add_argument("--device", help=DEVICE_HELP)
-    learned.add_argument("--out", type=folder, required=True, help="the folder to write to")
-
-    attribute = command("attribute", _attribute)
-    attribute.add_argument("run_folder", metavar="RUN", help="a run folder of `posmlp train`")
-    attribute.add_argument("video", metavar="VIDEO", help="a video file")
-    attribute.add_argument("--method", default="integrated_gradients")
-    attribute.add_argument(
-        "--target", help="a class's name or number; the predicted one by default"
-    )
-    attribute.add_argument("--seed", type=int, help="which model of the run; its first by default")
-    attribute.add_argument("--variant", help=VARIANT_HELP)
-    attribute.add_argument("--device", help=DEVICE_HELP)
-    attribute.add_argument(
-        "--out", type=folder, help="the folder to write to; RUN/attribution by default"
-    )
-    attribute.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="key=value",
-        dest="settings",
-        help="options of the method, e.g. baseline=zero num_steps=64",
-    )
-
-    add_commands(command)
+    run: dict[str, dict[str, Any]] = {"run_folder": {}, "seed": {}, "variant": {}}
+    page = out("RUN/analysis.html", "page", type=file)
+    add(_all, run_folder={}, variant={}, device={}, out=page)
+    add(_bias, **run, out=out("RUN/bias"))
+    several = {"help": "a run folder of `posmlp train`, or of several seeds, such as cells/ID"}
+    swapped: dict[str, dict[str, Any]] = {"clips": {"dest": "num_clips"}, "where": {}, "frames": {}}
+    add(_inside, **(run | {"run_folder": several} | swapped), out=out("RUN/inside"))
+    picture = {"type": file, "help": "the page, .html; or a picture, .png"}
+    add(_knob, source={}, seed={}, out=picture | {"required": True})
+    add(_curves, folder={}, metric={}, out=out("DIR/curves"))
+    add(_classes, folder={}, out=out("DIR"))
+    add(_sequential, grids={}, out={"required": True})
+    cells = {"help": "runs of one variant, such as cells/ID"}
+    add(_learned, folder=cells, variant={}, device={}, out={"required": True})
+    method: dict[str, dict[str, Any]] = {"video": {}, "method": {}, "target": {}, "set": {}}
+    add(_attribute, **run, **method, device={}, out=out("RUN/attribution"))
+    cli_speed.add_commands(add)
     return parser
 
 
-def _all(options: argparse.Namespace) -> None:
-    """Gather everything about a run in one HTML page that needs no network."""
-    use_no_screen()
-    from analysis.page.page import write_page
+@contextmanager
+def _models_on(device: str | None) -> Iterator[None]:
+    """Models are opened on the device, which is told at the end."""
     from posmlp.predict import opened_on, tell_device
 
-    with opened_on(options.device) as device:
-        print(write_page(options.run_folder, options.out, options.variant))
-    tell_device(device)
+    with opened_on(device) as found:
+        yield
+    tell_device(found)
 
 
-def _bias(options: argparse.Namespace) -> None:
+def _all(run_folder: str, out: str | None, variant: str | None, device: str | None) -> None:
+    """Gather everything about a run in one HTML page that needs no network."""
+    from analysis.page.page import write_page
+
+    with _models_on(device):
+        print(write_page(run_folder, out, variant))
+
+
+def _bias(run_folder: str, **how: Any) -> None:
     """Write a run's mixing weights, their statistics and figures of both to a folder."""
-    use_no_screen()
     from analysis.bias.figures import write_bias
 
-    print(write_bias(options.run_folder, options.out, options.seed, options.variant))
+    print(write_bias(run_folder, **how))
 
 
-def _inside(options: argparse.Namespace) -> None:
+def _inside(run_folder: str, **how: Any) -> None:
     """Write which activations carry the order of frames, and what turning its arrow does."""
-    use_no_screen()
     from analysis.page.inside import write_inside
 
-    out = write_inside(
-        options.run_folder,
-        options.out,
-        seed=options.seed,
-        variant=options.variant,
-        num_clips=options.clips,
-        where=options.where,
-        frames=options.frames,
-    )
-    print(out)
+    print(write_inside(run_folder, **how))
 
 
-def _knob(options: argparse.Namespace) -> None:
+def _knob(source: str, out: str, seed: int | None) -> None:
     """Write a page that runs a small model while its arrow of time turns, or a moving picture."""
-    use_no_screen()
     from analysis.explorer.knob import write_knob
 
-    print(write_knob(options.source, options.out, options.seed))
+    print(write_knob(source, out, seed))
 
 
-def _curves(options: argparse.Namespace) -> None:
+def _curves(folder: str, out: str | None, metric: str) -> None:
     """Draw learning curves and score against cost of the runs in a folder."""
-    use_no_screen()
     from analysis.results.curves import write_curves
 
-    print(write_curves(options.folder, options.out, options.metric))
+    print(write_curves(folder, out, metric))
 
 
-def _classes(options: argparse.Namespace) -> None:
+def _classes(folder: str, out: str | None) -> None:
     """Score the runs in a folder on each class of their test clips, as a table and a figure."""
-    use_no_screen()
     from analysis.results.class_accuracy import write_classes
 
-    print(write_classes(options.folder, options.out))
+    print(write_classes(folder, out))
 
 
-def _sequential(options: argparse.Namespace) -> None:
+def _sequential(out: str, grids: int) -> None:
     """Simulate how often 'seeds until the verdict' errs, beside a fixed design and peeking."""
     from analysis.results.false_alarms import write_false_alarms
 
-    print(write_false_alarms(options.out, options.grids))
+    print(write_false_alarms(out, grids))
 
 
-def _learned(options: argparse.Namespace) -> None:
+def _learned(folder: str, out: str, variant: str | None, device: str | None) -> None:
     """Summarise over seeds what one variant learned: maps, interventions, attributions."""
-    use_no_screen()
     from analysis.page.learned import write_learned
-    from posmlp.predict import opened_on, tell_device
 
-    with opened_on(options.device) as device:
-        print(write_learned(options.folder, options.out, options.variant))
-    tell_device(device)
+    with _models_on(device):
+        print(write_learned(folder, out, variant))
 
 
-def _attribute(options: argparse.Namespace) -> None:
+def _attribute(
+    run_folder: str, video: str, settings: Sequence[str], device: str | None, **how: Any
+) -> None:
     """Show which pixels of a video a run's model goes by: sheet, animation, shares of frames."""
-    use_no_screen()
     from analysis.attribution.explain import explain_video
-    from posmlp.predict import opened_on, tell_device
     from posmlp.settings import parse_value
 
-    settings = {}
-    for text in options.settings:
+    taken = {*how, "run", "video", "device"}
+    for text in settings:
         key, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"{text!r} is not key=value; write for example baseline=zero")
-        if hasattr(options, key):
+        if key in taken:
             raise ValueError(f"{key} is no option of a method; give --{key} in place of {text!r}")
-        settings[key] = parse_value(value)
-    with opened_on(options.device) as device:
-        explain_video(
-            options.run_folder,
-            options.video,
-            method=options.method,
-            target=options.target,
-            seed=options.seed,
-            variant=options.variant,
-            out=options.out,
-            **settings,
-        )
-    tell_device(device)
+        how[key] = parse_value(value)
+    with _models_on(device):
+        explain_video(run_folder, video, **how)
