@@ -94,7 +94,6 @@ USER_CHOICE = (
     "matplotlib",
     "seaborn",
     "pandas",
-    "fvcore",
     "captum",
     "decord",
 )
