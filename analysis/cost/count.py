@@ -30,13 +30,14 @@ _FLOPS: dict[Any, Callable[..., int]] = {
 # What has no products, beside torch's pointwise operations, its reductions and its views: names
 # without `_` and `native_` before them. With a star: whatever begins so.
 _NO_PRODUCTS = """
-    adaptive_* alpha_dropout arange argsort avg_pool* batch_norm* bernoulli cat channel_shuffle
-    clone col2im constant_pad_nd copy* cum* diag* dropout embedding empty* eye fill* flip full*
-    gather group_norm im2col index* layer_norm lift_fresh linspace local_scalar_dense *softmax
-    logcumsumexp masked_* max_pool* median meshgrid multinomial new_* nonzero normal* one_hot ones*
-    pad pixel_* prelu rand* reflection_pad* repeat* replication_pad* rms_norm roll rot90
-    scalar_tensor scatter* select_scatter slice_scatter sort stack to_copy topk tril triu
-    unfold_copy unique* unsafe_* upsample_* weight_norm* zero*
+    adaptive_* alpha_dropout arange argsort as_strided* avg_pool* batch_norm* bernoulli cat
+    channel_shuffle clone col2im constant_pad_nd copy* cum* detach diag* dropout embedding empty*
+    eye fill* flip full* gather group_norm im2col index* layer_norm lift_fresh linspace
+    local_scalar_dense logcumsumexp masked_* max_pool* median meshgrid multinomial new_* nonzero
+    normal* one_hot ones* pad pixel_* prelu rand* reflection_pad* repeat* replication_pad* resize*
+    rms_norm roll rot90 scalar_tensor scatter* select_scatter set slice_scatter *softmax sort
+    squeeze stack t to_copy topk transpose tril triu unfold_copy unique* unsafe_* unsqueeze
+    upsample_* weight_norm* zero*
 """
 
 
