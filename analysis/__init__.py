@@ -1,7 +1,8 @@
 """Measures and figures of trained models: functions return tidy DataFrames, draw_* take them.
 
 In go models, run folders and tables; out come rows, figures and pages. Each room answers a
-question; its docstring says which. Read `cli.py` for the commands, `draw.py` for all figures.
+question; its docstring says which. Read `cli.py` for the commands. A draw_* draws on `ax`, or on a
+new figure, and returns the Axes; one of several panels puts them in the place of `ax`.
 Names are imported on first use, so that `import analysis` and the command line stay quick.
 """
 

@@ -19,6 +19,12 @@ from .attribution.scorecard import (
     attribution_scores as attribution_scores,
     summarise_scores as summarise_scores,
 )
+from .bias.draw_bias import draw_spatial_bias as draw_spatial_bias
+from .bias.draw_bias import draw_temporal_bias as draw_temporal_bias
+from .bias.draw_history import draw_arrow_history as draw_arrow_history
+from .bias.draw_history import draw_bias_history as draw_bias_history
+from .bias.draw_history import save_bias_animation as save_bias_animation
+from .bias.draw_joint_bias import draw_joint_bias as draw_joint_bias
 from .bias.figures import bias_figures as bias_figures, write_bias as write_bias
 from .bias.history import bias_history as bias_history
 from .bias.maps import bias_maps as bias_maps, units as units
@@ -30,35 +36,21 @@ from .cost.costs import (
     relation_params as relation_params,
 )
 from .cost.memory import activation_memory as activation_memory
-from .draw import (
-    draw_accuracy as draw_accuracy,
-    draw_arrow as draw_arrow,
-    draw_arrow_history as draw_arrow_history,
-    draw_bias_history as draw_bias_history,
-    draw_cost_accuracy as draw_cost_accuracy,
-    draw_differences as draw_differences,
-    draw_exemplars as draw_exemplars,
-    draw_interventions as draw_interventions,
-    draw_joint_bias as draw_joint_bias,
-    draw_learning_curves as draw_learning_curves,
-    draw_patching as draw_patching,
-    draw_peers as draw_peers,
-    draw_probe as draw_probe,
-    draw_spatial_bias as draw_spatial_bias,
-    draw_speed_accuracy as draw_speed_accuracy,
-    draw_temporal_bias as draw_temporal_bias,
-    draw_tuning as draw_tuning,
-    save_bias_animation as save_bias_animation,
-)
 from .explorer.explorer import BiasExplorer as BiasExplorer
 from .figures.draw_layout import draw_layout as draw_layout
 from .inside.activations import activations as activations
 from .inside.arrow import arrow_curve as arrow_curve, arrow_of_time as arrow_of_time
+from .inside.draw_patching import draw_arrow as draw_arrow
+from .inside.draw_patching import draw_patching as draw_patching
 from .inside.draw_patching import save_gate_film as save_gate_film
 from .inside.patching import patch as patch
 from .inside.paths import contributions as contributions, patch_paths as patch_paths
+from .inside.readout import draw_probe as draw_probe
 from .inside.readout import probe as probe
+from .inside.tuning import draw_tuning as draw_tuning
 from .inside.tuning import tuning as tuning
+from .interventions.draw_effects import draw_exemplars as draw_exemplars
+from .interventions.draw_effects import draw_interventions as draw_interventions
 from .interventions.intervene import exemplars as exemplars, intervene as intervene
 from .interventions.interventions import Intervention as Intervention, knock_outs as knock_outs
 from .page.page import write_page as write_page
@@ -67,6 +59,11 @@ from .results.curves import (
     last_epochs as last_epochs,
     write_curves as write_curves,
 )
+from .results.draw_comparison import draw_differences as draw_differences
+from .results.draw_learning import draw_learning_curves as draw_learning_curves
+from .results.draw_results import draw_accuracy as draw_accuracy
+from .results.draw_results import draw_cost_accuracy as draw_cost_accuracy
+from .results.draw_speed import draw_speed_accuracy as draw_speed_accuracy
 from .results.effects import effects as effects
 from .results.pareto import pareto as pareto
 from .results.statistics import (
@@ -75,5 +72,6 @@ from .results.statistics import (
     seeds_needed as seeds_needed,
     t_interval as t_interval,
 )
+from .speed.draw_peers import draw_peers as draw_peers
 from .speed.peers import compare_peers as compare_peers
 from .speed.speed import measure_speed as measure_speed

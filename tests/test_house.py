@@ -37,7 +37,6 @@ HOUSE = {
         "cli": "cli_speed page attribution explorer bias results arguments",
         "cli_speed": "speed arguments",
         "page": "speed attribution inside interventions results cost explorer bias figures",
-        "draw": "speed inside interventions results bias figures",
         "speed": "results cost figures borrow",
         "attribution": "results figures borrow",
         "explorer": "inside interventions bias figures",

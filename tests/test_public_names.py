@@ -19,7 +19,7 @@ ORDERS = (
     "import ablations, analysis, posmlp",
     "import ablations.plan, ablations.run, analysis.cost, posmlp.train",
     "import ablations.plan.planned, ablations.plan.probe, ablations.cli",
-    "import analysis.cost.costs, analysis.cost.count, analysis.draw",
+    "import analysis.cost.costs, analysis.cost.count, analysis.bias.draw_bias",
     "import posmlp.train.fitting, posmlp.train.loop, posmlp.cli",
     "from ablations import run, plan; from analysis import cost; from posmlp import fit",
     "from ablations.plan import plan, probe; from ablations.run import run, part",
