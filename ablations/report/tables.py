@@ -183,26 +183,10 @@ def _markdown(study: Study, text: pd.DataFrame) -> str:
 
 def _latex(study: Study, text: pd.DataFrame) -> str:
     """A booktabs table that stands by itself in a document with \\usepackage{booktabs}."""
-    lines = [" & ".join(map(latex, row)) + r" \\" for row in text.to_numpy().tolist()]
-    head = " & ".join(map(latex, text.columns)) + r" \\"
     columns = "l" + "r" * (len(text.columns) - 1)
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs}",
-            r"\begin{table}",
-            r"\centering",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            head,
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
-            rf"\caption{{{latex(_note(study))}}}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    table = text.map(latex).rename(columns=latex)
+    made = table.to_latex(index=False, column_format=columns, caption=latex(_note(study)))
+    return f"% needs \\usepackage{{booktabs}}\n{made}"
 
 
 def latex(text: str) -> str:

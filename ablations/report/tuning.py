@@ -22,13 +22,6 @@ from ablations.store.store import Result, measured
 from analysis.figures.style import colours, styled, wrapped
 from analysis.results.statistics import compare
 
-SCORES = {
-    "val_top1": "validation top-1",
-    "val_top5": "validation top-5",
-    "val_within_pair": "validation within pairs",
-    "val_map": "validation mean average precision",
-    "val_loss": "validation loss",
-}
 ARROWS = {"lowest": "↓", "highest": "↑"}
 FAR_APART = 4.0
 """Values whose largest is this many times the smallest are drawn on a logarithmic axis."""
@@ -75,7 +68,7 @@ def _by(study: Study) -> Column:
 
 def _words(study: Study) -> str:
     """What has chosen, as a reader calls it."""
-    return SCORES[_by(study).name]
+    return Metric(_by(study)).short
 
 
 def _scores(study: Study) -> pd.DataFrame:
