@@ -129,8 +129,8 @@ def check_knob(model: PosMLPVideo) -> None:
 
 
 @torch.no_grad()
-def clips_shown(model: PosMLPVideo, held: HeldClips, count: int = NUM_SHOWN) -> list[int]:
-    """Of each pair of classes the clip that model and reversed model tell best, the surest `count`.
+def clips_shown(model: PosMLPVideo, held: HeldClips) -> list[int]:
+    """Of each pair of classes the clip that model and reversed model tell best, the surest few.
 
     That is the clip for which the smaller of two shares is largest: of its class, and of the class
     of its reversal when it is played backwards.
@@ -151,7 +151,7 @@ def clips_shown(model: PosMLPVideo, held: HeldClips, count: int = NUM_SHOWN) -> 
         pair = min(label, int(held.reverse_of[label]))
         if label == pair:  # one direction of each pair; the page turns it round
             best.setdefault(pair, i)
-    surest = sorted(best.values(), key=lambda i: -float(sure[i]))[:count]
+    surest = sorted(best.values(), key=lambda i: -float(sure[i]))[:NUM_SHOWN]
     return sorted(surest, key=lambda i: int(held.labels[i]))
 
 

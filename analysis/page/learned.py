@@ -194,9 +194,7 @@ def over_seeds(rows: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
 
 
 @styled
-def draw_over_seeds(
-    table: pd.DataFrame, rows: str, panels: str, *, reference: float | None = 0.0
-) -> Figure:
+def draw_over_seeds(table: pd.DataFrame, rows: str, panels: str) -> Figure:
     """A panel for each value of `panels`, a row for each of `rows`: means and their intervals."""
     names = list(dict.fromkeys(table[rows]))
     titles = list(dict.fromkeys(table[panels]))
@@ -212,8 +210,7 @@ def draw_over_seeds(
             continue
         part = table[table[panels] == title]
         places = part[rows].map(names.index)
-        if reference is not None:
-            ax.axvline(reference, color="0.6", linewidth=0.7, zorder=0)
+        ax.axvline(0, color="0.6", linewidth=0.7, zorder=0)
         ax.hlines(places, part["low"], part["high"], color=colour(0), linewidth=1.5)
         ax.plot(part["mean"], places, "o", color=colour(0), markersize=4)
         ax.set_title(str(title).replace("_", " "), fontsize=9)

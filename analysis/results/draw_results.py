@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,8 @@ LABELS = {
     "train_seconds": "training time of a run (s, log scale)",
 }
 
+QUARTILES = ["latency_q1_ms", "latency_q3_ms"]
+
 
 class Summary(NamedTuple):
     """One variant's finished runs."""
@@ -34,6 +36,14 @@ class Summary(NamedTuple):
     mean: float
     low: float
     high: float
+
+
+class Look(NamedTuple):
+    """How a variant's point is drawn; `hollow` for a score that was not measured here."""
+
+    colour: str
+    marker: str = "o"
+    hollow: bool = False
 
 
 class Point(NamedTuple):
@@ -133,7 +143,9 @@ def draw_cost_accuracy(
     summaries = summarise(df, y, by)
     finished = df[df[y].notna()]
     ax = ax or plt.subplots(figsize=(5.2, 3.6))[1]
-    points = draw_points(ax, finished, x, by, summaries, highlight)
+    hues = colours([str(s.name) for s in summaries], highlight)
+    looks = {name: Look(hue) for name, hue in hues.items()}
+    points = draw_points(ax, finished, x, by, summaries, looks)
     if front:
         draw_front(ax, points)
     if bounds is not None:
@@ -155,26 +167,30 @@ def draw_points(
     x: str,
     by: str,
     summaries: list[Summary],
-    highlight: Sequence[str] | None = None,
+    looks: Mapping[str, Look],
 ) -> list[Point]:
-    """Each variant's point with its two bars on a log axis; returns where they stand.
+    """Each variant's point with its two bars on a log axis; one without a value of `x` has none.
 
-    Raises ValueError where `x` is missing from the finished runs or not positive.
+    Returns where they stand. The bar along `x` spans the quartiles, over the rows or as columns
+    tell them. Raises ValueError where `x` is missing from the finished runs or not positive.
     """
     check_numbers(finished, x)
-    if not (finished[x] > 0).all():
+    if not (finished[x].dropna() > 0).all():
         raise ValueError(f"{x} has the value {finished[x].min()}; a log axis needs positive ones")
     points = []
-    hues = colours([str(s.name) for s in summaries], highlight)
     for s in summaries:
-        if len(s.values):
-            hue = hues[str(s.name)]
-            costs = finished.loc[finished[by] == s.name, x]
-            lower, median, upper = np.percentile(costs, [25, 50, 75])
-            ax.plot([median, median], [s.low, s.high], color=hue)
-            ax.plot([lower, upper], [s.mean, s.mean], color=hue)
-            ax.plot(median, s.mean, "o", color=hue, markersize=5)
-            points.append(Point(float(median), s.mean, str(s.name), hue))
+        rows = finished[(finished[by] == s.name) & finished[x].notna()]
+        if not len(rows):
+            continue
+        hue, marker, hollow = looks[str(s.name)]
+        lower, median, upper = np.percentile(rows[x], [25, 50, 75])
+        if x == "latency_ms" and set(QUARTILES) <= set(rows):
+            lower, upper = rows[QUARTILES].median()
+        ax.plot([median, median], [s.low, s.high], color=hue)
+        ax.plot([lower, upper], [s.mean, s.mean], color=hue)
+        face = "white" if hollow else hue
+        ax.plot(median, s.mean, marker, color=hue, markersize=5, markerfacecolor=face)
+        points.append(Point(float(median), s.mean, str(s.name), hue))
     ax.set_xscale("log")
     set_log_ticks(ax, [point.x for point in points])
     ax.margins(x=0.12, y=0.08)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -15,13 +14,13 @@ from analysis.figures.place import Place, lay_out, place_of, set_texts
 from analysis.figures.style import colour, styled
 from analysis.results.draw_results import (
     LABELS,
+    Look,
     Point,
     Summary,
-    check_numbers,
     count_seeds,
     draw_front,
+    draw_points,
     label_points,
-    set_log_ticks,
     summarise,
 )
 from analysis.results.runs import variant_column, without_failed
@@ -33,7 +32,6 @@ PANELS = {
 MORE_IS_BETTER = "clips_per_s"
 MEASURED = "measured"
 MARKERS = "osD^vP*X"
-QUARTILES = {"latency_ms": ["latency_q1_ms", "latency_q3_ms"]}
 CIRCUMSTANCES = {
     "device": "{}",
     "mode": "{}",
@@ -41,14 +39,6 @@ CIRCUMSTANCES = {
     "batch_size": "throughput at batch {}",
     "torch": "torch {}",
 }
-
-
-class Look(NamedTuple):
-    """How a variant's point is drawn; `hollow` for a score that was not measured here."""
-
-    colour: str
-    marker: str
-    hollow: bool
 
 
 @styled
@@ -97,7 +87,7 @@ def draw_speed_accuracy(
         panel.set_ylabel(_score_label(metric, summaries))
     drawn = []
     for panel, name in zip(axes, present, strict=True):
-        points = _draw_points(panel, finished, name, by, summaries, looks)
+        points = draw_points(panel, finished, name, by, summaries, looks)
         if family:
             _join_families(panel, points)
         measured = [point for point in points if not looks[point.name].hollow]
@@ -149,39 +139,6 @@ def _looks(
         )
         for row in firsts.to_dict("records")
     }
-
-
-def _draw_points(
-    ax: Axes,
-    finished: pd.DataFrame,
-    x: str,
-    by: str,
-    summaries: list[Summary],
-    looks: Mapping[str, Look],
-) -> list[Point]:
-    """Each variant's point with its two bars; a variant without a value of `x` has none."""
-    check_numbers(finished, x)
-    if not (finished[x].dropna() > 0).all():
-        raise ValueError(f"{x} has the value {finished[x].min()}; a log axis needs positive ones")
-    points = []
-    for summary in summaries:
-        rows = finished[(finished[by] == summary.name) & finished[x].notna()]
-        if not len(rows):
-            continue
-        look = looks[str(summary.name)]
-        lower, at, upper = np.percentile(rows[x], [25, 50, 75])
-        if set(QUARTILES.get(x, ["none"])) <= set(rows):
-            lower, upper = rows[QUARTILES[x]].median()
-        ax.plot([at, at], [summary.low, summary.high], color=look.colour)
-        ax.plot([lower, upper], [summary.mean, summary.mean], color=look.colour)
-        face = "white" if look.hollow else look.colour
-        [dot] = ax.plot(at, summary.mean, look.marker, color=look.colour, markersize=5)
-        dot.set_markerfacecolor(face)
-        points.append(Point(float(at), summary.mean, str(summary.name), look.colour))
-    ax.set_xscale("log")
-    set_log_ticks(ax, [point.x for point in points])
-    ax.margins(x=0.12, y=0.08)
-    return points
 
 
 def _join_families(ax: Axes, points: list[Point]) -> None:

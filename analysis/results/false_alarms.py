@@ -92,18 +92,16 @@ def p_values(paths: Array, counts: tuple[int, ...]) -> Array:
     return np.array(found)
 
 
-def peeking(
-    last: int = LAST, studies: int = 4_000, *, noise: str = "normal", seed: int = 0
-) -> pd.DataFrame:
+def peeking(studies: int = 4_000) -> pd.DataFrame:
     """Studies of two equal variants in which a difference was claimed by each number of seeds.
 
     A row a number of seeds from 3 on: seeds; every_seed, the share when a t-test at 5% is made
     after every seed until it finds something; designed, the share at the looks of a `Design`.
     """
-    paths = differences_of(noise, 0, studies, 1, last, seed)[:, 0]
-    seeds = np.arange(FIRST, last + 1)
+    paths = differences_of("normal", 0, studies, 1, LAST)[:, 0]
+    seeds = np.arange(FIRST, LAST + 1)
     claimed = (p_values(paths, tuple(seeds)) < SIGNIFICANCE).cumsum(axis=0) > 0
-    found = judged(paths, Design(looks(FIRST, last), 1, None))
+    found = judged(paths, Design(looks(FIRST, LAST), 1, None))
     stopped = np.where(found.verdict > 0, found.look, np.inf)
     return pd.DataFrame(
         {

@@ -155,10 +155,10 @@ def corrected_interval(row: Mapping[str, Any]) -> tuple[float, float]:
     return float(middle - wider * half), float(middle + wider * half)
 
 
-def far_value(values: ArrayLike, significance: float = FAR_SIGNIFICANCE) -> int | None:
+def far_value(values: ArrayLike) -> int | None:
     """The place of the one value that lies far from the others; None if there is none.
 
-    It is called far where normal values would have one so far in fewer than `significance` of
+    It is called far where normal values would have one so far in fewer than FAR_SIGNIFICANCE of
     samples: Student's t of its distance to the others' mean, times the number of values. Source:
     Grubbs, Sample criteria for testing outlying observations, 1950. Fewer than three values, or
     others without spread, show nothing.
@@ -172,7 +172,7 @@ def far_value(values: ArrayLike, significance: float = FAR_SIGNIFICANCE) -> int 
     if error == 0:
         return None
     p = 2 * stats.t.sf(abs(array[place] - others.mean()) / error, others.size - 1)
-    return place if p * array.size < significance else None
+    return place if p * array.size < FAR_SIGNIFICANCE else None
 
 
 def detectable_effect(num_seeds: int, power: float = 0.8) -> float:
@@ -210,25 +210,6 @@ def seeds_needed(effect: float, power: float = 0.8, significance: float = SIGNIF
     if np.isnan(found).any():
         raise ValueError(
             f"effect={effect} needs more than {MOST_SEEDS} seeds; no run of seeds will show it"
-        )
-    return int(found.item())
-
-
-def seeds_needed_to_equal(
-    effect: float, margin: float, power: float = 0.8, significance: float = SIGNIFICANCE
-) -> int:
-    """The fewest seeds at which `equivalence_p` is significant with probability `power`.
-
-    `effect`, the true difference, and `margin` are in standard deviations of the paired
-    differences. Raises ValueError if more than MOST_SEEDS would be needed, as for an effect at
-    the margin.
-    """
-    at = np.array([effect]), np.array([margin])
-    found = _fewest_seeds(lambda num: _power_to_equal(*at, num, significance), power)
-    if np.isnan(found).any():
-        raise ValueError(
-            f"effect={effect} within margin={margin} needs more than {MOST_SEEDS} seeds; "
-            "use a wider margin"
         )
     return int(found.item())
 
