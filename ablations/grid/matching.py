@@ -1,16 +1,15 @@
 """Variants at equal cost: widths are resized until a variant costs what the baseline does.
 
-Parameters and multiply-adds are quadratic in the widths, with products of neighbouring stages
-only. So a few counted models tell the cost at all widths; the best candidates are counted to prove
-it.
+Where all widths grow by one factor, parameters and multiply-adds are quadratic in it: three models
+tell the factor that is wanted. Possible widths around it are then counted, the nearest first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from itertools import islice, product
 
 from ablations.grid.costs import costs
 from posmlp.config import PosMLPConfig, gated_channels
@@ -18,8 +17,9 @@ from posmlp.config import PosMLPConfig, gated_channels
 Widths = tuple[int, ...]
 
 NUM_TRIED = 1000
-"""Combinations of widths, around those in proportion, whose cost is predicted; about."""
-NUM_COUNTED = 4
+"""Combinations of widths, around those in proportion; about."""
+NUM_BUILT = 8
+"""Of models with own code, which are built to be counted, so many are tried."""
 LARGEST_SCALE = 8.0
 
 
@@ -63,9 +63,9 @@ def matched(
     """
     asked, best = costs(baseline)[by], config
     if costs(config)[by] != asked:
-        candidates = _candidates(config, by, asked, within)
-        near = (c for c in candidates if abs(costs(c)[by] / asked - 1) <= within)
-        best = next(near, None) or min(candidates, key=lambda c: abs(costs(c)[by] - asked))
+        tried = list(islice(_candidates(config, by, asked), NUM_BUILT if config.code else None))
+        near = (c for c in tried if abs(costs(c)[by] / asked - 1) <= within)
+        best = next(near, None) or min(tried, key=lambda c: abs(costs(c)[by] - asked))
     match = Match(by, asked, costs(best)[by], config.dims, best.dims)
     if abs(match.difference) > within:
         raise ValueError(
@@ -76,24 +76,30 @@ def matched(
     return best, match
 
 
-def _candidates(config: PosMLPConfig, by: str, asked: float, within: float) -> list[PosMLPConfig]:
-    """A few configs of about the right size, the best first, by their predicted cost."""
-    predict = _Quadratic(config, by)
-    scale = predict.scale(asked)
+def _candidates(config: PosMLPConfig, by: str, asked: float) -> Iterator[PosMLPConfig]:
+    """Configs of about the right size, those nearest to one common factor first."""
+    scale = _scale(config, by, asked)
     near = [_nearest(config, stage, scale) for stage in range(config.num_stages)]
     in_step = (tuple(d * w // config.dims[0] for d in config.dims) for w in near[0])
-    possible = [
-        widths for widths in {*product(*near), *in_step} if _resized(config, widths) is not None
-    ]
-    target = [scale * width for width in config.dims]
 
-    def order(widths: Widths) -> tuple[float, float]:
-        away = max(abs(math.log(w / t)) for w, t in zip(widths, target, strict=True))
-        error = abs(predict(widths) / asked - 1)
-        return (0.0, away) if error <= within else (error, away)
+    def away(widths: Widths) -> float:
+        pairs = zip(widths, config.dims, strict=True)
+        return max(abs(math.log(width / (scale * own))) for width, own in pairs)
 
-    chosen = sorted(possible, key=order)[:NUM_COUNTED]
-    return [found for widths in chosen if (found := _resized(config, widths)) is not None]
+    for widths in sorted({*product(*near), *in_step}, key=away):
+        if (found := _resized(config, widths)) is not None:
+            yield found
+
+
+def _scale(config: PosMLPConfig, by: str, asked: float) -> float:
+    """The common factor of all widths at which the cost, a quadratic in it, is what is asked."""
+    import numpy as np
+
+    factors = (1, 2, 3)
+    sizes = [replace(config, dims=tuple(factor * d for d in config.dims)) for factor in factors]
+    quadratic = np.polyfit(factors, [costs(each)[by] for each in sizes], 2) - [0, 0, asked]
+    found = max(np.roots(quadratic).real, default=1.0)
+    return float(min(max(found, 1 / LARGEST_SCALE), LARGEST_SCALE))
 
 
 def _resized(config: PosMLPConfig, widths: Widths) -> PosMLPConfig | None:
@@ -119,50 +125,3 @@ def _nearest(config: PosMLPConfig, stage: int, scale: float) -> list[int]:
     target = scale * config.dims[stage]
     nearest = sorted(_possible_widths(config, stage), key=lambda width: abs(width - target))
     return nearest[: max(5, int(NUM_TRIED ** (1 / config.num_stages)))]
-
-
-class _Quadratic:
-    """The cost at any widths, from counting as many models as there are coefficients."""
-
-    def __init__(self, config: PosMLPConfig, by: str) -> None:
-        import numpy as np
-
-        self.dims = config.dims
-        points = [p for p in _points(config) if _resized(config, p) is not None]
-        counted = [costs(replace(config, dims=point))[by] for point in points]
-        scaled = np.array([self._terms(point) for point in points], float)
-        self._weights = np.linalg.lstsq(scaled, np.array(counted, float), rcond=None)[0]
-
-    def _terms(self, widths: Sequence[float]) -> list[float]:
-        """1, w, w^2 and products of neighbours, of widths in units of the config's own."""
-        w = [width / own for width, own in zip(widths, self.dims, strict=True)]
-        return [1, *w, *(x * x for x in w), *(a * b for a, b in pairwise(w))]
-
-    def __call__(self, widths: Sequence[float]) -> float:
-        return float(self._weights @ self._terms(widths))
-
-    def scale(self, asked: float) -> float:
-        """The common factor of all widths at which the cost is what is asked."""
-        low, high = 1 / LARGEST_SCALE, LARGEST_SCALE
-        for _ in range(40):
-            middle = math.sqrt(low * high)
-            too_much = self([middle * width for width in self.dims]) > asked
-            low, high = (low, middle) if too_much else (middle, high)
-        return low
-
-
-def _points(config: PosMLPConfig) -> Iterator[Widths]:
-    """Widths that differ from the config's in every way that a coefficient needs."""
-    dims = config.dims
-    above = [
-        [w for w in _possible_widths(config, stage) if w > dims[stage]][:2]
-        for stage in range(config.num_stages)
-    ]
-    yield dims
-    for i, steps in enumerate(above):
-        for width in steps:
-            yield (*dims[:i], width, *dims[i + 1 :])
-        if i and above[i - 1]:
-            yield (*dims[: i - 1], above[i - 1][0], steps[0], *dims[i + 1 :])
-    for factor in (2, 3):
-        yield tuple(factor * width for width in dims)
