@@ -165,7 +165,7 @@ class Attempt:
         seconds = (time.perf_counter() - self.clock) / num_together
         timings = {"started": self.started, "finished": finished, "seconds": seconds}
         default: Result = {"failure": None, "reason": None, "traceback": None, "metrics": {}}
-        log = Store(self.root).log_path(self.job)
+        log, precision = Store(self.root).log_path(self.job), cell.train.precision
         return {
             "cell": cell.id,
             "name": cell.name,
@@ -183,7 +183,7 @@ class Attempt:
             "memory_steps": list(self.job.memory_steps),
             "environment": {
                 **_environment(place.device),
-                "precision": _precision(cell, place.device),
+                "precision": "bfloat16" if in_bfloat16(precision, place.device) else "float32",
                 "repeats": repeats_bits(cell.train.deterministic, place.device),
             },
             "worker": place._asdict() | {"pid": os.getpid(), "host": socket.gethostname()},
@@ -231,11 +231,6 @@ def _clear_unless_resumable(folder: Path, job: Job) -> None:
         if stored:
             print(f"{folder} was begun with other configuration fields; it starts anew")
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _precision(cell: Cell, device: str) -> str:
-    """What a cell is trained, and scored, in."""
-    return "bfloat16" if in_bfloat16(cell.train.precision, device) else "float32"
 
 
 @cache

@@ -17,7 +17,6 @@ import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TextIO
 
 from ablations.engines.ladder import is_out_of_memory, lighter, with_step
 from ablations.engines.processes import (
@@ -98,7 +97,11 @@ def in_process(
             continue
         log = task.log_path(job)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", errors="backslashreplace") as file, _printing_to(file):
+        with (
+            log.open("a", errors="backslashreplace") as file,
+            contextlib.redirect_stdout(file),
+            contextlib.redirect_stderr(file),
+        ):
             results = task(job, place)
         drop_if_empty(log)
         again = lighter(job) if is_out_of_memory(results) else []
@@ -120,12 +123,6 @@ def in_process(
             )
     if finished:
         yield finished
-
-
-@contextlib.contextmanager
-def _printing_to(file: TextIO) -> Iterator[None]:
-    with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        yield
 
 
 def pool(

@@ -168,7 +168,7 @@ def on_ray(
             for reference in ready:
                 job = running.pop(reference)
                 parcel = _opened(reference, job, place, is_last=tries[job] == MAX_TRIES)
-                if parcel is None or _is_stopped(parcel):
+                if parcel is None or getattr(parcel.outcome, "stopped", False):
                     if parcel is not None:
                         keep(job, parcel)
                     waiting.appendleft(job)
@@ -192,10 +192,6 @@ def on_ray(
         for reference in late:
             ray.cancel(reference, force=True)
         ray.kill(bell)
-
-
-def _is_stopped(parcel: Parcel) -> bool:
-    return isinstance(parcel.outcome, WorkerDied) and parcel.outcome.stopped
 
 
 def _again(job: Job, outcome: Outcome, request: Request) -> dict[Job, Request]:

@@ -76,7 +76,9 @@ def combinations(file: GridFile, data: str | None = None) -> Expanded:
     for key in file.values:
         file.named((key,), key, KEYS, "key")
     base = _base(file, data)
-    factors = _axes(file) + _zips(file)
+    axes = file.mapping(("axes",), file.values.get("axes"))
+    alone = [_options(file, ("axes",), {name: values}) for name, values in axes.items()]
+    factors = alone + _zips(file)
     declared = tuple(name for factor in factors for name in factor[0])
     _each_once(file, declared)
     included = _list_of_settings(file, "include")
@@ -100,8 +102,8 @@ def combinations(file: GridFile, data: str | None = None) -> Expanded:
     cells = tuple(base | cell for cell in varied + included)
     if not cells:
         file.fail(("exclude",), "every cell is excluded.", key=True)
-    axes = tuple(dict.fromkeys([*declared, *extra_axes]))
-    return Expanded(cells, stated or reference, seeds, axes, declared, options)
+    varied_axes = tuple(dict.fromkeys([*declared, *extra_axes]))
+    return Expanded(cells, stated or reference, seeds, varied_axes, declared, options)
 
 
 def matches(cell: Combination, wanted: Combination) -> bool:
@@ -216,11 +218,6 @@ def _recipe(file: GridFile, name: Any) -> Combination:
         for key, value in read_recipe(name).items()
     }
     return {key: Setting(file.meant(where, key, value), where) for key, value in found.items()}
-
-
-def _axes(file: GridFile) -> list[list[Combination]]:
-    axes = file.mapping(("axes",), file.values.get("axes"))
-    return [_options(file, ("axes",), {name: values}) for name, values in axes.items()]
 
 
 def _zips(file: GridFile) -> list[list[Combination]]:

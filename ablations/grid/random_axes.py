@@ -42,7 +42,9 @@ def drawn(file: GridFile, where: Where, name: str, said: dict[str, Any]) -> list
     found: dict[float, None] = {}
     for place in range(MOST_TRIES * n):
         value = DRAWS[kind](low, high, _share(name, kind, float(low), float(high), place))
-        found[value if kind == "int_uniform" else _rounded(value, low, high)] = None
+        if kind != "int_uniform":
+            value = min(max(float(f"{value:.{DIGITS}g}"), low), high)
+        found[value] = None
         if len(found) == n:
             return list(found)
     problem = f"n={n} is more than there are values between {low:g} and {high:g}; ask for fewer."
@@ -64,7 +66,3 @@ def _share(*content: Any) -> float:
     """A number from 0 to 1, 1 left out, that a content decides: 53 bits of its hash."""
     digest = hashlib.sha256(repr(content).encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
-
-
-def _rounded(value: float, low: float, high: float) -> float:
-    return min(max(float(f"{value:.{DIGITS}g}"), low), high)

@@ -117,7 +117,8 @@ def fitted(
     for count in range(len(grid.seeds), 0, -1):
         part = grid.first_seeds(count)
         needed_s = _needed_s(part, predictions, store) / at_once
-        if needed_s <= budget_s or _is_finished(part, store):
+        done = (len(finished(store, cell, part.seeds)) for cell in part.cells)
+        if needed_s <= budget_s or all(count == len(part.seeds) for count in done):
             return part
     first = "tuning and " * bool(grid.trials) + "the first seed of every cell"
     grid.file.fail(
@@ -136,10 +137,6 @@ def _needed_s(grid: Grid, predictions: Mapping[str, Prediction], store: Store | 
             predicted_s = predictions[cell.id].seconds or 0.0
             total += done[0]["timings"]["seconds"] if done else predicted_s
     return total
-
-
-def _is_finished(grid: Grid, store: Store | None) -> bool:
-    return all(len(finished(store, cell, grid.seeds)) == len(grid.seeds) for cell in grid.cells)
 
 
 @dataclass

@@ -53,13 +53,14 @@ def rounds(grid: Grid, store: Store) -> Iterator[Round]:
             return
     going = [cell for cell in grid.cells if cell.id != grid.baseline.id]
     before = 0
-    for look in _looks(grid):
+    for look in design(grid).looks if grid.options.until else (len(grid.seeds),):
         jobs = tuple(grid.jobs_of(going, grid.seeds[before:look]))
         if grid.options.until:
             asked = {cell.id: Asked(look, UNDECIDED) for cell in going}
             grid = replace(grid, asked={**grid.asked, **asked, grid.baseline.id: Asked(look, None)})
         yield Round(grid, jobs, f"seeds to {look}" if grid.options.until else "")
-        if not all(_has_ended(job, store) for job in jobs):
+        trainings = ((cell, s, job.repeat) for job in jobs for cell, s in job.trainings)
+        if not all(store.ended(cell.id, seed, repeat) for cell, seed, repeat in trainings):
             return
         if grid.options.until:
             asked = {cell.id: Asked(look, _verdict(grid, cell, look, store)) for cell in going}
@@ -77,10 +78,6 @@ def current(grid: Grid, store: Store) -> Round:
     return last
 
 
-def _looks(grid: Grid) -> tuple[int, ...]:
-    return design(grid).looks if grid.options.until else (len(grid.seeds),)
-
-
 def design(grid: Grid) -> Design:
     """Of a grid whose seeds go on until the verdict."""
     from analysis.results.sequential import Design, looks
@@ -89,10 +86,6 @@ def design(grid: Grid) -> Design:
     within = grid.options.equal_within
     within = None if within is None else within * grid.options.metrics[0].points
     return Design(looks(*grid.options.until), len(grid.cells) - 1, within)
-
-
-def _has_ended(job: Job, store: Store) -> bool:
-    return all(store.ended(cell.id, seed, job.repeat) for cell, seed in job.trainings)
 
 
 def with_chosen(grid: Grid, store: Store) -> Grid:

@@ -44,7 +44,11 @@ def variants(study: Study) -> pd.DataFrame:
     """A row a variant, baseline first: name, label, axes, cost, runs; and of each metric its mean
     and t-interval in percent, and its difference to the baseline in points with p and verdict.
     """
-    comparisons = {metric: _by_label(study.comparison(metric)) for metric in study.metrics}
+    tables = {metric: study.comparison(metric) for metric in study.metrics}
+    comparisons = {
+        metric: {} if table is None else table.set_index("label").to_dict("index")
+        for metric, table in tables.items()
+    }
     cells = {cell["id"]: cell for cell in study.plan["cells"]}
     costs = study.costs.to_dict("index")
     num_done, num_failed = (each["id"].value_counts() for each in (study.done, study.failed))
@@ -61,10 +65,6 @@ def variants(study: Study) -> pd.DataFrame:
             row |= _measured(study, label, metric, compared.get(label))
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _by_label(table: pd.DataFrame | None) -> dict[str, dict[str, Any]]:
-    return {} if table is None else table.set_index("label").to_dict("index")
 
 
 def _plain(value: Any) -> Any:
@@ -102,7 +102,8 @@ def shown(study: Study, table: pd.DataFrame) -> pd.DataFrame:
         columns[f"verdict ({metric.short})"] = [_verdict(study, row, metric) for row in rows]
     columns["parameters"] = [_cost(study, row, "params", ",.0f") for row in rows]
     columns["GMACs"] = [_cost(study, row, "gmacs", ".3g") for row in rows]
-    columns["seeds"] = [_seeds(row) for row in rows]
+    failed = [f" ({row['num_failed']} failed)" if row["num_failed"] else "" for row in rows]
+    columns["seeds"] = [f"{row['num_done']}{more}" for row, more in zip(rows, failed, strict=True)]
     columns["s a run"] = [_number(row["train_seconds"], ".0f") for row in rows]
     return pd.DataFrame(columns)
 
@@ -142,10 +143,6 @@ def _cost(study: Study, row: dict[str, Any], name: str, form: str) -> str:
     """The cost, and where it differs from the baseline's how many times that it is."""
     ratio = study.cost_ratios(row["label"]).get(name)
     return _number(row.get(name), form) + (f" (×{ratio:.3g})" if ratio else "")
-
-
-def _seeds(row: dict[str, Any]) -> str:
-    return f"{row['num_done']}" + (f" ({row['num_failed']} failed)" if row["num_failed"] else "")
 
 
 def _number(value: float | None, form: str) -> str:

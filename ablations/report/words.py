@@ -211,11 +211,8 @@ def _numbers(metric: Metric, row: dict[str, Any]) -> str:
         if row["low"] != row["low"]:
             return f"{difference} (no interval yet; last at the look of {row['look']} seeds)"
         return f"{difference} (repeated {spread}; {stopped} at the look of {row['look']} seeds)"
-    return f"{difference} ({spread}; {row['n']} seeds; {_chance(row['p_holm'])})"
-
-
-def _chance(p: float) -> str:
-    return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
+    chance = f"p = {row['p_holm']:.2g}" if row["p_holm"] >= 0.001 else "p < 0.001"
+    return f"{difference} ({spread}; {row['n']} seeds; {chance})"
 
 
 def _caution(row: dict[str, Any], num_tests: int) -> str:

@@ -12,7 +12,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -185,11 +185,8 @@ def _lines(content: Mapping[str, Any]) -> str:
 
 def _part(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{\n" + ",\n".join(_entries(value)) + "\n}"
+        entries = (f"  {json.dumps(key)}: {json.dumps(each)}" for key, each in value.items())
+        return "{\n" + ",\n".join(entries) + "\n}"
     if isinstance(value, list) and value:
         return "[\n" + ",\n".join(f"  {json.dumps(each)}" for each in value) + "\n]"
     return json.dumps(value)
-
-
-def _entries(value: Mapping[str, Any]) -> Iterator[str]:
-    return (f"  {json.dumps(key)}: {json.dumps(each)}" for key, each in value.items())

@@ -124,7 +124,8 @@ def _account(store: Store, label: str, result: Result | str) -> str:
     if isinstance(result, str):
         return f"{label}: {result}"
     if result["status"] == "done":
-        shown = [f"{label}: done, {_metrics(result)}"]
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in result["metrics"].items())
+        shown = [f"{label}: done, {metrics}"]
     else:
         shown = [f"{label}: failed ({result['failure']}): {result['reason']}"]
     if result.get("traceback"):
@@ -137,7 +138,3 @@ def _account(store: Store, label: str, result: Result | str) -> str:
     where = f"{worker['device']} of {worker['host']}, {worker['num_threads']} thread(s)"
     shown += [f"on {where}, finished {result['timings']['finished']}"]
     return "\n".join([*shown, f"repeat it with: {for_folder(result['command'], store.root)}"])
-
-
-def _metrics(result: Result) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in result["metrics"].items())

@@ -45,7 +45,8 @@ def load(out: str | Path, *, repeats: bool = False, trials: bool = False) -> pd.
         elif result != "to do":
             warnings.warn(f"{cell['name']} seed {seed} is {result}; it is not done", stacklevel=2)
     table = pd.DataFrame(rows)
-    for axis in {*plan["axes"], *_tuned(plan)} & set(table.columns):
+    tuned = plan["trials"]["values"] if "trials" in plan else ()
+    for axis in {*plan["axes"], *tuned} & set(table.columns):
         values = [each.get(axis, float("nan")) for each in settings]
         if any(isinstance(value, list) for value in values):
             values = [value if value is None else shown_value(value) for value in values]
@@ -69,10 +70,6 @@ def compares(plan: dict[str, Any]) -> dict[str, Any]:
     if plan.get("until"):
         found |= {"until": plan["until"], "num_comparisons": len(plan["cells"]) - 1}
     return found | {"seeds": plan["seeds"]}
-
-
-def _tuned(plan: dict[str, Any]) -> list[str]:
-    return list(plan["trials"]["values"]) if "trials" in plan else []
 
 
 def _settings(cell: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analysis.attribution.baselines import Baseline, baseline_clips, warn_of_no_way
+from analysis.attribution.baselines import baseline_clips, warn_of_no_way
 from analysis.attribution.method_options import checked_options
 from analysis.attribution.methods import METHODS, REFUSED, Chunk, Method, target_scores
 from analysis.borrow import borrowed, unwrapped
@@ -164,17 +164,16 @@ def attribute(
             )
             score = target_scores(chunk)
             values = run(chunk, **chosen).detach().float()
-            start = _baseline_scores(chunk, chosen["baseline"]) if complete else score
+            start = score
+            if complete:
+                clean = baseline_clips(chosen["baseline"], chunk.clips)
+                start = target_scores(chunk._replace(clips=clean))
             parts.append([part.float().cpu() for part in (values, score, score - start)])
     values, score, change = (torch.cat(part) for part in zip(*parts, strict=True))
     if not complete:
         return Attribution(values, method, classes, score, signed, options)
     gap = (values.double().sum(dim=(1, 2, 3)) - change).float()
     return Attribution(values, method, classes, score, signed, options, gap, change)
-
-
-def _baseline_scores(chunk: Chunk, baseline: Baseline) -> Tensor:
-    return target_scores(chunk._replace(clips=baseline_clips(baseline, chunk.clips)))
 
 
 def checked_method(method: str) -> Method:

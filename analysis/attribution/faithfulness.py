@@ -102,10 +102,11 @@ def curve_areas(curves: pd.DataFrame) -> pd.DataFrame:
     `perturbation_curves`. Source: Petsiuk et al., RISE, 2018.
     """
     rows = [
-        {"clip": clip, "curve": f"{curve}_auc", "area": _area(points)}
+        (clip, f"{curve}_auc", float(integrate.trapezoid(points["probability"], points["share"])))
         for (clip, curve), points in curves.groupby(["clip", "curve"])
     ]
-    wide = pd.DataFrame(rows).pivot(index="clip", columns="curve", values="area")
+    table = pd.DataFrame(rows, columns=["clip", "curve", "area"])
+    wide = table.pivot(index="clip", columns="curve", values="area")
     return wide.rename_axis(columns=None).reset_index()
 
 
@@ -186,10 +187,6 @@ def _ranks(values: Tensor, seed: int) -> Tensor:
     order = shuffle[flat[:, shuffle].argsort(dim=1, descending=True, stable=True)]
     places = (torch.arange(count, dtype=torch.float64) / count).expand_as(order)
     return torch.zeros_like(places).scatter(1, order, places).view_as(values)
-
-
-def _area(points: pd.DataFrame) -> float:
-    return float(integrate.trapezoid(points["probability"], points["share"]))
 
 
 def _spearman(a: Tensor, b: Tensor) -> float:

@@ -73,7 +73,8 @@ def draw_joint_bias(
     figure = place_of(ax, size)
     heights = [1.0] * (len(of) * len(states)) + [1.7]
     grid = figure.add_gridspec(len(heights), len(slices), height_ratios=heights)
-    axes = np.array([[figure.add_subplot(cell) for cell in row] for row in _cells(grid, slices)])
+    lines, columns = range(len(heights) - 1), range(len(slices))
+    axes = np.array([[figure.add_subplot(grid[i, j]) for j in columns] for i in lines])
     image = _draw_slices(axes, kept, of, {dt: slice_name(dt, view) for dt in slices}, limit)
     margin = figure.add_subplot(grid[-1, :])
     _draw_margin(margin, kept, of, LABELS[view][0])
@@ -122,10 +123,6 @@ def _what_is_left_out(maps: pd.DataFrame, groups: list[int], slices: list[int]) 
     if len(slices) < num_dt:
         words += f"; {len(slices)} of {num_dt} slices"
     return words
-
-
-def _cells(grid: Any, slices: list[int]) -> list[list[Any]]:
-    return [[grid[i, j] for j in range(len(slices))] for i in range(grid.nrows - 1)]
 
 
 def _draw_slices(

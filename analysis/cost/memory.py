@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def activation_memory(model: nn.Module, clip_shape: tuple[int, ...]) -> dict[str
         given = _Storages([*twin.parameters(), *twin.buffers(), clip])
         return {
             "saved_bytes": _saved_bytes(twin.train(), clip, given),
-            "peak_bytes": _peak_bytes(twin.eval(), clip),
+            "peak_bytes": peak_bytes(torch.inference_mode()(partial(twin.eval(), clip))),
         }
 
 
@@ -74,11 +75,6 @@ def _saved_bytes(model: nn.Module, clip: Tensor, given: _Storages) -> int:
     with torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
         model.requires_grad_()(clip)
     return sum(storage.nbytes() for storage in kept.held.values() if storage not in given)
-
-
-def _peak_bytes(model: nn.Module, clip: Tensor) -> int:
-    with torch.inference_mode():
-        return peak_bytes(lambda: model(clip))
 
 
 def peak_bytes(step: Callable[[], object]) -> int:

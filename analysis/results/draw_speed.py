@@ -68,7 +68,9 @@ def draw_speed_accuracy(
     """
     by, df = variant_column(df, by), without_failed(df, metric)
     summaries = summarise(df, metric, by)
-    finished = _with_views(df[df[metric].notna()])
+    finished = df[df[metric].notna()]
+    if {"num_views", "gmacs"} <= set(finished):
+        finished = finished.assign(gmacs=finished["gmacs"] * finished["num_views"])
     present = [name for name in PANELS if name in df and finished[name].notna().any()]
     if not present:
         raise ValueError(
@@ -94,7 +96,8 @@ def draw_speed_accuracy(
         if measured:
             draw_front(panel, measured, more_is_better=name == MORE_IS_BETTER)
         drawn.append(points)
-        panel.set_xlabel(_label(name, df))
+        times = " x views" if name == "gmacs" and "num_views" in df else ""
+        panel.set_xlabel(PANELS[name].replace("of a clip", f"of a clip{times}"))
     set_texts(figure, title or f"{metric} against cost", _caption(finished, looks))
     _add_legend(figure, finished, by, looks, family, marker)
     lay_out(figure, now=True)  # labels are placed by where the points come to lie
@@ -103,22 +106,11 @@ def draw_speed_accuracy(
     return axes
 
 
-def _with_views(finished: pd.DataFrame) -> pd.DataFrame:
-    if "num_views" not in finished or "gmacs" not in finished:
-        return finished
-    return finished.assign(gmacs=finished["gmacs"] * finished["num_views"])
-
-
 def _score_label(metric: str, summaries: list[Summary]) -> str:
     """What a point's height is; a single value has no interval."""
     if all(len(summary.values) < 2 for summary in summaries):
         return metric
     return f"{metric}\n(mean, 95% t-interval, {count_seeds(summaries)})"
-
-
-def _label(name: str, df: pd.DataFrame) -> str:
-    times = name == "gmacs" and "num_views" in df
-    return PANELS[name].replace("of a clip", "of a clip x views") if times else PANELS[name]
 
 
 def _looks(
