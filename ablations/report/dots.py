@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 from markupsafe import Markup, escape
+from matplotlib.ticker import MaxNLocator
 
 from ablations.report.data import Study
 from ablations.report.labels import Metric
@@ -63,11 +64,8 @@ def _axis(rows: list[dict[str, Any]], margin: float | None) -> tuple[float, floa
     low, high = min(shown), max(shown)
     room = 0.04 * (high - low)
     low, high = low - room, high + room
-    rough = (high - low) / NUM_TICKS
-    scale = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * scale for factor in (1, 2, 5, 10) if factor * scale >= rough)
-    first = math.ceil(low / step)
-    return low, high, [step * i for i in range(first, math.floor(high / step) + 1)]
+    ticks = MaxNLocator(NUM_TICKS, steps=[1, 2, 5, 10]).tick_values(low, high)
+    return low, high, [float(tick) for tick in ticks if low <= tick <= high]
 
 
 def _ground(x: Any, ticks: list[float], height: int, margin: float | None) -> Markup:

@@ -5,7 +5,7 @@ Shapes: n clips, F features; activations are (B, T, H, W, C).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -204,6 +204,8 @@ def _truth(data: ClipSource, name: str) -> Array:
 
 def _read(inputs: Sequence[Array], wanted: _Target) -> dict[str, Any]:
     """Scores of the probe whose strength val chooses."""
+    from sklearn.linear_model import RidgeClassifier
+
     if wanted.is_number:
         return {"metric": "r2", **_regress(inputs, wanted.values), "chance": 0.0}
     one = tuple(np.zeros(len(each)) for each in wanted.values)
@@ -215,7 +217,7 @@ def _read(inputs: Sequence[Array], wanted: _Target) -> dict[str, Any]:
         ys = [y[chosen] for y, chosen in zip(wanted.values, own, strict=True)]
         if len(np.unique(ys[0])) < 2 or not all(map(len, ys)):
             continue
-        hits, strength = _classify(xs, ys)
+        hits, strength = _best(RidgeClassifier, xs, ys, lambda y, guess: (guess == y).sum())
         names, times = np.unique(ys[0], return_counts=True)
         right, counts = right + hits, counts + [len(y) for y in ys]
         chance += float((ys[2] == names[times.argmax()]).sum())
@@ -229,36 +231,29 @@ def _read(inputs: Sequence[Array], wanted: _Target) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _classify(xs: Sequence[Array], ys: Sequence[Array]) -> tuple[Array, float]:
-    """How many clips of each split are right, and the strength of the ridge."""
-    from sklearn.linear_model import RidgeClassifier
-
-    xs = _standardised(xs)
-    found = []
-    for strength in STRENGTHS:
-        fitted = RidgeClassifier(alpha=strength).fit(xs[0], ys[0])
-        hits = np.array([(fitted.predict(x) == y).sum() for x, y in zip(xs, ys, strict=True)])
-        found.append((hits, strength))
-    return max(found, key=lambda each: each[0][1])  # the weakest of equals
-
-
 def _regress(inputs: Sequence[Array], values: Sequence[Array]) -> dict[str, Any]:
     from sklearn.linear_model import Ridge
     from sklearn.metrics import r2_score
 
     ys = [np.asarray(each, dtype=float).reshape(len(each), -1) for each in values]
     known = [np.isfinite(y).all(1) for y in ys]
-    ys = [y[chosen] for y, chosen in zip(ys, known, strict=True)]
-    xs = _standardised([x[chosen] for x, chosen in zip(inputs, known, strict=True)])
+    xs, ys = ([of[chosen] for of, chosen in zip(each, known, strict=True)] for each in (inputs, ys))
+    scores, strength = _best(Ridge, xs, ys, lambda y, guess: r2_score(y, guess.reshape(y.shape)))
+    named = dict(zip(("train", "val", "test"), map(float, scores), strict=True))
+    return {"strength": strength, **named, "n": len(ys[2])}
+
+
+def _best(
+    ridge: Any, xs: Sequence[Array], ys: Sequence[Array], score: Callable[[Array, Array], float]
+) -> tuple[Array, float]:
+    """Of the strength that is best on val, the weakest of equals: scores of each split, and it."""
+    xs = _standardised(xs)
     found = []
     for strength in STRENGTHS:
-        fitted = Ridge(alpha=strength).fit(xs[0], ys[0])
-        guesses = [fitted.predict(x).reshape(y.shape) for x, y in zip(xs, ys, strict=True)]
-        scores = [float(r2_score(y, guess)) for y, guess in zip(ys, guesses, strict=True)]
-        found.append((scores, strength))
-    scores, strength = max(found, key=lambda each: each[0][1])
-    named = dict(zip(("train", "val", "test"), scores, strict=True))
-    return {"strength": strength, **named, "n": len(ys[2])}
+        fitted = ridge(alpha=strength).fit(xs[0], ys[0])
+        scores = [score(y, fitted.predict(x)) for x, y in zip(xs, ys, strict=True)]
+        found.append((np.array(scores), strength))
+    return max(found, key=lambda each: each[0][1])
 
 
 def _standardised(xs: Sequence[Array]) -> list[Array]:

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.cost.costs import counts
 from analysis.figures.pictures import png
 from analysis.results.draw_learning import draw_learning_curves
-from analysis.results.draw_speed import PANELS, draw_speed_accuracy
+from analysis.results.draw_speed import draw_speed_accuracy
 from posmlp.checkpoint import write_atomically
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.layouts.listing import as_text
@@ -117,9 +117,8 @@ def write_curves(
     """Draw the learning curves and the cost-score panels of a folder's runs, to `out`.
 
     Writes learning-curves.png, speed-accuracy.png and runs.csv (the rows that the second shows) to
-    `out`, by default FOLDER/curves. Where FOLDER/table.csv has latency_ms or clips_per_s by
-    variant, they become panels too. Returns the folder. Raises ValueError where there is no run,
-    no complete one, or no such metric.
+    `out`, by default FOLDER/curves. Returns the folder. Raises ValueError where there is no run, no
+    complete one, or no such metric.
     """
     root = Path(folder)
     target = Path(out) if out else root / "curves"
@@ -128,7 +127,7 @@ def write_curves(
     if metric not in numbers:
         what = "is not a number" if metric in curves else "is not there"
         raise ValueError(f"metric {metric!r} {what}; use one of the columns {list(numbers)}")
-    runs = _with_speed(last_epochs(curves, metric), root / "table.csv")
+    runs = last_epochs(curves, metric)
     if not runs[metric].notna().any():
         raise ValueError(f"no run under {root} has a {metric} at its last epoch; let one finish")
     title = highest_in_words(runs, metric)
@@ -201,17 +200,3 @@ def _read_cell(path: Path) -> tuple[str, dict[str, Any]]:
         raise ValueError(
             f"{path} is damaged ({error!r}); put a sound one back, or move its folder away"
         ) from error
-
-
-def _with_speed(runs: pd.DataFrame, table: Path) -> pd.DataFrame:
-    """The runs with the measured columns of table.csv, one row a variant, that they lack."""
-    if not table.is_file():
-        return runs
-    try:
-        known = pd.read_csv(table)
-    except ValueError as error:
-        raise ValueError(f"{table} is damaged ({error}); put a sound one back") from error
-    if "variant" not in known or known["variant"].duplicated().any():
-        raise ValueError(f"{table} must have a column variant and one row each; move it away")
-    new = [name for name in PANELS if name in known and name not in runs]
-    return runs.merge(known[["variant", *new]], on="variant", how="left") if new else runs

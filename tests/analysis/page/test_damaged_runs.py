@@ -131,7 +131,6 @@ OF_METRICS: dict[str, tuple[Damage, str]] = {
     ),
     "config": (config(seeds=3), "config.json is damaged (seeds is no list)"),
     "cell": (wrote("../cell.json", b"[]"), "cell.json is damaged ("),
-    "speed": (wrote("table.csv", b"a\n1\n"), "table.csv must have a column variant"),
 }
 
 
