@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -124,48 +125,28 @@ def _axes_of(cell: Cell) -> Iterator[tuple[str, list[Any]]]:
     return ((name, known[name]) for name in cell.axes)
 
 
-def _check(path: Path, out: Path) -> Callable[[], object]:
-    return partial(Store(out).check, read_grid(path))
-
-
-def _declare(path: Path, out: Path) -> Callable[[], object]:
-    return partial(Store(out.with_name("new")).declare, read_grid(path), "ablations run")
-
-
-def _status(_path: Path, out: Path) -> Callable[[], object]:
-    from ablations.store.status import status
-
-    return partial(status, out)
-
-
-def _load(_path: Path, out: Path) -> Callable[[], object]:
-    from ablations.store.table import load
-
-    return partial(load, out)
-
-
-def _resume(path: Path, out: Path) -> Callable[[], object]:
-    from ablations.run import run
-
-    return partial(run, path, out, device="cpu", progress=False)
+def _of(module: str, name: str) -> Callable[..., object]:
+    """What a module has by a name; it is imported now, by its step's process alone."""
+    found: Callable[..., object] = getattr(import_module(f"ablations.{module}"), name)
+    return found
 
 
 def _plan(path: Path, out: Path) -> Callable[[], object]:
-    from ablations.plan.planned import plan
-
+    plan = _of("plan.planned", "plan")
     return lambda: str(plan(path, out, device="cpu", probe_s=0))
-
-
-def _report(_path: Path, out: Path) -> Callable[[], object]:
-    from ablations.report.page import write_report
-
-    return partial(write_report, out)
 
 
 STEPS: dict[str, Callable[[Path, Path], Callable[[], object]]] = {
     "read": lambda path, _: partial(read_grid, path),
-    **{"check": _check, "declare": _declare, "status": _status, "load": _load},
-    **{"resume": _resume, "plan": _plan, "report": _report},
+    "check": lambda path, out: partial(Store(out).check, read_grid(path)),
+    "declare": lambda path, out: partial(
+        Store(out.with_name("new")).declare, read_grid(path), "ablations run"
+    ),
+    "status": lambda _, out: partial(_of("store.status", "status"), out),
+    "load": lambda _, out: partial(_of("store.table", "load"), out),
+    "resume": lambda path, out: partial(_of("run", "run"), path, out, device="cpu", progress=False),
+    "plan": _plan,
+    "report": lambda _, out: partial(_of("report.page", "write_report"), out),
 }
 """What each step calls, once all that it needs is imported and read."""
 

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,11 +62,9 @@ class Engine:
 
     def __post_init__(self) -> None:
         one_of(self.kind, ENGINES, "engine")
-        for name in ("workers", "num_threads", "per_gpu"):
-            if getattr(self, name) < 1:
+        for name in ("workers", "num_threads", "per_gpu", "together"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.together is not None and self.together < 1:
-            raise ValueError(f"together={self.together} must be at least 1")
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise ValueError(f"timeout={self.timeout_s:g} must be more than 0 seconds")
         if not 0 <= self.cache_gib < math.inf:
@@ -91,20 +89,12 @@ class Engine:
     @property
     def words(self) -> list[str]:
         """The command-line options that differ from their defaults."""
+        options = {"kind": "--engine", "num_threads": "--threads", "timeout_s": "--timeout"}
         words = []
-        for option, value, default in (
-            ("--engine", self.kind, "local"),
-            ("--address", self.address, None),
-            ("--per-gpu", self.per_gpu, 1),
-            ("--workers", self.workers, 1),
-            ("--device", self.device, None),
-            ("--threads", self.num_threads, 1),
-            ("--together", self.together, None),
-            ("--cache-gib", self.cache_gib, CACHE_GIB),
-            ("--timeout", self.timeout_s, None),
-            ("--log", self.log, None),
-        ):
-            words += [option, str(value)] if value != default else []
+        for field in fields(self):
+            value, option = getattr(self, field.name), f"--{field.name.replace('_', '-')}"
+            if value != field.default:
+                words += [options.get(field.name, option), str(value)]
         return words
 
     @contextmanager

@@ -3,9 +3,7 @@
 Each yields the jobs that have finished, with their results, a batch at a time, so that the
 results of quick jobs can be stored together: a batch is what finished while the one before was
 stored. A job that runs out of memory comes again as lighter ones (see `ladder`); it is yielded
-when nothing is left to try. A pool was written rather than taken over: when an idle worker is
-killed, pebble, loky and concurrent.futures all give up the jobs that are waiting. `ray_engine` is
-the third engine, for several machines.
+when nothing is left to try. `ray_engine` is the third engine, for several machines.
 """
 
 from __future__ import annotations

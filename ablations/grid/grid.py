@@ -235,7 +235,8 @@ def read_grid(grid: str | Path | Mapping[str, Any], data: str | None = None) -> 
         source = sources[spec] = sources.get(spec) or datasets.describe(spec, file.code)
         config, train = build(values, source.num_classes, models, file.code)
         source = datasets.counted(source, config, train)
-        axes = {name: _as_value(_value(name, values, config, train)) for name in plan.axes}
+        axes = {name: _value(name, values, config, train) for name in plan.axes}
+        axes = {n: shown_value(v) if isinstance(v, dict) else v for n, v in axes.items()}
         shown = [name for name in plan.axes if name in plan.declared or name in settings]
         name = " ".join(f"{axis}={shown_value(axes[axis])}" for axis in shown)
         start = init_sha256(train.init_from)
@@ -321,11 +322,6 @@ def _matched(file: GridFile, plan: Expanded, cells: list[Cell], baseline: Cell) 
     cells = _all_possible(file, plan.cells, [lambda c=cell: resized(c) for cell in cells])
     _all_different(file, plan.cells, cells)
     return cells
-
-
-def _as_value(value: Any) -> Any:
-    """What stands in tables: options as text."""
-    return shown_value(value) if isinstance(value, dict) else value
 
 
 def _value(name: str, values: dict[str, Any], config: PosMLPConfig, train: TrainConfig) -> Any:

@@ -42,9 +42,14 @@ def short_labels(plan: Mapping[str, Any]) -> dict[str, str]:
     """
     axes = varying_axes(plan)
     shown = {axis: short_values(plan, axis) for axis in axes}
+
+    def part(axis: str, value: Any, text: str) -> str:
+        alone = len(axes) == 1 or (isinstance(value, str) and not text.isdigit())
+        return text if alone else f"{axis.rpartition('.')[2]}={text}"
+
     labels = {
         cell["id"]: BETWEEN.join(
-            _part(axis, cell["axes"].get(axis), shown[axis][cell["id"]], len(axes)) for axis in axes
+            part(axis, cell["axes"].get(axis), shown[axis][cell["id"]]) for axis in axes
         )
         for cell in plan["cells"]
     }
@@ -67,11 +72,6 @@ def short_value(value: Any) -> str:
         items = [shown_value(item) for item in value]
         return items[0] if len(set(items)) == 1 else ",".join(items)
     return shown_value(value)
-
-
-def _part(axis: str, value: Any, shown: str, num_axes: int) -> str:
-    alone = num_axes == 1 or (isinstance(value, str) and not shown.isdigit())
-    return shown if alone else f"{axis.rpartition('.')[2]}={shown}"
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,14 @@ def costs(run: Path, variant: str | None = None) -> Section:
     modules = counted["by_module"]
     parts = modules.assign(part=modules["module"].str.extract(r"^(stages\.\d+|[^.]+)")[0])
     by_part = parts.groupby("part", sort=False)[["params", "macs"]].sum()
+    by_part.index = [  # `stages.0` is stage 1, as the rest of the page counts
+        f"stage {int(part[7:]) + 1}" if part.startswith("stages.") else part
+        for part in map(str, by_part.index)
+    ]
     whole = pd.DataFrame({"params": counted["params"], "macs": counted["macs"]}, index=["all"])
     head = ["part", "parameters", "multiply-adds of a clip (M)", "share of them"]
     cells = [
-        [_stage_name(str(part)), f"{row['params']:,.0f}", f"{row['macs'] / 1e6:,.3f}",
+        [str(part), f"{row['params']:,.0f}", f"{row['macs'] / 1e6:,.3f}",
          f"{row['macs'] / counted['macs']:.1%}"]
         for part, row in pd.concat([by_part, whole]).iterrows()
     ]  # fmt: skip
@@ -83,8 +87,3 @@ def unreliable(timed: pd.DataFrame, cores: int | None = None) -> str:
     if not timed["median_ms"].is_monotonic_increasing:
         return "a larger batch came out faster than a smaller one"
     return ""
-
-
-def _stage_name(part: str) -> str:
-    """`stages.0` as `stage 1`, which is how the rest of the page counts."""
-    return f"stage {int(part[7:]) + 1}" if part.startswith("stages.") else part

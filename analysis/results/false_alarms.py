@@ -146,7 +146,7 @@ def _page(table: pd.DataFrame, grids: int) -> str:
         (table["noise"] == "normal") & (table["margin"] == MARGIN) & table["mean_seeds"].notna()
     ]
     shown = power[["difference", "design"]].assign(
-        **{name: _percent(power[name]) for name in ("better", "equal", "undecided")},
+        **{name: power[name].map("{:.1%}".format) for name in ("better", "equal", "undecided")},
         mean_seeds=power["mean_seeds"].map("{:.1f}".format),
     )
     at = ", ".join(map(str, looks(FIRST, LAST)))
@@ -176,10 +176,6 @@ A fixed design errs there too. Make the recipe steady first.
 
 `better`, `equal`, `undecided`: shares of comparisons. `mean_seeds`: until the verdict.
 """
-
-
-def _percent(shares: pd.Series) -> pd.Series:
-    return shares.map("{:.1%}".format)
 
 
 def _markdown(table: pd.DataFrame) -> str:
