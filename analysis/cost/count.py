@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from torch.utils.module_tracker import ModuleTracker
@@ -53,7 +54,7 @@ def count_macs(model: nn.Module, clip_shape: tuple[int, ...]) -> Counter[str]:
         weight = next(twin.parameters(), torch.empty(0))
         one, two = _Products(), _Products()
         for count, products in ((1, one), (2, two)):
-            with products.modules, products:
+            with products.modules, products, _Einsum(products):
                 twin(torch.zeros(count, *clip_shape, dtype=weight.dtype))
     if unknown := sorted({name for name, _ in two.unknown - one.unknown}):
         raise ValueError(
@@ -80,10 +81,32 @@ class _Products(TorchDispatchMode):
         result = func(*args, **kwargs)
         if count := _FLOPS.get(func._overloadpacket):
             flops = count(*args, **kwargs, out_val=result)
-            self.flops[max(self.modules.parents - {"Global"}, key=len)] += flops
+            self.add(flops)
         elif not _has_no_product(func):
             shapes = [tuple(x.shape) for x in args if isinstance(x, Tensor)]
             self.unknown[str(func._overloadpacket).replace(".", "::"), str(shapes)] += 1
+        return result
+
+    def add(self, flops: int) -> None:
+        """Of the module that runs."""
+        self.flops[max(self.modules.parents - {"Global"}, key=len)] += flops
+
+
+class _Einsum(TorchFunctionMode):
+    """A product all the same where every sum has one term: torch then multiplies number by number.
+
+    So does the mixing of a window of one token.
+    """
+
+    def __init__(self, products: _Products) -> None:
+        super().__init__()
+        self.products = products
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = self.products.flops.total()
+        result = func(*args, **(kwargs or {}))
+        if func is torch.einsum and len(args) == 3 and self.products.flops.total() == before:
+            self.products.add(2 * result.numel())
         return result
 
 
