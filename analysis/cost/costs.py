@@ -72,9 +72,15 @@ def cost(
     """
     model = _countable(model_or_config)
     shape = clip_shape_of(model) if clip_shape is None else clip_shape
-    # First, since it tells of a shape that does not fit.
-    activations = activation_memory(model, shape) if memory else {}
-    rows = _count_by_module(model, shape)
+    try:  # memory first, since it tells of a shape that does not fit
+        activations = activation_memory(model, shape) if memory else {}
+        rows = _count_by_module(model, shape)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"cost cannot run {type(model).__name__} by shapes alone ({reason}); give it with no "
+            "part that is scripted or quantised"
+        ) from error
     macs = sum(row["macs"] for row in rows)
     counted = {
         "params": sum(row["params"] for row in rows),

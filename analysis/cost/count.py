@@ -28,6 +28,8 @@ _FLOPS: dict[Any, Callable[..., int]] = {
     **dict.fromkeys((_ATEN.mv, _ATEN.dot, _ATEN.vdot), lambda x, *_, **__: 2 * x.numel()),
     _ATEN.addmv: lambda _, x, *__, **___: 2 * x.numel(),
 }
+_FLOPS |= {getattr(_ATEN, f"{op}_"): _FLOPS[getattr(_ATEN, op)]
+           for op in ("addmm", "baddbmm", "addmv")}  # fmt: skip
 # What has no products, beside torch's pointwise operations, its reductions and its views: names
 # without `_` and `native_` before them. With a star: whatever begins so.
 _NO_PRODUCTS = """

@@ -238,7 +238,6 @@ COUNTED = {
     ),
     "summed ellipsis": Tokens(nn.Linear(8, 8), lambda m, x: torch.einsum("...i,...i->i", x, x)),
     "no arrow": Tokens(nn.Linear(8, 8), lambda m, x: torch.einsum("...j,jk", x, m.weight)),
-    "in place": Tokens(nn.Linear(8, 8), lambda m, x: x[0].clone().addmm_(x[0], m.weight)),
     "transposed": Tokens(nn.ConvTranspose1d(6, 4, 3, 2, groups=2, dilation=2), lambda m, x: m(x)),
     "same padding": Tokens(nn.Conv1d(6, 4, 3, padding="same", groups=2), lambda m, x: m(x)),
     "tensordot": Tokens(nn.Linear(8, 4), lambda m, x: torch.tensordot(x, m.weight.mT, dims=1)),
@@ -267,10 +266,16 @@ def test_cost_refuses_an_operation_that_it_does_not_know(name: str) -> None:
         cost(model, clip_shape=(3, 1, 4, 4))
 
 
-def test_cost_refuses_parts_that_are_not_traced() -> None:
-    for inner in (torch.compile(nn.Linear(8, 8)), torch.jit.script(nn.Linear(8, 8))):
-        with pytest.raises(ValueError, match=r"cost cannot trace Tokens \(.*compiled, scripted"):
-            cost(Tokens(inner, lambda m, x: m(x)), clip_shape=(3, 1, 4, 4), memory=False)
+def test_cost_counts_compiled_parts_and_products_in_place_and_refuses_scripted_parts() -> None:
+    for inner, call in (
+        (torch.compile(nn.Linear(8, 8)), lambda m, x: m(x)),
+        (nn.Linear(8, 8), lambda m, x: x.flatten(0, 1).clone().addmm_(x.flatten(0, 1), m.weight)),
+    ):
+        found = cost(Tokens(inner, call), clip_shape=(3, 1, 4, 4), memory=False)
+        assert found["macs"] == 6 * 8 * 8
+    scripted = Tokens(torch.jit.script(nn.Linear(8, 8)), lambda m, x: m(x))
+    with pytest.raises(ValueError, match=r"cost cannot run Tokens by shapes alone .*scripted"):
+        cost(scripted, clip_shape=(3, 1, 4, 4))
 
 
 def test_cost_counts_what_no_clip_enters_as_nothing() -> None:
