@@ -35,7 +35,7 @@ def run(tmp_path: Path) -> Path:
         "data": {"test": {}}, "classes": CLASSES, "seeds": [0],
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(stored))
-    (folder / "metrics.csv").write_text("epoch,seed,test_top1,note\n1,0,0.5,fine\n")
+    (folder / "metrics.csv").write_text("epoch,seed,test_top1\n1,0,0.5\n")
     return folder
 
 
@@ -124,7 +124,7 @@ def test_model_that_diverged_has_no_bias_files(
 OF_METRICS: dict[str, tuple[Damage, str]] = {
     "empty": (wrote("metrics.csv", b""), "none of its folders holds config.json and rows in"),
     "cut": (wrote("metrics.csv", b"epoch,seed,test_top1\n1,0\n"), "metrics.csv is damaged"),
-    "words": (wrote("metrics.csv", b"epoch,seed,test_top1\n1,0,x\n"), "'test_top1' is not a num"),
+    "words": (wrote("metrics.csv", b"epoch,seed,test_top1\n1,0,x\n"), "metrics.csv is damaged"),
     "no value": (
         wrote("metrics.csv", b"epoch,seed,test_top1\n1,0,nan\n"),
         "has a test_top1 at its",
@@ -147,13 +147,12 @@ def test_damage_is_named_by_the_curves(
     assert not (run / "curves").exists()
 
 
-@pytest.mark.parametrize("metric", ["variant", "note"])
 def test_curves_of_what_is_no_number_are_refused(
-    run: Path, capsys: pytest.CaptureFixture[str], metric: str
+    run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["curves", str(run), "--metric", metric]) == 2
+    assert main(["curves", str(run), "--metric", "variant"]) == 2
     error = capsys.readouterr().err
-    assert f"metric '{metric}' is not a number; use one of the columns ['epoch', 'seed'" in error
+    assert "metric 'variant' is not a number; use one of the columns ['epoch', 'seed'" in error
 
 
 def test_models_of_another_config_are_no_history(run: Path) -> None:
