@@ -27,7 +27,7 @@ GRIDS = sorted(path.parent.name for path in stored.RESULTS.glob("*/rows.csv"))
 FEW = '{**grid, "base": {**BASE, "train": {**BASE["train"], "num_clips": 64}}}'
 SHORTER = {
     r'(MovingDigits\("(?:train|val)", (?:num_clips=)?)\d+': r"\g<1>56",
-    r"TrainConfig\(epochs=[35]": "TrainConfig(epochs=2",
+    r"TrainConfig\(epochs=3": "TrainConfig(epochs=1",
     r"ablations\.run\(grid, ": f"ablations.run({FEW}, ",
     r"num_train=56, num_test=84": "num_train=28, num_test=84",
     r'"min_runs": 20, "min_seconds": 0.5': '"min_runs": 3, "min_seconds": 0.0',
