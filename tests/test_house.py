@@ -319,7 +319,7 @@ def test_room_is_of_a_size_to_live_in_and_says_what_to_read_first(room: str) -> 
         assert (folder / name).exists(), name
 
 
-HEAVY = ("torch", "pandas", "matplotlib", "scipy")
+HEAVY = ("torch", "pandas", "matplotlib", "scipy", "fvcore")
 
 
 @pytest.mark.parametrize("name", ["posmlp.presets", *(f"{each}.cli" for each in PACKAGES), "rooms"])

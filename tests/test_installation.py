@@ -94,6 +94,7 @@ USER_CHOICE = (
     "matplotlib",
     "seaborn",
     "pandas",
+    "fvcore",
     "captum",
     "decord",
 )

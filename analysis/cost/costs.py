@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import math
 import reprlib
+from collections import Counter
 from functools import lru_cache
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 
 from analysis.bias.maps import units
 from analysis.borrow import unwrapped
 from analysis.cost.count import count_macs
 from analysis.cost.memory import activation_memory
-from posmlp.checkpoint import outline
+from posmlp.checkpoint import copied
 from posmlp.config import PosMLPConfig
 from posmlp.config_checks import GATE_NAMES, one_of
-from posmlp.model import OwnModel, PosMLPVideo
-from posmlp.presets import resolve
+from posmlp.model import OwnModel, PosMLPVideo, create_model
 
 
 def cost(
@@ -33,10 +34,10 @@ def cost(
 ) -> dict[str, Any]:
     """Parameters, multiply-adds and activation memory of one clip.
 
-    A copy of the model runs in eval mode, by shapes alone. What no clip enters into is not counted,
-    since it is done once however many clips follow: `gqpe` making its table from centres and
-    spreads, `attention` laying out its bias. What it costs to *use* them is: `gqpe` counts the same
-    multiply-adds as `lrpe`.
+    The model's forward pass is traced once in eval mode, on zeros. What no clip enters into is not
+    counted, since it is done once however many clips follow: `gqpe` making its table from centres
+    and spreads, `attention` laying out its bias. What it costs to *use* them is: `gqpe` counts the
+    same multiply-adds as `lrpe`.
 
     Parameters
     ----------
@@ -68,19 +69,14 @@ def cost(
         and cannot be counted, or that model comes without clip_shape; for a clip_shape that does
         not fit, and for what is no model, configuration or preset.
 
-    Source: the formulas are torch's own (`torch.utils.flop_counter`).
+    Source: the trace is fvcore's, the count of each operation `analysis.cost.count`'s; a test holds
+    twice the sum against torch's own counter, exactly.
     """
     model = _countable(model_or_config)
     shape = clip_shape_of(model) if clip_shape is None else clip_shape
-    try:  # memory first, since it tells of a shape that does not fit
-        activations = activation_memory(model, shape) if memory else {}
-        rows = _count_by_module(model, shape)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"cost cannot run {type(model).__name__} by shapes alone ({reason}); give it with no "
-            "part that is scripted or quantised"
-        ) from error
+    # First, since it tells of a shape that does not fit.
+    activations = activation_memory(model, shape) if memory else {}
+    rows = _count_by_module(model, shape)
     macs = sum(row["macs"] for row in rows)
     counted = {
         "params": sum(row["params"] for row in rows),
@@ -192,19 +188,30 @@ def _taps(window: tuple[int, ...], conv_size: int) -> int:
 
 
 def _countable(model_or_config: nn.Module | PosMLPConfig | str) -> nn.Module:
+    """A model whose tensors are real: fvcore cannot trace one on `meta`."""
     if isinstance(model_or_config, nn.Module):
-        return unwrapped(model_or_config)
+        model_or_config = unwrapped(model_or_config)
+        if not any(tensor.is_meta for tensor in model_or_config.parameters()):
+            return model_or_config
+        if not isinstance(model_or_config, PosMLPVideo):
+            return copied(model_or_config).to_empty(device="cpu")
+        model_or_config = model_or_config.config
     if not isinstance(model_or_config, PosMLPConfig | str):
         raise ValueError(
             f"cost of {reprlib.repr(model_or_config)}: give a model, a PosMLPConfig (from a "
             "dictionary: PosMLPConfig.from_dict) or a preset's name"
         )
-    return outline(resolve(model_or_config))
+    with torch.random.fork_rng(devices=[]):  # drawing weights must not move the caller's seed
+        return create_model(model_or_config)
 
 
 def _count_by_module(model: nn.Module, clip_shape: tuple[int, ...]) -> list[dict[str, Any]]:
     """For each module with parameters or multiply-adds of its own: its name, type and counts."""
-    own = count_macs(model, clip_shape)
+    inclusive = count_macs(model, clip_shape)
+    own = Counter(inclusive)
+    for name, macs in inclusive.items():
+        if name:
+            own[name.rpartition(".")[0]] -= macs
     rows = []
     for name, module in model.named_modules():
         params = sum(parameter.numel() for parameter in module.parameters(recurse=False))

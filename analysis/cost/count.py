@@ -1,123 +1,212 @@
-"""Counting the multiply-adds of one clip, by torch's own formulas for the products that it runs.
+"""Counting the multiply-adds of one forward pass from fvcore's trace, with exact handlers.
 
 Only products count: convolutions, linear and recurrent layers, matmul and its kin, einsum,
 attention. What the clip does not enter into (a relation made from parameters alone) counts as 0.
-An operation that is neither counted nor known to have no products is an error.
+An operation that is neither counted here nor known to have no products is an error.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
-from torch.utils.module_tracker import ModuleTracker
+from torch import nn
 
-from posmlp.checkpoint import copied
+from analysis.borrow import borrowed
 
-_ATEN = torch.ops.aten
-_FLOPS: dict[Any, Callable[..., int]] = {
-    **flop_registry,
-    **dict.fromkeys((_ATEN.mv, _ATEN.dot, _ATEN.vdot), lambda x, *_, **__: 2 * x.numel()),
-    _ATEN.addmv: lambda _, x, *__, **___: 2 * x.numel(),
-}
-_FLOPS |= {getattr(_ATEN, f"{op}_"): _FLOPS[getattr(_ATEN, op)]
-           for op in ("addmm", "baddbmm", "addmv")}  # fmt: skip
-# What has no products, beside torch's pointwise operations, its reductions and its views: names
-# without `_` and `native_` before them. With a star: whatever begins so.
+Handler = Callable[[list[Any], list[Any]], int]
+_MATRIX_PRODUCTS = ["linear", "matmul", "linalg_matmul", "mm", "bmm", "mv", "dot", "vdot", "inner"]
+# What has no products, beside torch's pointwise operations, its reductions and its views. With a
+# star: whatever begins so.
 _NO_PRODUCTS = """
-    adaptive_* alpha_dropout arange argsort as_strided* avg_pool* batch_norm* bernoulli cat
-    channel_shuffle clone col2im constant_pad_nd copy* cum* detach diag* dropout embedding empty*
-    eye fill* flip full* gather group_norm im2col index* layer_norm lift_fresh linspace
-    local_scalar_dense logcumsumexp masked_* max_pool* median meshgrid multinomial new_* nonzero
-    normal* one_hot ones* pad pixel_* prelu rand* reflection_pad* repeat* replication_pad* resize*
-    rms_norm roll rot90 scalar_tensor scatter* select_scatter set slice_scatter *softmax sort
-    squeeze stack t to_copy topk transpose tril triu unfold_copy unique* unsafe_* unsqueeze
-    upsample_* weight_norm* zero*
+    ScalarImplicit _pa* adaptive_* alpha_dropout arange argsort avg_pool* batch_norm bernoulli
+    broadcast_tensors cat channel_shuffle clone col2im concat constant_pad_nd copy cum* diag*
+    diff dim dropout embedding empty* eye feature_dropout fill* flip full* gather glu group_norm
+    hstack im2col index* instance_norm item layer_norm linspace log_sigmoid log_softmax
+    logcumsumexp masked_* max max_pool* median meshgrid min new_* nonzero normal numel one_hot
+    ones* pad pixel_* prelu rand* reflection_pad* repeat* replication_pad* rms_norm roll rot90
+    scalar_tensor scatter* size slice softmax sort split* stack stride sub take take_along_dim
+    tensor tile topk tril triu type_as uniform unsafe_chunk unsafe_split upsample_* vstack zero*
 """
 
 
 def count_macs(model: nn.Module, clip_shape: tuple[int, ...]) -> Counter[str]:
-    """Multiply-adds of one clip by the name of the module that makes the products itself.
+    """Multiply-adds of one clip by module name, each with those of its submodules.
 
-    A copy runs in eval mode on `meta`, where tensors have shapes and no numbers, on one clip of
-    (C, T, H, W) and on two: what two take more is a clip's. Raises ValueError for an operation of
-    the clip that may have products and that torch has no formula for.
+    The model is traced in eval mode on one clip of zeros, (C, T, H, W), and left as it was.
+    Raises ValueError for an operation that may have products and that no handler here counts.
     """
-    with torch.device("meta"), torch.random.fork_rng(devices=[]), torch.enable_grad():
-        twin = copied(model).to("meta").eval().requires_grad_()  # with gradients no kernel is fused
-        weight = next(twin.parameters(), torch.empty(0))
-        one, two = _Products(), _Products()
-        for count, products in ((1, one), (2, two)):
-            with products.modules, products, _Einsum(products):
-                twin(torch.zeros(count, *clip_shape, dtype=weight.dtype))
-    if unknown := sorted({name for name, _ in two.unknown - one.unknown}):
+    with warnings.catch_warnings():  # fvcore's import warns seven times about torch.jit
+        warnings.simplefilter("ignore")
+        from fvcore.nn import FlopCountAnalysis
+    with borrowed(model), torch.no_grad(), _attention_in_parts():
+        clip = next(model.parameters(), torch.empty(0)).new_zeros(1, *clip_shape)
+        analysis = FlopCountAnalysis(model, clip)
+        analysis.unsupported_ops_warnings(False)
+        analysis.uncalled_modules_warnings(False)
+        analysis.tracer_warnings("none")
+        analysis.clear_op_handles()  # fvcore's own count norms by estimate, and round einsum
+        analysis.set_op_handle(**_handlers())
+        try:
+            by_module = analysis.by_module()
+        except RuntimeError as error:
+            raise ValueError(
+                f"cost cannot trace {type(model).__name__} ({str(error).partition(chr(10))[0]}); "
+                "give it with no part that is compiled, scripted, quantised or checkpointed"
+            ) from error
+        if unknown := [op for op in analysis.unsupported_ops() if not _has_no_product(op)]:
+            by_module = _count_or_refuse(analysis, unknown)
+        return by_module
+
+
+def _count_or_refuse(analysis: Any, unknown: list[str]) -> Counter[str]:
+    """The counts by module, if the clip enters into none of these operations."""
+    found: set[str] = set()
+    depends = _dependence_on_clip()
+
+    def noting(operation: str) -> Handler:
+        def note(inputs: list[Any], outputs: list[Any]) -> int:
+            if any(depends(value) for value in inputs):
+                found.add(operation)
+            return 0
+
+        return note
+
+    analysis.set_op_handle(**_handlers(), **{operation: noting(operation) for operation in unknown})
+    by_module: Counter[str] = analysis.by_module()
+    if found:
         raise ValueError(
-            f"cost cannot count {', '.join(unknown)}; write its products with matmul, einsum, a "
-            "convolution, nn.Linear or scaled_dot_product_attention"
+            f"cost cannot count {', '.join(sorted(found))}; write its products with matmul, "
+            "einsum, a convolution, nn.Linear or scaled_dot_product_attention"
         )
-    root = len(type(twin).__name__) + 1
-    more = two.flops - one.flops
-    return Counter({name[root:]: flops // 2 for name, flops in more.items()})
+    return by_module
 
 
-class _Products(TorchDispatchMode):
-    """FLOPs of the products that run within it, by module, and operations without a formula."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.modules = ModuleTracker()
-        self.flops: Counter[str] = Counter()
-        self.unknown: Counter[tuple[str, str]] = Counter()
-        """By name and the shapes of what went in."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if count := _FLOPS.get(func._overloadpacket):
-            flops = count(*args, **kwargs, out_val=result)
-            self.add(flops)
-        elif not _has_no_product(func):
-            shapes = [tuple(x.shape) for x in args if isinstance(x, Tensor)]
-            self.unknown[str(func._overloadpacket).replace(".", "::"), str(shapes)] += 1
-        return result
-
-    def add(self, flops: int) -> None:
-        """Of the module that runs."""
-        self.flops[max(self.modules.parents - {"Global"}, key=len)] += flops
+@contextmanager
+def _attention_in_parts() -> Iterator[None]:
+    """Attention modules compute by the operations that they name, not in one fused kernel."""
+    was = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was)
 
 
-class _Einsum(TorchFunctionMode):
-    """A product all the same where every sum has one term: torch then multiplies number by number.
-
-    So does the mixing of a window of one token.
-    """
-
-    def __init__(self, products: _Products) -> None:
-        super().__init__()
-        self.products = products
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = self.products.flops.total()
-        result = func(*args, **(kwargs or {}))
-        if func is torch.einsum and len(args) == 3 and self.products.flops.total() == before:
-            self.products.add(2 * result.numel())
-        return result
+def _has_no_product(operation: str) -> bool:
+    """Whether an operation of the trace is known to multiply at most element by element."""
+    kind, _, name = operation.rstrip("_").partition("::")
+    if kind != "aten" or any(fnmatchcase(name, known) for known in _NO_PRODUCTS.split()):
+        return kind == "aten"
+    packet = getattr(torch.ops.aten, name, None)
+    overloads = [getattr(packet, each) for each in packet.overloads()] if packet else []
+    return any(
+        {torch.Tag.pointwise, torch.Tag.reduction} & set(each.tags) or _is_view(each)
+        for each in overloads
+    )
 
 
-@cache
-def _has_no_product(operation: Any) -> bool:
-    """Whether an operation is known to multiply at most element by element."""
-    if {torch.Tag.pointwise, torch.Tag.reduction} & set(operation.tags) or operation.is_view:
-        return True
-    kind, _, name = operation._schema.name.rstrip("_").partition("::")
-    name = name.lstrip("_").removeprefix("native_")
-    known = any(fnmatchcase(name, pattern) for pattern in _NO_PRODUCTS.split())
-    return bool(kind == "prim" or (kind == "aten" and known))
+def _is_view(overload: Any) -> bool:
+    aliases = [result.alias_info for result in overload._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases)
+
+
+def _handlers() -> dict[str, Handler]:
+    """A count for each operation of the trace that is a product; its operands are graph values."""
+    from fvcore.nn.jit_handles import conv_flop_jit
+
+    counts: dict[str, Handler] = {
+        "aten::_convolution_mode": _convolution_macs,  # padding="same" or "valid"
+        "aten::_convolution": lambda inputs, outputs: conv_flop_jit(inputs, outputs)["conv"],
+        "aten::einsum": _einsum_macs,
+        "aten::scaled_dot_product_attention": _attention_macs,
+    }
+    counts |= dict.fromkeys([f"aten::{op}" for op in _MATRIX_PRODUCTS], _macs)
+    counts |= {f"aten::{op}": _recurrent_macs for op in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
+    added = [f"aten::{op}" for op in ["addmm", "addmm_", "baddbmm", "baddbmm_", "addmv", "addmv_"]]
+    counts |= dict.fromkeys(added, lambda inputs, outputs: _macs(inputs[1:], outputs))
+    depends = _dependence_on_clip()
+
+    def of_clip(count: Handler) -> Handler:
+        return lambda inputs, outputs: count(inputs, outputs) if depends(outputs[0]) else 0
+
+    return {operation: of_clip(count) for operation, count in counts.items()}
+
+
+def _dependence_on_clip() -> Callable[[Any], bool]:
+    """A function telling of a value in the traced graph whether the clip enters into it."""
+    known: dict[int, bool] = {}
+
+    def depends(value: Any) -> bool:
+        key, node = value.unique(), value.node()
+        if key not in known:
+            if node.kind() == "prim::Param":  # the graph's inputs: the clip, then the parameters
+                known[key] = key == next(node.outputs()).unique()
+            else:
+                known[key] = any([depends(operand) for operand in node.inputs()])
+        return known[key]
+
+    return depends
+
+
+def _shape(value: Any) -> list[int]:
+    return value.type().sizes()
+
+
+def _macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """A matrix product, batched or not: each output element sums over the inner dimension."""
+    return math.prod(_shape(outputs[0])) * _shape(inputs[0])[-1]
+
+
+def _convolution_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """Each output element sums over the input channels of its group, and over the taps."""
+    return math.prod(_shape(outputs[0])) * math.prod(_shape(inputs[1])[1:])
+
+
+def _recurrent_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """Each token passes each weight matrix once, whatever the layers and directions."""
+    lists = [list(value.node().inputs()) for value in inputs if _is_list(value)]
+    shapes = [_shape(weight) for weights in lists for weight in weights]
+    return math.prod(_shape(inputs[0])[:-1]) * sum(math.prod(s) for s in shapes if len(s) == 2)
+
+
+def _is_list(value: Any) -> bool:
+    return bool(value.node().kind() == "prim::ListConstruct")
+
+
+def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """Scaled dot products: the scores q k', then the weighted sum of the values."""
+    query, key, value = (_shape(operand) for operand in inputs[:3])
+    return math.prod(_shape(outputs[0])[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _einsum_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """An einsum of two operands: each output element sums over the indices that both share."""
+    equation = inputs[0].toIValue().replace(" ", "")
+    operands = [_shape(operand) for operand in inputs[1].node().inputs()]
+    if len(operands) == 1:
+        return 0
+    if len(operands) > 2:
+        raise ValueError(
+            f"cost counts einsum of at most two operands, not {equation!r}, whose multiply-adds "
+            "depend on the order chosen; write it as several einsums"
+        )
+    terms, arrow, output = equation.partition("->")
+    left, right = (_index_sizes(*pair) for pair in zip(terms.split(","), operands, strict=True))
+    kept = output if arrow else "..."  # without an arrow, what stands twice is summed
+    summed = [size for i, size in left.items() if i in right and i[0] not in kept]
+    return math.prod(_shape(outputs[0])) * math.prod(summed)
+
+
+def _index_sizes(term: str, shape: list[int]) -> dict[str, int]:
+    """The size of each index of an einsum term; those of `...` are `.1`, `.2`, from the last on."""
+    head, _, tail = term.partition("...")
+    within = shape[len(head) : len(shape) - len(tail)][::-1]
+    named = dict(zip(head, shape, strict=False)) | dict(zip(tail[::-1], shape[::-1], strict=False))
+    return named | {f".{i}": size for i, size in enumerate(within, 1)}

@@ -292,6 +292,11 @@ def _owners(model: PosMLPVideo, point: HookPoint) -> tuple[Stage, Any]:
     return stage, step[point.branch]
 
 
+def unit_of(model: PosMLPVideo, name: str) -> nn.Module:
+    """The gating unit of a branch by name, such as `stage1.block1.step1.T`."""
+    return next(p.module for p in hook_points(model) if p.name == f"{name}.gated")
+
+
 def _leading(stage: Stage, branch: Branch, shape: Shape) -> Shape:
     """The axes before (N, C) of what a branch mixes."""
     return tuple(

@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis.figures.pictures import animation_path, raster, write_animation
 from analysis.figures.place import set_texts, width_of
 from analysis.figures.style import check_rows, colour, styled, wrapped
-from analysis.inside.activations import PARTS, activations, hook_points
+from analysis.inside.activations import PARTS, activations, hook_points, unit_of
 from analysis.results.statistics import t_interval
 from posmlp.data.augment import MEAN, STD
 from posmlp.model import PosMLPVideo
@@ -40,13 +42,14 @@ def draw_patching(
 
     `data`: rows of `patch`. A line a branch in the order of computation and a column a part, after
     which `sum` is the residual sum. If there are rows of single frames, a line an activation and a
-    column a frame. `control`: rows of the same activations with other `others`, which stand on the
-    right. Cells are shares in percent, on a fixed scale from -100 to 100; empty where the model has
-    none. The default title names the branches that carry at least a tenth.
+    column a frame; if there are rows of single places, the map of one activation. `control`: rows
+    of the same activations with other `others`, which stand on the right. Cells are shares in
+    percent, on a fixed scale from -100 to 100; empty where the model has none. The default title
+    names the branches that carry at least a tenth.
 
     Rows of several models, told apart by a column `seed`, are a point each, on a line a branch with
     the 95% t-interval over seeds; the title names the branches that carry a tenth in all. Raises
-    ValueError for no rows and a missing column.
+    ValueError for no rows, a missing column and places of several activations.
     """
     if "seed" in data:
         return _draw_seeds(data, ax, title)
@@ -59,9 +62,7 @@ def draw_patching(
     ax = ax or plt.subplots(figsize=size)[1]
     values = 100 * table.to_numpy(dtype=float)
     image = ax.imshow(values, vmin=-100, vmax=100, aspect="auto")
-    for (i, j), value in np.ndenumerate(values):
-        if np.isnan(value):
-            continue
+    for (i, j), value in ((at, values[at]) for at in _cells(values)):
         ink = "white" if abs(value) > 60 else "#222222"
         ax.text(j, i, f"{value:.0f}".replace("-0", "0"), ha="center", va="center", fontsize=7,
                 color=ink)  # fmt: skip
@@ -131,7 +132,18 @@ def survives_in_words(found: pd.DataFrame) -> str:
 def _table(data: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Shares as they are drawn, and what is exchanged."""
     check_rows(data, ("name", "branch", "part", "frame", "share", "low", "n"), "analysis.patch")
+    if "y" in data and data["y"].notna().any():
+        rows = data[data["y"].notna()]
+        if rows["name"].nunique() > 1:
+            names = ", ".join(rows["name"].unique()[:3])
+            raise ValueError(f"places of several activations ({names}); draw one at a time")
+        return rows.pivot(index="y", columns="x", values="share"), "place"
     return (_frames(data), "frame") if data["frame"].notna().any() else (_parts(data), "activation")
+
+
+def _cells(values: Any) -> list[tuple[int, int]]:
+    rows, columns = values.shape
+    return [(i, j) for i in range(rows) for j in range(columns) if values[i, j] == values[i, j]]
 
 
 def _parts(data: pd.DataFrame) -> pd.DataFrame:
@@ -219,6 +231,7 @@ def save_gate_film(
     path: str | Path,
     *,
     clip: int = 0,
+    token: tuple[int, int] | None = None,
     frames_per_s: float = 4.0,
 ) -> Path:
     """Write message x gate of one branch as an animation, and return its path.
@@ -226,28 +239,63 @@ def save_gate_film(
     Beside each frame of `clips[clip]`, with clips (B, 3, T, H, W) as the model takes them, stand
     three maps over the stage's H x W places: |mix(u)|, the message; |v|, the gate; and their
     product, each a root mean square over channels, on a scale of its own for the whole film.
-    `branch`: a name such as `stage1.block1.step1.T`.
+    `branch`: a name such as `stage1.block1.step1.T`. `token`: y and x of a place of the stage, for
+    branches `T` over all frames: bars show how large a part of its message each frame sends it.
 
     `.png` and `.apng` make an animated PNG, `.mp4` an H.264 video for talks. Raises ValueError for
-    another suffix or rate, and a branch that is not there or has no v and mix.
+    another suffix or rate, a branch that is not there or has no u, v and mix, and a token that is
+    outside of the stage or of a branch whose message is no sum over frames.
     """
     path, name = animation_path(path), branch.removesuffix(".*")
-    names = [f"{name}.{part}" for part in ("mix", "v", "gated")]
+    names = [f"{name}.{part}" for part in ("u", "mix", "v", "gated")]
     known = {point.name for point in hook_points(model)}
     if missing := [each for each in names if each not in known]:
         units = sorted(each.removesuffix(".mix") for each in known if each.endswith(".mix"))
         raise ValueError(f"no activation {missing[0]!r}; branches are {', '.join(units)}")
     found = activations(model, clips[clip : clip + 1], f"{name}.*")
     pixels = (clips[clip].cpu().movedim(0, -1) * STD + MEAN).clamp(0, 1).numpy()
-    maps = [found[each][0].float().square().mean(-1).sqrt().cpu().numpy() for each in names]
-    return write_animation(_film(pixels, maps, f"{name}: message x gate"), path, frames_per_s)
+    maps = [found[each][0].float().square().mean(-1).sqrt().cpu().numpy() for each in names[1:]]
+    sums = None if token is None else _sent(unit_of(model, name), found, name, token)
+    words = f"{name}: message x gate"
+    told = "root mean square over channels; each map has one scale for the whole film"
+    if sums is not None:
+        told += f"; below: what each frame sends to place y = {token[0]}, x = {token[1]}"  # type: ignore[index]
+    return write_animation(_film(pixels, maps, sums, token, words, told), path, frames_per_s)
 
 
-def _film(pixels: NDArray[Any], maps: list[NDArray[Any]], title: str) -> list[NDArray[np.uint8]]:
+def _sent(
+    unit: Any, found: dict[str, Tensor], name: str, token: tuple[int, int]
+) -> NDArray[np.float64]:
+    """(T, T): how large a part of a place's message at each frame (rows) each frame sends it."""
+    _, num_frames, rows, columns, _ = found[f"{name}.u"].shape
+    y, x = token
+    if not (0 <= y < rows and 0 <= x < columns):
+        raise ValueError(f"token={token} is outside of the stage's {rows} x {columns} places")
+    if not name.endswith(".T") or unit.num_tokens != num_frames or not hasattr(unit, "positions"):
+        raise ValueError(
+            f"the message of {name} is no sum over the clip's frames with weights of their own; "
+            "give a branch T over all frames whose relation comes from positions"
+        )
+    with torch.no_grad():
+        u = unit.in_groups(found[f"{name}.u"][0, :, y, x])  # (T, V, G)
+        parts = torch.einsum("gts,svg->tsvg", unit.relation(), u)
+    return parts.float().square().mean((2, 3)).sqrt().double().cpu().numpy()
+
+
+def _film(
+    pixels: NDArray[Any],
+    maps: list[NDArray[Any]],
+    sums: NDArray[np.float64] | None,
+    token: tuple[int, int] | None,
+    words: str,
+    told: str,
+) -> list[NDArray[np.uint8]]:
     """One RGB picture a frame; the figure stays and its images change."""
-    figure = plt.figure(figsize=(8.0, 2.9))
+    figure = plt.figure(figsize=(8.0, 2.9 if sums is None else 4.0))
     try:
-        panels = figure.subplots(1, 4)
+        grid = figure.add_gridspec(1 if sums is None else 2, 4,
+                                   height_ratios=[1] if sums is None else [2.2, 1])  # fmt: skip
+        panels = [figure.add_subplot(grid[0, i]) for i in range(4)]
         shown = [panels[0].imshow(pixels[0])]
         for ax, values in zip(panels[1:], maps, strict=True):
             shown.append(ax.imshow(values[0], cmap="magma", vmin=0, vmax=values.max() or 1))
@@ -256,16 +304,29 @@ def _film(pixels: NDArray[Any], maps: list[NDArray[Any]], title: str) -> list[ND
                 [0, shown[-1].get_clim()[1]], labels=["0", f"{shown[-1].get_clim()[1]:.2g}"]
             )
             bar.ax.tick_params(labelsize=7)
+            if token is not None:
+                ax.plot(token[1], token[0], "s", markerfacecolor="none", color="white",
+                        path_effects=[withStroke(linewidth=3, foreground="black")])  # fmt: skip
         for ax, title in zip(panels, ("", "message |mix(u)|", "gate |v|", "product"), strict=True):
             ax.set(xticks=[], yticks=[])
             ax.set_title(title, fontsize=8)
-        told = "root mean square over channels; each map has one scale for the whole film"
-        set_texts(figure, title, told)
+        bars = None
+        if sums is not None:
+            below = figure.add_subplot(grid[1, :])
+            bars = below.bar(range(len(sums)), sums[0], color="0.6")
+            below.set(ylim=(0, sums.max() or 1), xticks=range(len(sums)))
+            below.set_ylabel("part of message", fontsize=8)
+            below.set_xlabel("sending frame", fontsize=8)
+            below.tick_params(labelsize=7)
+        set_texts(figure, words, told)
         pictures = []
         for t in range(len(pixels)):
             for image, values in zip(shown, (pixels, *maps), strict=True):
                 image.set_data(values[t])
             panels[0].set_title(f"frame {t}", fontsize=8)
+            for s, bar in enumerate(bars or ()):
+                bar.set_height(sums[t, s])  # type: ignore[index]
+                bar.set_color("#D55E00" if s == t else "0.6")
             pictures.append(raster(figure))
             figure.set_layout_engine("none")  # as the first picture found it: nothing jumps
     finally:

@@ -32,6 +32,7 @@ from posmlp.model import PosMLPVideo
 COLUMNS = ("name", "stage", "block", "step", "branch", "part")
 REVERSED, UNRELATED, MEAN = OTHERS = "reversed", "unrelated", "mean"
 ROUNDING = 100  # roundings of the largest logit by which the answers of two equal runs may differ
+Cut = tuple[int | None, int | None, int | None]  # a frame, or a place's y and x; else all
 
 
 def patch(
@@ -41,6 +42,7 @@ def patch(
     where: str = "*",
     *,
     frames: bool = False,
+    places: bool = False,
     confidence: float = 0.95,
     batch_size: int = 32,
     max_memory_mib: int = MOST_MIB,
@@ -76,6 +78,8 @@ def patch(
         A shell pattern over the names of `analysis.activations`.
     frames : bool
         Whether rows follow in which one frame of an activation is replaced; frames count from 0.
+    places : bool
+        Whether rows follow in which one place is replaced, in all frames; y and x count from 0.
     confidence : float
         Of the intervals.
     batch_size : int
@@ -87,11 +91,12 @@ def patch(
     Returns
     -------
     DataFrame
-        A row an activation, or one for each of its frames: name, stage, block, step, branch, part,
-        frame (missing: all of them), share, low, high (Student's t-interval over pairs of that
-        ratio, linearised), n (pairs whose answers differ). share is NaN where there are none: the
-        two runs agree, as they do if nothing in the model hears the direction of time. A warning
-        says so.
+        A row an activation, or one for each of its frames or places: name, stage, block, step,
+        branch, part, frame (missing: all of them), y and x (missing: all places; columns that are
+        there if `places`), share, low, high (Student's t-interval over pairs of
+        that ratio, linearised), n (pairs whose answers differ). share is NaN where there are none:
+        the two runs agree, as they do if nothing in the model hears the direction of time. A
+        warning says so.
 
     Raises
     ------
@@ -106,7 +111,7 @@ def patch(
     points = chosen_points(model, where)
     if isinstance(others, str):
         clips = once_a_pair(clips)
-    changes: dict[tuple[str, int | None], list[NDArray[np.float64]]] = {}
+    changes: dict[tuple[str, Cut], list[NDArray[np.float64]]] = {}
     apart, max_bytes = [], max_memory_mib * 2**20
     with borrowed(model), torch.no_grad():
         batches = partial(batches_of, clips, others, batch_size)
@@ -115,15 +120,16 @@ def patch(
             runs = Pair(model, one, other, is_reversed)
             apart.append(runs.apart())
             for some in runs.portions(points, max_bytes):
-                for point, frame, moved in runs.exchanged(some, frames, means):
-                    changes.setdefault((point.name, frame), []).append(moved)
+                for point, cut, moved in runs.exchanged(some, frames, places, means):
+                    changes.setdefault((point.name, cut), []).append(moved)
     differences = np.concatenate(apart)
     say_if_equal(differences)
     rows = []
     for point in points:
-        for name, frame in [key for key in changes if key[0] == point.name]:
-            share = share_of(np.concatenate(changes[name, frame]), differences, confidence)
-            rows.append({**where_of(point), "frame": frame, **share})
+        for name, cut in [key for key in changes if key[0] == point.name]:
+            share = share_of(np.concatenate(changes[name, cut]), differences, confidence)
+            at = dict(zip(("frame", "y", "x") if places else ("frame",), cut, strict=False))
+            rows.append({**where_of(point), **at, **share})
     return typed(pd.DataFrame(rows))
 
 
@@ -188,9 +194,10 @@ class Pair:
         self,
         points: Sequence[HookPoint],
         frames: bool = False,
+        places: bool = False,
         means: Mapping[str, Tensor] | None = None,
-    ) -> Iterator[tuple[HookPoint, int | None, NDArray[np.float64]]]:
-        """<change, d> of each point, and of each of its frames if asked.
+    ) -> Iterator[tuple[HookPoint, Cut, NDArray[np.float64]]]:
+        """<change, d> of each point, and of each of its frames and places if asked.
 
         Meant over both ways; summed where both runs get `means`, what is left of d being sought.
         """
@@ -202,10 +209,14 @@ class Pair:
             else:
                 mean = means[point.name].expand(len(self.clips[0]), *means[point.name].shape[1:])
                 given = [mean, turned(mean)]
-            single = range(given[0].shape[1]) if frames and given[0].dim() == 5 else ()
-            for frame in (None, *single):
-                moved = sum(self.moved(way, point, given[way], frame) for way in (0, 1))
-                yield point, frame, moved if means is not None else moved / 2  # type: ignore[misc]
+            cuts: list[Cut] = [(None, None, None)]
+            if given[0].dim() == 5:
+                _, num_frames, rows, columns, _ = given[0].shape
+                cuts += [(t, None, None) for t in range(num_frames if frames else 0)]
+                cuts += [(None, y, x) for y in range(rows if places else 0) for x in range(columns)]
+            for cut in cuts:
+                moved = sum(self.moved(way, point, given[way], cut) for way in (0, 1))
+                yield point, cut, moved if means is not None else moved / 2  # type: ignore[misc]
 
     def kept(self, points: Sequence[HookPoint]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Both runs' activations, as they are."""
@@ -217,15 +228,19 @@ class Pair:
         return found[0], found[1]
 
     def moved(
-        self, way: int, point: HookPoint, given: Tensor, frame: int | None = None
+        self, way: int, point: HookPoint, given: Tensor, cut: Cut = (None, None, None)
     ) -> NDArray[np.float64]:
         """<change, d> when this clip (way 0) or its other (way 1) is given what is not its own."""
+        frame, y, x = cut
 
         def put(own: Tensor) -> Tensor:
-            if frame is None:
+            if cut == (None, None, None):
                 return given
             changed = own.clone()
-            changed[:, frame] = given[:, frame]
+            if frame is not None:
+                changed[:, frame] = given[:, frame]
+            else:
+                changed[:, :, y, x] = given[:, :, y, x]
             return changed
 
         if point.name == "stem":
@@ -312,5 +327,5 @@ def where_of(point: HookPoint) -> dict[str, Any]:
 
 
 def typed(rows: pd.DataFrame) -> pd.DataFrame:
-    whole = dict.fromkeys(("stage", "block", "step", "frame", "n"), "Int64")
+    whole = dict.fromkeys(("stage", "block", "step", "frame", "y", "x", "n"), "Int64")
     return rows.astype({name: kind for name, kind in whole.items() if name in rows})

@@ -28,6 +28,8 @@ from posmlp.model import PosMLPVideo
 
 TARGETS = ("class", "pair", "direction", "position", "identity")
 STRENGTHS = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)  # of the ridge; features have variance 1
+AXES = {"T": 1, "H": 2, "W": 3}
+EVERYWHERE, TIME = "THW", "T"
 Array = NDArray[Any]
 Targets = str | Sequence[str] | Mapping[str, tuple[Array, Array, Array]]
 
@@ -48,11 +50,10 @@ def probe(
     where: str = "stage?",
     target: Targets | None = None,
     *,
+    over: str | None = None,
     batch_size: int = 64,
 ) -> pd.DataFrame:
     """What a linear probe reads out of each activation, a row an activation and target.
-
-    Features are an activation's means over time and places; for `position` over time alone.
 
     A ridge (of labels: scikit-learn's RidgeClassifier) on standardised features is trained on train
     clips; val chooses its strength; test is scored once. A probe says that something is there in a
@@ -73,6 +74,10 @@ def probe(
         moves). By default all that the clips tell: the last two of generated clips alone. A mapping
         gives names of one's own with the values of the three splits: whole numbers are labels,
         others numbers to regress on, (n,) or (n, k).
+    over : str, optional
+        The axes of T, H and W over which features are means; the others stay, so that `"T"` keeps
+        every place apart. By default `"THW"`, but `"T"` for `position`, which means over places
+        have lost.
     batch_size : int
         Clips at a time.
 
@@ -95,37 +100,40 @@ def probe(
     splits = (train, val, test)
     points = chosen_points(model, where)
     targets = _targets(target, splits)
-    needed = {_axes(name) for name in targets}
+    if over is not None and (not set(over) <= set(AXES) or len(set(over)) != len(over)):
+        raise ValueError(f"over={over!r} must name axes of T, H and W, for example 'THW' or 'T'")
+    needed = {over if over is not None else _over(name) for name in targets}
     with borrowed(model), torch.no_grad():
         features = [_features(model, data, points, needed, batch_size) for data in splits]
     rows = []
     for point in points:
         for name, wanted in targets.items():
-            inputs = [each[point.name, _axes(name)] for each in features]
+            means = over if over is not None else _over(name)
+            inputs = [each[point.name, means] for each in features]
             row = {"name": point.name, "stage": point.stage, "target": name}
             rows.append({**row, "num_features": inputs[0].shape[1], **_read(inputs, wanted)})
     return pd.DataFrame(rows).astype({"stage": "Int64"})
 
 
-def _axes(target: str) -> tuple[int, ...]:
-    """Of (B, T, H, W, C), those over which features are means."""
-    return (1,) if target == "position" else (1, 2, 3)  # else places would be lost
+def _over(target: str) -> str:
+    return TIME if target == "position" else EVERYWHERE
 
 
 def _features(
     model: PosMLPVideo,
     data: ClipSource,
     points: Sequence[HookPoint],
-    means: set[tuple[int, ...]],
+    means: set[str],
     batch_size: int,
-) -> dict[tuple[str, tuple[int, ...]], Array]:
+) -> dict[tuple[str, str], Array]:
     """Features (n, F) of a split by activation and axes of the mean."""
-    kept: dict[tuple[str, tuple[int, ...]], list[Tensor]] = {}
+    kept: dict[tuple[str, str], list[Tensor]] = {}
 
     def keep(name: str, x: Tensor) -> None:
-        for axes in means:
-            mean = x.float().mean(axes) if x.dim() == 5 else x.float()
-            kept.setdefault((name, axes), []).append(mean.flatten(1).cpu())
+        for over in means:
+            axes = [AXES[axis] for axis in over if x.dim() == 5]
+            mean = x.float().mean(axes) if axes else x.float()
+            kept.setdefault((name, over), []).append(mean.flatten(1).cpu())
 
     device = next(model.parameters()).device
     for batch in data.batches(torch.arange(len(data)).split(batch_size)):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from analysis.borrow import borrowed, unwrapped
 from analysis.figures.place import lay_out, place_of, set_texts
-from analysis.figures.style import check_rows, styled
+from analysis.figures.style import check_rows, colour, styled
 from analysis.inside.activations import chosen_points, run_hooked
 from posmlp.data.augment import normalise
 from posmlp.model import PosMLPVideo
@@ -30,6 +30,7 @@ SIZE = 0.12  # standard deviation of the blob, as a share of the frame's side
 VALUES = {
     "response": "response to motion",
     "direction": "what tells a direction from its opposite",
+    "activation": "activation",
 }
 
 
@@ -39,6 +40,7 @@ def tuning(
     *,
     num_directions: int = 48,
     speeds: Sequence[float] = (1.0, 2.0, 4.0),
+    channels: bool = False,
     batch_size: int = 32,
 ) -> pd.DataFrame:
     """Responses of each activation to a bright blob that drifts through the middle of the frame.
@@ -60,11 +62,14 @@ def tuning(
         Even, 2 or more, evenly over the circle.
     speeds : sequence of float
         In pixels a frame.
+    channels : bool
+        Rows are single channels (of `logits`: classes), whose mean is the column `activation`.
 
     Returns
     -------
     DataFrame
-        name, stage, speed, angle (degrees, 0 to the right, 90 upwards), response and direction.
+        name, stage, speed, angle (degrees, 0 to the right, 90 upwards), response and direction; or
+        name, stage, speed, angle, channel and activation.
 
     Raises
     ------
@@ -89,6 +94,10 @@ def tuning(
                 a = found[point.name]
                 each: dict[str, Any] = {"name": point.name, "stage": point.stage}
                 each |= {"speed": float(speed), "angle": np.rad2deg(angles.numpy())}
+                if channels:
+                    rows += [pd.DataFrame({**each, "channel": c, "activation": a[:, c]})
+                             for c in range(a.shape[1])]  # fmt: skip
+                    continue
                 odd = (a - np.roll(a, num_directions // 2, axis=0)) / 2
                 sizes = {"response": a - rest[point.name], "direction": odd}
                 each |= {name: np.sqrt((x**2).mean(1)) for name, x in sizes.items()}
@@ -138,28 +147,36 @@ def draw_tuning(
     ax: Axes | None = None,
     title: str | None = None,
 ) -> NDArray[Any]:
-    """Polar plots of tuning, a panel an activation.
+    """Polar plots of tuning, a panel an activation (of rows of channels: a line a channel).
 
     `data`: rows of `tuning`; `value`: its column `direction` or `response`, a line a speed, from
-    light to dark. A column `model`, if there is one, tells models apart: the first is drawn in full
-    lines, others dashed. Panels have scales of their own. `ax`: in whose place to draw. Returns the
-    Axes, (panels,). Raises ValueError for no rows, a missing column or value.
+    light to dark; rows of channels show `activation`, less its lowest value in the panel, and take
+    one activation and speed. A column `model`, if there is one, tells models apart: the first is
+    drawn in full lines, others dashed. Panels have scales of their own. `ax`: in whose place to
+    draw. Returns the Axes, (panels,). Raises ValueError for no rows, a missing column or value.
     """
+    by_channel = "channel" in data
+    value = "activation" if by_channel else value
     check_rows(data, ("name", "speed", "angle", value), "analysis.tuning")
+    if by_channel and len(data[["name", "speed"]].drop_duplicates()) > 1:
+        raise ValueError("rows of channels of several activations or speeds; choose one of each")
     names = list(dict.fromkeys(data["name"]))
-    place = place_of(ax, (2.3 * len(names) + 0.6, 3.3))
+    place = place_of(ax, (2.3 * len(names) + 0.6 + 1.5 * by_channel, 3.3))
     axes = np.atleast_1d(place.subplots(1, len(names), subplot_kw={"projection": "polar"}))
     models = list(dict.fromkeys(data["model"])) if "model" in data else [None]
-    speeds, shades = list(dict.fromkeys(data["speed"])), plt.colormaps["viridis_r"]
+    lines = "channel" if by_channel else "speed"
+    kinds, shades = list(dict.fromkeys(data[lines])), plt.colormaps["viridis_r"]
     for panel, name in zip(axes, names, strict=True):
         rows = data[data["name"] == name]
+        lowest = rows[value].min() if by_channel else 0.0
         for i, model in enumerate(models):
             own = rows if model is None else rows[rows["model"] == model]
-            for number, speed in enumerate(speeds):
-                line = own[own["speed"] == speed].sort_values("angle")
-                hue, label = shades(0.25 + 0.75 * number / len(speeds)), f"{speed:g} pixels a frame"
-                panel.plot(np.deg2rad(np.append(line["angle"], line["angle"].iloc[:1])),
-                           np.append(line[value], line[value].iloc[:1]),
+            for number, kind in enumerate(kinds):
+                line = own[own[lines] == kind].sort_values("angle")
+                r = np.append(line[value], line[value].iloc[:1]) - lowest
+                hue = colour(number) if by_channel else shades(0.25 + 0.75 * number / len(kinds))
+                label = f"{kind:g} pixels a frame" if not by_channel else f"channel {kind}"
+                panel.plot(np.deg2rad(np.append(line["angle"], line["angle"].iloc[:1])), r,
                            "-" if i == 0 else "--", color=hue, linewidth=1.2,
                            label=label if i == 0 and panel is axes[-1] else None)  # fmt: skip
         top = panel.get_rmax()
@@ -180,6 +197,9 @@ def draw_tuning(
 
 def _finding(data: pd.DataFrame, value: str) -> str:
     """What the first model's rows show, for a title."""
+    if value == "activation":
+        name, speed = data["name"].iloc[0], data["speed"].iloc[0]
+        return f"Each channel of {name} against the direction of a blob, {speed:g} pixels a frame"
     first = data[data["model"] == data["model"].iloc[0]] if "model" in data else data
     largest = first.groupby("name")[value].max().sort_values(ascending=False)
     best, top = largest.index[0], largest.iloc[0]

@@ -5,7 +5,7 @@ Shapes: I interventions, k of them at once, N clips, B a batch, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import groupby
 from typing import Any
@@ -42,6 +42,7 @@ def intervene(
     data: str | ClipSource,
     interventions: Sequence[Intervention],
     *,
+    donors: Mapping[str, PosMLPVideo] | None = None,
     split: str = "test",
     confidence: float = 0.95,
     batch_size: int = 64,
@@ -70,6 +71,8 @@ def intervene(
     data : str or ClipSource
         What `posmlp.train.evaluate` takes; `split`, `train` and `num_workers` as there.
     interventions : sequence of Intervention
+    donors : mapping of str to PosMLPVideo, optional
+        The models that transplants name, on the same device.
     confidence : float
         Of the intervals.
     batch_size : int
@@ -88,7 +91,7 @@ def intervene(
     Raises
     ------
     ValueError
-        If a gate has no tables, or an intervention chooses none.
+        If a gate has no tables, an intervention chooses none, or a donor does not fit.
 
     Source: knocking out single parts, Morcos et al., On the importance of single directions for
     generalization, 2018; the other kinds are this project's.
@@ -103,7 +106,7 @@ def intervene(
             )
             stack.callback(data.close)
         stack.enter_context(borrowed(model))
-        logits = logits_after(model, data, interventions, batch_size, max_bytes)
+        logits = logits_after(model, data, interventions, donors, batch_size, max_bytes)
     return _table(interventions, logits, data.labels, data.reverse_of, confidence)
 
 
@@ -182,6 +185,7 @@ def logits_after(
     model: PosMLPVideo,
     data: ClipSource,
     interventions: Sequence[Intervention],
+    donors: Mapping[str, PosMLPVideo] | None,
     batch_size: int,
     max_bytes: int,
 ) -> Tensor:
@@ -202,7 +206,7 @@ def logits_after(
         intact = _at_once(model, clips, [nothing])[0]
         after = intact.new_empty(len(interventions), *intact.shape)
         for chunk in chunks:
-            changes = [changed_tables(interventions[i], model) for i in chunk]
+            changes = [changed_tables(interventions[i], model, donors) for i in chunk]
             after[chunk] = _at_once(model, clips, changes)
         parts.append(torch.cat([intact[None], after]).float().cpu())
     return torch.cat(parts, dim=1)

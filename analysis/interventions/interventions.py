@@ -9,7 +9,7 @@ in offset order, with offset = query - key (`posmlp.positions`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from posmlp.config_checks import BRANCHES, one_of
 from posmlp.gates.convolution import ConvGate
 from posmlp.model import PosMLPVideo
 
-KINDS = ("knock_out", "symmetrise", "shuffle", "truncate")
+KINDS = ("knock_out", "symmetrise", "shuffle", "truncate", "transplant")
 State = dict[str, Tensor]
 
 
@@ -41,6 +41,7 @@ class Intervention:
     - `shuffle`: the offsets are permuted, each group's by a permutation that is a function of
       `seed` and the group's place alone.
     - `truncate`: b = 0 where |dt| > `radius` or sqrt(dy^2 + dx^2) > `radius`.
+    - `transplant`: b is that of the same place in the model `donor`, a name given to `intervene`.
 
     All else stays: token biases, by which a T or ST unit tells early frames from late ones even
     with its tables symmetrised or knocked out, a dense part, and attention's content scores.
@@ -54,12 +55,13 @@ class Intervention:
     group: int | None = None
     seed: int | None = None
     radius: float | None = None
+    donor: str | None = None
 
     def __post_init__(self) -> None:
         one_of(self.kind, KINDS, "kind of intervention")
         if self.branch is not None:
             one_of(self.branch, BRANCHES, "branch")
-        needs = {"shuffle": "seed", "truncate": "radius"}
+        needs = {"shuffle": "seed", "truncate": "radius", "transplant": "donor"}
         for name in needs.values():
             given, needed = getattr(self, name) is not None, needs.get(self.kind) == name
             if given != needed:
@@ -77,7 +79,7 @@ class Intervention:
         ]
         options = [
             f"({name} {value})"
-            for name in ("seed", "radius")
+            for name in ("seed", "radius", "donor")
             if (value := getattr(self, name)) is not None
         ]
         return " ".join([self.kind.replace("_", " "), *(where or ["all"]), *options])
@@ -154,22 +156,27 @@ def _is_chosen(intervention: Intervention, table: Table) -> bool:
     return intervention.group is None or 0 <= intervention.group < len(table.values)
 
 
-def changed_tables(intervention: Intervention, model: PosMLPVideo) -> State:
+def changed_tables(
+    intervention: Intervention,
+    model: PosMLPVideo,
+    donors: Mapping[str, PosMLPVideo] | None = None,
+) -> State:
     """The tables that an intervention changes, by state_dict key, as new tensors.
 
-    Raises ValueError if it chooses no table.
+    Raises ValueError if it chooses no table, or the donor is missing or of other shapes.
     """
+    given = {} if intervention.donor is None else _donated(intervention.donor, donors)
     changed = {}
     for table in targets(intervention, free_tables(model)):
         values = table.values.detach().clone()
         chosen = slice(None) if intervention.group is None else [intervention.group]
-        new = _changed(intervention, table, values)
+        new = _changed(intervention, table, values, given)
         values[chosen] = new[chosen].to(values)
         changed[table.name] = values
     return changed
 
 
-def _changed(intervention: Intervention, table: Table, values: Tensor) -> Tensor:
+def _changed(intervention: Intervention, table: Table, values: Tensor, donated: State) -> Tensor:
     """All groups' tables after the intervention."""
     if intervention.kind == "knock_out":
         return torch.zeros_like(values)
@@ -177,7 +184,22 @@ def _changed(intervention: Intervention, table: Table, values: Tensor) -> Tensor
         return (values + values.flip(1)) / 2  # offsets run from -(w-1) to w-1
     if intervention.kind == "shuffle":
         return _shuffled(values, table.place, intervention.seed)
-    return values * _within(intervention.radius or 0.0, table)
+    if intervention.kind == "truncate":
+        return values * _within(intervention.radius or 0.0, table)
+    new = donated.get(table.name)
+    if new is None or new.shape != values.shape:
+        raise ValueError(
+            f"donor {intervention.donor!r} has no table of shape {list(values.shape)} at "
+            f"{table.name}; give a model of the same config, or resize it with resize_bias"
+        )
+    return new
+
+
+def _donated(name: str, donors: Mapping[str, PosMLPVideo] | None) -> State:
+    donors = donors or {}
+    if name not in donors:
+        raise ValueError(f"no donor {name!r} among {list(donors)}; pass donors={{{name!r}: model}}")
+    return {table.name: table.values.detach() for table in free_tables(donors[name])}
 
 
 def _shuffled(values: Tensor, place: Place, seed: int | None) -> Tensor:

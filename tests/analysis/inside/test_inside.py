@@ -29,7 +29,7 @@ from analysis import (
     save_gate_film,
     tuning,
 )
-from analysis.inside.activations import hook_points
+from analysis.inside.activations import hook_points, unit_of
 from analysis.inside.tuning import drifting_blobs
 from posmlp import GATES, PosMLPConfig, PosMLPVideo, create_model
 from posmlp.config_checks import GATE_FORMS
@@ -296,14 +296,22 @@ def test_mean_ablation_and_controls_tell_what_is_needed_from_what_is_passed_on(
         patch(planted, clips[:1], "unrelated", ear)
 
 
-def test_the_control_stands_beside_what_is_patched(planted: PosMLPVideo) -> None:
+def test_places_are_exchanged_one_at_a_time_and_drawn_as_a_map(planted: PosMLPVideo) -> None:
     clips = clips_of(planted.config, 2)
+    found = patch(planted, clips, where="stage2", places=True)
+    sides = planted.config.stage_sizes(*planted.config.size)[1]
+    cells = found[found["y"].notna()]
+    assert len(cells) == sides[0] * sides[1]
+    assert cells["share"].sum() == pytest.approx(1)  # linear from there on, but for the norm
+    assert draw_patching(found).images[0].get_array().shape == sides
     beside = draw_patching(
         patch(planted, clips, where="*.out"), control=patch(planted, clips, "unrelated", "*.out")
     )
     labels = [text.get_text() for text in beside.get_xticklabels()]
     assert labels == ["out", "", "out"]
     assert "the control: 2 pairs" in beside.get_xlabel()
+    with pytest.raises(ValueError, match="places of several activations"):
+        draw_patching(patch(planted, clips, where="stage?", places=True))
 
 
 def test_paths_run_from_the_planted_branch_to_what_mediates_it(planted: PosMLPVideo) -> None:
@@ -349,9 +357,10 @@ def test_a_probe_reads_what_was_planted_and_nothing_else() -> None:
     assert found["test"].min() > 0.9
     assert found.loc["stage1", ["metric", "n", "num_features"]].tolist() == ["accuracy", 24, 4]
     assert found["chance"].eq(0.5).all()
-    own = probe(model, *sources, "stage1", {"shade": shades})
+    own = probe(model, *sources, "stage1", {"shade": shades}, over="T")
     assert own["metric"].item() == "r2"
     assert own["test"].item() > 0.9
+    assert own["num_features"].item() == 4 * 16
     deaf = {"order": [each.labels.numpy() for each in sources]}
     for source in sources:
         source.clips[1::2] = source.clips[::2].flip(1)
@@ -368,6 +377,8 @@ def test_a_probe_reads_what_was_planted_and_nothing_else() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             probe(model, *sources, "stage1", wanted)
+    with pytest.raises(ValueError, match="over='TX'"):
+        probe(model, *sources, "stage1", "class", over="TX")
 
 
 def test_a_probe_of_generated_clips_knows_their_pairs_places_and_digits() -> None:
@@ -404,27 +415,44 @@ def test_tuning_is_odd_in_time_alone_and_tells_opposite_directions(planted: PosM
     brightest = blobs[:, 0].flatten(2).argmax(-1)
     assert (brightest[0] % 16).diff().gt(0).all()  # to the right
     assert (brightest[2] // 16).diff().lt(0).all()  # upwards
+    answers = tuning(planted, "logits", channels=True, num_directions=8, speeds=(3.0,))
+    assert len(answers) == 8 * 2
     with_initial = pd.concat([found.assign(model="trained"), found.assign(model="initial")])
     drawn = draw_tuning(with_initial)
     assert [len(ax.lines) for ax in drawn] == [4, 4]
     assert drawn[0].figure.get_suptitle().startswith("Opposite directions lie apart at stage2, ")
+    assert len(draw_tuning(answers)[0].lines) == 2
     for wrong, words in (
         ({"num_directions": 7}, "must be even"),
         ({"speeds": (9.0,)}, "out of the 16"),
     ):
         with pytest.raises(ValueError, match=words):
             tuning(planted, **wrong)
+    with pytest.raises(ValueError, match="several activations or speeds"):
+        draw_tuning(tuning(planted, channels=True, num_directions=2))
 
 
 def test_the_film_of_a_gate_shows_message_gate_and_product(
     planted: PosMLPVideo, tmp_path: Path
 ) -> None:
     clips, branch = clips_of(planted.config, 2), "stage1.block1.step1.T"
-    path = save_gate_film(planted, clips, branch, tmp_path / "film.png", clip=1)
+    path = save_gate_film(planted, clips, branch, tmp_path / "film.png", clip=1, token=(1, 2))
     with Image.open(path) as film:
         assert film.n_frames == 4
-    with pytest.raises(ValueError, match=r"branches are stage1.block1.step1.S, stage1"):
-        save_gate_film(planted, clips, "stage9.block1.step1.T", tmp_path / "no.png")
+    # a token's parts sum to its message less the token bias
+    unit = unit_of(planted, branch)
+    found = activations(planted, clips, f"{branch}.*")
+    with torch.no_grad():
+        u = unit.in_groups(found[f"{branch}.u"][1, :, 1, 2])
+        summed = torch.einsum("gts,svg->tvg", unit.relation(), u).flatten(1) + unit.token_bias
+    torch.testing.assert_close(summed, found[f"{branch}.mix"][1, :, 1, 2])
+    for name, more, words in (
+        ("stage9.block1.step1.T", {}, "branches are stage1.block1.step1.S, stage1"),
+        (branch, {"token": (99, 0)}, "outside of the stage's"),
+        ("stage1.block1.step1.S", {"token": (0, 0)}, "no sum over the clip's frames"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            save_gate_film(planted, clips, name, tmp_path / "no.png", **more)
     with pytest.raises(ValueError, match="must end in one of"):
         save_gate_film(planted, clips, branch, tmp_path / "no.gif")
 

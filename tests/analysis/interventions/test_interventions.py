@@ -162,6 +162,7 @@ def every_kind(model: PosMLPVideo) -> list[Intervention]:
         *knock_outs(model)[::-3],
         Intervention("truncate", radius=1),
         Intervention("symmetrise", stage=2, block=2),
+        Intervention("transplant", stage=1, group=1, donor="other"),
         Intervention("knock_out", branch="S"),
     ]
 
@@ -170,15 +171,15 @@ def every_kind(model: PosMLPVideo) -> list[Intervention]:
 @pytest.mark.parametrize("max_bytes", [1, 2**30])
 def test_vectorised_equals_one_by_one(gate: str, max_bytes: int) -> None:
     config = replace(TWO, layout="T>S+ST", gate=gate)
-    model = randomised(create_model(config), 0).eval()
+    model, other = (randomised(create_model(config), seed).eval() for seed in (0, 1))
     data = PairedClips(random_pairs(3, config, noise=200), torch.tensor([0, 1] * 3))
     interventions = every_kind(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = logits_after(model, data, interventions, 4, max_bytes)
+    found = logits_after(model, data, interventions, {"other": other}, 4, max_bytes)
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
     single = create_model(config).eval()
     for i, intervention in enumerate([None, *interventions]):
-        changed = changed_tables(intervention, model) if intervention else {}
+        changed = changed_tables(intervention, model, {"other": other}) if intervention else {}
         single.load_state_dict(before | changed)
         with torch.no_grad():
             alone = single(normalise(data.clips))
@@ -191,7 +192,7 @@ def test_scores_and_intervals_are_those_of_each_clip_against_itself(one_clock) -
     model, data = one_clock
     interventions = [Intervention("knock_out", stage=2), Intervention("shuffle", seed=0)]
     effects = intervene(model, data, interventions, confidence=0.9, batch_size=5)
-    logits = logits_after(model, data, interventions, 24, 2**30)
+    logits = logits_after(model, data, interventions, None, 24, 2**30)
     right = (logits.argmax(-1) == data.labels).double()
     for i in (0, 1):
         row, expected = effects.iloc[i], metrics(logits[i + 1], data.labels, data.reverse_of)
@@ -276,6 +277,18 @@ def test_shuffle_permutes_each_group_by_its_seed_and_place_alone() -> None:
     assert len({tuple(table[0].tolist()) for table in orders}) == 2 * 3  # one a unit
 
 
+def test_transplant_takes_the_donors_group_at_the_same_place() -> None:
+    model, other = (randomised(create_model(SMALL), seed) for seed in (0, 1))
+    change = Intervention("transplant", stage=2, block=2, branch="T", group=1, donor="other")
+    [(name, table)] = changed_tables(change, model, {"other": other}).items()
+    assert torch.equal(table[1], other.state_dict()[name][1])
+    assert torch.equal(table[0], model.state_dict()[name][0])
+    with pytest.raises(ValueError, match=r"no donor 'other' among \['twin'\]"):
+        changed_tables(change, model, {"twin": other})
+    with pytest.raises(ValueError, match="resize it with resize_bias"):
+        changed_tables(change, model, {"other": create_model(SMALL, num_frames=2)})
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -283,7 +296,7 @@ def test_shuffle_permutes_each_group_by_its_seed_and_place_alone() -> None:
         ({"kind": "shuffle"}, "'shuffle' needs a seed, got None"),
         ({"kind": "knock_out", "radius": 2}, "'knock_out' takes no radius, got 2"),
         ({"kind": "truncate", "radius": -1}, "radius=-1 must be at least 0"),
-        ({"kind": "truncate", "radius": 1, "seed": 3}, "takes no seed"),
+        ({"kind": "transplant", "seed": 3}, "takes no seed"),
         ({"kind": "knock_out", "branch": "TS"}, "unknown branch 'TS'"),
     ],
 )
