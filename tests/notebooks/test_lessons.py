@@ -130,9 +130,9 @@ def test_comparison_is_said_in_lines_and_in_words(capsys):
 
 def test_lesson_10_trains_what_its_stored_rows_were_trained_as():
     """Its own cells and the stored ones share the baseline, so that their rows can be compared."""
-    base = {"preset": "toy", "data": "moving-digits:easy", "image_size": 16}
+    base = {"recipe": "steady", "data": "moving-digits:easy", "image_size": 16}
     base |= {"windows": [4, 2, 1, 1]}
-    train = {"epochs": 3, "num_clips": 700, "batch_size": 16, "lr": 3e-3}
+    train = {"epochs": 3, "num_clips": 700, "lr": 4e-3}
     grid = {"base": {**base, "train": train}, "axes": {"gate_form": ["multiply", "add"]}}
     cells = ablations.read_grid({**grid, "seeds": 2, "baseline": {"gate_form": "multiply"}})
     rows = stored.rows("lesson10")
