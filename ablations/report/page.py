@@ -8,6 +8,8 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +34,9 @@ from ablations.report.tuning import Tuning, tuning
 from ablations.report.words import Finding
 from posmlp.checkpoint import write_atomically
 from posmlp.clip_scores import link
+from posmlp.own.code import trusts_all
 
+ANALYSIS = (sys.executable, "-m", "analysis", "all")
 MOST_SENTENCES = 8
 MOST_EFFECTS = 200
 """Of which a page has sentences; a CSV file has all."""
@@ -94,7 +98,7 @@ def write_report(
         raise ValueError(f"margin={margin} must be above 0 points, for example 2")
     study = Study.open(root, margin)
     out = Path(out) if out else study.store.root / "report.html"
-    inside = _look_inside(study, out.parent) if look_inside else ("", "")
+    inside = _Inside.begin(study, out.parent) if look_inside else None
     shown = study.shown()
     histories = shown.histories(set(shown.labels.values()))
     compared = [_compared(shown, metric, histories) for metric in study.metrics]
@@ -102,7 +106,8 @@ def write_report(
     maps, tuned = _bias(study), tuning(shown)
     table = tables.variants(study)
     text = tables.shown(study, table)
-    page = _page(shown, text, compared, effects, maps, tuned, inside, out.parent)
+    link = inside.end() if inside else ("", "")
+    page = _page(shown, text, compared, effects, maps, tuned, link, out.parent)
     write_atomically(out, page.encode(errors="backslashreplace"))
     tables.write_readable(study, text, out.parent)
     if study.store.published and out.parent.resolve() == study.store.root.resolve():
@@ -117,18 +122,37 @@ def write_report(
     return out
 
 
-def _look_inside(study: Study, folder: Path) -> tuple[str, str]:
-    """Write the analysis of the run with the best score; its name, and the file's, beside us."""
-    from analysis.page.page import write_page  # which imports much that reports do without
+@dataclass
+class _Inside:
+    """The analysis of the best run, which a process writes while the report is drawn."""
 
-    best = study.best_run()
-    if best is None:
-        raise ValueError(
-            f"{study.store.root} keeps no trained model to look inside; run the grid there, or "
-            "leave --look-inside out"
-        )
-    label, seed, run = best
-    return f"{label}, seed {seed}", write_page(run, folder / "analysis.html").name
+    run: str
+    page: Path
+    process: subprocess.Popen[str]
+
+    @classmethod
+    def begin(cls, study: Study, folder: Path) -> _Inside:
+        best = study.best_run()
+        if best is None:
+            raise ValueError(
+                f"{study.store.root} keeps no trained model to look inside; run the grid there, or "
+                "leave --look-inside out"
+            )
+        label, seed, run = best
+        folder.mkdir(parents=True, exist_ok=True)
+        page = folder / "analysis.html"
+        command = [*ANALYSIS, str(run), "--out", str(page)]
+        command += ["--trust-code"] if trusts_all() else []
+        off, kept = subprocess.DEVNULL, subprocess.PIPE
+        process = subprocess.Popen(command, stdout=off, stderr=kept, text=True)
+        return cls(f"{label}, seed {seed}", page, process)
+
+    def end(self) -> tuple[str, str]:
+        """Wait for the page; the run's name, and the name of its page, which lies beside ours."""
+        said = self.process.communicate()[1].strip()
+        if self.process.returncode:
+            raise ValueError(f"no page of {self.run}: {(said.splitlines() or ['no word'])[-1]}")
+        return self.run, self.page.name
 
 
 def _compared(study: Study, metric: Metric, histories: pd.DataFrame) -> Compared:

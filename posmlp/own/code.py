@@ -46,6 +46,11 @@ def trust_all(asked: bool) -> None:
     _TRUST["all"] = asked
 
 
+def trusts_all() -> bool:
+    """Whether `--trust-code` was said, for what this process starts."""
+    return _TRUST["all"]
+
+
 def admit(code: Mapping[str, str], where: str | Path, trusted: bool = False) -> None:
     """Raise ValueError, showing the first lines, where code is not trusted; it runs nothing.
 

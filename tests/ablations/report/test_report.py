@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -158,12 +159,8 @@ def test_report_command_writes_elsewhere_and_refuses_a_bad_margin(folder, tmp_pa
 
 @pytest.mark.usefixtures("unrendered")
 def test_report_looks_inside_the_best_run(folder, tmp_path, monkeypatch, capsys):
-    def write_page(run: Path, out: Path) -> Path:
-        out.parent.mkdir(parents=True)
-        out.write_text(str(run))
-        return out
-
-    monkeypatch.setattr("analysis.page.page.write_page", write_page)
+    stand_in = "import sys; open(sys.argv[3], 'w').write(sys.argv[1])"  # for a page of 40 s
+    monkeypatch.setattr("ablations.report.page.ANALYSIS", (sys.executable, "-c", stand_in))
     out = tmp_path / "new" / "report.html"
     assert main(["report", str(folder), "--out", str(out), "--look-inside"]) == 0
     page = out.with_name("analysis.html")
@@ -174,6 +171,10 @@ def test_report_looks_inside_the_best_run(folder, tmp_path, monkeypatch, capsys)
     run = Path("cells", best["id"], f"seed{best['seed']}")
     assert Path(page.read_text()).relative_to(folder) == run
     assert f'<a href="analysis.html">what {best["layout"]}, seed' in out.read_text()
+    failing = (sys.executable, "-c", "raise SystemExit('analysis: no such clips')")
+    monkeypatch.setattr("ablations.report.page.ANALYSIS", failing)
+    assert main(["report", str(folder), "--out", str(out), "--look-inside"]) == 2
+    assert re.search("no page of .*, seed .: analysis: no such clips", capsys.readouterr().err)
 
 
 def test_report_of_nothing_is_refused(tmp_path, capsys):
