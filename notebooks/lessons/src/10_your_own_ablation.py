@@ -17,11 +17,9 @@ preflight.check("rich", "scipy")
 # %%
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import Markdown
 from scipy import stats
 
 import ablations
-from ablations.report.page import write_report
 from analysis import compare, detectable_effect, draw_accuracy, draw_differences, t_interval
 from analysis.results.false_alarms import peeking
 from lessons import stored
@@ -230,17 +228,8 @@ print(
 # %% [markdown]
 # **Reading.** At two seeds only a very large difference is told from none, such as the shift's.
 #
-# From a shell, `ablations report` writes the page on a grid: answer, figure, table and verdicts.
-# The same in Python, and its table:
-
-# %% tags=["trained"]
-report = write_report(folder)
-print(report.name, "and", (folder / "table.md").name)
-Markdown((folder / "table.md").read_text())
-
-# %% [markdown]
-# **Reading.** It has what the cells above found step by step, and your own gate beside the
-# built-in one.
+# From a shell, `ablations report` writes the page on a grid: answer, figure, table and verdicts. It
+# has what the cells above found step by step, and your own gate beside the built-in one.
 #
 # ## Say what it says
 #

@@ -163,7 +163,10 @@ def test_a_worker_killed_while_idle_is_replaced(tmp_path: Path) -> None:
     assert killed not in others
 
 
-def test_printing_goes_to_the_jobs_log_in_both_engines(tmp_path: Path) -> None:
+def test_printing_goes_to_the_jobs_log_in_both_engines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # no fork: a worker of its own Python writes as a user's does
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     list(in_process(jobs(1), Task(tmp_path / "a", "shout"), TWO[0]))
