@@ -33,7 +33,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--method": {"default": "integrated_gradients"},
     "--target": {"help": "a class's name or number; the predicted one by default"},
     "--set": {
-        **{"nargs": "+", "default": [], "metavar": "key=value", "dest": "settings"},
+        "nargs": "+",
+        "default": [],
+        "metavar": "key=value",
+        "dest": "settings",
         "help": "options of the method, e.g. baseline=zero num_steps=64",
     },
     "--out": {"type": folder, "help": "the folder to write to"},

@@ -10,25 +10,33 @@ from analysis.arguments import count, device, file
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--work": {
-        **{"nargs": "+", "dest": "works"},
+        "nargs": "+",
+        "dest": "works",
         "help": "of toy-train, toy-eval, s16-eval, s16-train, memory; or all",
     },
     "--against": {"metavar": "COMMIT", "help": "measure this commit's posmlp, too"},
     "--only": {
-        **{"nargs": "+", "default": []},
+        "nargs": "+",
+        "default": [],
         "help": "some checks, by name; all of them by default",
     },
     "--threads": {
-        **{"type": count, "dest": "num_threads", "metavar": "THREADS"},
+        "type": count,
+        "dest": "num_threads",
+        "metavar": "THREADS",
         "help": "CPU threads",
     },
     "--runs": {
-        **{"type": count, "default": 5, "dest": "num_runs", "metavar": "RUNS"},
+        "type": count,
+        "default": 5,
+        "dest": "num_runs",
+        "metavar": "RUNS",
         "help": "counted runs of each row, at least",
     },
     "--batch": {"type": count, "default": 4, "help": "clips at once for the throughput"},
     "--mode": {
-        **{"nargs": "+", "default": ["eager"]},
+        "nargs": "+",
+        "default": ["eager"],
         "help": "rows: eager, bfloat16, compiled, 'compiled bfloat16'; compiling takes minutes",
     },
 }

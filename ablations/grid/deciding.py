@@ -24,7 +24,9 @@ _COSTS = ("params", "seconds", "train_seconds", "peak_memory_mb")
 COLUMNS = (*(f"{split}_{s}" for split in ("test", "val") for s in SCORES), "train_loss", *_COSTS)
 _CLIPS = {"test": "test clips", "val": "validation clips", "train": "training clips"}
 _WORDS = {
-    **{"top1": "top-1", "top5": "top-5", "within_pair": "within pairs"},
+    "top1": "top-1",
+    "top5": "top-5",
+    "within_pair": "within pairs",
     "map": "mean average precision",
 }
 DIRECTIONS = ("higher", "lower")

@@ -21,7 +21,10 @@ _MEANINGS = {
     "_top5": "Top-5: the share of clips whose class is among the five that score highest.",
 }
 _SCORES = {
-    **{"top1": "top-1", "top5": "top-5", "within_pair": "within pairs", "loss": "loss"},
+    "top1": "top-1",
+    "top5": "top-5",
+    "within_pair": "within pairs",
+    "loss": "loss",
     "map": "mAP",
 }
 

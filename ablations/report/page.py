@@ -98,7 +98,16 @@ def write_report(
         raise ValueError(f"margin={margin} must be above 0 points, for example 2")
     study = Study.open(root, margin)
     out = Path(out) if out else study.store.root / "report.html"
-    inside = _Inside.begin(study, out.parent) if look_inside else None
+    if not look_inside:
+        return _write(study, out, None)
+    inside = _Inside.begin(study, out.parent)
+    try:
+        return _write(study, out, inside)
+    finally:
+        inside.process.kill()  # which has ended, unless the report failed
+
+
+def _write(study: Study, out: Path, inside: _Inside | None) -> Path:
     shown = study.shown()
     histories = shown.histories(set(shown.labels.values()))
     compared = [_compared(shown, metric, histories) for metric in study.metrics]
