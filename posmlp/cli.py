@@ -184,7 +184,7 @@ def _try(out: str) -> None:
     for what, shares in (("clip", found.forward), ("backwards", found.backward)):
         each = zip(shares, found.classes, strict=True)
         print(f"  {what:10} {', '.join(f'{share:.1%} {name}' for share, name in each)}")
-    print("Only its tables over time tell it the order. Open the page, and turn them round:")
+    print("It reads the order from its tables over time. Open the page, and turn them round:")
     print(f"page: {found.page}")
 
 

@@ -10,13 +10,12 @@ from markupsafe import Markup, escape
 from matplotlib.ticker import MaxNLocator
 
 from ablations.report.data import Study
-from ablations.report.labels import Metric
+from ablations.report.labels import LONGEST, Metric
 from analysis.results.draw_comparison import verdict_kind
 from analysis.results.paired import corrected_interval
 
 ROW, TOP, BOTTOM, WIDTH = 26, 8, 40, 460  # pixels
 LETTER = 7.4  # pixels, about
-LONGEST = 34  # letters of a label
 MOST_ROWS = 16
 NUM_TICKS = 5
 
@@ -44,7 +43,7 @@ def dot_plot(study: Study, metric: Metric, table: pd.DataFrame | None) -> Markup
     parts = [_ground(x, ticks, height, study.margin_of(metric))]
     parts += [_row(x, row, study, metric, TOP + ROW * i + ROW / 2) for i, row in enumerate(rows)]
     unit = metric.points.strip() or "its own unit"
-    words = f"{metric.name.capitalize()}: difference to {study.baseline}, in {unit}"
+    words = f"{metric.name.capitalize()}: difference to the baseline, in {unit}"
     if left_out:
         words += f"; {left_out} smaller differences stand in the table"
     parts.append(_text(left + WIDTH / 2, height + 34, words, "middle"))

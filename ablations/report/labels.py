@@ -12,6 +12,7 @@ from ablations.grid.settings import shown_value
 
 BETWEEN = " · "
 MINUS = "−"
+LONGEST = 34  # letters of a label
 _SPLITS = {"test": "", "val": "validation ", "train": "training "}
 _MEANINGS = {
     "_within_pair": "Within pairs: the share of clips whose class scores higher than the class of "
@@ -41,21 +42,29 @@ def varying_axes(plan: Mapping[str, Any]) -> list[str]:
 def short_labels(plan: Mapping[str, Any]) -> dict[str, str]:
     """Each cell's label by its id: `lrpe · T+S`; a full name where labels would not differ.
 
-    A word stands alone, a number with its axis (`num_groups=8`) unless it is the only axis.
+    A word stands alone, a number with its axis (`num_groups=8`) unless it is the only axis. Where
+    labels would be long, they name what differs from the baseline.
     """
     axes = varying_axes(plan)
+    baseline = next(
+        (cell["axes"] for cell in plan["cells"] if cell["id"] == plan.get("baseline")), {}
+    )
     shown = {axis: short_values(plan, axis) for axis in axes}
 
     def part(axis: str, value: Any, text: str) -> str:
         alone = len(axes) == 1 or (isinstance(value, str) and not text.isdigit())
         return text if alone else f"{axis.rpartition('.')[2]}={text}"
 
-    labels = {
-        cell["id"]: BETWEEN.join(
-            part(axis, cell["axes"].get(axis), shown[axis][cell["id"]]) for axis in axes
+    def label(cell: Mapping[str, Any], axes: list[str]) -> str:
+        return BETWEEN.join(
+            part(each, cell["axes"].get(each), shown[each][cell["id"]]) for each in axes
         )
-        for cell in plan["cells"]
-    }
+
+    labels = {cell["id"]: label(cell, axes) for cell in plan["cells"]}
+    if max(map(len, labels.values())) > LONGEST:
+        for cell in plan["cells"]:
+            changed = [axis for axis in axes if cell["axes"].get(axis) != baseline.get(axis)]
+            labels[cell["id"]] = label(cell, changed or axes)
     if len(set(labels.values())) < len(labels) or "" in labels.values():
         return {cell["id"]: cell["name"] for cell in plan["cells"]}
     return labels

@@ -64,7 +64,7 @@ def headline(study: Study, metric: Metric, table: pd.DataFrame | None) -> str:
     counts = Counter(verdict_kind(verdict) for verdict in table["verdict"])
     if counts["cannot tell"] == len(table):
         which = "it" if len(table) == 1 else f"any of the {len(table)} variants"
-        return f"These runs cannot tell {which} from {base}."
+        return f"These runs show no clear difference between {which} and {base}."
     said = [f"The baseline, {study.baseline}, has {metric.said(mean)}."]
     said += [_of_kind(study, metric, table, kind) for kind in KINDS if counts[kind]]
     return " ".join(said)
@@ -83,7 +83,7 @@ def _of_kind(study: Study, metric: Metric, table: pd.DataFrame, kind: str) -> st
     if len(rows) > MOST_NAMED:
         named.append(f"{len(rows) - MOST_NAMED} more")
     if kind == "cannot tell":
-        return f"These runs cannot tell {_listed(named)} from it."
+        return f"No clear difference is shown for {_listed(named)}."
     word = f"equal within {_margin(study, metric)}" if kind == "equal" else kind
     return f"{_listed(named)} {'is' if len(rows) == 1 else 'are'} {word}."
 

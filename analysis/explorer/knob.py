@@ -159,12 +159,12 @@ def _words(shown: Shown) -> list[str]:
     curve = arrow_curve(shown.model, shown.held, (1.0, 0.0, -1.0)).set_index("strength")
     learned, blind, reversed_ = (f"{curve['within_pair'][s]:.0%}" for s in (1.0, 0.0, -1.0))
     return [
-        "A small model of moving digits runs in this page. Only its tables over time tell it the "
-        "order of frames. The knob multiplies what is odd in them: what differs between past and "
-        "future. At 1 the model is as it learned. At 0 it is blind to the direction of time. At -1 "
-        "it answers every clip exactly as it answered the clip played backwards.",
-        f"On {len(shown.held)} test clips it prefers the right one of a class and its reversal in "
-        f"{learned} at 1, {blind} at 0, {reversed_} at -1. The clips below are some that it tells "
+        "A small model of moving digits runs in this page. Order reaches its answer through its "
+        "tables over time and, a little, through one bias a frame. The knob multiplies the part of "
+        "both that differs between past and future. At 1 the model is as it learned. At 0 it gives "
+        "a clip and its reversal the same answer. At -1 it gives each the other's, exactly.",
+        f"Of {len(shown.held)} test clips it scores the true class above that of the reversal in "
+        f"{learned} at 1, {blind} at 0, {reversed_} at -1. The clips here are some that it tells "
         "well.",
     ]
 

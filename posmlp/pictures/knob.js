@@ -29,7 +29,8 @@ output { font-weight: 600; font-variant-numeric: tabular-nums; }
 .bars .own { background: ${INK.own}; } .bars .other { background: ${INK.other}; }
 .note { font-size: .85rem; opacity: .8; }
 @media (max-width: 640px) { .panels { grid-template-columns: minmax(0, 1fr); }
-  .panels .knob { order: 1; } canvas.film { max-width: 180px; } }`;
+  .panels .knob { order: 1; } canvas.film { max-width: 120px; margin: 4px auto; }
+  p { font-size: .9rem; line-height: 1.4; } .bars { font-size: .75rem; gap: 0 8px; } }`;
 
 // ---- the model ----------------------------------------------------------------------------------
 
@@ -563,7 +564,7 @@ function build(root, state) {
     parent.appendChild(Object.assign(document.createElement(tag), properties));
   add(root, "style", { textContent: CSS });
   add(root, "h1", { textContent: "Turn the arrow of time" });
-  for (const textContent of state.words) add(root, "p", { textContent });
+  add(root, "p", { textContent: state.words[0] });
   const panels = add(root, "div", { className: "panels" });
 
   const left = add(panels, "section");
@@ -605,19 +606,22 @@ function build(root, state) {
   const stops = [[1, "as learned"], [0, "blind"], [-1, "reversed"]].map(([s, textContent]) =>
     [s, add(row, "button", { textContent })]);
   const automatic = add(row, "button", { textContent: "swing" });
+  add(knobs, "p", { className: "note", textContent: "The curves are the shares of the clip's class "
+    + `(blue) and of its reversal (orange), from 0 to 100%. ${state.words[1]}` });
 
   const painting = add(root, "section");
   painting.style.marginTop = "16px";
   painting.hidden = !state.units.length;
   add(painting, "h2", { textContent: "Paint a table" });
-  add(painting, "p", { className: "note", textContent: "Drag a bar; of a map over space, drag a cell "
+  add(painting, "p", { className: "note", textContent: "Press zero for all groups of a table over "
+    + "time: does the answer survive? Drag a bar; of a map over space, drag a cell "
     + "up or down. With the keyboard: left and right choose, up and down change. Seen from the token "
     + "that mixes; grey marks are the trained values." });
   const tools = add(painting, "div", { className: "row" });
   const unit = add(tools, "select", { ariaLabel: "table" });
   unit.replaceChildren(...state.units.map((each) => new Option(each.label)));
   const group = add(tools, "select", { ariaLabel: "group" });
-  const every = add(add(tools, "label", { textContent: "buttons change all groups " }), "input",
+  const every = add(add(tools, "label", { textContent: "buttons change all groups of the table " }), "input",
     { type: "checkbox" });
   const table = add(painting, "canvas", { tabIndex: 0, className: "table" });
   table.setAttribute("role", "application");

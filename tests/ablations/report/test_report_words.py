@@ -57,7 +57,7 @@ def test_headline_counts_the_verdicts(study):
     assert report_words.headline(study, metric, table) == (
         "The baseline, lrpe, has 56.0% top-1 on test clips. dense (+10.0 points) is better. "
         "conv (−20.0 points) is worse. gqpe (+0.1 points) is equal within 2 points. "
-        "These runs cannot tell mean (+2.4 points) from it."
+        "No clear difference is shown for mean (+2.4 points)."
     )
     assert report_words.highest(study, metric, table) == (
         "The highest mean is that of dense (66.0%), and it is better than the baseline."
@@ -75,7 +75,9 @@ def test_highest_mean_that_is_not_shown_to_be_better_is_not_called_so(tmp_path):
     table = study.comparison(metric)
     said = report_words.highest(study, metric, table)
     assert said.endswith("but that it is really better than the baseline is not shown.")
-    assert report_words.headline(study, metric, table).startswith("These runs cannot tell it from")
+    assert report_words.headline(study, metric, table).startswith(
+        "These runs show no clear difference between it and"
+    )
 
 
 def test_prediction_is_set_beside_the_verdicts_of_what_it_names(study):
@@ -108,7 +110,9 @@ def test_partial_run_is_reported_as_such(tmp_path):
 def test_one_seed_claims_nothing(tmp_path):
     grid = FIVE_GATES | {"seeds": 1}
     said = text_of(write_report(fill(tmp_path / "run", grid, planted)))
-    assert "These runs cannot tell any of the 4 variants from the baseline" in said
+    assert (
+        "These runs show no clear difference between any of the 4 variants and the baseline" in said
+    )
     assert "1 seed, hence no interval" in said
     assert not re.search(r"\bnan\b", said.lower())
 
@@ -208,6 +212,26 @@ def test_axes_that_move_together_are_one_factor(tmp_path):
     table = study.effects(study.metrics[0]).set_index("axes")
     assert table.loc["num_frames & temporal_windows", "effect"] == pytest.approx(-20)
     assert table.loc["num_frames & temporal_windows", "levels"] == "4 & 4"
+
+
+def test_long_labels_name_what_differs_from_the_baseline():
+    settings = [("a", 16, "T+S"), ("b", 8, "T+S"), ("c", 8, "ST")]
+    cells = [
+        {
+            "id": id,
+            "name": id,
+            "axes": {"temporal_windows": frames, "num_groups": 4, "layout": layout},
+        }
+        for id, frames, layout in settings
+    ]
+    cells.append({**cells[0], "id": "d", "axes": {**cells[0]["axes"], "num_groups": [1, 2, 4, 8]}})
+    plan = {"axes": ["temporal_windows", "num_groups", "layout"], "cells": cells, "baseline": "a"}
+    assert short_labels(plan) == {
+        "a": "temporal_windows=16 · num_groups=4 · T+S",
+        "b": "temporal_windows=8",
+        "c": "temporal_windows=8 · ST",
+        "d": "num_groups=1,2,4,8",
+    }
 
 
 def test_labels_are_short_and_differ():
