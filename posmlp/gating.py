@@ -3,7 +3,7 @@
 Read after `positions.py`; then `model.py`. Other gates than the paper's stand in `gates/`.
 
 Shapes: B windows, N tokens of a window, C channels, G channel groups, V = C / G.
-Channel c belongs to group c % G, so C unflattens to (V, G).
+Channel c belongs to group c % G (interleaved, unlike a convolution's), so C unflattens to (V, G).
 PoTGU, PoSGU and PoSTGU are `PositionalGatingUnit` over a (T,), (H, W) or (T, H, W) window.
 """
 
@@ -57,7 +57,7 @@ class GatingUnit(nn.Module):
         u, *v = h.split(self.dim, dim=-1)  # form `mix` has no v
         mixed = self.mixed(self.mix(self.u(u)))
         biased = self.biased(mixed, self.token_bias)
-        return self.gated(biased, *map(self.v, v))
+        return self.gated(biased, *map(self.v, v))  # (mix(u) + token_bias) * v
 
     def mix(self, u: Tensor) -> Tensor:
         """Mix over positions: (B, N, C) -> (B, N, C)."""

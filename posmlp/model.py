@@ -2,8 +2,8 @@
 
 Read after `positions.py` and `gating.py`. Stem, image input and stochastic depth are in `parts/`.
 
-Shapes: B clips, T frames, H x W tokens, C channels. Inside a stage a clip's tokens lie in W windows
-of n = window * window places, (B, W, T, n, C); temporal windows have t of the T frames.
+Shapes: B clips, T frames, H x W tokens, C channels. Inside a stage a clip's tokens lie in P windows
+of n = window * window places, (B, P, T, n, C); temporal windows have t of the T frames.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from posmlp.presets import resolve
 
 
 class Branch(nn.Module):
-    """norm, fc1, GELU, gating unit, fc2 over one kind of window: (B, W, T, n, C) -> the same.
+    """norm, fc1, GELU, gating unit, fc2 over one kind of window: (B, P, T, n, C) -> the same.
 
     `T` mixes over t frames at each place, `S` over the n places of each frame, `ST` over both.
-    Source: section 3 of the paper; the released PosMLP layer, whose expansion is 2C.
+    fc1 makes u and v of a token, and the gate one of the two. Source: section 3 of the paper.
     """
 
     def __init__(self, config: PosMLPConfig, stage: int, axes: str) -> None:
@@ -36,23 +36,23 @@ class Branch(nn.Module):
         dim, mixed, window = config.dims[stage], config.gate_dim(stage), config.window(stage, axes)
         self.axes, self.frames = axes, config.temporal_windows[stage]
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.gate = make_gate(config, mixed, window, config.num_groups[stage])
+        self.gate = make_gate(config, mixed, window, config.num_groups[stage])  # lrpe: gating.py's
         width = getattr(self.gate, "in_features", 2 * mixed)  # a user's own takes u and v
         self.fc1 = init_linear(nn.Linear(dim, width), config.init)
         self.gelu = nn.GELU()
         self.fc2 = init_linear(nn.Linear(mixed, dim), config.init)
 
-    def forward(self, x_BWTnC: Tensor) -> Tensor:
-        tokens = self.to_mixed_axis(x_BWTnC)
+    def forward(self, x_BPTnC: Tensor) -> Tensor:
+        tokens = self.to_mixed_axis(x_BPTnC)
         h = self.gelu(self.fc1(self.norm(tokens)))
         z = self.gate(h.flatten(0, -3)).unflatten(0, h.shape[:-2])
         return self.from_mixed_axis(self.fc2(z))
 
-    def to_mixed_axis(self, x_BWTnC: Tensor) -> Tensor:
+    def to_mixed_axis(self, x_BPTnC: Tensor) -> Tensor:
         """Bring together the tokens that the gate mixes: (..., N, C)."""
         if self.axes == "S":
-            return x_BWTnC
-        x = x_BWTnC.unflatten(-3, (-1, self.frames))  # (B, W, T/t, t, n, C)
+            return x_BPTnC
+        x = x_BPTnC.unflatten(-3, (-1, self.frames))  # (B, P, T/t, t, n, C)
         return x.transpose(-3, -2) if self.axes == "T" else x.flatten(-3, -2)
 
     def from_mixed_axis(self, x: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Branch(nn.Module):
 
 
 class Step(nn.ModuleDict):
-    """A residual step adds the sum of its parallel branches: (B, W, T, n, C) -> the same.
+    """A residual step adds the sum of its parallel branches: (B, P, T, n, C) -> the same.
 
     If a caller lends `scale` (B,), it replaces the draws of stochastic depth, in eval too.
     """
@@ -77,9 +77,9 @@ class Step(nn.ModuleDict):
         self.drop_rate = rate
         self.register_buffer("scale", None, persistent=False)
 
-    def forward(self, x_BWTnC: Tensor) -> Tensor:
-        update = reduce(torch.add, [branch(x_BWTnC) for branch in self.values()])
-        return x_BWTnC + drop_path(update, self.drop_rate if self.training else 0.0, self.scale)
+    def forward(self, x_BPTnC: Tensor) -> Tensor:
+        update = reduce(torch.add, [branch(x_BPTnC) for branch in self.values()])
+        return x_BPTnC + drop_path(update, self.drop_rate if self.training else 0.0, self.scale)
 
 
 class Block(nn.Module):
@@ -93,10 +93,10 @@ class Block(nn.Module):
         steps = config.steps(stage)
         self.steps = nn.ModuleList(Step(config, stage, axes, drop_rate) for axes in steps)
 
-    def forward(self, x_BWTnC: Tensor) -> Tensor:
+    def forward(self, x_BPTnC: Tensor) -> Tensor:
         for step in self.steps:
-            x_BWTnC = step(x_BWTnC)
-        return x_BWTnC
+            x_BPTnC = step(x_BPTnC)
+        return x_BPTnC
 
 
 class Stage(nn.Module):
@@ -115,15 +115,15 @@ class Stage(nn.Module):
         return self.from_windows(x, x_BTHWC.shape)
 
     def to_windows(self, x_BTHWC: Tensor) -> Tensor:
-        """(B, T, H, W, C) -> (B, W, T, n, C)."""
+        """(B, T, H, W, C) -> (B, P, T, n, C)."""
         (B, T, H, W, C), k = x_BTHWC.shape, self.window
         x = x_BTHWC.reshape(B, T, H // k, k, W // k, k, C).permute(0, 2, 4, 1, 3, 5, 6)
         return x.reshape(B, H // k * (W // k), T, k * k, C)
 
-    def from_windows(self, x_BWTnC: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def from_windows(self, x_BPTnC: Tensor, shape: tuple[int, ...]) -> Tensor:
         """The inverse of `to_windows`, to (B, T, H, W) of `shape` and any number of channels."""
-        (B, T, H, W, _), k, C = shape, self.window, x_BWTnC.shape[-1]
-        x = x_BWTnC.reshape(B, H // k, W // k, T, k, k, C).permute(0, 3, 1, 4, 2, 5, 6)
+        (B, T, H, W, _), k, C = shape, self.window, x_BPTnC.shape[-1]
+        x = x_BPTnC.reshape(B, H // k, W // k, T, k, k, C).permute(0, 3, 1, 4, 2, 5, 6)
         return x.reshape(B, T, H, W, C)
 
 
@@ -137,7 +137,7 @@ class PosMLPVideo(nn.Module):
     def __init__(self, config: PosMLPConfig) -> None:
         super().__init__()
         self.config = config
-        self.stem = Stem(config)
+        self.stem = Stem(config)  # two 3x3 convolutions of stride 2: H/4 x W/4 tokens a frame
         self.downsamples = nn.ModuleList(
             Downsample(config, i) if config.halves(i) else nn.Identity()
             for i in range(1, config.num_stages)

@@ -19,7 +19,7 @@ from posmlp.train.population import seeded_model
 
 RESULTS = Path(ablations.__file__).parent / "results"
 MODEL = "toy-ts"
-WORDS = {"equal": "equal within 2 points", "cannot tell": "not to be told apart"}
+WORDS = {"equal": "equal within 2 points", "cannot tell": "no clear difference"}
 
 
 def rows(grid: str) -> pd.DataFrame:
@@ -64,7 +64,7 @@ def against_baseline(
 
 
 def in_words(table: pd.DataFrame) -> str:
-    """A comparison's variants by verdict: `Worse: mean, none; not to be told apart: dense`."""
+    """A comparison's variants by verdict: `Worse: mean, none; no clear difference: dense`."""
     kinds = table["verdict"].map(verdict_kind)
     names = table.iloc[:, 0].astype(str)
     parts = {kind: ", ".join(names[kinds == kind]) for kind in KINDS}

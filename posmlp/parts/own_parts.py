@@ -31,7 +31,7 @@ def own_gate(config: PosMLPConfig, dim: int, window: tuple[int, ...], num_groups
 
 
 class OwnBranch(nn.Module):
-    """A layer norm, then `Branch(dim, window)` of the user's: (B, W, T, n, C) -> the same.
+    """A layer norm, then `Branch(dim, window)` of the user's: (B, P, T, n, C) -> the same.
 
     Its own part takes and gives (B, T, n, C): of each temporal window T frames with n places.
     """
@@ -43,8 +43,8 @@ class OwnBranch(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.own = _held(file, own.called(file, config.code, {}, dim, window), dim)
 
-    def forward(self, x_BWTnC: Tensor) -> Tensor:
-        x = self.norm(x_BWTnC).unflatten(2, (-1, self.frames))  # (B, W, T/t, t, n, C)
+    def forward(self, x_BPTnC: Tensor) -> Tensor:
+        x = self.norm(x_BPTnC).unflatten(2, (-1, self.frames))  # (B, P, T/t, t, n, C)
         return self.own(x.flatten(0, 2)).unflatten(0, x.shape[:3]).flatten(2, 3)
 
 

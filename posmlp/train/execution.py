@@ -158,14 +158,14 @@ def _quick_ways(*models: nn.Module) -> dict[tuple[nn.Module, str], Callable[...,
     return ways
 
 
-def _in_parts(forward: Callable[[Tensor], Tensor], x_BWTnC: Tensor) -> Tensor:
+def _in_parts(forward: Callable[[Tensor], Tensor], x_BPTnC: Tensor) -> Tensor:
     """Run a block's forward over all clips' windows, part by part."""
-    windows = x_BWTnC.flatten(0, 1)
-    few = max(1, WORKING_SET // max(1, x_BWTnC[0, 0].numel() if len(windows) else 1))
+    windows = x_BPTnC.flatten(0, 1)
+    few = max(1, WORKING_SET // max(1, x_BPTnC[0, 0].numel() if len(windows) else 1))
     if len(windows) <= few or torch.is_grad_enabled():
-        return forward(x_BWTnC)
+        return forward(x_BPTnC)
     parts = [forward(part[None]).squeeze(0) for part in windows.split(few)]
-    return torch.cat(parts).unflatten(0, x_BWTnC.shape[:2])
+    return torch.cat(parts).unflatten(0, x_BPTnC.shape[:2])
 
 
 def _to_channels_first(layer: nn.Linear, x: Tensor) -> Tensor:

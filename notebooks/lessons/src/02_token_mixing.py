@@ -37,8 +37,8 @@ from posmlp import GATES, create_model, relative_position_index
 #
 # Row `m` of the relation `P` says what output frame `m` takes from each input frame `n`. The gates
 # of this package show their `P` by `relation()`, of shape (G, N, N): one matrix for each of G
-# channel groups (lesson 05; here G = 1). `attention` alone shows a part of it: its `P` depends on
-# the clip, too.
+# channel groups (lesson 05; here G = 1). Only `attention` cannot show all of its `P`, a part of
+# which it computes from each clip.
 #
 # **Your guess, before you run the next cell:** of `none`, `mean`, `conv`, `lrpe` and `dense`, which
 # matrix is the identity, which is constant, which is a narrow band, and which looks like noise
@@ -119,9 +119,10 @@ nb02.dense_params(dense_params)
 # %% [markdown]
 # ## Tied: a number for each offset
 #
-# The paper's relation lets `P[m, n]` depend on the *offset* `m - n` alone (query minus key; a
-# positive offset means that the input lies in the past). "What a frame takes from three frames ago"
-# is then **one** number, wherever in the clip that frame stands. That is what *tied* means.
+# The paper's relation lets `P[m, n]` depend on the *offset* `m - n` alone (the frame written minus
+# the frame read, called query minus key; a positive one means that the input is past). "What a
+# frame takes from three frames ago" is then **one** number, wherever in the clip that frame stands.
+# That is what *tied* means.
 #
 # All numbers stand in a small table; the index tells which of them each pair reads.
 #
@@ -278,7 +279,7 @@ nb02.most_groups(most_groups)
 # windows so small that a dense matrix is affordable. Beside the two stand `mean`, which mixes
 # without learning how, and `none`, which does not mix.
 #
-# **Your guess:** tied clearly better, dense clearly better, or not to be told apart?
+# **Your guess:** tied clearly better, dense clearly better, or no clear difference?
 
 # %%
 runs = stored.rows("gates")
@@ -292,11 +293,12 @@ draw_accuracy(shown, metric="test_top1", by="gate", chance=1 / 14, title=title)
 plt.show()
 
 # %% [markdown]
-# **Reading.** The lines above say of each gate which of four words these runs allow: better, worse,
-# equal within two points, or not to be told apart. (The words are corrected for all gates that the
-# grid compared, of which three are shown.) Look at the sizes, too: the step from no mixing (`none`)
-# to learned mixing is far larger than what lies between tied and dense. The case for tying is
-# another one: it remains possible when windows grow.
+# **Reading.** The lines above say of each gate: better, worse, equal within two points, or no clear
+# difference. (The words are corrected for all gates that the grid compared, of which three are
+# shown.) Look at the sizes, too: the step from no mixing (`none`) to learned mixing is far larger
+# than what lies between tied and dense. The case for tying is another one: it remains possible when
+# windows grow. And where a dense matrix is so large that other layers must shrink to pay for it,
+# tied wins (`ablations/FINDINGS.md`: `relation_matched_params`).
 #
 # ## The figure to remember
 #
