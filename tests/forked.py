@@ -1,7 +1,7 @@
 """Real processes without a start: a fork of this one, which has imported all that they need.
 
-`python -m MODULE` takes seconds of a core to import torch, which tests of kills and signals do not
-ask about. Those that do start a Python of their own.
+`python -m MODULE` or `python FILE` takes seconds of a core to import torch, which tests of kills
+and signals do not ask about. Those that do start a Python of their own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 
 class Forked(subprocess.Popen):
-    """`subprocess.Popen`, in which `python -m MODULE` is a fork that runs the module."""
+    """`subprocess.Popen`, in which `python -m MODULE` or `python FILE` is a fork that runs it."""
 
     def __init__(
         self,
@@ -29,17 +29,17 @@ class Forked(subprocess.Popen):
         **options: Any,
     ) -> None:
         words = [word for word in args if word != "-u"]
-        if words[:2] == [sys.executable, "-m"]:
+        if words[0] == sys.executable and words[1] != "-c":
             first = preexec_fn
 
             def preexec_fn() -> None:
-                _run(words[2:], env, first)
+                _run(words[1:], env, first)
 
         super().__init__(args, env=env, preexec_fn=preexec_fn, **options)
 
 
 def _run(words: list[str], env: dict[str, str] | None, first: Callable[[], object] | None) -> None:
-    """Be that module's process; never returns, so that nothing is executed in its place."""
+    """Be that process; never returns, so that nothing is executed in its place."""
     code = 1
     try:
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # one of them tells the parent to go on
@@ -57,11 +57,15 @@ def _run(words: list[str], env: dict[str, str] | None, first: Callable[[], objec
         paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         sys.path[:0] = ["", *(path for path in paths if path and path not in sys.path)]
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stdout = open(1, "w", 1, closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-        sys.argv = list(words)
         warnings.filterwarnings("ignore", module="runpy")
-        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        if words[0] == "-m":
+            sys.argv = words[1:]
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = words
+            runpy.run_path(words[0], run_name="__main__")
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)

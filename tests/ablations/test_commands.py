@@ -85,6 +85,7 @@ def test_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     assert (process.returncode, process.stderr) == (0, b"")
 
 
+@pytest.mark.usefixtures("forks")
 def test_run_that_nobody_listens_to_has_done_its_work(grid: Path, tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -133,6 +134,7 @@ def test_far_more_than_the_machine_has_cores_is_refused(name: str, tmp_path: Pat
     assert plan(TINY, out, workers=more, probe_s=0).workers == more  # a cluster's
 
 
+@pytest.mark.usefixtures("forks")
 def test_plan_for_a_gpu_that_is_elsewhere_tells_all_but_the_time(grid: Path) -> None:
     found = plan(grid, device="cuda:99")
     assert found.seconds is None

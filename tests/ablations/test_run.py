@@ -120,21 +120,13 @@ def test_shards_make_up_the_whole(undisturbed: tuple[Path, pd.DataFrame], tmp_pa
     assert sorted(map(str, grid_jobs)) == sorted(str(job) for jobs in parts for job in jobs)
 
 
-def test_slurm_array_runs_every_training_once_in_one_folder(
+def test_runners_that_join_run_every_training_once_in_one_folder(
     undisturbed: tuple[Path, pd.DataFrame], tmp_path: Path
 ) -> None:
-    script = Path(ablations.__file__).with_name("grids") / "slurm_array.sh"
     path, out = written(TINY, tmp_path), tmp_path / "run"
-    folder = Path(sys.executable).parent
-    environment = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
-    tasks = [
-        subprocess.Popen(
-            ["bash", str(script), str(path), str(out), "--device", "cpu", "--quiet"],
-            env=environment | {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": "2"},
-        )
-        for task in ("1", "2")
-    ]
-    assert [task.wait(timeout=120) for task in tasks] == [0, 0]
+    both = [started(path, out, "--join", "--device", "cpu", "--quiet") for _ in range(2)]
+    assert [process.communicate(timeout=120)[1] for process in both] == ["", ""]
+    assert [process.returncode for process in both] == [0, 0]
     assert_frame_equal(facts(load(out)), facts(undisturbed[1]), check_exact=True)
     assert not (out / "claims").exists()
 
@@ -226,8 +218,8 @@ def test_slurm_array_queues_a_stopped_task_again(tmp_path: Path) -> None:
     script = Path(ablations.__file__).with_name("grids") / "slurm_array.sh"
     stand_ins = {
         "scontrol": 'echo "$@" > requeued',
-        "ablations": "trap 'sleep 1; touch stored; exit 75' USR1; touch begun; "
-        "while true; do sleep 0.1; done",
+        "ablations": "trap 'sleep 1; touch stored; exit 75' USR1; echo \"$@\" > words; "
+        "touch begun; while true; do sleep 0.1; done",
     }
     for name, text in stand_ins.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
@@ -235,11 +227,12 @@ def test_slurm_array_queues_a_stopped_task_again(tmp_path: Path) -> None:
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     of_slurm = {"ARRAY_TASK_ID": "2", "ARRAY_TASK_COUNT": "4", "ARRAY_JOB_ID": "77"}
     task = subprocess.Popen(
-        ["bash", str(script), "grid.yaml", "out"],
+        ["bash", str(script), "grid.yaml", "out", "--quiet"],
         env=os.environ | {"PATH": path} | {f"SLURM_{k}": v for k, v in of_slurm.items()},
         cwd=tmp_path,
     )
     wait_until((tmp_path / "begun").exists)
+    assert (tmp_path / "words").read_text() == "run grid.yaml --out out --join --quiet\n"
     task.send_signal(signal.SIGUSR1)
     time.sleep(0.3)
     task.send_signal(signal.SIGTERM)  # while the runner stops
@@ -350,7 +343,7 @@ def test_failure_says_whether_it_is_the_devices(
     assert (result["status"], result["failure"]) == ("failed", failure)
 
 
-LONG = changed(train={"epochs": 80}) | {"axes": {}, "seeds": 1}
+LONG = changed(train={"epochs": 40}) | {"axes": {}, "seeds": 1}
 
 
 @pytest.fixture(scope="module")
@@ -436,8 +429,9 @@ def test_run_that_a_scheduler_stops_goes_on_in_the_middle_with_the_same_bits(
     try:
         wait_until(lambda: any(out.glob("cells/*/seed0/state.safetensors")), runner)
         if workers == "2":  # a worker that is asked to stop alone is replaced, and its job goes on
-            os.kill(children(runner.pid)[0], signal.SIGTERM)
-            time.sleep(1)
+            first = children(runner.pid)
+            os.kill(first[0], signal.SIGTERM)
+            wait_until(lambda: children(runner.pid) not in ([], first), runner)
         runner.send_signal(signal.SIGUSR1)
         _, said = runner.communicate(timeout=100)
     finally:

@@ -20,6 +20,8 @@ from ablations.plan.prediction import Hindsight, Prediction, fitted
 from ablations.plan.probe import Probe
 from ablations.store.store import Store
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 
 def test_a_probe_predicts_a_run_whose_error_is_told_and_stored(
     tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
