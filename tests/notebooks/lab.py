@@ -12,6 +12,8 @@ from nbformat import NotebookNode
 
 from lessons import make_notebooks
 
+FEW_CLIPS = '"num_clips": 64, "num_val_clips": 28, "num_test_clips": 56'
+
 
 def unrun_copy(folder: Path, stems: Iterable[str], changed: Callable[[str], str] = str) -> Path:
     """The notebooks' folder with some lessons as they are before anyone has run them.

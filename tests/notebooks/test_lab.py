@@ -19,7 +19,15 @@ from tests.browser import (
     wait_for_kernel,
     watch_requests,
 )
-from tests.notebooks.lab import code_cells, number_of, pictures, printed, unrun_copy, verdict
+from tests.notebooks.lab import (
+    FEW_CLIPS,
+    code_cells,
+    number_of,
+    pictures,
+    printed,
+    unrun_copy,
+    verdict,
+)
 
 STEMS = ("01_video_model", "07_reading_biases", "10_your_own_ablation")
 HIDDEN = """(number) => window.jupyterapp.shell.currentWidget.content.widgets
@@ -33,9 +41,7 @@ def lab(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
     Lesson 10's trainings see few clips.
     """
     folder = tmp_path_factory.mktemp("lab")
-    root = unrun_copy(
-        folder, STEMS, lambda text: text.replace('"num_clips": 700', '"num_clips": 64')
-    )
+    root = unrun_copy(folder, STEMS, lambda text: text.replace('"num_clips": 700', FEW_CLIPS))
 
     @contextmanager
     def opened(stem: str) -> Iterator[Any]:

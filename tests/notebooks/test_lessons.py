@@ -20,11 +20,11 @@ from lessons import make_notebooks, stored
 from lessons.compare_notebooks import differences
 from lessons.make_notebooks import SharedKernel
 from lessons.videos import write_film
-from tests.notebooks.lab import pictures, printed
+from tests.notebooks.lab import FEW_CLIPS, pictures, printed
 
 SOURCES = make_notebooks.sources()
 GRIDS = sorted(path.parent.name for path in stored.RESULTS.glob("*/rows.csv"))
-FEW = '{**grid, "base": {**BASE, "train": {**BASE["train"], "num_clips": 64}}}'
+FEW = f'{{**grid, "base": {{**BASE, "train": {{**BASE["train"], {FEW_CLIPS}}}}}}}'
 SHORTER = {
     r'(MovingDigits\("(?:train|val)", (?:num_clips=)?)\d+': r"\g<1>56",
     r"TrainConfig\(epochs=3": "TrainConfig(epochs=1",
