@@ -31,15 +31,6 @@ settings.load_profile("tests")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what drives a browser: it wants the machine for itself, so it can be left for last."""
-    for item in items:
-        if "browser" in getattr(item, "fixturenames", ()):
-            folder = item.path.parent.relative_to(Path(__file__).parent).as_posix()
-            assert folder in ("analysis/explorer", "notebooks"), "`make test` looks there alone"
-            item.add_marker("browser")
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """Seed before the fixtures, so that a test draws what it would draw alone."""
