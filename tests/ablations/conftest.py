@@ -1,8 +1,9 @@
-"""No test sees what a user has probed; reports whose words matter are not rendered."""
+"""No test sees what a user has probed; figures are drawn, and rendered where a test asks for it."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return folder
 
 
-@pytest.fixture
-def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw figures without rendering them."""
+@pytest.fixture(scope="module", autouse=True)
+def rendered() -> Iterator[Callable[..., None]]:
+    """Return `Figure.savefig`, in place of which a blank picture is written."""
+    savefig = Figure.savefig
 
-    def savefig(self: Figure, file: Any, **_: Any) -> None:
+    def blank(self: Figure, file: Any, **_: Any) -> None:
         file.write(BLANK)
 
-    monkeypatch.setattr(Figure, "savefig", savefig)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", blank)
+        yield savefig

@@ -75,7 +75,7 @@ def ids(grid: Grid) -> list[str]:
 
 
 def test_own_gate_data_metric_and_augmentation_go_from_files_to_the_report(
-    folder: Path, capsys: pytest.CaptureFixture[str], unrendered: None
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, out = folder / "there/grid.yaml", folder / "out"
     path.parent.mkdir()

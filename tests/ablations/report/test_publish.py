@@ -13,10 +13,15 @@ import ablations
 from ablations.report.publish import publish
 from ablations.store.store import Store, StoreError, read_json, write_json
 
-pytestmark = pytest.mark.usefixtures("unrendered")  # but for what the fixtures publish
-
 GRID = TINY | {"question": "does anything differ?", "repeat": True}
 SIX = ["cells.json", "curves.csv", "grid.yaml", "report.html", "rows.csv", "table.md"]
+
+
+@pytest.fixture
+def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publish without the report."""
+    page = "ablations.report.page.write_report"
+    monkeypatch.setattr(page, lambda root: (root / "report.html").touch())
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +65,7 @@ def test_published_folder_holds_what_each_training_left(ablation: Path, kept: Pa
         assert curves[0].splitlines() == curves[1].splitlines()
 
 
+@pytest.mark.usefixtures("unreported")
 def test_publishing_twice_changes_no_result(ablation: Path, kept: Path, tmp_path: Path) -> None:
     again = tmp_path / "kept"
     shutil.copytree(kept, again)
@@ -71,6 +77,7 @@ def test_publishing_twice_changes_no_result(ablation: Path, kept: Path, tmp_path
         assert content == (kept / "cells.json").read_text()
 
 
+@pytest.mark.usefixtures("unreported")
 def test_repetition_that_was_not_run_keeps_nothing_from_being_published(
     ablation: Path, tmp_path: Path
 ) -> None:
@@ -95,6 +102,7 @@ def test_publishing_onto_anything_else_is_refused(ablation: Path, tmp_path: Path
     assert ablations.load(other).shape == ablations.load(ablation).shape
 
 
+@pytest.mark.usefixtures("unreported")
 def test_half_written_folder_is_published_again(ablation: Path, kept: Path, tmp_path: Path) -> None:
     for name in ("cells.json", "grid.yaml"):
         half = tmp_path / f"without {name}"
@@ -140,6 +148,7 @@ def test_publish_refuses_folder_of_another_question(
         publish(other, kept)
 
 
+@pytest.mark.usefixtures("unreported")
 def test_publish_drops_cells_that_left_the_grid(ablation: Path, kept: Path, tmp_path: Path) -> None:
     smaller, again = tmp_path / "smaller", tmp_path / "kept"
     shutil.copytree(ablation, smaller)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from report_folders import fill
 
 from ablations import load, run
@@ -60,8 +61,10 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(folder) -> str:
-    return write_report(folder).read_text()
+def page(folder, rendered) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", rendered)
+        return write_report(folder).read_text()
 
 
 def test_report_holds_question_prediction_and_every_variant(page):
@@ -81,7 +84,7 @@ def test_report_numbers_are_the_runs(folder, page):
 
 def test_first_screen_draws_the_difference_and_links_the_runs(page):
     (plot,) = re.findall(r'<svg class="dots".*?</svg>', page, re.DOTALL)
-    assert "Top-1 on test clips: difference to T+S, in points" in plot
+    assert "Top-1 on test clips: difference to the baseline, in points" in plot
     assert re.search(r"<title>S: \d+\.\d%, .*points against T\+S\n95% interval of this", plot)
     for seed in (0, 1):
         assert re.search(rf'seed {seed}: <a href="cells/[0-9a-f]+/seed{seed}/">\d', page)
@@ -131,7 +134,6 @@ def test_report_finds_no_noise_on_a_cpu(page):
     assert "T+S was trained twice under one seed and gave the same metrics to the last bit" in page
 
 
-@pytest.mark.usefixtures("unrendered")
 def test_report_without_kept_models_and_histories_leaves_them_out(folder, tmp_path):
     copied = tmp_path / "copy"
     for path in folder.rglob("*"):
@@ -145,7 +147,6 @@ def test_report_without_kept_models_and_histories_leaves_them_out(folder, tmp_pa
     assert "All 4 declared runs have finished" in page
 
 
-@pytest.mark.usefixtures("unrendered")
 def test_report_command_writes_elsewhere_and_refuses_a_bad_margin(folder, tmp_path, capsys):
     out = tmp_path / "new" / "other.html"
     assert main(["report", str(folder), "--out", str(out), "--margin", "3"]) == 0
@@ -157,7 +158,6 @@ def test_report_command_writes_elsewhere_and_refuses_a_bad_margin(folder, tmp_pa
     assert "margin=0.0 must be above 0 points" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("unrendered")
 def test_report_looks_inside_the_best_run(folder, tmp_path, monkeypatch, capsys):
     stand_in = "import sys; open(sys.argv[3], 'w').write(sys.argv[1])"  # for a page of 40 s
     monkeypatch.setattr("ablations.report.page.ANALYSIS", (sys.executable, "-c", stand_in))
@@ -182,7 +182,6 @@ def test_report_of_nothing_is_refused(tmp_path, capsys):
     assert "holds no ablation" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("unrendered")
 def test_report_of_a_folder_with_damage_says_what_it_lacks(tmp_path: Path) -> None:
     grid = {"axes": {"gate": ["lrpe", "mean"]}, "seeds": 1, "repeat": False}
     root = fill(tmp_path / "run", grid, lambda cell, seed: {"test_top1": 0.5})

@@ -185,7 +185,7 @@ def tuned_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tuned(tuned_folder: Path, unrendered: None) -> Study:
+def tuned(tuned_folder: Path) -> Study:
     return Study.open(tuned_folder, margin=2.0)
 
 
@@ -231,7 +231,7 @@ def test_verdicts_untuned_come_from_the_trials_at_the_base_values(tuned: Study) 
 
 
 def test_grid_without_the_bases_values_says_so_and_one_untuned_has_no_section(
-    tmp_path: Path, unrendered: None
+    tmp_path: Path,
 ) -> None:
     grid = FIVE_GATES | {"tune": {"train.lr": [1e-3, 4e-3]}}
     found = tuning(Study.open(fill(tmp_path / "run", grid, by_rate), margin=2.0))

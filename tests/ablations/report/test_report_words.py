@@ -26,8 +26,6 @@ from analysis import compare
 from posmlp.checkpoint import write_atomically
 from posmlp.clip_scores import FILES
 
-pytestmark = pytest.mark.usefixtures("unrendered")
-
 
 def text_of(path: Path) -> str:
     """The page's words as a reader sees them."""

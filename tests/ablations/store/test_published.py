@@ -18,6 +18,7 @@ import pytest
 from ablation_tasks import TINY, facts
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 import ablations
 import analysis.cli
@@ -257,8 +258,13 @@ def test_repeat_of_a_published_training_finds_the_same_bits(
 
 
 def test_curves_of_a_published_folder_are_those_of_its_runs(
-    ablation: Path, kept: Path, tmp_path: Path
+    ablation: Path,
+    kept: Path,
+    tmp_path: Path,
+    rendered: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(Figure, "savefig", rendered)
     keys = ["variant", "seed", "epoch"]
     run, published = (gather_curves(folder).sort_values(keys) for folder in (ablation, kept))
     pd.testing.assert_frame_equal(

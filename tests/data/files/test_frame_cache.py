@@ -222,19 +222,21 @@ def test_disk_is_not_filled_to_its_end(data, folder, monkeypatch):
 
 
 OPEN_SLOWLY = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from posmlp.data.check import survey
 from posmlp.data.datasets import VideoClips
 
-root, started, go = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+root, home, names = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+name = names[-1] if len(names) > 1 and os.fork() else names[0]
+sys.stderr = (home / f"{name}.err").open("w", 1)
 real, count = survey.load_whole, 0
 
 def slowly(*arguments):
     global count
     count += 1
-    started.touch()
-    while not go.exists():
+    (home / f"{name}.started").touch()
+    while not (home / "go").exists():
         time.sleep(0.01)
     return real(*arguments)
 
@@ -244,36 +246,39 @@ print(count, clips.kept["where"], int(clips.batch(clips.labels * 0 + 1).sum()))
 """
 
 
-def open_slowly(data: Path, home: Path, name: str) -> subprocess.Popen[str]:
-    """A process that opens the data, and reads no file of it before HOME/go is there."""
-    paths = [str(data), str(home / f"{name}.started"), str(home / "go")]
-    with (home / f"{name}.err").open("w") as said:
-        return subprocess.Popen(
-            [sys.executable, "-c", OPEN_SLOWLY, *paths],
-            stdout=subprocess.PIPE,
-            stderr=said,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
+def open_slowly(data: Path, home: Path, names: str) -> subprocess.Popen[str]:
+    """Processes that open the data, and read no file of it before HOME/go is there.
+
+    `names`: a letter for the one, or two letters. Its standard error is HOME/LETTER.err.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-c", OPEN_SLOWLY, str(data), str(home), names],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
 
 
 def test_processes_at_once_decode_once(data, folder, tmp_path):
-    both = [open_slowly(data, tmp_path, name) for name in "ab"]
-    errors = [tmp_path / f"{name}.err" for name in "ab"]
+    both = open_slowly(data, tmp_path, "ab")
+
+    def num_waiting() -> int:
+        return sum("waiting for" in path.read_text() for path in tmp_path.glob("*.err"))
+
     try:
-        wait_until(lambda: any("waiting for" in path.read_text() for path in errors), *both)
-        assert sum("waiting for" in path.read_text() for path in errors) == 1
+        wait_until(num_waiting, both)
+        assert num_waiting() == 1
     finally:
         (tmp_path / "go").touch()
-    found = sorted(process.communicate()[0].split() for process in both)
+    found = sorted(line.split() for line in both.communicate()[0].splitlines())
     assert [count for count, *_ in found] == ["0", "4"]
     assert found[0][1:] == found[1][1:]
     assert found[0][1] == "disk"
 
 
 def test_maker_that_was_killed_harms_nobody(data, folder, tmp_path):
-    maker = open_slowly(data, tmp_path, "maker")
-    wait_until((tmp_path / "maker.started").exists, maker)
+    maker = open_slowly(data, tmp_path, "m")
+    wait_until((tmp_path / "m.started").exists, maker)
     maker.kill()
     maker.communicate()
     assert [path.suffix for path in folder.iterdir() if path.suffix != ".lock"] == [".partial"]
