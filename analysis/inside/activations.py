@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -135,21 +134,18 @@ def activations(
     """
     model = unwrapped(model)
     kept = chosen_points(model, where)
-    edits: dict[str, list[Edit]] = {}
+    changes: dict[str, Edit] = {}
     for pattern, change in (edit or {}).items():
-        for point in chosen_points(model, pattern):
-            edits.setdefault(point.name, []).append(change)
-    changes = {name: partial(_one_after_another, each) for name, each in edits.items()}
+        for name in (point.name for point in chosen_points(model, pattern)):
+            changes[name] = _then(changes[name], change) if name in changes else change
     store = Store(max_memory_mib * 2**20)
     with borrowed(model), torch.no_grad():
         run_hooked(model, clips, kept, changes, store.keep)
     return {point.name: store.kept[point.name] for point in kept}
 
 
-def _one_after_another(changes: Iterable[Edit], x: Tensor) -> Tensor:
-    for change in changes:
-        x = change(x)
-    return x
+def _then(first: Edit, second: Edit) -> Edit:
+    return lambda x: second(first(x))
 
 
 class Store:

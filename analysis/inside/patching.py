@@ -33,6 +33,7 @@ COLUMNS = ("name", "stage", "block", "step", "branch", "part")
 REVERSED, UNRELATED, MEAN = OTHERS = "reversed", "unrelated", "mean"
 ROUNDING = 100  # roundings of the largest logit by which the answers of two equal runs may differ
 Cut = tuple[int | None, int | None, int | None]  # a frame, or a place's y and x; else all
+WHOLE: Cut = (None, None, None)
 
 
 def patch(
@@ -209,7 +210,7 @@ class Pair:
             else:
                 mean = means[point.name].expand(len(self.clips[0]), *means[point.name].shape[1:])
                 given = [mean, turned(mean)]
-            cuts: list[Cut] = [(None, None, None)]
+            cuts = [WHOLE]
             if given[0].dim() == 5:
                 _, num_frames, rows, columns, _ = given[0].shape
                 cuts += [(t, None, None) for t in range(num_frames if frames else 0)]
@@ -228,19 +229,16 @@ class Pair:
         return found[0], found[1]
 
     def moved(
-        self, way: int, point: HookPoint, given: Tensor, cut: Cut = (None, None, None)
+        self, way: int, point: HookPoint, given: Tensor, cut: Cut = WHOLE
     ) -> NDArray[np.float64]:
         """<change, d> when this clip (way 0) or its other (way 1) is given what is not its own."""
-        frame, y, x = cut
+        at = tuple(slice(None) if i is None else i for i in (None, *cut))
 
         def put(own: Tensor) -> Tensor:
-            if cut == (None, None, None):
+            if cut == WHOLE:
                 return given
             changed = own.clone()
-            if frame is not None:
-                changed[:, frame] = given[:, frame]
-            else:
-                changed[:, :, y, x] = given[:, :, y, x]
+            changed[at] = given[at]
             return changed
 
         if point.name == "stem":

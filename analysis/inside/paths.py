@@ -18,10 +18,8 @@ from analysis.inside.activations import (
     MOST_MIB,
     Edit,
     HookPoint,
-    Store,
     chosen_points,
     hook_points,
-    run_hooked,
 )
 from analysis.inside.patching import (
     COLUMNS,
@@ -78,32 +76,21 @@ def contributions(
     model = unwrapped(model)
     clips = once_a_pair(clips)
     last = len(model.stages)
-    every = hook_points(model)
-    outs = [point for point in every if point.part == "out"]
-    early = [p for p in outs if p.stage != last]
-    parts = [HookPoint(f"stage{last}.{ENTRY}", model, "places", last)]
-    parts += [p for p in outs if p.stage == last]
-    parts.append(HookPoint(NORM, model.norm, "places"))
-    ends = (_first(last), f"stage{last}")
-    kept = [p for p in every if p.name in ends or (p.part == "out" and p.stage == last)]
-    moved: dict[str, list[NDArray[np.float64]]] = {point.name: [] for point in parts}
+    outs = [point for point in hook_points(model) if point.part == OUT]
+    of_last = [point for point in outs if point.stage == last]
+    moved: dict[str, list[NDArray[np.float64]]] = {}
     apart = []
     with borrowed(model), torch.no_grad():
         for one, other, _ in batches_of(clips, REVERSED, batch_size):
             runs = Pair(model, one, other, True)
             apart.append(runs.apart())
-            kept_of = []
-            for batch in (one, other):
-                store = Store(max_memory_mib * 2**20)
-                run_hooked(model, batch, kept, {}, store.keep)
-                kept_of.append(store.kept)
-            sums = _summands(model, kept_of[0], kept_of[1], parts)
+            sums = _summands(runs, of_last)
             _check_sums(sums, runs)
             for name, there in sums.items():
-                moved[name].append(runs.along(there))
+                moved.setdefault(name, []).append(runs.along(there))
     differences = np.concatenate(apart)
     rows = []
-    if early:
+    if of_last != outs:
         earlier = patch(
             model, clips, where="*.out", confidence=confidence, batch_size=batch_size,
             max_memory_mib=max_memory_mib,
@@ -112,8 +99,10 @@ def contributions(
         rows = earlier.assign(how="patch").to_dict("records")
     else:
         say_if_equal(differences)
-    for point in parts:
-        share = share_of(np.concatenate(moved[point.name]), differences, confidence)
+    points = {point.name: point for point in of_last}
+    for name, changes in moved.items():
+        point = points.get(name, HookPoint(name, model, "places", last if name != NORM else None))
+        share = share_of(np.concatenate(changes), differences, confidence)
         rows.append({**where_of(point), "how": "sum", **share})
     columns = [*COLUMNS[:-1], "how", "share", "low", "high", "n"]
     return typed(pd.DataFrame(rows)[columns])
@@ -238,27 +227,23 @@ def _along_paths(
     return found
 
 
-def _first(stage: int) -> str:
-    return f"stage{stage}.block1.step1"
-
-
-def _summands(
-    model: PosMLPVideo,
-    one: dict[str, Tensor],
-    other: dict[str, Tensor],
-    parts: Sequence[HookPoint],
-) -> dict[str, Tensor]:
+def _summands(runs: Pair, outs: Sequence[HookPoint]) -> dict[str, Tensor]:
     """What each part adds to the difference of the two runs' logits, (B, K).
 
-    With tokens x = sum c and the norm's scale s in the one run, x' and s' in the other, turned back
-    in time: s' c' - s c = (s + s')/2 (c' - c) + (s' - s) (c + c')/2. The first is the part's; the
-    second, summed over parts, is NORM's.
+    Parts of the last tokens are what the last stage began with and what each of its branches, whose
+    `outs` these are, added. With tokens x = sum c and the norm's scale s in the one run, x' and s'
+    in the other, turned back in time: s' c' - s c = (s + s')/2 (c' - c) + (s' - s) (c + c')/2. The
+    first is the part's; the second, summed over parts, is NORM's.
     """
-    here, there = _parts(one, parts), _parts({n: x.flip(1) for n, x in other.items()}, parts)
-    last, eps = f"stage{len(model.stages)}", model.norm.eps
+    model, last = runs.model, len(runs.model.stages)
+    begun = [f[-2] if last == 1 else model.downsamples[-1](f[-2]) for f in runs.features]
+    here, there = (
+        {f"stage{last}.{ENTRY}": x, **kept} for x, kept in zip(begun, runs.kept(outs), strict=True)
+    )
+    there = {name: turned(x) for name, x in there.items()}
     scales = [
-        (kept.var(-1, unbiased=False, keepdim=True) + eps).rsqrt()
-        for kept in (one[last], other[last].flip(1))
+        (x.var(-1, unbiased=False, keepdim=True) + model.norm.eps).rsqrt()
+        for x in (runs.features[0][-1], turned(runs.features[1][-1]))
     ]
     scale, change = (scales[0] + scales[1]) / 2, scales[1] - scales[0]
     tokens = {name: scale * _centred(there[name] - x) for name, x in here.items()}
@@ -267,14 +252,6 @@ def _summands(
     if not isinstance(model.head, torch.nn.Linear):
         return pooled
     return {name: x @ model.head.weight.T for name, x in pooled.items()}
-
-
-def _parts(kept: dict[str, Tensor], parts: Sequence[HookPoint]) -> dict[str, Tensor]:
-    """What the last stage began with, and what each of its branches added."""
-    entry, first = parts[0], _first(parts[0].stage or 1)
-    outs = {point.name: kept[point.name] for point in parts if point.part}
-    begun = kept[first] - sum(x for name, x in outs.items() if name.startswith(f"{first}."))
-    return {entry.name: begun, **outs}
 
 
 def _centred(x: Tensor) -> Tensor:
