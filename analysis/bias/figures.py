@@ -59,10 +59,16 @@ def bias_figures(
     caption. Raises ValueError for weights that are not finite and for another view.
     """
     for drawn in _unit_figures(trained, initial, view, note):
-        for ax in drawn.figure.axes if note else ():
-            if ax.get_ylabel() == "mixing weight":
-                ax.set_ylabel("position score")
+        if note:
+            call_scores(drawn.figure)
         yield drawn
+
+
+def call_scores(figure: Figure) -> None:
+    """Label a figure of mixing weights as one of scores before a softmax, as attention's are."""
+    for ax in figure.axes:
+        if ax.get_ylabel() == "mixing weight":
+            ax.set_ylabel("position score")
 
 
 def _unit_figures(

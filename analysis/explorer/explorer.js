@@ -41,7 +41,8 @@ const CSS = `
 .bias-explorer .bar { display: inline-block; width: 160px; height: 12px; vertical-align: middle;
   margin: 0 6px; }
 .bias-explorer output { display: block; font-weight: 600; font-variant-numeric: tabular-nums; }
-.bias-explorer p { margin: 4px 0 0; }`;
+.bias-explorer p { margin: 4px 0 0; }
+.bias-explorer canvas.films { max-width: 40rem; image-rendering: pixelated; }`;
 
 function render({ model, el }) {
   const data = model.get("data");
@@ -142,6 +143,7 @@ function render({ model, el }) {
     parts.high.textContent = bound;
     const notes = unit.models.map(({ note }, m) => note && `${data.names[m]}: ${note}. `);
     parts.notes.textContent = notes.join("");
+    if (data.clips) drawFilms(parts.films, data.clips, unit.exemplars[group]);
   }
 
   const resized = new ResizeObserver(draw), scheme = matchMedia("(prefers-color-scheme: dark)");
@@ -397,6 +399,23 @@ function drawThumbs(canvas, { thumbs, color, palette, width, view }, chosen, uni
   }
 }
 
+// A line a clip, its frames side by side, and framed the one that the group changes most.
+function drawFilms(canvas, { pixels, shape: [, frames, rows, columns] }, best) {
+  Object.assign(canvas, { width: frames * columns, height: best.length * rows });
+  const context = canvas.getContext("2d"), image = context.createImageData(columns, rows);
+  Object.assign(context, { strokeStyle: PROBE, lineWidth: 2 });
+  for (const [line, [clip, marked]] of best.entries()) {
+    for (let t = 0; t < frames; t++) {
+      for (let n = 0, from = 3 * (clip * frames + t) * rows * columns; n < rows * columns; n++) {
+        for (let c = 0; c < 3; c++) image.data[4 * n + c] = pixels.getUint8(from + 3 * n + c);
+        image.data[4 * n + 3] = 255;
+      }
+      context.putImageData(image, t * columns, line * rows);
+    }
+    context.strokeRect(marked * columns + 1, line * rows + 1, columns - 2, rows - 2);
+  }
+}
+
 // The canvas at this size and empty; coordinates are in CSS pixels.
 function prepared(canvas, width, height) {
   const ratio = devicePixelRatio;
@@ -502,10 +521,13 @@ function build(el, data, choose, press, point, pick) {
   const stops = data.colours.map((rgb) => `rgb(${rgb.join()})`);
   strip.style.background = `linear-gradient(to right, ${stops.join()})`;
   const notes = add(root, "p");
+  if (data.clips) add(root, "p", { textContent: `Clips in which this group of the ${data.names[0]} `
+    + "model says most; framed: where its knock-out changes most." });
+  const films = data.clips && add(root, "canvas", { className: "films" });
   add(help, "p", { textContent: HELP });
   const reading = add(help, "p");
   add(help, "p", { textContent: SCALE });
-  return { selects, canvas, thumbs, readout, low, high, notes, what, reading };
+  return { selects, canvas, thumbs, readout, low, high, notes, what, reading, films };
 }
 
 function fillChoices({ selects }, units, choice) {
@@ -525,7 +547,9 @@ function fillChoices({ selects }, units, choice) {
 
 // A saved page has no kernel: a model that answers as anywidget's does, from what is on the page.
 function openPage(state, decoded) {
-  state.data.weights = new DataView(decoded(state.data.weights).buffer);
+  const { data } = state;
+  data.weights = new DataView(decoded(data.weights).buffer);
+  if (data.clips) data.clips.pixels = new DataView(decoded(data.clips.pixels).buffer);
   const model = {
     get: (name) => state[name],
     set: (name, value) => { state[name] = value; },

@@ -15,11 +15,12 @@ import anywidget
 import numpy as np
 import pandas as pd
 import traitlets
+from torch import Tensor
 
 from analysis.bias.draw_bias import FROM_TOKEN, VIEWS
 from analysis.bias.maps import columns_of
 from analysis.explorer.draw import draw_explorer
-from analysis.explorer.units import ExplorerUnit, explorer_units, packed
+from analysis.explorer.units import ExplorerUnit, add_clips, explorer_units, packed
 from analysis.figures.pictures import png
 from analysis.figures.place import Place
 from posmlp.checkpoint import write_atomically
@@ -86,13 +87,16 @@ class BiasExplorer(anywidget.AnyWidget):
         *,
         names: Sequence[str] | None = None,
         view: str = FROM_TOKEN,
+        clips: Tensor | None = None,
     ) -> None:
         models = [model] if other is None else [model, other]
         self.names = list(names) if names is not None else ["model", "other"][: len(models)]
         if len(self.names) != len(models):
             raise ValueError(f"names={self.names} must name {len(models)} model(s), one name each")
         self.units = explorer_units(models)
-        first = self.units[0]
+        first, data = self.units[0], packed(self.units, self.names)
+        if clips is not None:
+            add_clips(data, model, self.units, clips)
         super().__init__(
             stage=first.place.stage,
             block=first.place.block,
@@ -100,7 +104,7 @@ class BiasExplorer(anywidget.AnyWidget):
             group=0,
             query=_centre(first),
             view=view,
-            data=packed(self.units, self.names),
+            data=data,
         )
 
     @property
@@ -129,11 +133,13 @@ class BiasExplorer(anywidget.AnyWidget):
     def page(self) -> str:
         """An HTML page that opens at what is selected now.
 
-        It holds explorer.js and every weight (two bytes each, in base64), and fetches nothing.
+        It holds explorer.js, every weight (two bytes each, in base64) and the clips, and fetches
+        nothing.
         """
         state = {name: getattr(self, name) for name in (*CHOICES, "view")}
-        weights = base64.b64encode(self.data["weights"]).decode()
-        state["data"] = {**self.data, "weights": weights}
+        state["data"] = {**self.data, "weights": _base64(self.data["weights"])}
+        if clips := self.data.get("clips"):
+            state["data"]["clips"] = {**clips, "pixels": _base64(clips["pixels"])}
         return page_of(f"Mixing weights: {' and '.join(self.names)}", state, SCRIPT)
 
     def draw(self) -> Place:
@@ -146,7 +152,7 @@ class BiasExplorer(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         bundle, metadata = super()._repr_mimebundle_(**kwargs)  # type: ignore[misc]
-        return {**bundle, "image/png": base64.b64encode(self._picture()).decode()}, metadata
+        return {**bundle, "image/png": _base64(self._picture())}, metadata
 
     def _picture(self) -> bytes:
         return png(self.draw())
@@ -196,3 +202,7 @@ class BiasExplorer(anywidget.AnyWidget):
 
 def _centre(unit: ExplorerUnit) -> tuple[int, ...]:
     return tuple(side // 2 for side in unit.window)
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

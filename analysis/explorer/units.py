@@ -15,9 +15,12 @@ import pandas as pd
 import torch
 from matplotlib import colormaps
 from numpy.typing import NDArray
+from torch import Tensor
 
 from analysis.bias.maps import Place, columns_of, unit_tables, window_of
 from analysis.figures.style import symmetric_limit
+from analysis.interventions.intervene import exemplars
+from posmlp.data.augment import normalise
 from posmlp.gates.attention import AttentionGate
 from posmlp.model import PosMLPVideo
 
@@ -25,6 +28,7 @@ Array = NDArray[np.float64]
 MOST_PAIRS = 2**22
 """Weights of a (G, N, N) relation above which only its mean over equal offsets is held."""
 LARGEST = np.iinfo(np.int16).max
+NUM_EXEMPLARS = 3
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,22 @@ def packed(units: Sequence[ExplorerUnit], names: Sequence[str]) -> dict[str, Any
         "colours": colours.tolist(),
         "weights": weights,
     }
+
+
+def add_clips(
+    data: dict[str, Any], model: PosMLPVideo, units: Sequence[ExplorerUnit], clips: Tensor
+) -> None:
+    """Add clips (B, T, H, W, 3), and to each unit [clip, frame] by group, the largest first."""
+    data["clips"] = {"shape": list(clips.shape), "pixels": clips.numpy().tobytes()}
+    inputs = normalise(clips).to(next(model.parameters()))
+    for unit, described in zip(units, data["units"], strict=True):
+        described["exemplars"] = [
+            exemplars(model, inputs, unit.place, group)
+            .drop_duplicates("clip")[["clip", "frame"]][:NUM_EXEMPLARS]
+            .to_numpy()
+            .tolist()
+            for group in range(unit.num_groups)
+        ]
 
 
 def _append(runs: list[bytes], values: Array) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.bias.figures import call_scores, content_note
 from analysis.bias.maps import bias_maps
 from analysis.cost.costs import cost
 from analysis.interventions.draw_effects import METRICS, draw_exemplars, draw_interventions
@@ -23,7 +24,7 @@ from posmlp.predict import open_run
 
 MOST_CLIPS = 560
 FEWEST_CLIPS = 28
-KNOCK_OUT_GMACS = 300  # about ten seconds of one core on a toy model
+KNOCK_OUT_GMACS = 180  # about ten seconds of one core on a toy model
 NUM_KNOCK_OUTS = 24
 
 
@@ -95,7 +96,10 @@ def _exemplars(
             f"What drives group {at[-1]} of {unit}, the one of branch {branch} whose absence costs "
             "most: the clips in which it says most, with the change that its knock-out makes there."
         )
-        yield caption, draw_exemplars(found, held.clips, own)[0].figure
+        figure = draw_exemplars(found, held.clips, own)[0].figure
+        if content_note(model):
+            call_scores(figure)
+        yield caption, figure
 
 
 def together(model: PosMLPVideo) -> list[Intervention]:

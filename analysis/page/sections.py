@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 from analysis.bias.figures import bias_figures, content_note
 from analysis.bias.maps import bias_maps, kind_of, unit_tables
 from analysis.bias.statistics import DISTANCE, STATISTICS, bias_statistics
+from analysis.cost.costs import cost
 from analysis.explorer.explorer import BiasExplorer
+from analysis.interventions.interventions import knock_outs
 from analysis.interventions.run_clips import run_clips
 from analysis.results.draw_learning import draw_learning_curves
 from posmlp.clip_scores import score_files
 from posmlp.data.augment import normalise
+from posmlp.model import PosMLPVideo
 from posmlp.predict import open_run
 from posmlp.train.population import seeded_model
 from posmlp.train.run_folder import one_variant, read_config, read_metrics
@@ -35,6 +39,7 @@ SCORES = {
 }
 CLIPS = "clips (%)"
 NOTED_CLIPS = 28  # by which the content scores of attention are measured
+EXEMPLAR_GMACS = 60  # some seconds of one core on a toy model
 SHARES = ("temporal_asymmetry",)  # statistics that are shares
 
 
@@ -168,10 +173,20 @@ def maps(run: Path, variant: str | None = None) -> Section:
         distrust.append("maps by offset, which are means over pairs that differ")
     if note:
         distrust.append("maps of attention, which leave out what a clip's content adds")
-    explorer = BiasExplorer(opened.model, initial, names=["trained", "initial"])
+    shown = _exemplar_clips(run, opened.model)
+    explorer = BiasExplorer(opened.model, initial, names=["trained", "initial"], clips=shown)
     caption = "Explorer: choose a unit, then click a token or use the arrow keys."
     frames = [(caption, explorer.page())]
     return Section(words, figures=figures, frames=frames, distrust=distrust)
+
+
+def _exemplar_clips(run: Path, model: PosMLPVideo) -> Tensor | None:
+    """One of each pair for the explorer; None where knock-outs cannot tell, or cost too much."""
+    with suppress(ValueError):
+        runs = NOTED_CLIPS * len(knock_outs(model))
+        if runs * cost(model, memory=False)["gmacs"] <= EXEMPLAR_GMACS:
+            return run_clips(run, NOTED_CLIPS).clips[::2]
+    return None
 
 
 def statistics(run: Path, variant: str | None = None) -> Section:

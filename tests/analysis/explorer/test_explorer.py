@@ -17,7 +17,7 @@ import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from analysis import arrow_of_time, bias_maps, units
+from analysis import arrow_of_time, bias_maps, exemplars, units
 from analysis.explorer.draw import draw_explorer
 from analysis.explorer.explorer import BiasExplorer
 from analysis.explorer.knob import Shown, check_knob, knob_state, swing_pictures, write_knob
@@ -254,7 +254,7 @@ class Page:
         self.tab.on("pageerror", lambda error: self.errors.append(str(error)))
         self.tab.on("console", lambda message: self.errors.append(message.text))
         self.tab.goto(path.as_uri())
-        self.canvas = self.tab.locator("canvas:not(.thumbs)")
+        self.canvas = self.tab.locator("canvas.map")
 
     def picture(self) -> str:
         return str(self.canvas.evaluate("(canvas) => canvas.toDataURL()"))
@@ -301,9 +301,16 @@ def numbers_of(part: str) -> tuple[int, ...]:
 
 
 def test_page_reads_out_every_offset_and_paints_its_colour(browser: Any, tmp_path: Path) -> None:
-    explorer = BiasExplorer(model_of(layout="ST"))
+    clips = torch.randint(0, 256, (4, 3, 16, 16, 3), dtype=torch.uint8)
+    explorer = BiasExplorer(model := model_of(layout="ST"), clips=clips)
     explorer.stage, explorer.group, explorer.query = 2, 3, (1, 0, 1)
     page = Page(browser, explorer.save(tmp_path / "bias.html"))
+    found = exemplars(model, normalise(clips), explorer.unit.place, 3).drop_duplicates("clip")
+    column = page.tab.locator("canvas.films").evaluate(  # x = 40: the middle of each last frame
+        "(canvas) => [...canvas.getContext('2d').getImageData(40, 0, 1, 48).data]"
+    )
+    for line, clip in enumerate(found["clip"][:3]):
+        assert column[4 * (16 * line + 8) :][:3] == clips[clip, 2, 8, 8].tolist()
     table = explorer.rows().set_index(["dt", "dy", "dx"])["bias"]
     weights, colours, keys = {}, defaultdict(Counter), set()
     for text, pixel in page.scan():
