@@ -42,6 +42,15 @@ def check_rows(rows: pd.DataFrame, columns: Sequence[str], source: str) -> None:
         raise ValueError(f"the rows {what}; give rows of {source}")
 
 
+def by_model(rows: pd.DataFrame) -> tuple[list[pd.DataFrame], str]:
+    """Rows parted by a column `model`, if there is one, and which is drawn in full lines."""
+    if "model" not in rows:
+        return [rows], ""
+    parts = {str(name): own for name, own in rows.groupby("model", sort=False)}
+    first, *others = parts
+    return list(parts.values()), ", ".join([f"full: {first}", *(f"dashed: {n}" for n in others)])
+
+
 def colour(number: int) -> str:
     """The same colour for the same group or variant number in every figure."""
     colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]

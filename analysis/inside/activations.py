@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -213,20 +214,16 @@ def run_from(model: PosMLPVideo, features: Sequence[Tensor], stage: int) -> Tens
     return model.head(model.norm(x).flatten(1, -2).mean(dim=1))
 
 
+@dataclass(frozen=True)
 class _See:
     """The hook of one point."""
 
-    def __init__(
-        self,
-        model: PosMLPVideo,
-        point: HookPoint,
-        shapes: Mapping[int | None, Shape],
-        change: Edit | None,
-        is_kept: bool,
-        keep: Callable[[str, Tensor], None],
-    ) -> None:
-        self.model, self.point, self.shapes = model, point, shapes
-        self.change, self.is_kept, self.keep = change, is_kept, keep
+    model: PosMLPVideo
+    point: HookPoint
+    shapes: Mapping[int | None, Shape]
+    change: Edit | None
+    is_kept: bool
+    keep: Callable[[str, Tensor], None]
 
     def before(self, _module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         return (self.after(_module, inputs, inputs[0]),)

@@ -62,10 +62,10 @@ def draw_patching(
     ax = ax or plt.subplots(figsize=size)[1]
     values = 100 * table.to_numpy(dtype=float)
     image = ax.imshow(values, vmin=-100, vmax=100, aspect="auto")
-    for (i, j), value in ((at, values[at]) for at in _cells(values)):
-        ink = "white" if abs(value) > 60 else "#222222"
-        ax.text(j, i, f"{value:.0f}".replace("-0", "0"), ha="center", va="center", fontsize=7,
-                color=ink)  # fmt: skip
+    for i, j in np.argwhere(np.isfinite(values)):
+        ink = "white" if abs(values[i, j]) > 60 else "#222222"
+        ax.text(j, i, f"{values[i, j]:.0f}".replace("-0", "0"), ha="center", va="center",
+                fontsize=7, color=ink)  # fmt: skip
     ax.set_yticks(range(len(table)), table.index, fontsize=7)
     ax.set_xticks(range(table.shape[1]), [str(each) for each in table.columns])
     bar = ax.figure.colorbar(image, ax=ax, aspect=25)
@@ -141,11 +141,6 @@ def _table(data: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return (_frames(data), "frame") if data["frame"].notna().any() else (_parts(data), "activation")
 
 
-def _cells(values: Any) -> list[tuple[int, int]]:
-    rows, columns = values.shape
-    return [(i, j) for i in range(rows) for j in range(columns) if values[i, j] == values[i, j]]
-
-
 def _parts(data: pd.DataFrame) -> pd.DataFrame:
     """A line a branch; the residual sums and what is outside of steps under SUM."""
     lines: dict[str, dict[str, float]] = {}
@@ -182,17 +177,20 @@ def _caption(data: pd.DataFrame, what: str, control: pd.DataFrame | None) -> str
 
 def found_in_words(data: pd.DataFrame) -> str:
     """Which branches carry the difference, for a title."""
-    whole = data[data["frame"].isna()]
-    if not whole["share"].notna().any():
+    if not data.loc[data["frame"].isna(), "share"].notna().any():
         return "Nothing in this model tells a clip from the other"
-    outs = whole[(whole["part"] == "out") & (whole["share"] >= WORTH)]
-    if not len(outs):
-        return "Share of the difference between two answers by activation"
     named = ", ".join(
-        f"{row['name'].removesuffix('.out')} {row['share']:.0%}"
-        for row in outs.sort_values("share", ascending=False, kind="stable").to_dict("records")
+        f"{row['name'].removesuffix('.out')} {row['share']:.0%}" for row in carrying(data)
     )
+    if not named:
+        return "Share of the difference between two answers by activation"
     return f"The difference runs through {named}"
+
+
+def carrying(data: pd.DataFrame) -> list[dict[Any, Any]]:
+    """The rows of `patch` of branches' outputs that carry at least a tenth, the largest first."""
+    outs = data[data["frame"].isna() & (data["part"] == "out") & (data["share"] >= WORTH)]
+    return outs.sort_values("share", ascending=False, kind="stable").to_dict("records")
 
 
 @styled

@@ -112,7 +112,7 @@ def patch(
     points = chosen_points(model, where)
     if isinstance(others, str):
         clips = once_a_pair(clips)
-    changes: dict[tuple[str, Cut], list[NDArray[np.float64]]] = {}
+    changes: dict[tuple[HookPoint, Cut], list[NDArray[np.float64]]] = {}
     apart, max_bytes = [], max_memory_mib * 2**20
     with borrowed(model), torch.no_grad():
         batches = partial(batches_of, clips, others, batch_size)
@@ -122,15 +122,14 @@ def patch(
             apart.append(runs.apart())
             for some in runs.portions(points, max_bytes):
                 for point, cut, moved in runs.exchanged(some, frames, places, means):
-                    changes.setdefault((point.name, cut), []).append(moved)
+                    changes.setdefault((point, cut), []).append(moved)
     differences = np.concatenate(apart)
     say_if_equal(differences)
     rows = []
-    for point in points:
-        for name, cut in [key for key in changes if key[0] == point.name]:
-            share = share_of(np.concatenate(changes[name, cut]), differences, confidence)
-            at = dict(zip(("frame", "y", "x") if places else ("frame",), cut, strict=False))
-            rows.append({**where_of(point), **at, **share})
+    for (point, cut), parts in changes.items():
+        at = dict(zip(("frame", "y", "x") if places else ("frame",), cut, strict=False))
+        share = share_of(np.concatenate(parts), differences, confidence)
+        rows.append({**where_of(point), **at, **share})
     return typed(pd.DataFrame(rows))
 
 

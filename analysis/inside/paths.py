@@ -155,12 +155,10 @@ def patch_paths(
             raise ValueError(f"others={others!r} has no paths; use {REVERSED!r} or {UNRELATED!r}")
         clips = once_a_pair(clips)
     every = [point for point in hook_points(model) if point.part == OUT]
-    pairs = [
-        (sender, later, [p for p in ends if p in later or p.name == LOGITS])
-        for ends in [_ends(model, receivers, (LOGITS,))]
-        for sender in _ends(model, senders)
-        for later in [[p for p in every if _step(p) > _step(sender)]]
-    ]
+    pairs, ends = [], _ends(model, receivers, (LOGITS,))
+    for sender in _ends(model, senders):
+        later = [p for p in every if _step(p) > _step(sender)]
+        pairs.append((sender, later, [p for p in ends if p in later or p.name == LOGITS]))
     if not any(chosen for _, _, chosen in pairs):
         raise ValueError(f"no branch that fits {receivers!r} comes after one that fits {senders!r}")
     moved: dict[tuple[str, str], list[NDArray[np.float64]]] = {}

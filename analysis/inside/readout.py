@@ -18,7 +18,7 @@ from torch import Tensor
 
 from analysis.borrow import borrowed, unwrapped
 from analysis.figures.place import width_of
-from analysis.figures.style import check_rows, colour, styled, wrapped
+from analysis.figures.style import by_model, check_rows, colour, styled, wrapped
 from analysis.inside.activations import HookPoint, chosen_points, run_hooked
 from posmlp.config_checks import one_of
 from posmlp.data.augment import normalise
@@ -102,21 +102,19 @@ def probe(
     targets = _targets(target, splits)
     if over is not None and (not set(over) <= set(AXES) or len(set(over)) != len(over)):
         raise ValueError(f"over={over!r} must name axes of T, H and W, for example 'THW' or 'T'")
-    needed = {over if over is not None else _over(name) for name in targets}
+    axes = dict.fromkeys(targets, EVERYWHERE if over is None else over)
+    if over is None and "position" in axes:
+        axes["position"] = TIME
+    means = set(axes.values())
     with borrowed(model), torch.no_grad():
-        features = [_features(model, data, points, needed, batch_size) for data in splits]
+        features = [_features(model, data, points, means, batch_size) for data in splits]
     rows = []
     for point in points:
         for name, wanted in targets.items():
-            means = over if over is not None else _over(name)
-            inputs = [each[point.name, means] for each in features]
+            inputs = [each[point.name, axes[name]] for each in features]
             row = {"name": point.name, "stage": point.stage, "target": name}
             rows.append({**row, "num_features": inputs[0].shape[1], **_read(inputs, wanted)})
     return pd.DataFrame(rows).astype({"stage": "Int64"})
-
-
-def _over(target: str) -> str:
-    return TIME if target == "position" else EVERYWHERE
 
 
 def _features(
@@ -135,11 +133,9 @@ def _features(
             mean = x.float().mean(axes) if axes else x.float()
             kept.setdefault((name, over), []).append(mean.flatten(1).cpu())
 
-    device = next(model.parameters()).device
+    like = next(model.parameters())
     for batch in data.batches(torch.arange(len(data)).split(batch_size)):
-        run_hooked(
-            model, normalise(batch.to(device)).to(next(model.parameters())), points, {}, keep
-        )
+        run_hooked(model, normalise(batch.to(like.device)).to(like), points, {}, keep)
     return {key: torch.cat(parts).double().numpy() for key, parts in kept.items()}
 
 
@@ -280,10 +276,10 @@ def draw_probe(data: pd.DataFrame, *, ax: Axes | None = None, title: str | None 
     """
     check_rows(data, ("name", "target", "metric", "test", "chance", "n"), "analysis.probe")
     ax = ax or plt.subplots(figsize=(5.4, 3.0))[1]
-    names, models = list(dict.fromkeys(data["name"])), _models(data)
+    names, (models, told) = list(dict.fromkeys(data["name"])), by_model(data)
     places = {name: i for i, name in enumerate(names)}
     for number, target in enumerate(dict.fromkeys(data["target"])):
-        for i, rows in enumerate(models.values()):
+        for i, rows in enumerate(models):
             own = rows[rows["target"] == target]
             at = [places[name] for name in own["name"]]
             label = f"{target}{' (R²)' if own['metric'].eq('r2').any() else ''}"
@@ -293,11 +289,10 @@ def draw_probe(data: pd.DataFrame, *, ax: Axes | None = None, title: str | None 
                 ax.plot(at, 100 * own["chance"], ":", color=colour(number), linewidth=0.8)
     ax.set_xticks(range(len(names)), [name.replace("stage", "stage ") for name in names])
     ax.set_ylabel("accuracy or R² on test clips (%)")
-    told = ", ".join(f"{'full' if i == 0 else 'dashed'}: {m}" for i, m in enumerate(models) if m)
     n = int(data["n"].max())
     ax.set_xlabel("\n".join(filter(None, [told, f"dotted: chance; {n} test clips"])))
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    ax.set_title(wrapped(title or _finding(next(iter(models.values()))), 0.9 * width_of(ax.figure)))
+    ax.set_title(wrapped(title or _finding(models[0]), 0.9 * width_of(ax.figure)))
     return ax
 
 
@@ -311,9 +306,3 @@ def _finding(rows: pd.DataFrame) -> str:
     return (
         f"Read best: {best['target']} at {best['name']}, {measure}{best['test']:.0%} on test clips"
     )
-
-
-def _models(data: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    if "model" not in data:
-        return {"": data}
-    return {str(name): rows for name, rows in data.groupby("model", sort=False)}

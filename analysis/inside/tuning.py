@@ -20,7 +20,7 @@ from torch import Tensor
 
 from analysis.borrow import borrowed, unwrapped
 from analysis.figures.place import lay_out, place_of, set_texts
-from analysis.figures.style import check_rows, colour, styled
+from analysis.figures.style import by_model, check_rows, colour, styled
 from analysis.inside.activations import chosen_points, run_hooked
 from posmlp.data.augment import normalise
 from posmlp.model import PosMLPVideo
@@ -163,14 +163,13 @@ def draw_tuning(
     names = list(dict.fromkeys(data["name"]))
     place = place_of(ax, (2.3 * len(names) + 0.6 + 1.5 * by_channel, 3.3))
     axes = np.atleast_1d(place.subplots(1, len(names), subplot_kw={"projection": "polar"}))
-    models = list(dict.fromkeys(data["model"])) if "model" in data else [None]
+    models, told = by_model(data)
     lines = "channel" if by_channel else "speed"
     kinds, shades = list(dict.fromkeys(data[lines])), plt.colormaps["viridis_r"]
     for panel, name in zip(axes, names, strict=True):
-        rows = data[data["name"] == name]
-        lowest = rows[value].min() if by_channel else 0.0
-        for i, model in enumerate(models):
-            own = rows if model is None else rows[rows["model"] == model]
+        lowest = data.loc[data["name"] == name, value].min() if by_channel else 0.0
+        for i, rows in enumerate(models):
+            own = rows[rows["name"] == name]
             for number, kind in enumerate(kinds):
                 line = own[own[lines] == kind].sort_values("angle")
                 r = np.append(line[value], line[value].iloc[:1]) - lowest
@@ -188,20 +187,18 @@ def draw_tuning(
         panel.tick_params(labelsize=6)
         panel.set_rmin(0)
     axes[-1].legend(loc="center left", bbox_to_anchor=(1.2, 0.5), frameon=False, fontsize=7)
-    told = ", ".join(f"{'full' if i == 0 else 'dashed'}: {m}" for i, m in enumerate(models) if m)
     caption = f"outwards: {VALUES[value]}; each panel has its own scale, to the number in its title"
-    set_texts(place, title or _finding(data, value), f"{told}; {caption}" if told else caption)
+    set_texts(place, title or _finding(models[0], value), f"{told}; {caption}" if told else caption)
     lay_out(place)
     return axes
 
 
 def _finding(data: pd.DataFrame, value: str) -> str:
-    """What the first model's rows show, for a title."""
+    """What a model's rows show, for a title."""
     if value == "activation":
         name, speed = data["name"].iloc[0], data["speed"].iloc[0]
         return f"Each channel of {name} against the direction of a blob, {speed:g} pixels a frame"
-    first = data[data["model"] == data["model"].iloc[0]] if "model" in data else data
-    largest = first.groupby("name")[value].max().sort_values(ascending=False)
+    largest = data.groupby("name")[value].max().sort_values(ascending=False)
     best, top = largest.index[0], largest.iloc[0]
     if value == "response":
         return f"Motion moves {best} most"

@@ -162,9 +162,9 @@ def exemplars(
             parts.append(torch.stack([change, answer.expand_as(change)], dim=-1).cpu())
     found = torch.cat(parts).numpy()
     clip, frame = np.indices(found.shape[:2]).reshape(2, -1)
-    values = found.reshape(-1, 2)
-    rows = pd.DataFrame({"clip": clip, "frame": frame, "change": values[:, 0]})
-    rows["answer"] = values[:, 1]
+    rows = pd.DataFrame(found.reshape(-1, 2), columns=["change", "answer"])
+    rows.insert(0, "clip", clip)
+    rows.insert(1, "frame", frame)
     return rows.sort_values("change", ascending=False, kind="stable", ignore_index=True)
 
 

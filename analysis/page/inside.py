@@ -6,13 +6,14 @@ import warnings
 from pathlib import Path
 
 import pandas as pd
+from torch import Tensor
 
 from analysis.cost.costs import cost
 from analysis.figures.pictures import png
 from analysis.inside.activations import hook_points
 from analysis.inside.arrow import arrow_curve
 from analysis.inside.draw_patching import (
-    WORTH,
+    carrying,
     draw_arrow,
     draw_patching,
     found_in_words,
@@ -25,7 +26,6 @@ from analysis.page.learned import trained_models
 from analysis.page.sections import Section, Table
 from posmlp.checkpoint import write_atomically
 from posmlp.data.augment import normalise
-from posmlp.data.sources import HeldClips
 from posmlp.model import PosMLPVideo
 from posmlp.predict import open_run
 
@@ -136,14 +136,12 @@ def _verdict(patched: pd.DataFrame, curve: pd.DataFrame) -> str:
     """Where a clip and its reversal part, for the top of the page."""
     if not patched["share"].notna().any():
         return "Nothing in this model tells a clip from its reversal."
-    whole = patched[patched["frame"].isna() & (patched["part"] == "out")]
-    most = whole[whole["share"] >= WORTH].sort_values("share", ascending=False, kind="stable")
-    if not len(most):
-        return "No single branch carries the difference between a clip and its reversal."
     named = ", ".join(
         f"{row['branch']} of stage {row['stage']}.{row['block']} ({row['share']:.0%})"
-        for row in most.to_dict("records")
+        for row in carrying(patched)
     )
+    if not named:
+        return "No single branch carries the difference between a clip and its reversal."
     said = f"The order of frames becomes the answer in branch {named}."
     if "within_pair" in curve:
         right = curve.set_index("strength")["within_pair"]
@@ -177,11 +175,11 @@ def _check_time(model: PosMLPVideo) -> None:
         )
 
 
-def _quietly(model: PosMLPVideo, clips: HeldClips | object) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _quietly(model: PosMLPVideo, clips: Tensor) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables without the warning, which the section's own words repeat."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=NO_ARROW)
-        return patch(model, clips), contributions(model, clips)  # type: ignore[arg-type]
+        return patch(model, clips), contributions(model, clips)
 
 
 def _interval(row: dict[str, float]) -> str:
