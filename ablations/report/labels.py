@@ -46,7 +46,7 @@ def short_labels(plan: Mapping[str, Any]) -> dict[str, str]:
     labels would be long, they name what differs from the baseline.
     """
     axes = varying_axes(plan)
-    baseline = next(
+    baseline: Mapping[str, Any] = next(
         (cell["axes"] for cell in plan["cells"] if cell["id"] == plan.get("baseline")), {}
     )
     shown = {axis: short_values(plan, axis) for axis in axes}
