@@ -94,8 +94,8 @@ def glance() -> Iterator[str]:
             speed = speeds.get("T+S" if name == "lrpe" else name)
             clips = "" if speed is None else f"{float(f'{speed:.1e}'):,.0f}"
             yield (
-                f"| `{name}` | {cost['params']:,.0f} | {cost['gmacs']:.4f} x 1 | {n} "
-                f"| {mean:.1f} [{low:.1f}, {high:.1f}] | {against.partition(':')[0]} | {clips} |"
+                f"| `{name}` | {cost['params']:,.0f} | {cost['gmacs']:.4f} | {n} "
+                f"| {mean:.1f} [{low:.1f}, {high:.1f}] | {against.partition(' at ')[0]} | {clips} |"
             )
 
 
