@@ -6,6 +6,7 @@ configuration's frames and size. What was written is read back and compared with
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from posmlp.checkpoint import copied, own_model
+from posmlp.checkpoint import copied, own_model, write_atomically
 from posmlp.config_checks import one_of
 from posmlp.model import PosMLPVideo
 from posmlp.shapes import not_written
@@ -39,23 +40,21 @@ def export(model: PosMLPVideo, path: str | Path) -> float:
             f"{type(model).__name__} is no model of this package, which alone is exported"
         )
     model = copied(own).cpu().float().eval()
-    temporary = path.with_name(f".{uuid4().hex}.{path.name}")
-    try:  # before the work: what writes later says less of what is wrong
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
+    trial = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:  # before the work
+        trial.parent.mkdir(parents=True, exist_ok=True)
+        trial.touch()
+        trial.unlink()
     except OSError as error:
         raise not_written(path, 0, error) from error
-    try:
-        run = _EXPORTERS[path.suffix](model, temporary)
-        difference = max(_difference(model, run, num_clips) for num_clips in (1, 3))
-        if not difference <= LARGEST_DIFFERENCE:
-            raise ValueError(
-                f"the logits of the exported model differ by {difference:.1e}, more than "
-                f"{LARGEST_DIFFERENCE:.0e}; nothing was written to {path}"
-            )
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content, run = _EXPORTERS[path.suffix](model)
+    difference = max(_difference(model, run, num_clips) for num_clips in (1, 3))
+    if not difference <= LARGEST_DIFFERENCE:
+        raise ValueError(
+            f"the logits of the exported model differ by {difference:.1e}, more than "
+            f"{LARGEST_DIFFERENCE:.0e}; nothing was written to {path}"
+        )
+    write_atomically(path, content)
     return difference
 
 
@@ -63,12 +62,6 @@ def _check_place(path: Path) -> None:
     one_of(path.suffix, FORMATS, f"export format of {path},")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file, for example {path / 'model.pt2'}")
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{path} is no name in UTF-8, and torch writes to no other; name another file"
-        ) from error
 
 
 def example_clips(model: PosMLPVideo, num_clips: int) -> Tensor:
@@ -93,12 +86,14 @@ def _program(model: PosMLPVideo) -> torch.export.ExportedProgram:
         return torch.export.export(model, (clips,), dynamic_shapes=({0: batch},))
 
 
-def _export_program(model: PosMLPVideo, path: Path) -> Callable[[Tensor], Tensor]:
-    torch.export.save(_program(model), path)
-    return torch.export.load(path).module()
+def _export_program(model: PosMLPVideo) -> tuple[bytes, Callable[[Tensor], Tensor]]:
+    file = io.BytesIO()  # torch itself aborts where it finds a full disk
+    torch.export.save(_program(model), file)
+    file.seek(0)
+    return file.getvalue(), torch.export.load(file).module()
 
 
-def _export_onnx(model: PosMLPVideo, path: Path) -> Callable[[Tensor], Tensor]:
+def _export_onnx(model: PosMLPVideo) -> tuple[bytes, Callable[[Tensor], Tensor]]:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401  what torch.onnx is built on
@@ -111,17 +106,13 @@ def _export_onnx(model: PosMLPVideo, path: Path) -> Callable[[Tensor], Tensor]:
     with sdpa_kernel(SDPBackend.MATH):  # attention as products: ONNX has no other of six axes
         program = program.run_decompositions()
     with torch.no_grad():
-        torch.onnx.export(
-            program,
-            f=path,
-            dynamo=True,
-            external_data=False,
-            input_names=["clips"],
-            output_names=["logits"],
-            verbose=False,
+        made = torch.onnx.export(
+            program, dynamo=True, input_names=["clips"], output_names=["logits"], verbose=False
         )
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda clips: torch.from_numpy(session.run(None, {"clips": clips.numpy()})[0])
+    assert made is not None
+    content = made.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return content, lambda clips: torch.from_numpy(session.run(None, {"clips": clips.numpy()})[0])
 
 
 _EXPORTERS = {".pt2": _export_program, ".onnx": _export_onnx}

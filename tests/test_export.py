@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from posmlp.checkpoint import save
 from posmlp.cli import main
-from posmlp.export import LARGEST_DIFFERENCE, example_clips, export
+from posmlp.export import _EXPORTERS, LARGEST_DIFFERENCE, example_clips, export
 from posmlp.model import create_model
 from posmlp.presets import resolve
 from tests.test_model import randomise
@@ -61,6 +62,10 @@ def _deny(*_args, **_more):
     raise PermissionError(errno.EACCES, "Permission denied")
 
 
+def _full(*_args):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_places_that_cannot_be_written_to_are_named_before_the_work(tmp_path, capsys, monkeypatch):
     source = tmp_path / "model.safetensors"
     save(create_model(ONE_BLOCK), source)
@@ -69,7 +74,6 @@ def test_places_that_cannot_be_written_to_are_named_before_the_work(tmp_path, ca
     cases = {
         "model.pth": "model.pth, '.pth'. Did you mean '.pt2'? Use one of: .pt2, .onnx",
         "model": "model, ''. Use one of: .pt2, .onnx",
-        os.fsdecode(b"caf\xe9.pt2"): r"caf\udce9.pt2 is no name in UTF-8",
         "folder.pt2": "is a folder; name a file, for example",
         "model.safetensors/model.pt2": "model.safetensors is a file; give another folder",
     }
@@ -84,14 +88,20 @@ def test_places_that_cannot_be_written_to_are_named_before_the_work(tmp_path, ca
     assert f"you may not write to {tmp_path}; give a folder" in capsys.readouterr().err
     assert main(["export", str(tmp_path), str(tmp_path / "model.pt2")]) == 2
     assert "is a folder; give a file, such as a run's model-" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setitem(_EXPORTERS, ".pt2", lambda model: (bytes(1_200_000), model))
+    monkeypatch.setattr(Path, "write_bytes", _full)
+    assert main(["export", str(source), str(tmp_path / "model.pt2")]) == 2
+    assert re.search(r"model.pt2 cannot .* full \(.* free, 1.2 MB wanted", capsys.readouterr().err)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_command_exports_an_image_model_and_says_how_close(tmp_path, capsys):
-    model, target = create_model(IMAGE), tmp_path / "model.pt2"
+    model, target = create_model(IMAGE), tmp_path / os.fsdecode(b"caf\xe9.pt2")
     save(model, tmp_path / "model.safetensors")
     assert main(["export", str(tmp_path / "model.safetensors"), str(target)]) == 0
     assert "largest difference" in capsys.readouterr().out
     images = example_clips(model, 2)
     assert images.shape == (2, 3, 8, 8)
-    assert torch.export.load(target).module()(images).shape == (2, 3)
+    with target.open("rb") as file:
+        assert torch.export.load(file).module()(images).shape == (2, 3)

@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from ablations.grid.gridfile import Combination, GridFile, Setting, Where
-from ablations.grid.settings import SETTINGS, TRAIN, content_hash
+from ablations.grid.settings import MOST, SETTINGS, TRAIN, content_hash
 from posmlp.config_checks import SCORES
 
 FIRST_TRIAL_SEED = 1000
@@ -188,12 +188,12 @@ def seeds_of(file: GridFile) -> tuple[tuple[int, ...], Until | None]:
     if isinstance(seeds, dict):
         until = _until(file, seeds)
         seeds = until.last
-    if type(seeds) is int and seeds >= 1:
+    if type(seeds) is int and 1 <= seeds <= MOST:
         seeds = list(range(seeds))
     good = isinstance(seeds, list) and all(type(s) is int and 0 <= s < 2**63 for s in seeds)
     if not good or not seeds or len(set(seeds)) < len(seeds):
-        problem = f"seeds={seeds!r} must be a count or a list of different whole numbers from 0, "
-        problem += "each below 2**63."
+        problem = f"seeds={seeds!r} must be a count, {MOST:,} at most, or a list of different "
+        problem += "whole numbers from 0, each below 2**63."
         file.fail(("seeds",), problem)
     return tuple(seeds), until
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import chain, product
+from math import prod
 from typing import Any
 
 from ablations.grid.deciding import (
@@ -19,7 +20,7 @@ from ablations.grid.deciding import (
 )
 from ablations.grid.gridfile import Combination, GridFile, Setting, Where
 from ablations.grid.random_axes import drawn
-from ablations.grid.settings import SETTINGS, TRAIN
+from ablations.grid.settings import MOST, SETTINGS, TRAIN
 from posmlp.settings import read_recipe, recipes
 
 KEYS = (
@@ -95,6 +96,9 @@ def combinations(file: GridFile, data: str | None = None) -> Expanded:
         problem = f"seeds from {FIRST_TRIAL_SEED} on are those of trials; use smaller ones."
         file.fail(("seeds",), problem)
     options = _whole_grid_options(file, until, tune)
+    if options.design == "full" and (count := prod(map(len, factors))) > MOST:
+        problem = f"the axes make {count:,} cells, and a grid has {MOST:,} at most; take values "
+        file.fail(("axes",), problem + "out, or say design: one-at-a-time.", key=True)
     varied = _excluded(file, _design(options.design, factors, centre))
     reference = _joined(centre)
     included = [reference | extra for extra in included]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ablations.grid.gridfile import GridFile, Where
-from ablations.grid.settings import is_number
+from ablations.grid.settings import MOST, is_number
 
 DRAWS: dict[str, Callable[[float, float, float], float]] = {
     "uniform": lambda low, high, share: low + (high - low) * share,
@@ -22,7 +22,7 @@ DRAWS: dict[str, Callable[[float, float, float], float]] = {
 DIGITS = 4
 """Significant digits of a value: a power's last bits differ between machines, and names are read.
 """
-MOST_TRIES = 1000
+MOST_TRIES = 100
 """Draws for each value that is wanted, as those that came before do not count."""
 
 
@@ -36,8 +36,9 @@ def drawn(file: GridFile, where: Where, name: str, said: dict[str, Any]) -> list
         problem = problem if is_number(name) else "takes no number; give a list of its values"
         file.fail(where, f"random axis {name} {problem}.")
     (kind,), n = kinds, said.get("n")
-    if type(n) is not int or n < 1:
-        file.fail((*where, "n"), f"n={n!r} of random axis {name} must be a number of values.")
+    if type(n) is not int or not 1 <= n <= MOST:
+        problem = f"n={n!r} of random axis {name} must be a number of values, {MOST:,} at most."
+        file.fail((*where, "n"), problem)
     low, high = _bounds(file, (*where, kind), kind, said[kind])
     found: dict[float, None] = {}
     for place in range(MOST_TRIES * n):

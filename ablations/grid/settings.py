@@ -18,6 +18,8 @@ from posmlp.own.names import OF_MODEL, OF_TRAINING, Options, is_own_data, names_
 from posmlp.presets import resolve
 
 TRAIN = "train."
+MOST = 20_000
+"""Cells before `exclude`, values of a random axis, and seeds: more of them is a slip of the pen."""
 _MODEL, _TRAINING = PosMLPConfig(), TrainConfig()
 _FIELDS: dict[str, tuple[Field[Any], Any]] = {
     **{field.name: (field, getattr(_MODEL, field.name)) for field in fields(_MODEL)},

@@ -48,6 +48,7 @@ from posmlp.train.execution import (
 )
 from posmlp.train.logs import Log, log_of
 from posmlp.train.loop import Splits, Training
+from posmlp.train.population import seeded_model
 from posmlp.train.run_folder import RunFolder
 from posmlp.train.scoring import own_scores
 from posmlp.train.variants import Variants, checked_seeds, members, of_fold
@@ -133,6 +134,8 @@ def fit(
     whole_seeds = checked_seeds(seeds)
     members(config, train, whole_seeds, variants)  # or ValueError, before any clip is read
     check_own(config, train)
+    if train.init_from:
+        seeded_model(config, 0, train.init_from)  # or ValueError
     if train.folds:
         data = of_fold(data, train.folds, whole_seeds)
     if not isinstance(data, str):

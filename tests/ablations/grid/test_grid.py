@@ -226,6 +226,12 @@ BAD = {
     "axes: {train.lr: {log_uniform: [0, 1], n: 2}}": ("1:32", "must be two numbers above 0"),
     "axes: {num_groups: {int_uniform: [1, 2.5], n: 2}}": ("1:34", "must be two whole numbers"),
     "axes: {num_groups: {int_uniform: [1, 2], n: 3}}": ("1:45", "n=3 is more than there are"),
+    "axes: {train.lr: {uniform: [1, 2], n: 100000}}": ("1:39", "a number of values, 20,000 at"),
+    "axes: {train.lr: {uniform: [0, 1], n: 300}, train.min_lr: {uniform: [0, 1], n: 100}}": (
+        "1:1",
+        "the axes make 30,000 cells, and a grid has 20,000 at most",
+    ),
+    "seeds: 1000000000": ("1:8", "must be a count, 20,000 at most"),
     "axes: {num_groups: {uniform: [1, 2], n: 3}}": ("1:20", "must be a whole number"),
     "base: {train: {epoch: 3}}": (
         "1:16",
