@@ -12,7 +12,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import socket
+import threading
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -77,8 +79,10 @@ def connected(address: str | None) -> Iterator[None]:
     _check_installed()
     import ray
 
+    before = signal.getsignal(signal.SIGTERM)
     if ray.is_initialized():
-        yield
+        with _obeyable(before):
+            yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -92,9 +96,24 @@ def connected(address: str | None) -> Iterator[None]:
             "ray start --head, or leave --address out to use this machine alone"
         ) from error
     try:
-        yield
+        with _obeyable(before):
+            yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _obeyable(before: Any) -> Iterator[None]:
+    """SIGTERM does what it did `before`: Ray's own handler ends the process, and none obeys."""
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    is_rays = getattr(before, "__module__", "").startswith("ray.")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL if is_rays else before)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_answers(address: str | None) -> None:
@@ -163,7 +182,7 @@ def on_ray(
                 asked = requests.setdefault(job, request)
                 running[_remote(asked, faults).remote(task, job, place, begun(job), bell)] = job
             ready, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_AGAIN_S)
-            if not ready:
+            if not (ready or waiting):
                 _num_now(request, faults)
             for reference in ready:
                 job = running.pop(reference)

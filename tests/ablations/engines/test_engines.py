@@ -7,16 +7,18 @@ import subprocess
 import sys
 import time
 import warnings
-from itertools import chain
+from itertools import chain, cycle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from ablation_tasks import CannotStart, KilledWhenIdle, Task, is_alive, jobs, wait_until
 from faults import inject
 
 from ablations.engines.local import EngineError, Faults, WorkerDied, in_process, pool
-from ablations.engines.ray_engine import nodes_aside
+from ablations.engines.ray_engine import Request, nodes_aside, on_ray
 from ablations.engines.ray_node import Parcel
 from ablations.engines.worker import Place
 
@@ -221,3 +223,17 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path: Path)
     faults = inject(tmp_path, times=2, seed=9, num_seeds=4, epochs=4)
     assert faults.kills == {"worker": 1, "runner": 1}
     assert faults.wrong == []
+
+
+def test_ray_asks_for_its_machines_once_a_round_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray, slow = MagicMock(), cycle([True, False])
+    ray.nodes.return_value = [{"NodeID": "a", "Alive": True, "Resources": {"CPU": 1}}]
+    ray.wait.side_effect = lambda running, **_: ([] if next(slow) else running, [])
+    ray.get.return_value = Parcel([{"failure": None}], "a", {})
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.exceptions", SimpleNamespace(RayError=OSError))
+    monkeypatch.setattr("ablations.engines.ray_engine._opened", lambda *_, **__: ray.get())
+    assert len(list(on_ray(jobs(3), Task(tmp_path), TWO[0], Request(1, 0)))) == 3
+    assert ray.nodes.call_count <= ray.wait.call_count == 6
