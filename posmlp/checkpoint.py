@@ -40,9 +40,9 @@ _CONTAINERS = (
 _SETTINGS = (argparse.Namespace, PosixPath, WindowsPath)
 """Objects that savers put beside the tensors, and that run no code when they are loaded."""
 _WRAPPED = re.compile(
-    r"(^|\.)(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)"
+    r"^model(?=\.)|(^|\.)(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)"
 )
-"""What DataParallel, torch.compile, FSDP and checkpointing put into key names."""
+"""What Lightning, DataParallel, torch.compile, FSDP and checkpointing put into key names."""
 SHIPPED = Path(__file__).parent / "models"
 
 

@@ -243,6 +243,7 @@ def released_file(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
         "compiled": {f"_orig_mod.module.{k}": v for k, v in state.items()},
         "nested": {"model": None, "module": {"state_dict": state}},
         "averaged": {f"module.{k}": v for k, v in state.items()} | {"n_averaged": torch.tensor(2)},
+        "lightning": {"state_dict": {f"model.{k}": v for k, v in state.items()}, "loops": {}},
         "sharded": {f"_fsdp_wrapped_module.module.{k}": v for k, v in state.items()},
     }[kind]
     torch.save(content, path)
@@ -253,7 +254,8 @@ def released_file(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
     "kind",
     [
         *("safetensors", "pth", "slowfast", "timm", "parallel"),
-        *("settings", "average", "timm average", "compiled", "nested", "averaged", "sharded"),
+        *("settings", "average", "timm average", "compiled", "nested", "averaged", "lightning"),
+        "sharded",
     ],
 )
 def test_released_file_of_every_container_loads_as_its_state(kind: str, tmp_path: Path) -> None:
