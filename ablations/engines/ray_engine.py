@@ -29,6 +29,7 @@ from ablations.engines.ray_node import Bell, MovableTask, Parcel, run_there
 from ablations.engines.worker import Place
 from ablations.grid.grid import Job
 from posmlp.data.user_cache import usable_cores
+from posmlp.train.stopping import whole
 
 MAX_TRIES = 3
 LOOK_AGAIN_S = 2.0
@@ -181,12 +182,15 @@ def on_ray(
                 tries[job] += 1
                 asked = requests.setdefault(job, request)
                 running[_remote(asked, faults).remote(task, job, place, begun(job), bell)] = job
-            ready, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_AGAIN_S)
+            with whole():  # Ray ends with another code where a signal's error passes through it
+                ready, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_AGAIN_S)
             if not (ready or waiting):
                 _num_now(request, faults)
             for reference in ready:
-                job = running.pop(reference)
-                parcel = _opened(reference, job, place, is_last=tries[job] == MAX_TRIES)
+                job = running[reference]
+                with whole():
+                    parcel = _opened(reference, job, place, is_last=tries[job] == MAX_TRIES)
+                del running[reference]
                 if parcel is None or getattr(parcel.outcome, "stopped", False):
                     if parcel is not None:
                         keep(job, parcel)
