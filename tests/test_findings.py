@@ -180,6 +180,7 @@ def test_every_training_is_scored_on_a_class_once() -> None:
 def test_published_grid_holds_every_training(name: str) -> None:
     folder, store = RESULTS / name, Store(RESULTS / name)
     files = {"grid.yaml", "cells.json", "curves.csv", "rows.csv", "table.md", "report.html"}
+    files |= set(re.findall(r"\w+\.py", (folder / "grid.yaml").read_text()))  # code that it runs
     assert {path.name for path in folder.iterdir()} == files
     assert max((folder / file).stat().st_size for file in files) < 2**21
     table, plan = ablations.load(folder), store.plan()

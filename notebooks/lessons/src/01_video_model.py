@@ -8,6 +8,11 @@
 # model, and test whether a model sees the order of frames at all.
 #
 # You need PyTorch. About 15 minutes, of which training takes less than one; three exercises.
+#
+# ![Answers as the tables turn](../ablations/results/pictures/arrow-of-time.png)
+#
+# *Where this leads: a small network tells a clip from its reversal by a few tables of numbers.
+# Reverse them in time, and its answers change places. `posmlp try` writes a page where you do it.*
 
 # %%
 from lessons import preflight
