@@ -45,7 +45,7 @@ dev: .venv/stamp-dev
 	@touch .venv/stamp $@
 
 $(DEMO)/data/dataset.json: .venv/stamp
-	$(BIN)/posmlp data make moving-digits --train 3000 --val 280 --test 560 $(DEMO)/data
+	$(BIN)/posmlp data make moving-digits --train 2800 --val 280 --test 560 $(DEMO)/data
 
 try: .venv/stamp
 	$(BIN)/posmlp try --out $(DEMO)/try.html

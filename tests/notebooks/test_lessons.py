@@ -124,7 +124,7 @@ def test_comparison_is_said_in_lines_and_in_words(capsys):
     table = stored.against_baseline(runs, "gate", shown=("mean", "conv", "dense"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("mean  minus lrpe: -40.0 points, 95% interval -42.5 to -37.5: worse")
-    words = "equal within 2 points: dense; not to be told apart: conv"
+    words = "equal within 2 points: dense; no clear difference: conv"
     assert stored.in_words(table) == f"Worse: mean; {words}"
 
 
