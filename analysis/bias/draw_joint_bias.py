@@ -41,6 +41,9 @@ def draw_joint_bias(
 ) -> NDArray[Any]:
     """A row a group and a column a frame of maps over space, and below them mean |weight| by frame.
 
+    Each row ends with its x-t slice, at dy = 0: places across, frames downwards. A slanted stripe
+    in it is a motion that the group answers to.
+
     `maps`: the rows of one ST unit of `bias_maps`. `view`: `from the token` earlier keys stand on
     the left and each where it is seen, `by offset` at query - key. `control`: those of the same
     unit at initialisation or with its offsets shuffled (`control_name` says which), drawn under
@@ -48,9 +51,10 @@ def draw_joint_bias(
     mean square, eight, or four beside a control. Of more than 15 slices evenly spread ones are
     shown, that of the same frame always, and the figure says so; the curve is of all. The column
     of the same frame is framed; colours are clipped at the 99th percentile of |weight| over all
-    slices of these groups. `ax`: in whose place to draw. Returns the maps' Axes, (rows, columns).
-    Raises ValueError for the rows of several units, a unit without a time or space axis, groups not
-    there, weights that are not finite, another view, and a control of other groups or offsets.
+    slices of these groups. `ax`: in whose place to draw. Returns the maps' Axes, (rows, columns),
+    the last column the x-t slices. Raises ValueError for the rows of several units, a unit without
+    a time or space axis, groups not there, weights that are not finite, another view, and a control
+    of other groups or offsets.
     """
     what = check_one_unit(maps, KEYS)
     check_weights(maps, what)
@@ -69,14 +73,14 @@ def draw_joint_bias(
     values = pd.concat(kept.values())["bias"]
     limit = symmetric_limit(values.to_numpy())
 
-    size = (0.62 * len(slices) + 2.0, 0.66 * len(of) * len(states) + 2.1)
+    size = (0.62 * (len(slices) + 1) + 2.0, 0.66 * len(of) * len(states) + 2.1)
     figure = place_of(ax, size)
     heights = [1.0] * (len(of) * len(states)) + [1.7]
-    grid = figure.add_gridspec(len(heights), len(slices), height_ratios=heights)
-    lines, columns = range(len(heights) - 1), range(len(slices))
+    grid = figure.add_gridspec(len(heights), len(slices) + 1, height_ratios=heights)
+    lines, columns = range(len(heights) - 1), range(len(slices) + 1)
     axes = np.array([[figure.add_subplot(grid[i, j]) for j in columns] for i in lines])
     image = _draw_slices(axes, kept, of, {dt: slice_name(dt, view) for dt in slices}, limit)
-    margin = figure.add_subplot(grid[-1, :])
+    margin = figure.add_subplot(grid[-1, :-1])
     _draw_margin(margin, kept, of, LABELS[view][0])
     add_colour_bar(image, [*axes.flat, margin], values, limit)
     finding = "" if control is None else f": {growth(maps, control, control_name)}"
@@ -136,16 +140,19 @@ def _draw_slices(
     image: Any = None
     for line, (group, state) in zip(axes, rows, strict=True):
         maps = states[state]
-        for ax, dt in zip(line, slices, strict=True):
-            chosen = maps[(maps["group"] == group) & (maps["dt"] == dt)]
-            image = draw_map(ax, chosen.pivot(index="dy", columns="dx", values="bias"), limit)
+        own = maps[maps["group"] == group]
+        tables = [own[own["dt"] == dt].pivot(index="dy", columns="dx") for dt in slices]
+        tables.append(own[own["dy"] == 0].pivot(index="dt", columns="dx"))
+        for ax, dt, table in zip(line, [*slices, None], tables, strict=True):
+            image = draw_map(ax, table["bias"], limit)
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set(visible=True, color="0.7", linewidth=0.5)
             if dt == 0:
                 ax.spines[:].set(color="black", linewidth=1.6)
+        line[-1].set_aspect("auto")
         label = f"group {group}" + (f"\n{state}" if state else "")
         line[0].set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
-    for ax, said in zip(axes[0], slices.values(), strict=True):
+    for ax, said in zip(axes[0], [*slices.values(), "x-t"], strict=True):
         ax.set_title(said, fontsize=7, fontweight="normal", loc="center")
     return image
 

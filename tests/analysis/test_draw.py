@@ -180,10 +180,13 @@ def test_joint_bias_has_a_slice_a_dt_in_one_scale_and_its_margin() -> None:
     maps = unit_maps(3, frames=3, side=2)
     maps["bias"] += 7 * (maps["group"] == 0)
     seen = draw_joint_bias(maps.query("abs(dt) < 2"), groups=[2])
-    assert [ax.get_title(loc="center") for ax in seen[0]] == ["1 before", "same", "1 after"]
+    titles = [ax.get_title(loc="center") for ax in seen[0]]
+    assert titles == ["1 before", "same", "1 after", "x-t"]
     assert value_at(seen[0, 0].images[0], -1, 1) == 2000 + 100 - 10 + 1
     axes = draw_joint_bias(maps, view="by offset")
-    assert axes.shape == (3, 5)
+    assert axes.shape == (3, 6)
+    assert axes[2, -1].images[0].get_array()[0, 2] == 2000 - 200 + 0 + 1  # dt -2, dx 1
+    axes = axes[:, :-1]
     assert [ax.get_title(loc="center") for ax in axes[0]] == [f"dt {n}" for n in (-2, -1, 0, 1, 2)]
     for group, line in enumerate(axes):
         for dt, ax in zip(range(-2, 3), line, strict=True):
@@ -191,7 +194,7 @@ def test_joint_bias_has_a_slice_a_dt_in_one_scale_and_its_margin() -> None:
             assert value_at(ax.images[0], -1, 1) == value
             assert (ax.spines["left"].get_linewidth() > 1) == (dt == 0)
     assert {ax.images[0].norm.vmax for ax in axes.flat} == {np.percentile(maps["bias"].abs(), 99)}
-    margin = axes[0, 0].figure.axes[15]
+    margin = axes[0, 0].figure.axes[18]
     curves = {line.get_label(): line for line in margin.get_lines()}
     slice_of = maps.query("group == 1 and dt == -2")["bias"].abs()
     assert curves["group 1"].get_ydata()[0] == pytest.approx(slice_of.mean())
@@ -200,14 +203,14 @@ def test_joint_bias_has_a_slice_a_dt_in_one_scale_and_its_margin() -> None:
 def test_joint_bias_puts_the_control_under_each_group_and_says_what_it_leaves_out() -> None:
     maps = unit_maps(6, frames=9, side=2)
     axes = draw_joint_bias(maps, control=maps.assign(bias=-1.0), control_name="shuffled")
-    assert axes.shape == (8, 9)  # the four largest groups, every second dt of 17
+    assert axes.shape == (8, 10)  # the four largest groups, every second dt of 17, and x-t
     labels = [line[0].get_ylabel() for line in axes]
     assert labels[:3] == ["group 2\ntrained", "group 2\nshuffled", "group 3\ntrained"]
     assert value_at(axes[1, 0].images[0], 0, 0) == -1.0
     figure = axes[0, 0].figure
     assert figure.get_suptitle().replace("\n", " ").endswith("4 of 6 groups; 9 of 17 slices")
     assert [ax.get_title(loc="center") for ax in axes[0]][4] == "same"
-    dashed = [line for line in figure.axes[72].get_lines() if line.get_linestyle() == "--"]
+    dashed = [line for line in figure.axes[80].get_lines() if line.get_linestyle() == "--"]
     assert [line.get_label() for line in dashed[4:]] == ["shuffled"]  # for the legend alone
     assert len(dashed[0].get_xdata()) == 17
     with pytest.raises(ValueError, match="has no joint map; use draw_temporal_bias"):
