@@ -63,6 +63,7 @@ from .results.draw_comparison import draw_differences as draw_differences
 from .results.draw_learning import draw_learning_curves as draw_learning_curves
 from .results.draw_results import draw_accuracy as draw_accuracy
 from .results.draw_results import draw_cost_accuracy as draw_cost_accuracy
+from .results.draw_results import draw_cost_pairs as draw_cost_pairs
 from .results.draw_speed import draw_speed_accuracy as draw_speed_accuracy
 from .results.effects import effects as effects
 from .results.pareto import pareto as pareto

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +256,7 @@ class Study:
                 "there are, and intervals of effects over them would be too narrow. The "
                 "differences above hold at every look."
             )
-        table, factors = self._factors()
+        table, factors = self.factors()
         if len(factors) < 2:
             raise ValueError(
                 "Only one thing varies, so the differences above are its effects; there is nothing "
@@ -278,21 +279,49 @@ class Study:
         left_out = sorted(set(table["label"]) - set(kept["label"]))
         return found.assign(sentence=sentences, left_out=", ".join(left_out))
 
-    def _factors(self) -> tuple[pd.DataFrame, list[str]]:
-        """The finished runs with a column a factor: axes that move together are one factor."""
+    def factors(self) -> tuple[pd.DataFrame, list[str]]:
+        """The finished runs with a column a factor: axes that go together are one factor."""
         shown = pd.DataFrame({axis: short_values(self.plan, axis) for axis in self.axes})
-        groups: list[list[str]] = []
-        for axis in self.axes:
-            group = next((g for g in groups if _move_together(shown[g[0]], shown[axis])), None)
-            if group is None:
-                groups.append([axis])
-            else:
-                group.append(axis)
+        groups = factors_of(shown)
         table = self.done[["id", "label", "seed", *(m.column for m in self.metrics)]].copy()
         for group in groups:
             joined = shown[group].agg(" & ".join, axis=1)
             table[" & ".join(group)] = table["id"].map(joined)
         return table, [" & ".join(group) for group in groups]
+
+    def in_settings(self) -> pd.DataFrame:
+        """The runs of a grid that crosses gates with others, as `setting`, and `relation_params`.
+
+        Empty for other grids. A setting is named by what the baseline's gate is called in it.
+        """
+        runs, factors = self.factors()
+        if "gate" not in factors or len(factors) < 2:
+            return runs.iloc[:0]
+        setting = runs[[name for name in factors if name != "gate"]].agg(" & ".join, axis=1)
+        params = runs["label"].map(self.costs["relation_params"])
+        runs = runs.assign(setting=setting, relation_params=params)[params > 0]
+        gate = self.gate_of_baseline
+        named = runs[(runs["gate"] == gate) & (runs["label"] != self.baseline)]
+        return runs.replace({"setting": dict(zip(named["setting"], named["label"], strict=True))})
+
+    @property
+    def gate_of_baseline(self) -> str:
+        return str(short_values(self.plan, "gate")[self.plan["baseline"]])
+
+    def gate_differences(self, metric: Metric) -> pd.DataFrame:
+        """setting, gate, difference, low, high: to the baseline's gate in each setting, in points.
+
+        Paired by seed; the 95% t-intervals are not corrected for how many there are.
+        """
+        runs, rows = self.in_settings(), []
+        for setting, of_setting in runs.groupby("setting", sort=False):
+            scores = of_setting.pivot(index="seed", columns="gate", values=metric.column)
+            for gate in scores.columns.drop(self.gate_of_baseline, errors="ignore"):
+                difference = (scores[gate] - scores.get(self.gate_of_baseline)).dropna()
+                if len(difference) > 1:
+                    points = t_interval(difference.to_numpy())
+                    rows.append((setting, gate, *points))
+        return pd.DataFrame(rows, columns=["setting", "gate", "difference", "low", "high"])
 
     def noise(self, metric: Metric) -> list[float]:
         """Differences, in points, between two runs of one cell at one seed."""
@@ -441,7 +470,25 @@ def _read_history(text: str, path: Path) -> pd.DataFrame:
     return rows
 
 
-def _move_together(first: pd.Series, second: pd.Series) -> bool:
-    """Whether each value of one goes with one value of the other, both ways."""
-    pairs = pd.concat([first, second], axis=1).drop_duplicates()
-    return len(pairs) == first.nunique() == second.nunique()
+def factors_of(cells: pd.DataFrame) -> list[list[str]]:
+    """The axes of a plan's cells (a column each) in groups, each of which is one factor.
+
+    Axes are one factor where they are not crossed, as windows that are listed together, if all
+    factors then cross. Else they are where each value of one goes with one value of the other.
+    """
+
+    def grouped(most: Callable[[int, int], int]) -> list[list[str]]:
+        groups: list[list[str]] = []
+        for axis in cells:
+            near = [g for g in groups if any(num(a, axis) <= most(num(a), num(axis)) for a in g)]
+            others = [group for group in groups if group not in near]
+            groups = [*others, [*chain.from_iterable(near), axis]]
+        return groups
+
+    def num(*axes: str) -> int:
+        return len(cells[list(axes)].drop_duplicates())
+
+    crossing = grouped(lambda a, b: a * b - 1)
+    if len(crossing) > 1 and prod(num(*group) for group in crossing) == num(*cells):
+        return crossing
+    return grouped(min)

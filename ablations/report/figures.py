@@ -16,7 +16,7 @@ from ablations.report.labels import Metric
 from ablations.report.words import label_key
 from analysis.results.draw_comparison import draw_differences, tally
 from analysis.results.draw_learning import draw_learning_curves
-from analysis.results.draw_results import draw_accuracy, draw_cost_accuracy
+from analysis.results.draw_results import draw_accuracy, draw_cost_accuracy, draw_cost_pairs
 from analysis.results.pareto import pareto
 
 MOST_COLOURS = 8
@@ -153,6 +153,30 @@ def costs(study: Study, metric: Metric) -> Iterator[Drawn]:
         front = "Grey line: the best mean to be had at each cost." * (metric.sign > 0)
         caption = (front + _others(study, chosen)).strip()
         yield drawn(f"cost-{name}", title, axes, caption)
+
+
+def gates_in_settings(study: Study, metric: Metric) -> Iterator[Drawn]:
+    """Of a grid that crosses gates with other settings: what each relation costs, and scores."""
+    runs = study.in_settings()
+    if runs.empty:
+        return
+    named = f"{metric.short}{metric.percent}"
+    title = f"{metric.short.capitalize()} against parameters of the relations"
+    axes = draw_cost_pairs(
+        runs.rename(columns={metric.column: named}),
+        y=named,
+        bounds=SHARE if metric.is_share else None,
+        title=title,
+    )
+    caption = (
+        "A line joins the gates in one setting. Where it rises to the right, the relation with "
+        "more parameters scores more."
+    )
+    for row in study.gate_differences(metric).itertuples():
+        between = f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
+        caption += f" {row.gate} in {row.setting}: {between}."
+    caption += " Differences to the baseline's gate are paired by seed; each interval is 95%."
+    yield drawn("cost-relations", title, axes, caption)
 
 
 def effects(study: Study, metric: Metric, table: pd.DataFrame | None) -> Iterator[Drawn]:

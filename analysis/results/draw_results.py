@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib import patheffects, ticker
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from analysis.figures.style import colour, colours, styled, wrapped
@@ -20,6 +21,7 @@ from analysis.results.statistics import t_interval
 LABELS = {
     "gmacs": "multiply-adds of a clip (G, log scale)",
     "params": "parameters (log scale)",
+    "relation_params": "parameters of the relations (log scale)",
     "latency_ms": "latency of a clip (ms, log scale)",
     "train_seconds": "training time of a run (s, log scale)",
 }
@@ -156,6 +158,52 @@ def draw_cost_accuracy(
     missing = [str(s.name) for s in summaries if not len(s.values)]
     note = f"\nno finished run: {', '.join(missing)}" if missing else ""
     ax.set_xlabel(LABELS.get(x, f"{x} (log scale)") + note)
+    ax.set_ylabel(f"{y}\n(mean, 95% t-interval, {count_seeds(summaries)})")
+    ax.set_title(wrapped(title or f"{y} against {x}", 4.6))
+    return ax
+
+
+@styled
+def draw_cost_pairs(
+    df: pd.DataFrame,
+    *,
+    x: str = "relation_params",
+    y: str = "accuracy",
+    by: str = "gate",
+    pair: str = "setting",
+    bounds: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> Axes:
+    """What each of several gates costs and scores in each setting: points of a setting are joined.
+
+    `df`: a row a gate (`by`), setting (`pair`) and seed. A point has the mean of `y`, its 95%
+    t-interval over seeds, the colour of its gate, and `x` on a log scale. A line that rises to the
+    right says that the costlier gate scores more in that setting, which stands at its right end.
+    `bounds`: of `y`, as for `draw_accuracy`. Raises ValueError for a missing column, an `x` that
+    is not positive, or no value of `y` at all.
+    """
+    check_numbers(df, y, by, pair, x)
+    finished = without_failed(df, y).assign(point=df[by].astype(str) + "\n" + df[pair].astype(str))
+    summaries = summarise(finished, y, "point")
+    ax = ax or plt.subplots(figsize=(5.6, 3.9))[1]
+    gates = list(dict.fromkeys(df[by].astype(str)))
+    looks = {s.name: Look(colour(gates.index(s.name.partition("\n")[0]))) for s in summaries}
+    points = draw_points(ax, finished[finished[y].notna()], x, "point", summaries, looks)
+    ends = []
+    for setting in dict.fromkeys(df[pair].astype(str)):
+        joined = sorted(point for point in points if point.name.partition("\n")[2] == setting)
+        ax.plot([p.x for p in joined], [p.y for p in joined], color="0.7", linewidth=1, zorder=0)
+        ends += [joined[-1]._replace(name=setting, colour="0.2")] if joined else []
+    figure: Any = ax.get_figure(root=True)
+    ax.set_xlim(right=ax.get_xlim()[1] * 4)  # room for the names
+    if bounds is not None:
+        ax.set_ylim(_cut(ax.get_ylim(), bounds))
+    figure.draw_without_rendering()  # labels are placed by where the points come to lie
+    label_points(ax, ends)
+    ax.legend(handles=[Line2D([], [], color=colour(i), marker="o") for i in range(len(gates))],
+              labels=gates)  # fmt: skip
+    ax.set_xlabel(LABELS.get(x, f"{x} (log scale)"))
     ax.set_ylabel(f"{y}\n(mean, 95% t-interval, {count_seeds(summaries)})")
     ax.set_title(wrapped(title or f"{y} against {x}", 4.6))
     return ax

@@ -16,6 +16,7 @@ from analysis import (
     bias_maps,
     draw_accuracy,
     draw_cost_accuracy,
+    draw_cost_pairs,
     draw_differences,
     draw_joint_bias,
     draw_learning_curves,
@@ -312,6 +313,27 @@ def test_cost_accuracy_draws_quartiles_of_a_cost_that_varies() -> None:
     assert [1.5, 5.5] in spans
     assert [2.0] in spans
     assert "ms" in ax.get_xlabel()
+
+
+PAIRS = pd.DataFrame(
+    [
+        {"gate": gate, "setting": setting, "gmacs": cost, "accuracy": score}
+        for gate, setting, cost, score in (
+            ("lrpe", "small", 1.0, 40.0),
+            ("dense", "small", 2.0, 50.0),
+            ("lrpe", "large", 2.0, 70.0),
+            ("dense", "large", 64.0, 60.0),
+        )
+    ]
+)
+
+
+def test_cost_pairs_join_the_gates_of_a_setting() -> None:
+    ax = draw_cost_pairs(PAIRS, x="gmacs")
+    lines = [line.get_xydata().tolist() for line in ax.get_lines() if line.get_color() == "0.7"]
+    assert lines == [[[1, 40], [2, 50]], [[2, 70], [64, 60]]]
+    assert {text.get_text(): text.xy[0] for text in ax.texts} == {"small": 2, "large": 64}
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["lrpe", "dense"]
 
 
 def test_result_figures_refuse_what_they_cannot_draw() -> None:

@@ -17,8 +17,8 @@ from report_folders import BASE, FIVE_GATES, GATES, fill, planted
 from ablations import GridError, read_grid
 from ablations.report import prediction as report_prediction
 from ablations.report import words as report_words
-from ablations.report.data import Study
-from ablations.report.figures import highlighted
+from ablations.report.data import Study, factors_of
+from ablations.report.figures import gates_in_settings, highlighted
 from ablations.report.labels import short_labels, short_value
 from ablations.report.page import write_report
 from ablations.store.table import load
@@ -194,22 +194,50 @@ def test_effects_are_refused_where_the_design_has_none(tmp_path):
         holed_study.effects(holed_study.metrics[0])
 
 
-def test_axes_that_move_together_are_one_factor(tmp_path):
-    grid = {
-        "zip": [{"num_frames": [8, 4], "temporal_windows": [8, 4]}],
-        "axes": {"gate": ["lrpe", "dense"]},
-        "seeds": 2,
-        "baseline": {"gate": "lrpe", "num_frames": 8},
-    }
+WINDOWS = {
+    "zip": [{"num_frames": [8, 8, 4], "temporal_windows": [8, 4, 4]}],
+    "axes": {"gate": ["lrpe", "dense"]},
+    "seeds": 2,
+    "baseline": {"gate": "lrpe", "num_frames": 8, "temporal_windows": 8},
+}
 
-    def score(cell, seed):
-        gain = 0.1 * (cell.axes["gate"] == "dense") - 0.2 * (cell.axes["num_frames"] == 4)
-        return {"test_top1": 0.5 + 0.02 * seed + gain}
 
-    study = Study.open(fill(tmp_path / "run", grid, score))
-    table = study.effects(study.metrics[0]).set_index("axes")
-    assert table.loc["num_frames & temporal_windows", "effect"] == pytest.approx(-20)
-    assert table.loc["num_frames & temporal_windows", "levels"] == "4 & 4"
+def windows(cell, seed):
+    """4 frames cost 0.2; dense gives 0.1, and 0.04 more by a window of 4 in 8 frames."""
+    short, dense = cell.axes["num_frames"] == 4, cell.axes["gate"] == "dense"
+    part = dense and cell.axes["temporal_windows"] == 4 and not short
+    return {"test_top1": 0.5 + 0.02 * seed + 0.1 * dense - 0.2 * short + 0.04 * part}
+
+
+def test_axes_that_are_not_crossed_are_one_factor(tmp_path):
+    study = Study.open(fill(tmp_path / "run", WINDOWS, windows))
+    table = study.effects(study.metrics[0]).set_index(["axes", "levels"])["effect"]
+    assert table["num_frames & temporal_windows", "4 & 4"] == pytest.approx(-20)
+    assert table["gate", "dense"] == pytest.approx((10 + 14 + 10) / 3)
+
+
+@pytest.mark.parametrize(
+    ("cells", "factors"),
+    [
+        ([("a", 8, 8), ("b", 8, 8), ("a", 4, 4), ("b", 4, 4)], [["x"], ["y", "z"]]),
+        ([("a", 8, 8), ("b", 8, 8), ("a", 4, 4)], [["x"], ["y", "z"]]),
+        ([("a", 8, 8), ("b", 8, 8), ("a", 4, 8), ("b", 8, 4)], [["x"], ["y"], ["z"]]),
+    ],
+)
+def test_factors_of_any_grid_are_crossed_or_else_move_together(cells, factors):
+    assert factors_of(pd.DataFrame(cells, columns=["x", "y", "z"])) == factors
+
+
+def test_gates_are_compared_in_each_setting(tmp_path):
+    study = Study.open(fill(tmp_path / "run", WINDOWS, windows))
+    table = study.gate_differences(study.metrics[0]).set_index("setting")
+    names = ["8 & 8", "temporal_windows=4", "num_frames=4 · temporal_windows=4"]
+    assert table.index.tolist() == names
+    np.testing.assert_allclose(table["difference"], [10, 14, 10], atol=1e-9)
+    (figure,) = gates_in_settings(study, study.metrics[0])
+    assert f"dense in {table.index[1]}: +14.0 [+14.0, +14.0]" in figure.caption
+    single = Study.open(fill(tmp_path / "single", FIVE_GATES, planted))
+    assert not list(gates_in_settings(single, single.metrics[0]))
 
 
 def test_long_labels_name_what_differs_from_the_baseline():

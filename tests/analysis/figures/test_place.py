@@ -23,7 +23,7 @@ from posmlp import create_model
 from posmlp.config_checks import parse_layout
 from tests.analysis.bias.test_bias_maps import SMALL
 from tests.analysis.interventions.test_interventions import effects_table
-from tests.analysis.test_draw import RUNS, unit_maps
+from tests.analysis.test_draw import PAIRS, RUNS, unit_maps
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
 
@@ -123,6 +123,7 @@ DRAWN: dict[str, Callable[[Draw, dict[str, Any]], Any]] = {
     "draw_attribution": lambda draw, to: draw(*_attribution(), **to),
     "draw_bias_history": lambda draw, to: draw(_history(), **to),
     "draw_cost_accuracy": lambda draw, to: draw(RUNS, **to),
+    "draw_cost_pairs": lambda draw, to: draw(PAIRS, x="gmacs", **to),
     "draw_differences": lambda draw, to: draw(_differences(), **to),
     "draw_exemplars": lambda draw, to: draw(*_exemplars(), **to),
     "draw_frame_shares": lambda draw, to: draw(_attribution()[0], **to),
