@@ -18,6 +18,7 @@ import threading
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,6 +35,7 @@ from posmlp.train.stopping import whole
 MAX_TRIES = 3
 LOOK_AGAIN_S = 2.0
 CONNECT_S = 5.0
+_NODE = "ray.io/node-id"
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,8 @@ def connected(address: str | None) -> Iterator[None]:
     _check_installed()
     import ray
 
-    before = signal.getsignal(signal.SIGTERM)
     if ray.is_initialized():
-        with _obeyable(before):
+        with _obeyable():
             yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -90,27 +91,29 @@ def connected(address: str | None) -> Iterator[None]:
         _check_answers(address)
         cores = None if address else usable_cores()  # Ray itself does not ask the affinity
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        ray.init(address=address or "local", num_cpus=cores, **quiet)
+        # In the main thread Ray would have SIGTERM end the process, even in the midst of this.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(ray.init, address or "local", num_cpus=cores, **quiet).result()
     except OSError as error:  # ConnectionError, where "auto" finds none
         raise ValueError(
             f"no Ray cluster answers at address={address!r} ({error}); start one with: "
             "ray start --head, or leave --address out to use this machine alone"
         ) from error
     try:
-        with _obeyable(before):
-            yield
+        yield
     finally:
         ray.shutdown()
 
 
 @contextmanager
-def _obeyable(before: Any) -> Iterator[None]:
-    """SIGTERM does what it did `before`: Ray's own handler ends the process, and none obeys."""
-    if before is None or threading.current_thread() is not threading.main_thread():
+def _obeyable() -> Iterator[None]:
+    """SIGTERM ends the block as everywhere, where the caller's Ray would end the process."""
+    before = signal.getsignal(signal.SIGTERM)
+    is_rays = getattr(before, "__module__", "").startswith("ray.")
+    if not is_rays or threading.current_thread() is not threading.main_thread():
         yield
         return
-    is_rays = getattr(before, "__module__", "").startswith("ray.")
-    signal.signal(signal.SIGTERM, signal.SIG_DFL if is_rays else before)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         yield
     finally:
@@ -169,23 +172,25 @@ def on_ray(
     import ray
     from ray.exceptions import RayError
 
-    bell = ray.remote(num_cpus=0, max_concurrency=10_000)(Bell).remote()
+    here = {_NODE: ray.get_runtime_context().get_node_id()}  # a machine that is lost takes no bell
+    bell = ray.remote(num_cpus=0, max_concurrency=10_000, label_selector=here)(Bell).remote()
     tries: Counter[Job] = Counter()
     faults = Faults()
     waiting, running = deque(jobs), dict[Any, Job]()
     requests: dict[Job, Request] = {}
     try:
         while waiting or running:
-            room = _num_now(request, faults) if waiting else 0  # asks every machine
-            while waiting and len(running) < room:
-                job = waiting.popleft()
-                tries[job] += 1
-                asked = requests.setdefault(job, request)
-                running[_remote(asked, faults).remote(task, job, place, begun(job), bell)] = job
             with whole():  # Ray ends with another code where a signal's error passes through it
+                room = _num_now(request, faults) if waiting else 0  # asks every machine
+                while waiting and len(running) < room:
+                    job = waiting.popleft()
+                    tries[job] += 1
+                    asked = requests.setdefault(job, request)
+                    sent = _remote(asked, faults).remote(task, job, place, begun(job), bell)
+                    running[sent] = job
                 ready, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_AGAIN_S)
-            if not (ready or waiting):
-                _num_now(request, faults)
+                if not (ready or waiting):
+                    _num_now(request, faults)
             for reference in ready:
                 job = running[reference]
                 with whole():
@@ -249,7 +254,7 @@ def _remote(request: Request, faults: Faults) -> Any:
 
     options: dict[str, Any] = {"num_cpus": request.num_cpus, "num_gpus": request.num_gpus}
     if faults.set_aside:
-        options["label_selector"] = {"ray.io/node-id": f"!in({','.join(nodes_aside(faults))})"}
+        options["label_selector"] = {_NODE: f"!in({','.join(nodes_aside(faults))})"}
     # Ray's own retries would also repeat a job that brings its machine down, without end.
     # max_calls=0 keeps processes on GPUs, which Ray otherwise ends after each job.
     return ray.remote(max_retries=0, max_calls=0, **options)(run_there)

@@ -13,7 +13,6 @@ import os
 import pickle
 import queue
 import signal
-import sys
 import threading
 import traceback
 from pathlib import Path
@@ -36,11 +35,12 @@ READY, RESULT, ERROR = "ready", "result", "error"
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
-    replies = os.fdopen(os.dup(1), "wb")
+    # A file of its own: sys.stdin, in which a thread waits, makes Python abort when it ends.
+    commands, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints shall not write into the pipe
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    task_bytes = pickle.load(sys.stdin.buffer)
-    threading.Thread(target=_listen, args=(sys.stdin.buffer, inbox), daemon=True).start()
+    task_bytes = pickle.load(commands)
+    threading.Thread(target=_listen, args=(commands, inbox), daemon=True).start()
     task, place = pickle.loads(task_bytes)
     with obeyed():
         _reply(replies, READY, os.getpid())

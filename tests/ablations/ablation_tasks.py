@@ -110,6 +110,8 @@ class Task:
     bad: tuple[int, ...] = ()
     worker: int = -1
     timeout_s: float | None = None
+    home: Path | None = None
+    """The folder before it was moved to another machine's."""
 
     def log_path(self, job: Job) -> Path:
         return self.folder / f"{job.seeds[0]}.log"
@@ -118,7 +120,7 @@ class Task:
         return self.timeout_s
 
     def moved_to(self, folder: Path) -> Task:
-        return replace(self, folder=folder)
+        return replace(self, folder=folder, home=self.folder)
 
     def __call__(self, job: Job, place: Place) -> list[dict[str, Any]]:
         self.worker = place.worker
@@ -142,10 +144,11 @@ class Task:
 
     def _die_three_times(self, here: bool) -> None:
         """Elsewhere jobs wait for the third death, so that there are some left for it."""
+        folder = self.home or self.folder
         if here:
-            (self.folder / f"{os.getpid()}.died").touch()
+            (folder / f"{os.getpid()}.died").touch()
             self.die()
-        wait_until(lambda: len(list(self.folder.glob("*.died"))) == 3)
+        wait_until(lambda: len(list(folder.glob("*.died"))) == 3)
 
     def wait_for_go(self) -> None:
         wait_until((self.folder / "go").exists)

@@ -18,9 +18,11 @@ from ablation_tasks import CannotStart, KilledWhenIdle, Task, is_alive, jobs, wa
 from faults import inject
 
 from ablations.engines.local import EngineError, Faults, WorkerDied, in_process, pool
+from ablations.engines.processes import WorkerProcess
 from ablations.engines.ray_engine import Request, nodes_aside, on_ray
 from ablations.engines.ray_node import Parcel
 from ablations.engines.worker import Place
+from posmlp.train.stopping import EXIT_CODE
 
 pytestmark = pytest.mark.usefixtures("forks")
 
@@ -165,14 +167,18 @@ def test_a_worker_killed_while_idle_is_replaced(tmp_path: Path) -> None:
     assert killed not in others
 
 
-def test_printing_goes_to_the_jobs_log_in_both_engines(
+def test_printing_goes_to_the_jobs_log_in_both_engines_and_a_worker_stops_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()  # no fork: a worker of its own Python writes as a user's does
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     list(in_process(jobs(1), Task(tmp_path / "a", "shout"), TWO[0]))
-    list(pool(jobs(1), Task(tmp_path / "b", "shout"), TWO))
+    worker = WorkerProcess(Task(tmp_path / "b", "shout"), TWO[0])
+    assert worker.wait_ready()
+    worker.run(jobs(1)[0])
+    worker.process.terminate()
+    assert worker.process.wait() == EXIT_CODE, "its job would be a failure"
     assert (tmp_path / "a/0.log").read_text() == "to the output\nto the error of \\udce9\n"
     in_worker = (tmp_path / "b/0.log").read_text()
     assert all(words in in_worker for words in ("to the output", "to the error", "by the system"))
