@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -110,7 +111,7 @@ def run(
             store.declare(declared, command)
         hindsight = Hindsight(predictions)
         alike = grid.options.failed_alike
-        most = FAILED_ALIKE if alike is None else alike
+        most, counts = FAILED_ALIKE if alike is None else alike, Counter[str]()
         for now in rounds(grid, store):
             num_parts = int(shard.partition("/")[2]) if shard else 1
             jobs = part(runner.grouped(list(now.jobs), num_parts), shard)
@@ -129,7 +130,7 @@ def run(
                 told: set[tuple[str, int, int]] = set()
                 while todo:
                     done = runner.run(todo, store.root, claims)
-                    for result in unless_all_fail(done, store, most):
+                    for result in unless_all_fail(done, store, most, counts):
                         hindsight.add(result)
                         report(result)
                         told.add((result["cell"], result["seed"], result["repeat"]))

@@ -35,7 +35,6 @@ from posmlp.train.stopping import whole
 MAX_TRIES = 3
 LOOK_AGAIN_S = 2.0
 CONNECT_S = 5.0
-_NODE = "ray.io/node-id"
 
 
 @dataclass(frozen=True)
@@ -172,8 +171,10 @@ def on_ray(
     import ray
     from ray.exceptions import RayError
 
-    here = {_NODE: ray.get_runtime_context().get_node_id()}  # a machine that is lost takes no bell
-    bell = ray.remote(num_cpus=0, max_concurrency=10_000, label_selector=here)(Bell).remote()
+    on_node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    here = on_node(ray.get_runtime_context().get_node_id(), soft=False)  # lost with this run alone
+    options: dict[str, Any] = {"max_concurrency": 10_000, "scheduling_strategy": here}
+    bell = ray.remote(num_cpus=0, **options)(Bell).remote()
     tries: Counter[Job] = Counter()
     faults = Faults()
     waiting, running = deque(jobs), dict[Any, Job]()
@@ -254,7 +255,7 @@ def _remote(request: Request, faults: Faults) -> Any:
 
     options: dict[str, Any] = {"num_cpus": request.num_cpus, "num_gpus": request.num_gpus}
     if faults.set_aside:
-        options["label_selector"] = {_NODE: f"!in({','.join(nodes_aside(faults))})"}
+        options["label_selector"] = {"ray.io/node-id": f"!in({','.join(nodes_aside(faults))})"}
     # Ray's own retries would also repeat a job that brings its machine down, without end.
     # max_calls=0 keeps processes on GPUs, which Ray otherwise ends after each job.
     return ray.remote(max_retries=0, max_calls=0, **options)(run_there)

@@ -11,6 +11,7 @@ import shutil
 import socket
 import tempfile
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -107,12 +108,15 @@ def run_there(
 
 def _stop_when_rung(bell: Any, worker: WorkerProcess, ended: threading.Event) -> None:
     import ray
+    from ray.exceptions import RayError
 
     rung = bell.wait.remote()
     while not ended.is_set():
         if ray.wait([rung], timeout=LOOK_AGAIN_S)[0]:
-            if not ended.is_set():
-                worker.process.terminate()
+            with suppress(RayError):  # a bell that broke has not rung
+                ray.get(rung)
+                if not ended.is_set():
+                    worker.process.terminate()
             return
 
 

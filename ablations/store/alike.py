@@ -13,6 +13,8 @@ FAILED_ALIKE = 3
 """Trainings that fail for one cause before a run stops, if none succeeded."""
 _OF_ITS_OWN = ("not finite", OUT_OF_MEMORY)
 """Failures that a cell's values bring about, so that the next cell may do well."""
+_NUMBER = re.compile(r"0x[0-9a-f]+|[0-9]+(?:[.][0-9]+)?(?:e[+-]?[0-9]+)?", re.IGNORECASE)
+"""As in `object at 0x7f60988fa9e0`, `12`, `1.5` and `3.7e-05`."""
 
 
 class FailedAlikeError(RuntimeError):
@@ -22,16 +24,18 @@ class FailedAlikeError(RuntimeError):
 def cause(result: Result) -> str:
     """Why a training failed, without what differs between trainings: its cell, and all numbers."""
     reason = str(result["reason"]).replace(result["cell"], "CELL").replace(result["name"], "CELL")
-    return f"{result['failure']}: {re.sub(r'[0-9]+(?:[.][0-9]+)?', '#', reason)}"
+    return f"{result['failure']}: {_NUMBER.sub('#', reason)}"
 
 
-def unless_all_fail(results: Iterable[Result], store: Store, most: int) -> Iterator[Result]:
+def unless_all_fail(
+    results: Iterable[Result], store: Store, most: int, counts: Counter[str]
+) -> Iterator[Result]:
     """The results as they come, until `most` have failed for one cause (0: without end).
 
-    A training of the store that has succeeded, now or before, tells that the cause is not common to
-    all. Raises FailedAlikeError.
+    `counts` is of each cause, in the rounds of this run before too. A training of the store that
+    has succeeded, now or before, tells that the cause is not common to all. Raises
+    FailedAlikeError.
     """
-    counts: Counter[str] = Counter()
     for result in results:
         yield result
         if not most or result["status"] != "failed" or result["failure"] in _OF_ITS_OWN:

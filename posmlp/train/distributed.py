@@ -17,12 +17,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from posmlp.train.stopping import asked
+
 
 class Team(NamedTuple):
     """The processes that train together: this one's number, and how many there are."""
 
     rank: int = 0
     size: int = 1
+    launcher: int = 0
+    """The process id of the torchrun that started this one."""
+
+    def asked(self) -> str:
+        """What asks this process to stop: a signal, or torchrun's end, which some bring about."""
+        return asked() or ("" if os.getppid() == self.launcher else "the end of torchrun")
 
     @property
     def is_first(self) -> bool:
@@ -77,7 +85,7 @@ def join(device: torch.device) -> tuple[Team, torch.device]:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)
-    return Team(dist.get_rank(), dist.get_world_size()), device
+    return Team(dist.get_rank(), dist.get_world_size(), os.getppid()), device
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):

@@ -38,7 +38,7 @@ from posmlp.train.optimisation import (
 from posmlp.train.population import Population
 from posmlp.train.run_folder import RunFolder, model_path, not_scored
 from posmlp.train.scoring import EVALUATION_BATCH, metric_names, score
-from posmlp.train.stopping import Stopped, StoppedAtOnce, asked, obeyed, whole
+from posmlp.train.stopping import Stopped, StoppedAtOnce, obeyed, whole
 from posmlp.train.variants import Variants, members
 
 STORE_EVERY_S = 300.0
@@ -255,7 +255,7 @@ class Training:
             if self.watch is not None:
                 self.watch(epoch * num_steps + step + 1, scores[0].tolist())
             if self.team.size > 1 and self._team_stops():
-                raise Stopped(asked() or "a signal to another process")
+                raise Stopped(self.team.asked() or "a signal to another process")
             if folder is not None and time.perf_counter() - self.stored > STORE_EVERY_S:
                 with whole():
                     if self.team.is_first:
@@ -267,7 +267,7 @@ class Training:
 
         One step late, so that no process waits for the votes of this one.
         """
-        vote = torch.tensor(float(bool(asked())), device=self.population.device)
+        vote = torch.tensor(float(bool(self.team.asked())), device=self.population.device)
         before, self.votes = self.votes, self.team.mean({"asked": vote})["asked"]
         return bool(before > 0)
 
