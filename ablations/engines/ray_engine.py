@@ -81,15 +81,25 @@ def connected(address: str | None) -> Iterator[None]:
     _check_installed()
     import ray
 
-    if ray.is_initialized():
+    is_callers = ray.is_initialized()
+    if not is_callers:
+        _start(address)
+    try:
         with _obeyable():
             yield
-        return
+    finally:
+        if not is_callers:
+            ray.shutdown()
+
+
+def _start(address: str | None) -> None:
+    import ray
+
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    cores = None if address else usable_cores()  # Ray itself does not ask the affinity
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         _check_answers(address)
-        cores = None if address else usable_cores()  # Ray itself does not ask the affinity
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         # In the main thread Ray would have SIGTERM end the process, even in the midst of this.
         with ThreadPoolExecutor(1) as thread:
             thread.submit(ray.init, address or "local", num_cpus=cores, **quiet).result()
@@ -98,15 +108,11 @@ def connected(address: str | None) -> Iterator[None]:
             f"no Ray cluster answers at address={address!r} ({error}); start one with: "
             "ray start --head, or leave --address out to use this machine alone"
         ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager
 def _obeyable() -> Iterator[None]:
-    """SIGTERM ends the block as everywhere, where the caller's Ray would end the process."""
+    """SIGTERM ends the block as everywhere, where a Ray of the caller's would end the process."""
     before = signal.getsignal(signal.SIGTERM)
     is_rays = getattr(before, "__module__", "").startswith("ray.")
     if not is_rays or threading.current_thread() is not threading.main_thread():

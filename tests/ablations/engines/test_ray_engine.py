@@ -173,13 +173,13 @@ def test_a_stopped_driver_keeps_the_middle_of_what_machines_train(
     cluster: Any, tmp_path: Path
 ) -> None:
     grid = changed(train={"epochs": 400, "num_clips": 64}) | {"axes": {}, "seeds": 1}
-    out = tmp_path / "ray"
+    out, cell = tmp_path / "ray", read_grid(grid).baseline.id
     began_at, ended = time.time(), threading.Event()
 
     def stop_when_it_trains() -> None:
         """The machine is this one, which trains in a folder of its own for temporary files."""
         while not ended.wait(0.1):
-            tables = Path(tempfile.gettempdir()).glob("ablations-*/cells/*/seed0/metrics.csv")
+            tables = Path(tempfile.gettempdir()).glob(f"ablations-*/cells/{cell}/seed0/metrics.csv")
             if any(table.stat().st_mtime > began_at for table in tables):
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
