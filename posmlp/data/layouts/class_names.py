@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -13,13 +14,9 @@ _CLASS_FILE = re.compile(
     r"(.*[-_])?(classes|class_?names|labels?|categor\w+|categroies|label_map\w*)"
 )
 _OF_A_SPLIT = re.compile(r"(.*[-_])?(train|val|validation|test)[-_].*")
-_NUMBERED = (
-    r"(?P<name>.+)\t(?P<number>\d+)",
-    r"(?P<number>\d+)\s+(?P<name>.+)",
-    r"(?P<number>\d+),(?P<name>.+)",
-    r"(?P<name>.+),(?P<number>\d+)",
-)
-_HEADER = re.compile(r"(id|index|label|number)[,\t](name|class)|(name|class)[,\t](id|index|label)")
+_NAME_COLUMNS = ("name", "class", "class_name", "label_name", "category", "action")
+_HEADER = {*_NAME_COLUMNS, "id", "index", "label", "number", "class_id", "class_index", "label_id"}
+_SINGLE_HEADER = {*_NAME_COLUMNS, "names", "classes", "labels"}
 
 
 def class_names(root: Path) -> tuple[str, ...] | None:
@@ -39,29 +36,55 @@ def class_names(root: Path) -> tuple[str, ...] | None:
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Return the class names that a file lists.
 
-    A line holds a name, `name<TAB>number`, `number name`, or `number,name`, in either order and
-    under a header or none; JSON holds `{name: number}`. Raises ValueError where the numbers do not
-    count the classes, or a name stands twice.
+    A line holds a name, or a number and a name in either order, with a tab, a semicolon, a bar or a
+    comma between (or a space behind the number), under a header or none. JSON holds
+    `{name: number}`, `{number: name}` or a list of names. Raises ValueError where the numbers do
+    not count the classes, or a name stands twice.
     """
     if path.suffix.lower() == ".json":
-        try:
-            pairs = [(int(number), name) for name, number in read_json(path, dict).items()]
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: a class's number is no whole number ({error})") from error
-        return _in_order(path, pairs)
+        return _in_order(path, _json_pairs(path))
     lines = [text.strip() for _, text in lines_of(path)]
-    rows = lines[1:] if lines and _HEADER.fullmatch(lines[0].lower()) else lines
-    for pattern in _NUMBERED:
-        found = [re.fullmatch(pattern, line) for line in rows]
-        if rows and all(found):
-            return _in_order(path, [(int(m["number"]), m["name"]) for m in found if m])
-    if len(set(lines)) < len(lines) or not lines:
-        raise ValueError(f"{path} must name each class once, one a line; it has {len(lines)} lines")
-    return tuple(lines)
+    for separator in "\t;|, ":
+        if pairs := _numbered(lines, separator):
+            return _in_order(path, pairs)
+    names = lines[bool(lines) and lines[0].lower() in _SINGLE_HEADER :]
+    return _in_order(path, list(enumerate(names)))
+
+
+def _json_pairs(path: Path) -> list[tuple[int, str]]:
+    content = read_json(path, dict, list)
+    pairs = list(content.items()) if isinstance(content, dict) else list(enumerate(content))
+    if all(str(key).isdecimal() for key, _ in pairs):
+        pairs = [(name, number) for number, name in pairs]
+    try:
+        return [(int(number), str(name)) for name, number in pairs]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: a class's number is no whole number ({error})") from error
+
+
+def _numbered(lines: list[str], separator: str) -> list[tuple[int, str]]:
+    """The number and name of each line; none where not every line behind a header has both."""
+    rows = [
+        [field.strip() for field in next(csv.reader([line], delimiter=separator))] for line in lines
+    ]
+    header: list[str] = []
+    if rows and not any(field.isdecimal() for field in rows[0]):
+        header = [field.lower() for field in rows.pop(0)]
+        if len(header) < 2 or (separator == " " and not set(header) <= _HEADER):
+            return []
+    named = next((header.index(name) for name in _NAME_COLUMNS if name in header), None)
+    for k in range(1 if separator == " " else max(map(len, rows), default=0)):
+        if all(len(row) > max(k, 1, named or 0) and row[k].isdecimal() for row in rows):
+            if named not in (None, k):
+                return [(int(row[k]), row[named]) for row in rows]
+            return [(int(r[k]), separator.join(r[:k] + r[k + 1 :]).strip(separator)) for r in rows]
+    return []
 
 
 def _in_order(path: Path, pairs: list[tuple[int, str]]) -> tuple[str, ...]:
     numbers = sorted(number for number, _ in pairs)
+    if len({name for _, name in pairs}) < len(pairs) or not pairs:
+        raise ValueError(f"{path} must name each class once, one a line; it has {len(pairs)} lines")
     start = numbers[0]
     if start > 1 or numbers != list(range(start, start + len(pairs))):
         raise ValueError(
@@ -71,12 +94,13 @@ def _in_order(path: Path, pairs: list[tuple[int, str]]) -> tuple[str, ...]:
     return tuple(name.strip().strip('"') for _, name in sorted(pairs))
 
 
-def read_json(path: Path, kind: type) -> Any:
-    """Return what a file holds. Raises ValueError unless it is a `kind`, and not empty."""
+def read_json(path: Path, *kinds: type) -> Any:
+    """Return what a file holds. Raises ValueError unless it is of `kinds`, and not empty."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, kind) or not content:
-        raise ValueError(f"{path} must hold a {kind.__name__} of entries, and has none")
+    if not isinstance(content, kinds) or not content:
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{path} must hold a {names} of entries, and has none")
     return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,11 +18,11 @@ from posmlp.data.layouts.listing import (
     Problem,
     by_suffix,
     is_frame_folder,
-    lines_of,
     make_listing,
     place_of,
     slashed,
     split_missing,
+    table_of,
     visible,
 )
 from posmlp.data.layouts.splits import (
@@ -60,14 +59,10 @@ def read_listed(root: Path, split: str) -> Listing:
         raise split_missing(root, split, [s for s in SPLITS if (root / f"{s}.csv").is_file()])
     items: list[Item] = []
     problems: list[Problem] = []
-    lines = list(lines_of(table))
-    header = lines[0][1] if lines else ""
-    separator = max(",;\t|", key=header.count)
-    columns = next(csv.reader([header], delimiter=separator), [])
+    columns, rows = table_of(table)
     if not {"path", "label"} <= set(columns):
         raise ValueError(f"{table} has columns {columns}; it needs 'path' and 'label'")
-    for place, line in lines[1:]:
-        values = next(csv.reader([line], delimiter=separator))
+    for place, values in rows:
         row = dict(zip(columns, values, strict=False))
         label = row.get("label", "")
         if not row.get("path") or len(values) > len(columns):
@@ -111,8 +106,7 @@ def is_labelled(root: Path) -> bool:
 
 def read_labelled(root: Path, split: str) -> Listing:
     """Read rows `path,labels` of ROOT/labels.csv, as in `a.mp4,jump;turn`, and split by group."""
-    (_, header), *lines = list(lines_of(root / LABEL_FILE)) or [("", "")]
-    columns = [name.strip() for name in next(csv.reader([header]), [])]
+    columns, rows = table_of(root / LABEL_FILE)
     if not {"path", "labels"} <= set(columns):
         raise ValueError(
             f"{root / LABEL_FILE} has columns {columns}; it needs 'path' and 'labels', a comma "
@@ -120,14 +114,13 @@ def read_labelled(root: Path, split: str) -> Listing:
         )
     named: dict[tuple[str, Path], set[str]] = {}
     problems = []
-    for place, line in lines:
-        values = next(csv.reader([line]))
+    for place, values in rows:
         row = dict(zip(columns, values, strict=False))
         names = {name.strip() for name in row.get("labels", "").split(";")} - {""}
         if row.get("path") and names and len(values) == len(columns):
-            named[place, root / slashed(root, row["path"].strip())] = names
+            named[place, root / slashed(root, row["path"])] = names
         else:
-            reason = f"{line!r} is no path and labels, as in a.mp4,jump;turn"
+            reason = f"{','.join(values)!r} is no path and labels, as in a.mp4,jump;turn"
             problems.append(Problem(place, "malformed", reason))
     counts = Counter(name for names in named.values() for name in names)
     classes = sorted(counts)

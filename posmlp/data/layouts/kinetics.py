@@ -29,8 +29,14 @@ from posmlp.data.layouts.listing import (
     split_missing,
 )
 
-_PATH_COLUMNS = ("path", "video", "video_path", "filename", "file", "name")
-_LABEL_COLUMNS = ("label", "labels", "class", "class_id")
+_PATH_COLUMNS = (
+    *("path", "video", "video_path", "video_file", "video_name", "filename", "file_name"),
+    *("file_path", "filepath", "file", "clip", "clip_path", "name"),
+)
+_LABEL_COLUMNS = (
+    *("label", "labels", "class", "class_id", "label_id", "class_index", "target"),
+    *("class_name", "label_name", "category", "action"),
+)
 _OFFICIAL = {"youtube_id", "time_start", "time_end"}
 _VIDEO_ROW = re.compile(
     rf"\S.*({'|'.join(map(re.escape, VIDEO_SUFFIXES))})\"?[, \t;|]\s*\S.*", re.IGNORECASE
@@ -121,15 +127,17 @@ def _items(root: Path, table: _Table, classes: tuple[str, ...]) -> tuple[list[It
 
 def _list_of(root: Path, split: str) -> Path | None:
     files = annotation_files(root, ".csv") + annotation_files(root, ".txt")
-    named = (path for path in files if path.stem == split and (path.parent == root or _lists(path)))
+    named = (
+        path for path in files if path.stem == split and (path.parent == root or lists_videos(path))
+    )
     words = (path for path in files if split in re.split("[-_]", path.stem.lower()))
-    return next(named, None) or next((path for path in words if _lists(path)), None)
+    return next(named, None) or next((path for path in words if lists_videos(path)), None)
 
 
-def _lists(path: Path) -> bool:
+def lists_videos(path: Path) -> bool:
     """Whether a file lists videos with their labels."""
     first = next((line for _, line in lines_of(path)), "")
-    columns = set(re.split(r"[, \t;|]", first.lower()))
+    columns = set(re.split(r'[",\s;|]+', first.lower()))
     has_header = columns & set(_PATH_COLUMNS) and columns & set(_LABEL_COLUMNS)
     return bool(has_header or columns >= _OFFICIAL or _VIDEO_ROW.fullmatch(first))
 
@@ -160,6 +168,10 @@ def _read_table(path: Path) -> _Table | None:
         return table
     separator = _separator(lines[:1000])
     table = _Table(path, f"{word[separator]}-separated, no header")
+    if not _VIDEO_ROW.fullmatch(first) and len(lines) > 1 and _VIDEO_ROW.fullmatch(lines[1][1]):
+        known = "no video and its label, nor a header `path,label`"
+        table.problems.append(Problem(lines[0][0], "malformed", f"{known}: {first!r}"))
+        lines = lines[1:]
     _read_plain(table, lines, separator)
     return table
 

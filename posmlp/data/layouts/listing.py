@@ -6,7 +6,9 @@ No torch here: whoever only wants to know what a data set holds starts quickly.
 from __future__ import annotations
 
 import codecs
+import csv
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -229,6 +231,9 @@ def count_from_1(labels: Iterable[int], num_classes: int | None) -> bool:
     return max(found) == (len(found) if num_classes is None else num_classes)
 
 
+_EXCEL = re.compile(r'"?sep=."?')  # a first line that tells a spreadsheet what separates fields
+
+
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
     """Yield FILE:LINE and text of each line that is not blank."""
     try:
@@ -236,10 +241,25 @@ def lines_of(path: Path) -> Iterator[tuple[str, str]]:
             wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         with path.open(encoding="utf-16" if wide else "utf-8-sig") as file:
             for number, line in enumerate(file, 1):
-                if line.strip():
+                if line.strip() and not (number == 1 and _EXCEL.fullmatch(line.strip())):
                     yield f"{path.name}:{number}", line.strip("\r\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+
+
+def table_of(path: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The columns that a table's header names, and FILE:LINE and fields of each line below it.
+
+    The header tells what separates fields. Names are in lower case, and blanks around fields go.
+    """
+    lines = list(lines_of(path))
+    header = lines[0][1] if lines else ""
+    separator = max(",;\t|", key=header.count)
+    rows = [
+        (place, [field.strip() for field in next(csv.reader([line], delimiter=separator))])
+        for place, line in lines
+    ]
+    return [name.lower() for name in rows[0][1]] if rows else [], rows[1:]
 
 
 def annotation_folders(root: Path) -> list[Path]:

@@ -76,8 +76,10 @@ def read_dropped(root: Path) -> dict[str, Problem]:
     if not path.is_file():
         return {}
     found = {}
-    with path.open(newline="", encoding="utf-8", errors=_NAMES) as file:
-        rows = csv.DictReader(file)
+    with path.open(newline="", encoding="utf-8-sig", errors=_NAMES) as file:
+        separator = max(",;\t", key=file.readline().count)  # a spreadsheet may have stored it
+        file.seek(0)
+        rows = csv.DictReader(file, delimiter=separator)
         if rows.fieldnames is None or not set(_PROBLEM_COLUMNS) <= set(rows.fieldnames):
             raise ValueError(f"{path} needs the columns {', '.join(_PROBLEM_COLUMNS)}; mend it")
         for row in rows:

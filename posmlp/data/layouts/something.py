@@ -22,6 +22,7 @@ from posmlp.data.layouts.frame_lists import (
     read_frame_list,
     read_frame_table,
 )
+from posmlp.data.layouts.kinetics import lists_videos
 from posmlp.data.layouts.listing import (
     VIDEO_SUFFIXES,
     Item,
@@ -148,6 +149,8 @@ def read_ssv1(root: Path, split: str) -> Listing:
 
 
 def _is_label_text(path: Path) -> bool:
+    if lists_videos(path):
+        return False
     first = [text for _, text in islice(lines_of(path), 20)]
     return sum(";" in text for text in first) * 2 > len(first)
 

@@ -17,7 +17,6 @@ No torch here.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections import Counter, defaultdict
@@ -26,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from posmlp.data.layouts.listing import Listing, SplitMissing, lines_of, slashed
+from posmlp.data.layouts.listing import Listing, SplitMissing, place_of, slashed, table_of
 
 FEWEST_BY_NAME = 3  # recordings that names must show in a class
 GROUP_FILE = "groups.csv"
@@ -45,7 +44,7 @@ def groups_of(
 ) -> tuple[list[str], str]:
     """Each item's group, and in words what groups are.
 
-    Raises ValueError if there is a groups.csv that does not name every item.
+    Raises ValueError if there is a groups.csv that does not name one group of every item.
     """
     if (root / GROUP_FILE).is_file():
         return _listed_groups(root, places)
@@ -57,6 +56,7 @@ def groups_of(
         own, name = [places[i] for i in items], classes[label]
         for i, folder, stem in zip(items, _folders(own, name), _stems(own, name), strict=True):
             folders[i], names[i] = folder or places[i], stem or places[i]
+    folders, names = _one_spelling(folders), _one_spelling(names)
     several = {name for name, count in Counter(names).items() if count > 1}
     by_name = {label: {names[i] for i in items} for label, items in of_class.items()}
     found = list(places)
@@ -113,19 +113,30 @@ def _in_words(kinds: Mapping[str, str]) -> str:
 
 def _listed_groups(root: Path, places: Sequence[str]) -> tuple[list[str], str]:
     path = root / GROUP_FILE
-    lines = [line for _, line in lines_of(path)]
-    separator = max(",;\t|", key=lines[0].count) if lines else ","
-    rows = csv.DictReader(lines, delimiter=separator)
-    names = [name for name in rows.fieldnames or () if name != "path"]
-    if not names or len(names) == len(rows.fieldnames or ()):
-        raise ValueError(f"{path} has columns {rows.fieldnames}; it needs 'path' and 'group'")
-    word = "group" if "group" in names else names[0]
-    group = {slashed(root, row["path"] or "").strip(): row[word] for row in rows}
+    columns, rows = table_of(path)
+    words = [name for name in columns if name != "path"]
+    word = "group" if "group" in words else words[0] if len(words) == 1 else None
+    if word is None or "path" not in columns:
+        raise ValueError(
+            f"{path} has columns {columns}; it needs 'path' and 'group', or 'path' and one other"
+        )
+    group: dict[str, str] = {}
+    for _, values in rows:
+        row = dict(zip(columns, values, strict=False))
+        place, own = place_of(root / slashed(root, row.get("path", "")), root), row.get(word, "")
+        if group.setdefault(place, own).casefold() != own.casefold():
+            raise ValueError(f"{path} says both {group[place]!r} and {own!r} of {place}; drop one")
     lost = [place for place in places if not group.get(place)]
     if lost:
         raise ValueError(f"{path} names no group of {lost[0]} ({len(lost)} such); add its row")
     what = "groups" if word == "group" else f"each {word}"
-    return [group[place] for place in places], f"{what} of {GROUP_FILE}"
+    return _one_spelling([group[place] for place in places]), f"{what} of {GROUP_FILE}"
+
+
+def _one_spelling(names: Sequence[str]) -> list[str]:
+    """The names, those that differ in upper and lower case alone made the same."""
+    spelt = {name.casefold(): name for name in sorted(names, reverse=True)}
+    return [spelt[name.casefold()] for name in names]
 
 
 def _folders(places: Sequence[str], name: str) -> list[str]:
