@@ -75,6 +75,7 @@ def test_list_of_labels_is_read_and_split_by_whole_groups(tmp_path):
         (["a.mp4,x;y", "b.mp4,"], "path,labels", "labels.csv:3: 'b.mp4,' is no path and labels"),
         (["a.mp4,x,y"], "path,labels", "labels.csv:2: 'a.mp4,x,y' is no path and labels"),
         (["a.mp4,x", "a.mp4,y"], "path,labels", "a.mp4 was listed before"),
+        (['a.mp4,"x, y"', "b.mp4,x"], "path,labels", "2: 'x, y' has commas between labels"),
         (["a.mp4,x"], "file,labels", "it needs 'path' and 'labels', a comma between; or"),
     ],
 )

@@ -88,8 +88,9 @@ def read_hmdb51(root: Path, split: str, fold: int = 1) -> Listing:
     items, problems = [], []
     for label, name in enumerate(classes):
         for place, line in lines_of(tables[name]):
-            file, _, tag = line.strip().rpartition(" ")
-            if not file or tag not in _HMDB51_TAGS:
+            file, *tags = line.rsplit(maxsplit=1)
+            tag = "".join(tags)
+            if tag not in _HMDB51_TAGS:
                 reason = f"not `file.avi TAG` with TAG 0, 1 (train) or 2 (test): {line!r}"
                 problems.append(Problem(place, "malformed", reason))
             elif _HMDB51_TAGS[tag] == split:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -35,6 +36,7 @@ from posmlp.data.layouts.splits import (
 
 IMAGE_FOLDERS = "image-folders"
 LABEL_FILE = "labels.csv"
+_SPLIT_WORD = re.compile(r"(?i)train(ing)?|test(ing)?|val(id|idation)?|dev|eval(uation)?")
 
 IsItem = Callable[[Path], bool]
 """Whether something in a class folder is one of its videos, or images."""
@@ -116,13 +118,20 @@ def read_labelled(root: Path, split: str) -> Listing:
     problems = []
     for place, values in rows:
         row = dict(zip(columns, values, strict=False))
-        names = {name.strip() for name in row.get("labels", "").split(";")} - {""}
+        names = {name.strip() for name in re.split("[;|]", row.get("labels", ""))} - {""}
         if row.get("path") and names and len(values) == len(columns):
             named[place, root / slashed(root, row["path"])] = names
         else:
             reason = f"{','.join(values)!r} is no path and labels, as in a.mp4,jump;turn"
             problems.append(Problem(place, "malformed", reason))
     counts = Counter(name for names in named.values() for name in names)
+    known = all if any(len(names) > 1 for names in named.values()) else any
+    for (place, path), names in list(named.items()):
+        for name in names:
+            if "," in name and known(part.strip() in counts for part in name.split(",")):
+                reason = f"{name!r} has commas between labels, and needs semicolons"
+                problems.append(Problem(place, "malformed", reason))
+                named.pop((place, path), None)
     classes = sorted(counts)
     number = {name: k for k, name in enumerate(classes)}
     items = [
@@ -150,7 +159,16 @@ def has_split_folders(root: Path) -> bool:
 
 
 def _splits_of(root: Path) -> list[str]:
-    return [s for s in SPLITS if (root / s).is_dir()]
+    """The splits that have a folder. Raises ValueError where folders seem splits by other names."""
+    folders = [path.name for path in visible(root) if path.is_dir()]
+    words = [name for name in folders if _SPLIT_WORD.fullmatch(name)]
+    others = [name for name in words if name not in SPLITS]
+    if others and ("train" in folders or words == folders):
+        raise ValueError(
+            f"{root} has the folders {', '.join(words)}; call splits train, val and test, or, if "
+            f"they are classes, name the layout: class-folders:{root}"
+        )
+    return [s for s in SPLITS if s in folders]
 
 
 def read_split_folders(

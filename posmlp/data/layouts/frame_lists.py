@@ -23,7 +23,10 @@ from posmlp.data.layouts.listing import (
 )
 
 _WORDS = {"train": "train", "test": "val", "val": "val"}  # of a list's file name
-_LINE = re.compile(r"(?P<folder>\S.*?)\s+(?P<frames>\d+)\s+(?P<label>\d+)\s*")
+_LINE = re.compile(
+    r"(?P<folder>\S.*?)(?:\s*(?P<by>[,;|])\s*|\s+)"
+    r"(?P<frames>\d+)(?(by)\s*(?P=by)\s*|\s+)(?P<label>\d+)\s*"
+)
 
 
 class _Row(NamedTuple):

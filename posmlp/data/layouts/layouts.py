@@ -45,7 +45,7 @@ from posmlp.data.layouts.frame_lists import (
     read_frame_list,
 )
 from posmlp.data.layouts.kinetics import has_own_val, is_kinetics, read_kinetics
-from posmlp.data.layouts.listing import SHAPE, SPLITS, Listing, Problem, SplitMissing
+from posmlp.data.layouts.listing import SHAPE, SPLITS, Listing, Problem, SplitMissing, plain
 from posmlp.data.layouts.problem_list import PROBLEM_FILE, read_dropped, read_root
 from posmlp.data.layouts.something import is_ssv1, is_ssv2, read_ssv1, read_ssv2
 from posmlp.data.layouts.splits import (
@@ -221,6 +221,11 @@ def say(listing: Listing) -> str:
         found += f"; {len(listing.dropped)} left out by {PROBLEM_FILE}"
     if listing.num_other_files:
         found += f"; {listing.num_other_files} other files left alone ({listing.other_files})"
+    spelt: dict[str, list[str]] = {}
+    for name in listing.classes:
+        spelt.setdefault(plain(name), []).append(name)
+    if alike := next((names for names in spelt.values() if len(names) > 1), None):
+        found += f"; classes {' and '.join(alike)} differ in spelling alone"
     where = f"{listing.root} ({listing.split})"
     return f"{where}: layout '{listing.layout}', {listing.split_rule}: {found}"
 

@@ -86,7 +86,7 @@ def _templates(path: Path) -> tuple[dict[str, str], list[Problem]]:
     problems = []
     for number, entry in enumerate(read_json(path, list), 1):
         fields = entry if isinstance(entry, dict) else {}
-        if fields.get("id") and isinstance(fields.get("template"), str):
+        if fields.get("id") not in (None, "") and isinstance(fields.get("template"), str):
             templates[str(fields["id"])] = _bare(fields["template"])
             continue
         reason = f"entry {number} has no 'id' or no 'template': {json.dumps(entry)[:80]}"
@@ -148,6 +148,9 @@ def read_ssv1(root: Path, split: str) -> Listing:
     return make_listing(root, "ssv1", split, f"as listed in {table.name}", classes, items, problems)
 
 
+_HEADER = {"id", "video_id", "label", "labels", "template", "class", "text"}
+
+
 def _is_label_text(path: Path) -> bool:
     if lists_videos(path):
         return False
@@ -158,7 +161,9 @@ def _is_label_text(path: Path) -> bool:
 def _label_texts(table: Path) -> tuple[list[tuple[str, str, str]], list[Problem]]:
     rows, problems = [], []
     for place, line in lines_of(table):
-        name, _, text = (part.strip() for part in line.partition(";"))
+        name, _, text = (part.strip(' "') for part in line.partition(";"))
+        if place.endswith(":1") and {name.lower(), text.lower()} <= _HEADER:
+            continue
         if name and text:
             rows.append((place, name, text))
         else:

@@ -15,7 +15,7 @@ from posmlp.data.clips import ClipRule, Draw, load_clip
 from posmlp.data.datasets import VideoClips
 from posmlp.data.files.video import read_video
 from posmlp.data.layouts.class_names import class_names
-from posmlp.data.layouts.layouts import LAYOUTS, list_videos, split_spec
+from posmlp.data.layouts.layouts import LAYOUTS, list_videos, read_listing, say, split_spec
 from posmlp.data.mirror import mirror_of
 
 SIZES = {"num_frames": 4, "image_size": 32, "num_workers": 0}
@@ -451,10 +451,23 @@ def test_spec_names_layout_and_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["b\t1\na\t0\n", "0 a\n1 b\n", "2 b\n1 a\n", "a\nb", '"a"\t0\n"b"\t1']
+    "text",
+    [
+        *(
+            "b\t1\na\t0\n",
+            "0 a\n1 b\n",
+            "2 b\n1 a\n",
+            "a\nb",
+            '"a"\t0\n"b"\t1',
+            "ID Name\n0 a\n1 b\n",
+        ),
+        *("class_id,class_name\n0,a\n1,b\n", "id;name\n1;b\n0;a\n", "0|a\n1|b\n", "name\na\nb\n"),
+        *('"id","name"\n"0","a"\n"1","b"\n', "name,id,group\na,0,x\nb,1,x\n", "sep=;\n0;a\n1;b\n"),
+        *('{"0": "a", "1": "b"}', '["a", "b"]', '\ufeff{"b": 1, "a": 0}'),
+    ],
 )
 def test_class_files_are_read_by_number_or_by_line(text, tmp_path):
-    texts(tmp_path, {"classes.txt": text})
+    texts(tmp_path, {f"classes.{'json' if text.strip(chr(0xFEFF))[0] in '{[' else 'txt'}": text})
     assert class_names(tmp_path) == ("a", "b")
 
 
@@ -462,6 +475,13 @@ LISTED = {
     "backslashes": ("a\\0.mp4,0\nb\\1.mp4,1\n", "utf-8", ""),
     "backslashes below a folder": (".\\a\\0.mp4 0\r\nb\\1.mp4 1\r\n", "utf-8", ""),
     "semicolons": ("path;label\na/0.mp4;0\nb/1.mp4;1\n", "utf-8", ""),
+    "semicolons, no header": ("a/0.mp4;0\nb/1.mp4;1\n", "utf-8", ""),
+    "a spreadsheet's": (
+        'sep=;\r\n"video_path";"class"\r\na/0.mp4;0\r\nb/1.mp4;1\r\n',
+        "utf-8-sig",
+        "",
+    ),
+    "names": ("clip,class_name\na/0.mp4,a\nb/1.mp4,b\n", "utf-8", ""),
     "bars": ("a/0.mp4|0\nb/1.mp4|1\n", "utf-8", ""),
     "byte-order mark": ("path,label\na/0.mp4,0\nb/1.mp4,1\n", "utf-8-sig", ""),
     "utf-16": ("path\tlabel\r\na\\0.mp4\t0\r\nb\\1.mp4\t1\r\n", "utf-16", ""),
@@ -479,7 +499,8 @@ def test_lists_as_other_systems_write_them_are_read(name: str, tmp_path: Path) -
     (tmp_path / "train.csv").write_bytes(text.encode(encoding))
     if classes:
         texts(tmp_path, {"classes.txt": classes})
-    listing = list_videos(f"kinetics:{tmp_path}", "train")
+    listing = list_videos(tmp_path, "train")
+    assert listing.layout == "kinetics"
     assert listing.classes == ("a", "b")
     assert listing.places() == ["a/0.mp4", "b/1.mp4"]
     assert listing.labels == (0, 1)
@@ -501,6 +522,16 @@ ELSEWHERE = {
         },
         ("a", "b"), (0, 1),
     ),
+    "frame-list, commas": (
+        {"train.txt": ("a/0,8,0\nb/1,8,1\n", "utf-8")} | NAMED, ("x", "y", "z"), (0, 1),
+    ),
+    "hmdb51, tabs": (
+        {f"{c}_test_split1.txt": (f"{k}.avi\t1\n", "utf-8") for k, c in enumerate("ab")},
+        ("a", "b"), (0, 1),
+    ),
+    "ssv1, with header": (
+        {"v1-train.csv": ('id;label\na/0;"x"\nb/1;"y"\n', "utf-8")}, ("x", "y"), (0, 1),
+    ),
     "listed": (
         {
             "dataset.json": ('{"classes": ["y", "x"]}', "utf-8"),
@@ -520,7 +551,43 @@ def test_other_layouts_lists_may_come_from_other_systems_too(name: str, tmp_path
     assert (listing.classes, listing.labels) == (classes, labels)
     assert [place.partition(".")[0] for place in listing.places()] == ["a/0", "b/1"]
     assert listing.problems == ()
-    assert ("labels from 1" in listing.split_rule) == (classes[0] in "1x" and "val" not in name)
+    from_1 = name in ("frame-list", "frame-list, named")
+    assert ("labels from 1" in listing.split_rule) == from_1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("what,which\na/0.mp4,0\nb/1.mp4,1\n", "train.csv:1: no video and its label, nor a header"),
+        ("# mine\na/0.mp4,0\nb/1.mp4,1\n", "train.csv:1: no video and its label, nor a header"),
+    ],
+)
+def test_first_line_that_is_no_video_is_no_class(text: str, said: str, tmp_path: Path) -> None:
+    texts(tmp_path, {"train.csv": text})
+    assert read_listing(tmp_path, "train").classes == ("a", "b")
+    with pytest.raises(ValueError, match=said):
+        list_videos(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (("Train", "Test"), "has the folders Test, Train; call splits train, val and test"),
+        (("training", "validation"), "if they are classes, name the layout: class-folders:"),
+        (("train", "test", "Validation"), "has the folders Validation, test, train; call splits"),
+    ],
+)
+def test_folders_of_splits_by_other_names_are_no_classes(folders, said, tmp_path) -> None:
+    places = [f"{f}/{c}/{f}{c}{i}.mp4" for f in folders for c in "ab" for i in range(3)]
+    texts(tmp_path, dict.fromkeys(places, "a video"))
+    with pytest.raises(ValueError, match=said):
+        list_videos(tmp_path, "train")
+    assert set(folders) == set(list_videos(f"class-folders:{tmp_path}", "train").classes)
+
+
+def test_classes_that_differ_in_spelling_alone_are_said(tmp_path: Path) -> None:
+    texts(tmp_path, {f"{c}/{i}.mp4": "" for c in ("Run", "run", "walk") for i in range(3)})
+    assert "classes Run and run differ in spelling alone" in say(list_videos(tmp_path, "train"))
 
 
 def test_mirrored_labels_swap_only_directions():
