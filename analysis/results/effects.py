@@ -20,7 +20,7 @@ from analysis.results.paired import (
     t_test,
     verdict,
 )
-from analysis.results.runs import Compared, asked_of, finals, refuse_unnamed
+from analysis.results.runs import compared_by, finals, refuse_unnamed
 
 VERDICTS = {
     "main effect": ("lower", "higher"),
@@ -98,7 +98,7 @@ def effects(
         no seed has every combination, or the margin is not above 0.
     """
     if margin is None:
-        margin = asked_of(df).metrics.get(metric, Compared()).margin
+        margin = compared_by(df, metric).margin
     check_margin(margin)
     wide, levels = _grid_by_seed(finals(df, metric), list(axes), metric, seed)
     complete = wide.dropna()

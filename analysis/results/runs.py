@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import pandas as pd
+
+_LOWER = re.compile(r"(?i)(.*_)?(loss|error|wer|cer|seconds|ms|memory_mb|params|gmacs)")
 
 
 class Compared(NamedTuple):
@@ -34,6 +37,12 @@ def asked_of(df: pd.DataFrame) -> Asked:
     said = {"metrics": {}} | df.attrs.get("compares", {})
     metrics = {name: Compared(**how) for name, how in said["metrics"].items()}
     return Asked(**said | {"metrics": metrics})
+
+
+def compared_by(df: pd.DataFrame, metric: str) -> Compared:
+    """How the table compares a metric; a loss, an error or a cost is better where it is lower."""
+    said = asked_of(df).metrics
+    return said.get(metric, Compared(higher_is_better=_LOWER.fullmatch(metric) is None))
 
 
 def val_of(metric: str) -> str:

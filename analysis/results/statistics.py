@@ -23,8 +23,8 @@ from analysis.results.paired import (
     verdict,
 )
 from analysis.results.runs import (
-    Compared,
     asked_of,
+    compared_by,
     finals,
     refuse_unnamed,
     same_value,
@@ -67,7 +67,8 @@ def compare(
     by : str, optional
         The column that tells variants apart; by default `variant`, or `name` where there is none.
     higher_is_better : bool, optional
-        False for a loss, an error or a time; by default as the grid says, or True.
+        By default as the grid says, or else False for what is called a loss, an error, a time or
+        another cost (`test_loss`, `seconds`, `params`), and True for all others.
     confidence : float
         Of the intervals, each by itself: they are not widened for the number of variants.
     margin : float, optional
@@ -123,7 +124,7 @@ def compare(
     """
     asked = asked_of(df)
     metric = metric or next(iter(asked.metrics), "test_top1")
-    of = asked.metrics.get(metric, Compared())
+    of = compared_by(df, metric)
     margin = of.margin if margin is None else margin
     whole = of.whole if whole is None else whole
     higher_is_better = of.higher_is_better if higher_is_better is None else higher_is_better

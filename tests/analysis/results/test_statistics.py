@@ -227,6 +227,9 @@ def test_compare_says_worse_and_turns_round_for_a_loss() -> None:
     assert scores["probability_of_improvement"].tolist() == [0.0, 1.0]
     assert losses["probability_of_improvement"].tolist() == [1.0, 0.0]
     assert losses["difference"].tolist() == scores["difference"].tolist()
+    for name, first in (("test_loss", "better"), ("seconds", "better"), ("closeness", "worse")):
+        found = compare(df.rename(columns={"accuracy": name}), "base", name)
+        assert found["verdict"][0] == first
 
 
 def test_holm_by_hand_and_by_statsmodels() -> None:
