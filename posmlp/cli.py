@@ -421,7 +421,10 @@ def _tell_parts(found: list[Prediction], out: str | None) -> None:
     from posmlp.checkpoint import write_atomically
     from posmlp.pictures.timeline import draw_timeline, timeline_csv
 
-    table = timeline_csv(found)
+    table, whole = timeline_csv(found), found[0]
+    if whole.num_damaged:
+        lacking = f"{whole.num_damaged} frames are damaged and left out of its seconds"
+        print(f"{whole.video}: {lacking}", file=sys.stderr)
     if out is None:
         print(table.decode(errors="surrogateescape"), end="")
         return

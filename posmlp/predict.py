@@ -25,7 +25,7 @@ from posmlp.checkpoint import load, read_tensors, shipped
 from posmlp.config import TrainConfig
 from posmlp.data.augment import normalise, uploaded
 from posmlp.data.clips import ClipRule, Draw, load_clip
-from posmlp.data.files.video import VideoFrames, read_video
+from posmlp.data.files.video import VideoFrames, frame_times, read_video
 from posmlp.data.sampling import check_views
 from posmlp.model import PosMLPVideo
 from posmlp.train.fitting import usable_device
@@ -134,12 +134,20 @@ class Prediction:
     decoder: str
     first: int
     last: int
+    times: NDArray[np.float64] | None = None  # of all frames, where the file tells them
 
     @property
     def seconds(self) -> tuple[float, float]:
         """Where the part begins and ends."""
-        fps = self.fps or FRAME_FOLDER_FPS
-        return self.first / fps, self.last / fps
+        return self.second(self.first), self.second(self.last)
+
+    def second(self, frame: int) -> float:
+        """When a frame is shown; of the number of frames: when the video ends."""
+        if self.times is None:
+            return frame / (self.fps or FRAME_FOLDER_FPS)
+        count = len(self.times)
+        end = self.times[-1] * count / (count - 1)
+        return round(float(end if frame >= count else self.times[frame]), 6)
 
     def top(self, count: int) -> list[tuple[str, float]]:
         """The likeliest classes with their probabilities, the likeliest first."""
@@ -159,7 +167,8 @@ def predict_video(
     clips = [load_clip(str(video), trained.rule, draw) for draw in draws]
     seen = [clip.indices for clip in clips]
     whole = (0, clips[0].num_frames)
-    return _predicted(trained, video, clips[0], [clip.frames for clip in clips], seen, whole)
+    frames, times = [clip.frames for clip in clips], frame_times(str(video))
+    return _predicted(trained, video, clips[0], frames, seen, whole, times)
 
 
 def _predicted(
@@ -169,11 +178,13 @@ def _predicted(
     clips: list[NDArray[np.uint8]],
     seen: list[NDArray[np.int64]],
     part: tuple[int, int],
+    times: NDArray[np.float64] | None,
 ) -> Prediction:
     """The prediction of a part of a video, by clips of the frames `seen`."""
     facts = read.num_frames, read.num_damaged, read.fps, read.backend
     indices, probabilities = np.unique(np.concatenate(seen)), _probabilities(trained, clips)
-    return Prediction(str(video), trained.classes, probabilities, indices, *facts, *part)
+    times = times if times is not None and len(times) == read.num_frames else None
+    return Prediction(str(video), trained.classes, probabilities, indices, *facts, *part, times)
 
 
 def predict_parts(
@@ -191,15 +202,16 @@ def predict_parts(
     """
     draws = draws_of(num_views, num_crops)
     short_side = max(trained.rule.short_side(draw) for draw in draws)
+    times = frame_times(str(video))
     for start in count(0, PARTS_AT_ONCE):
-        choose = partial(_frames_of_parts, trained.rule, draws, every_s, start)
+        choose = partial(_frames_of_parts, trained.rule, draws, every_s, start, times)
         found = read_video(video, choose, short_side=short_side)
-        parts = _parts(found.num_frames, found.fps, every_s)[start : start + PARTS_AT_ONCE]
+        parts = _parts(found.num_frames, found.fps, every_s, times)[start : start + PARTS_AT_ONCE]
         for part in parts:
             seen = [_seen(trained.rule, part, found.fps, draw) for draw in draws]
             frames = [found.frames[np.searchsorted(found.indices, each)] for each in seen]
             clips = [trained.rule.crop(f, d) for f, d in zip(frames, draws, strict=True)]
-            yield _predicted(trained, video, found, clips, seen, part)
+            yield _predicted(trained, video, found, clips, seen, part, times)
         if len(parts) < PARTS_AT_ONCE:
             return
 
@@ -211,17 +223,23 @@ def draws_of(num_views: int, num_crops: int) -> list[Draw]:
     return [Draw(None, view, num_views, crop, num_crops) for view, crop in places]
 
 
-def _parts(num_frames: int, fps: float | None, every_s: float) -> list[tuple[int, int]]:
-    """First and last frame of each part."""
+def _parts(
+    num_frames: int, fps: float | None, every_s: float, times: NDArray[np.float64] | None
+) -> list[tuple[int, int]]:
+    """First and last frame of each part; one in which no frame begins is of the part before."""
     step = every_s * (fps or FRAME_FOLDER_FPS)
     if not 1 <= step < math.inf:
         raise ValueError(
             f"{every_s:g} seconds are no part of a video of {fps or FRAME_FOLDER_FPS:g} frames a "
             "second; use a number that holds a frame"
         )
-    num_parts = max(1, int(num_frames / step + 0.5))
-    ends = [round(i * step) for i in range(num_parts)]
-    return list(pairwise([*ends, num_frames]))
+    shown = np.arange(num_frames) * (every_s / step)
+    if times is not None and len(times) == num_frames:  # else not told, or some are damaged
+        shown = times
+    length = num_frames if num_frames < 2 else shown[-1] * num_frames / (num_frames - 1)
+    starts = np.arange(max(1, int(length / every_s + 0.5))) * every_s
+    ends = np.searchsorted(shown, starts - np.diff(shown).min(initial=every_s) / 2)
+    return list(pairwise([*np.unique(ends).tolist(), num_frames]))
 
 
 def _frames_of_parts(
@@ -229,11 +247,12 @@ def _frames_of_parts(
     draws: list[Draw],
     every_s: float,
     start: int,
+    times: NDArray[np.float64] | None,
     num_frames: int,
     fps: float | None,
 ) -> NDArray[np.int64]:
     """All frames that are seen of the parts from number `start` on that are read together."""
-    parts = _parts(num_frames, fps, every_s)[start : start + PARTS_AT_ONCE]
+    parts = _parts(num_frames, fps, every_s, times)[start : start + PARTS_AT_ONCE]
     seen = [_seen(rule, part, fps, draw) for part in parts for draw in draws]
     return np.unique(np.concatenate(seen)) if seen else np.zeros(1, np.int64)
 

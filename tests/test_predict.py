@@ -9,8 +9,10 @@ import math
 import os
 import re
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
@@ -270,6 +272,31 @@ def test_parts_of_a_recording_are_answered_as_videos_of_their_own(run, write_cli
     assert uneven[-1].seconds == (18, 19)  # half a part, and no frame is left out
     with pytest.raises(ValueError, match="hold"):
         list(predict_parts(trained, video, 0.01))
+
+
+@pytest.mark.parametrize(
+    ("name", "shown", "said"),
+    [
+        ("uneven.mp4", [*range(0, 4000, 400), *range(4000, 6000, 50)], [0, 2, 4]),
+        ("a pause.mp4", [*range(0, 2000, 100), *range(8000, 10000, 100)], [0, 8]),
+        ("header's rate is not kept.mkv", range(7000, 13000, 200), [0, 2, 4]),
+    ],
+)
+def test_seconds_of_parts_are_the_films_own(run, tmp_path, name, shown, said):
+    """Frames that are dark in even pairs of seconds and light in odd ones, shown at these ms."""
+    with av.open(str(tmp_path / name), "w") as film:
+        stream = film.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for ms in shown:
+            level = 45 + 160 * ((ms - shown[0]) // 2000 % 2)
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), "rgb24")
+            frame.pts, frame.time_base = ms, Fraction(1, 1000)
+            film.mux(stream.encode(frame))
+        film.mux(stream.encode())
+    parts = list(predict_parts(open_run(run), tmp_path / name, 2.0))
+    assert [part.seconds[0] for part in parts] == pytest.approx(said)
+    assert [part.top(1)[0][0] for part in parts] == [NAMES[s // 2 % 2] for s in said]
 
 
 def test_slide_writes_a_table_a_line_and_a_video_that_follow(run, write_clip, tmp_path, capsys):

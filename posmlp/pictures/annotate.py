@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from posmlp.data.files.packets import pyav
 from posmlp.data.files.video import iterate_frames
 from posmlp.pictures.timeline import colours_of, draw_band
-from posmlp.predict import FRAME_FOLDER_FPS, Prediction
+from posmlp.predict import Prediction
 from posmlp.shapes import not_written
 
 SHORT_SIDE = 360  # pixels; larger videos are shown at about this size
@@ -43,7 +43,8 @@ def annotate_video(
     if out.exists() and out.samefile(whole.video):
         raise ValueError(f"{out} is the video itself, which would be lost; give another name")
     partial = out.with_name(f".{out.stem}.partial.mp4")
-    rate = Fraction(whole.fps or FRAME_FOLDER_FPS).limit_denominator(1001)
+    length = whole.second(whole.num_frames)
+    rate = Fraction(whole.num_frames / length).limit_denominator(1001)
     panel: Image.Image | None = None
     av = pyav()
     try:
@@ -60,7 +61,7 @@ def annotate_video(
                     panel = _draw_panel(part, parts, picture.width, num_classes)
                 if position == 0:
                     stream.width, stream.height = picture.width, picture.height + panel.height
-                page = np.asarray(_page(picture, panel, position / max(whole.num_frames - 1, 1)))
+                page = np.asarray(_page(picture, panel, whole.second(position) / length))
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(page, format="rgb24")))
             container.mux(stream.encode())
         os.replace(partial, out)
@@ -102,7 +103,7 @@ def _draw_panel(
         return panel
     draw.line((MARGIN, y, width - MARGIN, y), _FAINT, 3)
     for index in found.indices.tolist():
-        x = _timeline_x(index / max(found.num_frames - 1, 1), width)
+        x = _timeline_x(found.second(index) / found.second(found.num_frames), width)
         draw.line((x, y - 5, x, y + 5), _BEST, 2)
     return panel
 

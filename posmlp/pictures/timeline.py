@@ -41,14 +41,14 @@ def timeline_csv(parts: Sequence[Prediction]) -> bytes:
 
 def draw_band(parts: Sequence[Prediction], width: int, height: int) -> Image.Image:
     """The parts of one video side by side, in their class's colour, the paler the less sure."""
-    colours, length = colours_of(parts), max(parts[-1].last, 1)
+    colours, length = colours_of(parts), parts[-1].seconds[1]
     band = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(band)
     for part in parts:
         (name, probability), *_ = part.top(1)
         ink = ImageColor.getrgb(colours[name])
         shade = tuple(round(255 + (c - 255) * (0.25 + 0.75 * probability)) for c in ink[:3])
-        left, right = round(width * part.first / length), round(width * part.last / length)
+        left, right = (round(width * second / length) for second in part.seconds)
         draw.rectangle((left, 0, max(left, right - 1), height), shade)
     return band
 

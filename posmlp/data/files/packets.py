@@ -63,6 +63,7 @@ class PacketIndex:
     # Clock ticks of the shown frames, in order, and of key frames; None where some have none.
     times: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
     key_times: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+    tick_s: float = 0.0
 
     @property
     def decord_is_exact(self) -> bool:
@@ -134,7 +135,12 @@ def _index_of(container: Any, stream: Any) -> PacketIndex:
         elif key_time is None or packet.pts < key_time:
             reorders = True
     is_timed = len(times) == shown + hidden
-    rate = stream.average_rate or stream.guessed_rate
+    rate = float(stream.average_rate or stream.guessed_rate or 0)
+    tick_s = float(stream.time_base or 0)
+    length_s = (max(shown_times) - min(shown_times)) * tick_s if shown_times else 0
+    if is_timed and shown > 10 and length_s:  # a header may tell a rate that no frame keeps
+        measured = (shown - 1) / length_s
+        rate = rate if abs(rate / measured - 1) < 0.05 else measured
     return PacketIndex(
         num_frames=shown,
         num_declared=max(shown, stream.frames - hidden),
@@ -143,10 +149,11 @@ def _index_of(container: Any, stream: Any) -> PacketIndex:
         reorders_across_keys=reorders,
         height=stream.height,
         width=stream.width,
-        fps=float(rate) if rate else None,
+        fps=rate or None,
         variable_rate=_is_uneven(shown_times),
         times=np.sort(shown_times) if is_timed else None,
         key_times=np.sort(key_times) if is_timed else None,
+        tick_s=tick_s,
     )
 
 

@@ -121,6 +121,16 @@ def decoded_sizes(path: str) -> Counter[tuple[int, int]]:
     return Counter((frame.height, frame.width) for frame in _pyav_frames_of(path))
 
 
+def frame_times(path: str) -> NDArray[np.float64] | None:
+    """Seconds (N,) from the first frame to each, as the file tells; None where it does not."""
+    if is_stored_as_images(path):
+        return None
+    index = list_packets(path)
+    if index.times is None or not (index.tick_s and len(index.times) > 1):
+        return None
+    return (index.times - index.times[0]) * index.tick_s
+
+
 def num_pixels(path: str) -> int:
     """Pixels of all frames of a video file, which tell how long decoding all of it takes.
 
