@@ -25,7 +25,7 @@ from posmlp.config import PosMLPConfig
 from posmlp.model import PosMLP, PosMLPVideo, create_model
 from posmlp.own.code import admit
 from posmlp.own.names import shown
-from posmlp.released.configs import StateDict, infer_config
+from posmlp.released.configs import FIRST_KEYS, StateDict, infer_config
 from posmlp.released.names import DERIVED, as_ours, released_name, released_shape
 from posmlp.shapes import not_written
 
@@ -40,9 +40,9 @@ _CONTAINERS = (
 _SETTINGS = (argparse.Namespace, PosixPath, WindowsPath)
 """Objects that savers put beside the tensors, and that run no code when they are loaded."""
 _WRAPPED = re.compile(
-    r"^model(?=\.)|(^|\.)(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)"
+    r"(^|\.)(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)"
 )
-"""What Lightning, DataParallel, torch.compile, FSDP and checkpointing put into key names."""
+"""What DataParallel, torch.compile, FSDP and checkpointing put into key names."""
 SHIPPED = Path(__file__).parent / "models"
 
 
@@ -289,6 +289,17 @@ def _check_keys(state: StateDict, expected: dict[str, tuple[int, ...]], where: s
         )
 
 
+def _of_attribute(state: StateDict, where: str) -> StateDict:
+    """The keys of the model that Lightning or another module keeps as an attribute, without it."""
+    found = {
+        key.removesuffix(first) for key in state for first in FIRST_KEYS if key.endswith(first)
+    }
+    if len(found) > 1 and "" not in found:
+        raise ValueError(f"{where} holds the models {sorted(found)}; save the tensors of one")
+    attribute = "" if "" in found or not found else found.pop()
+    return {k.removeprefix(attribute): v for k, v in state.items() if k.startswith(attribute)}
+
+
 def load_released(
     source: StateDict | str | Path, config: PosMLPConfig | None = None
 ) -> PosMLPVideo | PosMLP:
@@ -307,7 +318,9 @@ def load_released(
     where = "state dict" if isinstance(source, Mapping) else str(source)
     if not all(isinstance(name, str) for name in state):
         raise ValueError(f"{where} has keys that are no text, which no released model has")
-    state = {_unwrapped(k): v for k, v in state.items() if not DERIVED.search(k)}
+    state = _of_attribute(
+        {_unwrapped(k): v for k, v in state.items() if not DERIVED.search(k)}, where
+    )
     try:
         config = config or infer_config(state)
     except IndexError as error:

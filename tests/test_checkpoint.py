@@ -244,6 +244,10 @@ def released_file(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
         "nested": {"model": None, "module": {"state_dict": state}},
         "averaged": {f"module.{k}": v for k, v in state.items()} | {"n_averaged": torch.tensor(2)},
         "lightning": {"state_dict": {f"model.{k}": v for k, v in state.items()}, "loops": {}},
+        "a part of a module": {
+            "state_dict": {f"net.video.{k}": v for k, v in state.items()}
+            | {"loss.w": torch.ones(6)}
+        },
         "sharded": {f"_fsdp_wrapped_module.module.{k}": v for k, v in state.items()},
     }[kind]
     torch.save(content, path)
@@ -255,7 +259,7 @@ def released_file(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
     [
         *("safetensors", "pth", "slowfast", "timm", "parallel"),
         *("settings", "average", "timm average", "compiled", "nested", "averaged", "lightning"),
-        "sharded",
+        *("a part of a module", "sharded"),
     ],
 )
 def test_released_file_of_every_container_loads_as_its_state(kind: str, tmp_path: Path) -> None:
@@ -264,6 +268,12 @@ def test_released_file_of_every_container_loads_as_its_state(kind: str, tmp_path
     clips = randn(1, 3, 4, 32, 32, dtype=torch.float32)
     assert torch.equal(load_released(path)(clips), load_released(state)(clips))
     assert torch.equal(load_released(str(path))(clips), load_released(state)(clips))
+
+
+def test_of_two_released_models_in_a_file_none_is_chosen() -> None:
+    both = {f"{name}.{k}": v for name in ("pupil", "teacher") for k, v in released_state().items()}
+    with pytest.raises(ValueError, match=r"holds the models \['pupil.', 'teacher.'\]; save the"):
+        load_released(both)
 
 
 def test_released_video_config_is_read_from_the_shapes() -> None:

@@ -14,17 +14,18 @@ from posmlp.config import PosMLPConfig
 from posmlp.presets import PRESETS
 
 StateDict = Mapping[str, Tensor]
+FIRST_KEYS = ("patch_embed1.proj1.weight", "patch_embed.projs.0.weight")
+"""A key that every PosMLP-Video checkpoint has, and one that every PosMLP checkpoint has."""
 
 
 def infer_config(state: StateDict) -> PosMLPConfig:
     """The configuration that a released state dict's shapes tell, or ValueError."""
-    if "patch_embed1.proj1.weight" in state:
-        return _infer_video(state)
-    if "patch_embed.projs.0.weight" in state:
-        return _infer_image(state)
+    for first, infer in zip(FIRST_KEYS, (_infer_video, _infer_image), strict=True):
+        if first in state:
+            return infer(state)
     raise ValueError(
-        "the keys are of neither released model: a PosMLP-Video checkpoint has "
-        "'patch_embed1.proj1.weight', a PosMLP checkpoint 'patch_embed.projs.0.weight'"
+        "the keys are of neither released model: a PosMLP-Video checkpoint has {!r}, a PosMLP "
+        "checkpoint {!r}".format(*FIRST_KEYS)
     )
 
 
