@@ -86,7 +86,7 @@ def draw_temporal_bias(
         ax.legend(title="group", loc="upper left", bbox_to_anchor=(1, 1))
         ax.set_ylabel("mixing weight")
     else:
-        label = "group, by place of its peak" if order is None else "group, in the order given"
+        label = f"group, by place of its {'' if order is None else 'trained '}peak"
         _draw_heatmap(table.loc[by_peak(maps, view) if order is None else order], ax, label)
     ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     ax.set_xlabel(LABELS[view][0])

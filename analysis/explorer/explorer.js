@@ -139,6 +139,7 @@ function render({ model, el }) {
       + `group ${group} of ${unit.num_groups}: ${data.names.join(" and ")}`;
     parts.reading.textContent = READING[view];
     const bound = significant(unit.limit);
+    parts.quantity.textContent = `${unit.quantity} `;
     parts.low.textContent = -bound;
     parts.high.textContent = bound;
     const notes = unit.models.map(({ note }, m) => note && `${data.names[m]}: ${note}. `);
@@ -515,7 +516,7 @@ function build(el, data, choose, press, point, pick) {
   for (const type of ["pointermove", "pointerleave", "click"]) canvas.addEventListener(type, point);
   const readout = add(root, "output");
   readout.setAttribute("aria-live", "polite");
-  const scale = add(root, "p", { textContent: "mixing weight " });
+  const scale = add(root, "p"), quantity = add(scale, "span");
   const low = add(scale, "span"), strip = add(scale, "span", { className: "bar" });
   const high = add(scale, "span");
   const stops = data.colours.map((rgb) => `rgb(${rgb.join()})`);
@@ -527,7 +528,7 @@ function build(el, data, choose, press, point, pick) {
   add(help, "p", { textContent: HELP });
   const reading = add(help, "p");
   add(help, "p", { textContent: SCALE });
-  return { selects, canvas, thumbs, readout, low, high, notes, what, reading, films };
+  return { selects, canvas, thumbs, readout, quantity, low, high, notes, what, reading, films };
 }
 
 function fillChoices({ selects }, units, choice) {

@@ -53,6 +53,11 @@ class ExplorerUnit:
         return len(self.tables[0])
 
     @property
+    def quantity(self) -> str:
+        """What its numbers are: attention's are added before the softmax."""
+        return "attention logit" if isinstance(self.place.unit, AttentionGate) else "mixing weight"
+
+    @property
     def limit(self) -> float:
         """Where the colours end: 99th percentile of |weight| that is not 0, over all models."""
         arrays = [a.ravel() for a in (*self.tables, *self.relations) if a is not None]
@@ -167,6 +172,7 @@ def packed(units: Sequence[ExplorerUnit], names: Sequence[str]) -> dict[str, Any
                 "branch": unit.label,
                 "window": unit.window,
                 "num_groups": unit.num_groups,
+                "quantity": unit.quantity,
                 "limit": unit.limit,
                 "models": arrays,
             }

@@ -137,7 +137,7 @@ def _verdict(patched: pd.DataFrame, curve: pd.DataFrame) -> str:
     if not patched["share"].notna().any():
         return "Nothing in this model tells a clip from its reversal."
     named = ", ".join(
-        f"{row['branch']} of stage {row['stage']}.{row['block']} ({row['share']:.0%})"
+        f"{row['branch']} of stage {row['stage']}, block {row['block']} ({row['share']:.0%})"
         for row in carrying(patched)
     )
     if not named:

@@ -115,11 +115,11 @@ def together(model: PosMLPVideo) -> list[Intervention]:
 
 
 def _place(row: dict[str, Any], layouts: Sequence[str]) -> str:
-    """What is set to 0, for a reader: `T of stage 4`, `T of stage 3.2, group 5`."""
+    """What is set to 0, for a reader: `T of stage 4`, `T of stage 3, block 2, group 5`."""
     if pd.isna(row["stage"]):
         return f"{row['branch']} of all stages"
     step = f", step {row['step']}" if not pd.isna(row["step"]) and ">" in "".join(layouts) else ""
-    block = "" if pd.isna(row["block"]) else f".{row['block']}"
+    block = "" if pd.isna(row["block"]) else f", block {row['block']}"
     group = "" if pd.isna(row["group"]) else f", group {row['group']}"
     return f"{row['branch']} of stage {row['stage']}{block}{step}{group}"
 

@@ -66,10 +66,12 @@ def _named(targets: Tensor, source: ClipSource, chosen: Tensor) -> Iterator[tupl
 
 
 def _label(target: Tensor, classes: Sequence[str]) -> str:
-    """A class, or the shares of those that are mixed."""
+    """A class or several, or the shares of those that are mixed."""
     if target.dim() == 0:
         return classes[int(target)]
     shares = [(share, name) for share, name in zip(target.tolist(), classes, strict=True) if share]
+    if all(share == 1 for share, _ in shares):
+        return " + ".join(name for _, name in shares)
     return " + ".join(f"{share:.0%} {name}" for share, name in sorted(shares, reverse=True))
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from posmlp.config import TrainConfig
 from posmlp.data.augment import MEAN, STD, Augmentation, cut_box, mix, normalise
-from posmlp.data.show import show_data
+from posmlp.data.show import _label, show_data
 from posmlp.presets import resolve
 
 torchvision = pytest.importorskip("torchvision")
@@ -262,3 +262,11 @@ def test_sheet_shows_clips_as_training_sees_them(write_clip, tmp_path):
     assert np.abs(sheet(mixup=5.0)[:, 8:100].astype(int) - plain[:, 8:100]).max() > 20
     with pytest.raises(ValueError, match="--clips 0"):
         show_data(str(tmp_path), config, TrainConfig(), num_clips=0)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [([1.0, 0.0, 1.0], "a + c"), ([0.0, 1.0, 0.0], "b"), ([0.25, 0.75, 0.0], "75% b + 25% a")],
+)
+def test_sheet_tells_labels_apart_from_shares(target: list[float], said: str) -> None:
+    assert _label(torch.tensor(target), "abc") == said

@@ -94,6 +94,7 @@ def test_row_is_the_row_of_the_relation(gate: str) -> None:
     model = model_of(gate=gate, layout="T+S>ST")
     for unit, place in zip(explorer_units([model]), units(model), strict=True):
         relation = place.unit.relation().detach().double().numpy()
+        assert unit.quantity == ("attention logit" if "attention" in gate else "mixing weight")
         for token, query in enumerate(np.ndindex(unit.window)):
             expected = relation[1, token].reshape(unit.window)
             assert unit.row(0, 1, query) == pytest.approx(expected, abs=1e-6)
