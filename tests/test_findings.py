@@ -48,6 +48,8 @@ def stored() -> Iterator[Triple]:
                 yield study.interval(label, metric)[1:]
             differences = study.comparison(metric)[["difference", "low", "high"]].dropna()
             yield from differences.itertuples(index=False, name=None)
+            in_settings = study.gate_differences(metric)[["difference", "low", "high"]]
+            yield from in_settings.itertuples(index=False, name=None)
     for path in (RESULTS / "learned").glob("*.csv"):
         table = pd.read_csv(path)
         yield from table[["mean", "low", "high"]].dropna().itertuples(index=False, name=None)

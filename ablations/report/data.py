@@ -296,7 +296,7 @@ class Study:
         """
         runs, factors = self.factors()
         if "gate" not in factors or len(factors) < 2:
-            return runs.iloc[:0]
+            return runs.iloc[:0].assign(setting="")
         setting = runs[[name for name in factors if name != "gate"]].agg(" & ".join, axis=1)
         params = runs["label"].map(self.costs["relation_params"])
         runs = runs.assign(setting=setting, relation_params=params)[params > 0]
