@@ -96,13 +96,15 @@ def _start(address: str | None) -> None:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    cores = None if address else usable_cores()  # Ray itself does not ask the affinity
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")  # then it waits for ever
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if not address:  # Ray itself does not ask the affinity
+        options |= {"num_cpus": usable_cores(), "include_dashboard": False}
     try:
         _check_answers(address)
         # In the main thread Ray would have SIGTERM end the process, even in the midst of this.
         with ThreadPoolExecutor(1) as thread:
-            thread.submit(ray.init, address or "local", num_cpus=cores, **quiet).result()
+            thread.submit(ray.init, address or "local", **options).result()
     except OSError as error:  # ConnectionError, where "auto" finds none
         raise ValueError(
             f"no Ray cluster answers at address={address!r} ({error}); start one with: "
@@ -112,13 +114,13 @@ def _start(address: str | None) -> None:
 
 @contextmanager
 def _obeyable() -> Iterator[None]:
-    """SIGTERM ends the block as everywhere, where a Ray of the caller's would end the process."""
+    """SIGTERM does within the block what it does without Ray, whose own handlers obey nobody."""
     before = signal.getsignal(signal.SIGTERM)
-    is_rays = getattr(before, "__module__", "").startswith("ray.")
-    if not is_rays or threading.current_thread() is not threading.main_thread():
+    if before is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    is_rays = getattr(before, "__module__", "").startswith("ray.")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL if is_rays else before)  # in place of Ray's in C++
     try:
         yield
     finally:
