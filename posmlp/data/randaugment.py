@@ -1,7 +1,8 @@
 """RandAugment on clips: which operations at what strength, and what they do to frames.
 
 Source: the released loaders' `rand-m7-n4-mstd0.5-inc1` (timm's "increasing" operations), with
-torchvision's kernels in place of Pillow's, so that it runs on the device that trains.
+torchvision's kernels in place of Pillow's, so that it runs on the device that trains. Those of them
+that send numbers to a GPU, for which the host waits, are written anew here.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
+from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as V
 
-FILL = [128.0, 128.0, 128.0]  # what a turned or shifted frame uncovers; released
+FILL = 128.0  # what a turned or shifted frame uncovers; released
 PROBABILITY = 0.5
 OPERATIONS = (
     "autocontrast", "equalize", "invert", "rotate", "posterize", "solarize", "solarize-add",
@@ -72,24 +74,40 @@ def apply_operation(frames: Tensor, operation: Operation) -> Tensor:
         case "brightness":
             return V.adjust_brightness(frames, factor)
         case "sharpness":
-            return V.adjust_sharpness(frames, factor)
+            return _sharpened(frames, factor)
     return _moved(frames, name, sign * strength)
+
+
+def _sharpened(frames: Tensor, factor: float) -> Tensor:
+    """Frames blended with their blur, but for the pixels at the edge."""
+    x = frames.float()
+    inside = x[..., 1:-1, 1:-1]
+    blurred = ((9 * F.avg_pool2d(x, 3, stride=1) + 4 * inside) / 13).round()
+    inside.lerp_(blurred, 1 - factor)
+    return x.clamp(0, 255).to(frames.dtype)
 
 
 def _moved(frames: Tensor, name: str, amount: float) -> Tensor:
     """Frames turned by up to 30 degrees, or sheared by 0.3, or shifted by 0.45 of a side."""
     height, width = frames.shape[-2:]
-    shear = float(np.degrees(np.arctan(0.3 * amount)))
-    return V.affine(
-        frames,
-        angle=30 * amount if name == "rotate" else 0.0,
-        translate=[
-            0.45 * amount * width if name == "translate-x" else 0.0,
-            0.45 * amount * height if name == "translate-y" else 0.0,
-        ],
-        scale=1.0,
-        shear=[shear if name == "shear-x" else 0.0, shear if name == "shear-y" else 0.0],
-        interpolation=InterpolationMode.BILINEAR,
-        fill=FILL,
-        center=None if name == "rotate" else [0.0, 0.0],
-    )
+    x = torch.arange(width, device=frames.device) + 0.5
+    y = torch.arange(height, device=frames.device)[:, None] + 0.5
+    from_x, from_y = x, y  # where a pixel comes from
+    match name:
+        case "rotate":
+            cos, sin = np.cos(np.radians(30 * amount)), np.sin(np.radians(30 * amount))
+            right, down = x - width / 2, y - height / 2
+            from_x, from_y = cos * right + sin * down, cos * down - sin * right
+            from_x, from_y = from_x + width / 2, from_y + height / 2
+        case "shear-x":
+            from_x = x + 0.3 * amount * y
+        case "shear-y":
+            from_y = y + 0.3 * amount * x
+        case "translate-x":
+            from_x = x - 0.45 * amount * width
+        case "translate-y":
+            from_y = y - 0.45 * amount * height
+    places = torch.broadcast_tensors(2 * from_x / width - 1, 2 * from_y / height - 1)
+    grid = torch.stack(places, dim=-1).expand(len(frames), -1, -1, -1)
+    moved = F.grid_sample(frames - FILL, grid, align_corners=False)  # 0 beyond the edge
+    return (moved + FILL).round().to(frames.dtype)

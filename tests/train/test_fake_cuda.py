@@ -21,7 +21,7 @@ from unittest import mock
 
 import pytest
 import torch
-from fake_cuda import FakeCuda, environment, fake_gpus, lacking
+from fake_cuda import FakeCuda, environment, fake_gpus, lacking, on_gpu
 from torch import Tensor, nn
 
 from posmlp.config_checks import GATE_FORMS, GATE_NAMES
@@ -194,6 +194,16 @@ def graphs_are_of_our_modules_and_of_populations_alone(gpu: FakeCuda, folder: Pa
     assert [name for name, each in made.items() if each._recorded is not None] == ["ours"]
 
 
+@check
+def randaugment_does_not_wait(gpu: FakeCuda, folder: Path) -> None:
+    from posmlp.data.randaugment import OPERATIONS, Operation, apply_operation
+
+    frames = torch.zeros(4, 3, 16, 16, dtype=torch.uint8, device="cuda")
+    with no_waits(gpu):
+        changed = [apply_operation(frames, Operation(name, 0.7, 1)) for name in OPERATIONS]
+    assert all(map(on_gpu, changed))
+
+
 @contextmanager
 def epochs_that_do_not_wait(gpu: FakeCuda) -> Iterator[list[int]]:
     """Within the block no epoch of `fit` waits in its steps; the clips' bytes sent in each."""
@@ -217,7 +227,8 @@ def fit_with_all_its_parts(gpu: FakeCuda, folder: Path) -> None:
     from posmlp.train.loop import Training
     from posmlp.train.population import Population
 
-    train = recipe(flip="labels", erase=0.9, mixup=0.5, cutmix=0.5, ema_decay=0.9, keep="best")
+    moved = {"flip": "labels", "erase": 0.9, "brightness": 0.2, "shift": 0.2, "rand_ops": 1}
+    train = recipe(**moved, mixup=0.5, cutmix=0.5, ema_decay=0.9, keep="best")
     variants = {"slow": {"lr": 1e-4}, "still": {"drop_path": 0.0}}
     out = folder / "run"
 
@@ -295,7 +306,9 @@ def scoring_with_views_and_predicting(gpu: FakeCuda, folder: Path) -> None:
 
     several: Any = Several()
     gpu.clear()
-    logits, _ = scoring.logits_of(model, several, clips=2, crops=3, batch_size=2, device="cuda")
+    with mock.patch.object(scoring, "predict", side_effect=scoring.predict) as asked:
+        logits, _ = scoring.logits_of(model, several, clips=2, crops=3, batch_size=2, device="cuda")
+    assert asked.call_args.kwargs["autocast"]  # as in training
     assert gpu.waits == {"copied from the host": gpu.waits["copied from the host"]} | {
         "copied to the host": 6  # once a view and crop
     }

@@ -17,9 +17,9 @@ import pytest
 from ablation_tasks import CannotStart, KilledWhenIdle, Task, is_alive, jobs, wait_until
 from faults import inject
 
-from ablations.engines.local import EngineError, Faults, WorkerDied, in_process, pool
+from ablations.engines.local import EngineError, WorkerDied, in_process, pool
 from ablations.engines.processes import WorkerProcess
-from ablations.engines.ray_engine import Request, nodes_aside, on_ray
+from ablations.engines.ray_engine import Request, on_ray
 from ablations.engines.ray_node import Parcel
 from ablations.engines.worker import Place
 from posmlp.train.stopping import EXIT_CODE
@@ -146,18 +146,6 @@ def test_a_training_that_takes_too_long_is_ended_and_no_fault_of_the_device(
     assert "took longer than 0.3 s" in {getattr(r, "cause", "") for r in results.values()}
 
 
-def test_faults_are_counted_by_device_and_not_by_machine() -> None:
-    """A bad GPU of a Ray machine beside seven sound ones."""
-    faults, bad = Faults(), [{"failure": "device error"}]
-    told = []
-    for _ in range(3):
-        for gpu in range(8):
-            parcel = Parcel(bad if gpu == 3 else [{}], "node7", {}, f"GPU {gpu}")
-            told += [parcel.device] if faults.add(parcel.device, parcel.outcome) else []
-    assert told == ["node7 GPU 3"]
-    assert nodes_aside(faults) == ["node7"]
-
-
 def test_a_worker_killed_while_idle_is_replaced(tmp_path: Path) -> None:
     task = KilledWhenIdle(tmp_path, driver=os.getpid())
     results = dict(flat(pool(jobs(3), task, TWO[:1])))
@@ -231,15 +219,35 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path: Path)
     assert faults.wrong == []
 
 
-def test_ray_asks_for_its_machines_once_a_round_at_most(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
+    """A cluster of two machines; every second look finds that a job has ended."""
     ray, slow = MagicMock(), cycle([True, False])
-    ray.nodes.return_value = [{"NodeID": "a", "Alive": True, "Resources": {"CPU": 1}}]
-    ray.wait.side_effect = lambda running, **_: ([] if next(slow) else running, [])
-    ray.get.return_value = Parcel([{"failure": None}], "a", {})
+    about = {"Alive": True, "NodeManagerHostname": "host", "Resources": {"CPU": 1, "GPU": 8}}
+    ray.nodes.return_value = [{"NodeID": name, **about} for name in "ab"]
+    ray.remote.return_value.return_value.remote.side_effect = lambda *_: MagicMock()
+    ray.wait.side_effect = lambda running, **_: ([] if next(slow) else running[:1], running[1:])
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "ray.exceptions", SimpleNamespace(RayError=OSError))
     monkeypatch.setattr("ablations.engines.ray_engine._opened", lambda *_, **__: ray.get())
+    return ray
+
+
+def test_ray_asks_for_its_machines_once_a_round_at_most(tmp_path: Path, ray: MagicMock) -> None:
+    ray.get.return_value = Parcel([{"failure": None}], "a", {})
     assert len(list(on_ray(jobs(3), Task(tmp_path), TWO[0], Request(1, 0)))) == 3
     assert ray.nodes.call_count <= ray.wait.call_count == 6
+
+
+def test_a_bad_gpu_beside_seven_sound_ones_sets_its_machine_aside(
+    tmp_path: Path, ray: MagicMock
+) -> None:
+    failures = ({"failure": "device error" if i % 8 == 3 else None} for i in range(24))
+    parcels = [Parcel([each], "a", {}, f"GPU {i % 8}") for i, each in enumerate(failures)]
+    ray.get.side_effect = parcels
+    with pytest.warns(UserWarning, match=r"node a\) is set aside: 3 jobs in a row failed on GPU 3"):
+        found = list(on_ray(jobs(24), Task(tmp_path), TWO[0], Request(1, 1)))
+    assert [parcel for _, parcel in found] == parcels
+    asked = [call.kwargs.get("label_selector") for call in ray.remote.call_args_list[1:]]
+    assert asked[0] is None
+    assert asked[-1] == {"ray.io/node-id": "!in(a)"}
