@@ -105,11 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     add(_bias, **run, out=out("RUN/bias"))
     several = {"help": "a run folder of `posmlp train`, or of several seeds, such as cells/ID"}
     swapped: dict[str, dict[str, Any]] = {"clips": {"dest": "num_clips"}, "where": {}, "frames": {}}
-    add(_inside, **(run | {"run_folder": several} | swapped), out=out("RUN/inside"))
+    add(_inside, **(run | {"run_folder": several} | swapped), device={}, out=out("RUN/inside"))
     picture = {"type": file, "help": "the page, .html; or a picture, .png"}
     add(_knob, source={}, seed={}, out=picture | {"required": True})
     add(_curves, folder={}, metric={}, out=out("DIR/curves"))
-    add(_classes, folder={}, out=out("DIR"))
+    add(_classes, folder={}, device={}, out=out("DIR"))
     add(_sequential, grids={}, out={"required": True})
     cells = {"help": "runs of one variant, such as cells/ID"}
     add(_learned, folder=cells, variant={}, device={}, out={"required": True})
@@ -144,11 +144,12 @@ def _bias(run_folder: str, **how: Any) -> None:
     print(write_bias(run_folder, **how))
 
 
-def _inside(run_folder: str, **how: Any) -> None:
+def _inside(run_folder: str, device: str | None, **how: Any) -> None:
     """Write which activations carry the order of frames, and what turning its arrow does."""
     from analysis.page.inside import write_inside
 
-    print(write_inside(run_folder, **how))
+    with _models_on(device):
+        print(write_inside(run_folder, **how))
 
 
 def _knob(source: str, out: str, seed: int | None) -> None:
@@ -165,11 +166,12 @@ def _curves(folder: str, out: str | None, metric: str) -> None:
     print(write_curves(folder, out, metric))
 
 
-def _classes(folder: str, out: str | None) -> None:
+def _classes(folder: str, out: str | None, device: str | None) -> None:
     """Score the runs in a folder on each class of their test clips, as a table and a figure."""
     from analysis.results.class_accuracy import write_classes
 
-    print(write_classes(folder, out))
+    with _models_on(device):
+        print(write_classes(folder, out))
 
 
 def _sequential(out: str, grids: int) -> None:

@@ -26,6 +26,7 @@ from analysis.page.learned import trained_models
 from analysis.page.sections import Section, Table
 from posmlp.checkpoint import write_atomically
 from posmlp.data.augment import normalise
+from posmlp.data.sources import HeldClips
 from posmlp.model import PosMLPVideo
 from posmlp.predict import open_run
 
@@ -41,7 +42,7 @@ def order_of_frames(run: Path, variant: str | None = None) -> Section:
     opened = open_run(run, variant=variant)
     model = opened.model
     held = run_clips(run, _num_clips(model))
-    clips = normalise(held.clips)
+    clips = _inputs(model, held)
     patched, summands = _quietly(model, clips)
     curve = arrow_curve(model, held, STRENGTHS)
     cells = [
@@ -95,7 +96,7 @@ def write_inside(
         return _write_seeds(Path(run), out, variant, num_clips, where, frames)
     opened = open_run(run, seed, variant)
     held = run_clips(run, num_clips)
-    clips = normalise(held.clips)
+    clips = _inputs(opened.model, held)
     _check_time(opened.model)
     tables = {
         "patching": patch(opened.model, clips, where=where, frames=frames),
@@ -122,7 +123,7 @@ def _write_seeds(
     parts = []
     for run, opened in trained_models(folder, variant):
         _check_time(opened.model)
-        clips = normalise(run_clips(run, num_clips).clips)
+        clips = _inputs(opened.model, run_clips(run, num_clips))
         rows = patch(opened.model, clips, where=where, frames=frames)
         parts.append(rows.assign(seed=opened.seed))
     patched = pd.concat(parts, ignore_index=True)
@@ -130,6 +131,11 @@ def _write_seeds(
         write_atomically(out / f"{name}.csv", table.to_csv(index=False).encode())
     write_atomically(out / "patching.png", png(draw_patching(patched).figure))
     return out
+
+
+def _inputs(model: PosMLPVideo, held: HeldClips) -> Tensor:
+    """Clips as the model takes them, on its device."""
+    return normalise(held.clips.to(next(model.parameters()).device))
 
 
 def _verdict(patched: pd.DataFrame, curve: pd.DataFrame) -> str:

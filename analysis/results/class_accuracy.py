@@ -16,10 +16,9 @@ from analysis.results.curves import no_model_under, runs_under, variant_of
 from posmlp.checkpoint import write_atomically
 from posmlp.clip_scores import ClipScores
 from posmlp.config import TrainConfig
-from posmlp.data.sources import open_clips
 from posmlp.predict import open_run
 from posmlp.train.run_folder import model_path, read_config, run_members
-from posmlp.train.scoring import metrics, predict
+from posmlp.train.scoring import logits_of, metrics
 
 METRICS = ("top1", "within_pair")
 
@@ -41,11 +40,7 @@ def class_accuracy(
     train = TrainConfig.from_dict(stored["train"])
     if not stored.get("source"):
         raise ValueError(f"{run} was given its clips as Python objects, which it does not keep")
-    clips = open_clips(stored["source"], "test", trained.model.config, train=train)
-    try:
-        logits = predict(trained.model, clips)
-    finally:
-        clips.close()
+    logits, clips = logits_of(trained.model, stored["source"], train=train)
     if trained.multi_label:
         return pd.DataFrame(ClipScores.of("", logits, clips).by_class())
     rows = []

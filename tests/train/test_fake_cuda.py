@@ -249,8 +249,10 @@ def fit_with_all_its_parts(gpu: FakeCuda, folder: Path) -> None:
     with (
         epochs_that_do_not_wait(gpu) as sent,
         mock.patch.object(Population, "logits", autospec=True, side_effect=logits) as scored,
+        mock.patch.object(torch.cuda, "synchronize") as waited,
     ):
         rows = go()
+    assert [call.args for call in waited.call_args_list] == [(torch.device("cuda"),)]
     assert sent == [0]  # the clips are there already
     assert {call.kwargs["autocast"] for call in scored.call_args_list} == {True}
     assert len(rows) == 4
@@ -276,6 +278,7 @@ def other_ways_of_computing(gpu: FakeCuda, folder: Path) -> None:
         how = {"device": "cuda", "progress": False, "checkpoint_activations": True}
         fit(small(), train, tuple(clips), [0], **how)
     assert [call.args for call in asked.call_args_list] == [(True,), (False,)]
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert sent == [16 * 4 * 16 * 16 * 3]
 
 
@@ -351,6 +354,7 @@ def what_is_inside(gpu: FakeCuda, folder: Path) -> None:
     import numpy as np
 
     import analysis
+    from analysis.page.inside import _inputs
     from posmlp import clip_scores
     from posmlp.data.sources import open_clips
     from posmlp.model import create_model
@@ -358,7 +362,8 @@ def what_is_inside(gpu: FakeCuda, folder: Path) -> None:
 
     model = create_model(small()).to("cuda")
     source = open_clips("moving-digits", "test", small(), train=recipe())
-    clips, name = torch.zeros(2, 3, 4, 16, 16).to("cuda"), "stage2.block1.step1.T.out"
+    held: Any = mock.Mock(clips=torch.zeros(2, 4, 16, 16, 3, dtype=torch.uint8))
+    clips, name = _inputs(model, held), "stage2.block1.step1.T.out"
     with pytest.warns(UserWarning, match="nothing to move"):  # what comes back is zeros
         analysis.patch(model, clips, "mean", name)
     labels = {"class": [np.arange(4) % 2] * 3}

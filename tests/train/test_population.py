@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from torch.utils._pytree import tree_flatten
 
 from posmlp.model import Step
 from posmlp.presets import PRESETS
+from posmlp.train.execution import Recorded
 from posmlp.train.optimisation import clip_gradients
 from posmlp.train.population import Population, seeded_model
 
@@ -169,6 +172,22 @@ def test_recorded_steps_leave_what_launched_ones_do(monkeypatch):
     assert made[0].keys() == made[1].keys()
     for name, tensor in made[0].items():
         assert torch.equal(tensor, made[1][name]), name
+
+
+def test_memory_that_runs_out_in_a_recording_is_told_as_that(monkeypatch):
+    """Else the memory ladder would not be gone down, as the graph's own error names no memory."""
+
+    @contextmanager
+    def recording(*_, **__):
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
+
+    calls = iter([1, 1, 1, torch.OutOfMemoryError("CUDA out of memory")])
+    monkeypatch.setattr(torch, "cuda", MagicMock(graph=recording))
+    with pytest.raises(torch.OutOfMemoryError):
+        Recorded(MagicMock(side_effect=calls), [torch.zeros(1)])
 
 
 def test_an_error_of_one_seed_reaches_the_caller():

@@ -129,6 +129,13 @@ def test_populations_leave_no_place_idle_and_fit_the_memory(
     assert [p.device for p in _places(9, "cuda", 1)] == [f"cuda:{i % 8}" for i in range(9)]
 
 
+def test_a_time_limit_takes_a_process_that_can_be_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ablations.engines.local.pool", lambda *_: iter(()))
+    assert list(Engine(device="cpu", timeout_s=9.0).run(read_grid(TINY).jobs, tmp_path)) == []
+
+
 VALUES: dict[str, Any] = TINY | {
     "axes": {"train.lr": [1e-3, 1e-2], "gate": ["lrpe", "mean"]},
     "include": [{"drop_path": 0.5}],
