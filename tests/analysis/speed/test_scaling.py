@@ -91,13 +91,11 @@ def test_check_gpu_writes_a_line_a_check_whatever_becomes_of_it(tmp_path, monkey
     assert rows[1]["reason"] == "it took longer than 0.1 s"
 
 
-@pytest.mark.parametrize(
-    "name",
-    "imports fit_one fit_four fit_variants fit_micro_batches population_and_alone same_run_twice "
-    "step_times step_with_input".split(),
-)
+QUICK = ["imports", "fit_one", "fit_four", "fit_variants", "population_and_alone", "step_times"]
+
+
+@pytest.mark.parametrize("name", [*QUICK, "step_with_input"])
 def test_check_gpu_runs_on_a_cpu_what_that_can(tmp_path, name):
-    """Those that start no process."""
     assert isinstance(CHECKS[name]("cpu", tmp_path), dict)
 
 
