@@ -34,6 +34,7 @@ SMALL = [
         (["lr=fast"], "lr='fast' must be a number"),
         (["in_channels=1", "num_clips=28"], "in_channels=1, but clips have 3 colours"),
         (["--device", "gpu"], "device='gpu' is not here"),
+        (["--device", "mps"], "device='mps' is not here (this package computes on cpu"),
         (["lr=.nan"], "lr=nan must be a number of at least 0"),
         (["lr=[1,2]"], "lr=[1, 2] must be a number of at least 0"),
         (["label_smoothing=abc"], "label_smoothing='abc' must be a number of at least 0 and less"),

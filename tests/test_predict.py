@@ -240,6 +240,7 @@ def test_command_prints_the_rest_after_a_bad_video(run, write_clip, tmp_path, ca
         (["{run}", "{good}", "--seed", "7"], "seed=7 is not one of"),
         (["nowhere", "{good}"], "no run at nowhere"),
         (["{run}", "none.mp4"], "no such file"),
+        (["{run}", "none.mp4", "--device", "cuda:99"], "device='cuda:99' is not here"),
     ],
 )
 def test_bad_requests_are_named(run, write_clip, tmp_path, capsys, words, expected):

@@ -286,6 +286,10 @@ def test_commands_refuse_what_cannot_be_used_before_they_compute(
             main(words)
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
+    learned, attribute = ("learned", "--out", folder), ("attribute", "x.mp4")
+    for name, *more in (("all",), ("inside",), ("classes",), learned, attribute):
+        assert main([name, folder, *more, "--device", "cuda:99"]) == 2
+        assert "device='cuda:99' is not here" in capsys.readouterr().err
     assert main(["bias", str(run), "--out", f"{file}/below"]) == 2
     assert f"{file}/below" in capsys.readouterr().err
 
