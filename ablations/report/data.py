@@ -292,7 +292,8 @@ class Study:
     def in_settings(self) -> pd.DataFrame:
         """The runs of a grid that crosses gates with others, as `setting`, and `relation_params`.
 
-        Empty for other grids. A setting is named by what the baseline's gate is called in it.
+        Those that have the baseline's gate and another, named by what that gate is called in them;
+        empty for other grids.
         """
         runs, factors = self.factors()
         if "gate" not in factors or len(factors) < 2:
@@ -300,8 +301,10 @@ class Study:
         setting = runs[[name for name in factors if name != "gate"]].agg(" & ".join, axis=1)
         params = runs["label"].map(self.costs["relation_params"])
         runs = runs.assign(setting=setting, relation_params=params)[params > 0]
-        gate = self.gate_of_baseline
-        named = runs[(runs["gate"] == gate) & (runs["label"] != self.baseline)]
+        of_baseline = runs["gate"] == self.gate_of_baseline
+        named = runs[of_baseline & (runs["label"] != self.baseline)]
+        gates = runs.groupby("setting")["gate"].transform("nunique")
+        runs = runs[(gates > 1) & runs["setting"].isin(runs.loc[of_baseline, "setting"])]
         return runs.replace({"setting": dict(zip(named["setting"], named["label"], strict=True))})
 
     @property
@@ -316,8 +319,8 @@ class Study:
         runs, rows = self.in_settings(), []
         for setting, of_setting in runs.groupby("setting", sort=False):
             scores = of_setting.pivot(index="seed", columns="gate", values=metric.column)
-            for gate in scores.columns.drop(self.gate_of_baseline, errors="ignore"):
-                difference = (scores[gate] - scores.get(self.gate_of_baseline)).dropna()
+            for gate in scores.columns.drop(self.gate_of_baseline):
+                difference = (scores[gate] - scores[self.gate_of_baseline]).dropna()
                 if len(difference) > 1:
                     points = t_interval(difference.to_numpy())
                     rows.append((setting, gate, *points))

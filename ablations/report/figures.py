@@ -158,7 +158,7 @@ def costs(study: Study, metric: Metric) -> Iterator[Drawn]:
 def gates_in_settings(study: Study, metric: Metric) -> Iterator[Drawn]:
     """Of a grid that crosses gates with other settings: what each relation costs, and scores."""
     runs = study.in_settings()
-    if runs.empty:
+    if runs["setting"].nunique() < 2:
         return
     named = f"{metric.short}{metric.percent}"
     title = f"{metric.short.capitalize()} against parameters of the relations"

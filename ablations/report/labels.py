@@ -56,9 +56,8 @@ def short_labels(plan: Mapping[str, Any]) -> dict[str, str]:
         return text if alone else f"{axis.rpartition('.')[2]}={text}"
 
     def label(cell: Mapping[str, Any], axes: list[str]) -> str:
-        return BETWEEN.join(
-            part(each, cell["axes"].get(each), shown[each][cell["id"]]) for each in axes
-        )
+        parts = (part(each, cell["axes"].get(each), shown[each][cell["id"]]) for each in axes)
+        return BETWEEN.join(filter(None, parts))  # a setting may be empty, such as init_from
 
     labels = {cell["id"]: label(cell, axes) for cell in plan["cells"]}
     if max(map(len, labels.values())) > LONGEST:

@@ -236,6 +236,9 @@ def test_gates_are_compared_in_each_setting(tmp_path):
     np.testing.assert_allclose(table["difference"], [10, 14, 10], atol=1e-9)
     (figure,) = gates_in_settings(study, study.metrics[0])
     assert f"dense in {table.index[1]}: +14.0 [+14.0, +14.0]" in figure.caption
+    lone = WINDOWS | {"include": [{"gate": "conv", "num_frames": 2, "temporal_windows": 2}]}
+    holed = Study.open(fill(tmp_path / "lone", lone, windows))
+    assert len(holed.gate_differences(holed.metrics[0])) == 3
     single = Study.open(fill(tmp_path / "single", FIVE_GATES, planted))
     assert not list(gates_in_settings(single, single.metrics[0]))
 
