@@ -73,6 +73,19 @@ def _num_own(spec: str, split: str, num_frames: int, side: int, code: Options) -
     return len(open_own(spec, split, num_frames, side, code))
 
 
+def num_tested(data: Data, train: TrainConfig) -> int:
+    """How many clips one training is tested on; of folds the smallest that there is."""
+    if train.folds:
+        return _num_in_fold(data.spec, train.folds)
+    return train.num_test_clips if data.num_test is None else data.num_test
+
+
+@cache
+def _num_in_fold(spec: str, folds: int) -> int:
+    each = (of_fold(spec, folds, [fold]) for fold in range(folds))
+    return min(len(list_videos(fold, "test").paths) for fold in each)
+
+
 def _describe_folder(spec: str) -> Data:
     digest = hashlib.sha256()
     listings = [list_videos(spec, "train")]

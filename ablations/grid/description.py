@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ablations.grid.costs import costs
+from ablations.grid.datasets import num_tested
 
 if TYPE_CHECKING:
     from ablations.grid.grid import Cell, Grid
@@ -63,8 +64,7 @@ def _cell(grid: Grid, cell: Cell) -> dict[str, Any]:
     """A cell of the plan, with what was chosen for it and how many seeds it was asked for."""
     asked = grid.asked.get(cell.id)
     tuned = {"tuned": _plain(cell.tuned)} if grid.trials else {}
-    generated, listed = cell.train.num_test_clips, cell.data.num_test
-    clips = {"test_clips": generated if listed is None else listed}
+    clips = {"test_clips": num_tested(cell.data, cell.train)}
     return _in_plan(cell) | clips | tuned | (asked._asdict() if asked else {})
 
 

@@ -544,7 +544,7 @@ def test_seeds_are_tested_on_the_folds_of_groups_in_turn(
         for cell, seed in zip(table.id, table.seed, strict=True)
     ]
     assert [each["source"] for each in sources] == [f"fold{k % 3}of3:{data}" for k in range(4)]
-    assert {each["data"]["test"]["num_clips"] for each in sources} == {2}
+    assert {each["data"]["test"]["num_clips"] for each in sources} == set(table.test_clips) == {2}
     study = Study.open(tmp_path / "run")
     assert "4 seeds each, tested in turn on 3 folds of whole groups (folders)." in progress(study)
     assert time_need(study, tmp_path) == []
