@@ -145,8 +145,10 @@ def test_speed_page_quotes_the_bench() -> None:
 
 def commands(name: str) -> list[list[str]]:
     """Our commands in the backticks of a results page, without `timeout` and `python -m`."""
-    found = []
-    for text in re.findall(r"`([^`]+)`", (RESULTS / name).read_text()):
+    page, found = (RESULTS / name).read_text(), []
+    blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    inline = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", page, flags=re.DOTALL))
+    for text in [*"".join(blocks).splitlines(), *inline]:
         words = [
             word for word in shlex.split(text) if word not in ("timeout", "600", "python", "-m")
         ]

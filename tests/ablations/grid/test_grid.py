@@ -391,12 +391,14 @@ def test_every_question_has_its_grid():
 
 @pytest.fixture
 def films(tmp_path, monkeypatch):
-    """Where the grid of speaking mouths looks for its clips."""
+    """Where the grids of speaking mouths look for their clips."""
     monkeypatch.chdir(tmp_path)
     for letter, speaker, take in product("FM", range(10), range(3)):
-        folder = tmp_path / f"runs/lips/six/{letter}/s{speaker}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{take}.mp4").write_bytes(bytes(speaker + 1))
+        split = "test" if take == 2 else "train"
+        for place in (f"six/{letter}/s{speaker}", f"speakers/{letter}/s{speaker}", ""):
+            folder = tmp_path / "runs/lips" / (place or f"letters/{split}/{letter}")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"s{speaker}_{take}.mp4").write_bytes(bytes(speaker + 1))
 
 
 @pytest.mark.usefixtures("films")
