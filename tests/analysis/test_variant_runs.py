@@ -114,9 +114,7 @@ def test_classes_are_scored_for_each_variant(
     shutil.copytree(run, tmp_path / "run")
     config = tmp_path / "run" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"source": "moving-digits"}))
-    monkeypatch.setattr(
-        "analysis.results.class_accuracy.open_clips", lambda *_, **__: clips("test")
-    )
+    monkeypatch.setattr("posmlp.train.scoring.open_clips", lambda *_, **__: clips("test"))
     table = gather_classes(tmp_path)
     seeds = table.groupby("variant")["seed"].unique().map(list)
     assert seeds.to_dict() == {"run/base": [2, 4], "run/slow": [2, 4]}

@@ -23,7 +23,7 @@ from lessons.videos import write_film
 from tests.notebooks.lab import FEW_CLIPS, pictures, printed
 
 SOURCES = make_notebooks.sources()
-GRIDS = sorted(path.parent.name for path in stored.RESULTS.glob("*/rows.csv"))
+GRIDS = sorted(path.parent.name for path in stored.RESULTS.glob("*/cells.json"))
 FEW = f'{{**grid, "base": {{**BASE, "train": {{**BASE["train"], {FEW_CLIPS}}}}}}}'
 SHORTER = {
     r'(MovingDigits\("(?:train|val)", (?:num_clips=)?)\d+': r"\g<1>56",

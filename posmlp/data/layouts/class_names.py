@@ -64,20 +64,26 @@ def _json_pairs(path: Path) -> list[tuple[int, str]]:
 
 def _numbered(lines: list[str], separator: str) -> list[tuple[int, str]]:
     """The number and name of each line; none where not every line behind a header has both."""
-    rows = [
-        [field.strip() for field in next(csv.reader([line], delimiter=separator))] for line in lines
-    ]
+    rows = [next(csv.reader([line], delimiter=separator)) for line in lines]
     header: list[str] = []
-    if rows and not any(field.isdecimal() for field in rows[0]):
-        header = [field.lower() for field in rows.pop(0)]
+    if rows and not any(field.strip().isdecimal() for field in rows[0]):
+        header = [field.strip().lower() for field in rows.pop(0)]
         if len(header) < 2 or (separator == " " and not set(header) <= _HEADER):
             return []
     named = next((header.index(name) for name in _NAME_COLUMNS if name in header), None)
-    for k in range(1 if separator == " " else max(map(len, rows), default=0)):
-        if all(len(row) > max(k, 1, named or 0) and row[k].isdecimal() for row in rows):
-            if named not in (None, k):
-                return [(int(row[k]), row[named]) for row in rows]
-            return [(int(r[k]), separator.join(r[:k] + r[k + 1 :]).strip(separator)) for r in rows]
+    width = max(map(len, rows), default=0)
+
+    def name_in(row: list[str], k: int) -> str:
+        """A name may hold the separator where it stands last, or alone beside the number."""
+        if named in (None, k):
+            rest = row[:k] + row[k + 1 :] if k >= 0 else row[:k]
+        else:
+            rest = row[named:] if named == len(header) - 1 else [row[named]]
+        return separator.join(rest).strip(f"{separator} ")
+
+    for k in (0,) if separator == " " else (*range(width), -1):
+        if all(len(row) > max(k, 1, named or 0) and row[k].strip().isdecimal() for row in rows):
+            return [(int(row[k]), name_in(row, k)) for row in rows]
     return []
 
 
