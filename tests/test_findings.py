@@ -79,6 +79,12 @@ def test_figures_stand_in_stored_tables() -> None:
     assert not any(shown(triple, ("69.1", "60.7", "77.3")) for triple in triples)
 
 
+def test_letters_are_quoted_as_their_rows_have_them() -> None:
+    said = FINDINGS.partition("*All 26 letters*")[2].partition("Limits:")[0]
+    scores = pd.read_csv(RESULTS / "letters/rows.csv").test_top1
+    assert {f"{100 * score:.1f}" for score in scores} == set(re.findall(r"\d+\.\d", said))
+
+
 def glance() -> Iterator[str]:
     """The lines of FINDINGS' table of gates and layouts, from what is stored."""
     speeds = pd.read_csv(RESULTS / "speed/lesson09.csv").set_index("variant").clips_per_s
