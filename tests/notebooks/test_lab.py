@@ -101,7 +101,10 @@ def test_lesson_07_explorer_changes_and_is_read(lab: Any) -> None:
         page.get_by_label("group", exact=True).select_option("3")
         changed = "(before) => document.querySelector('.bias-explorer canvas.map')"
         page.wait_for_function(f"{changed}.toDataURL() !== before", arg=before)
-        again = printed(run_cell(page, reading))
+        for _ in range(10):  # a second choice leaves the page once the kernel has taken the first
+            again = printed(run_cell(page, reading))
+            if "'group': 3" in again:
+                break
         assert "'stage': 4" in again
         assert "'group': 3" in again
         assert again != printed(cells[reading])
