@@ -6,7 +6,8 @@ this order and class by class, by
     ROOT/groups.csv   rows `path,group`, paths relative to ROOT; it names every video. A column of
                       another name, such as `speaker`, tells what groups are
     folders           below the class's own: CLASS/anna/1.mp4 is of anna's, in every class
-    names             what stands before a part's number: v_Biking_g01_c02 is of v_Biking_g01
+    names             a person's number (person03_cam1, S001C001P003R001A013), or what stands before
+                      a part's number or times: v_Biking_g01_c02 is of v_Biking_g01
 
 Names count where they show at least three groups in a class; else each file is a group of its own,
 and it is said where one or two recordings seem to fill a class.
@@ -33,6 +34,17 @@ FILES, FOLDERS = "files", "folders"
 _PART = re.compile(r"(?:[\W_]+[A-Za-z]*)?\d+[\W_]*$")  # the number of a part: _c02, -part3, (4), 17
 _TAGS = re.compile(r"_[hufl]_[nc]m_np\d_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+$")  # as HMDB51 has
 _SPAN = re.compile(r"[\W_]+(\d{4,})[\W_]+(\d{4,})$")  # from when to when, as Kinetics writes it
+_TIMES = (
+    re.compile(  # cut by times with points (film-00.01.30.000-00.01.40.000-seg2) or units (_1m30s)
+        r"(?:(?:[\W_]+\d+(?:[.:]\d+)+){2}(?:[\W_]*seg\d+)?|(?:[\W_]+(?:\d+h)?(?:\d+m)?\d+s){1,2})$"
+    )
+)
+_CHAPTER = re.compile(r"G(?:[HXLPS]\d\d|OPR)(\d{4})(?!\d)", re.I)  # GH020123 goes on with GH010123
+_PERSON = re.compile(  # of NTU, RAVDESS and CREMA-D, or named before another number: person03_cam1
+    r"^S\d+C\d+(P\d+)R\d+A\d+|^(?:\d\d-){6}(\d\d)$|^(\d{4})_[A-Z]{3}_[A-Z]{3}_[A-Z]{2}$|"
+    r"(?:^|[\W_])((?:person|subject|subj|actor|signer|speaker)[\W_]?\d+|[ps]\d+)(?=[\W_].*\d)",
+    re.I,
+)
 _ENDING = re.compile(r"[\W_][A-Za-z]+$")  # a word that all names of a class end in
 
 
@@ -152,8 +164,11 @@ def _folders(places: Sequence[str], name: str) -> list[str]:
 
 
 def _stems(places: Sequence[str], name: str) -> list[str]:
-    """Each item's name without the number of its part, and without the class's name."""
+    """Each item's person, or its name without the number of its part and the class's name."""
     stems = [PurePosixPath(place).stem for place in places]
+    persons = [found[found.lastindex or 0] for stem in stems if (found := _PERSON.search(stem))]
+    if len(persons) == len(stems) and len(set(persons)) >= FEWEST_BY_NAME:
+        return persons
     ending = _ENDING.search(stems[0])
     if ending and len(stems) > 1 and all(stem.endswith(ending[0]) for stem in stems):
         stems = [stem.removesuffix(ending[0]) for stem in stems]
@@ -161,8 +176,10 @@ def _stems(places: Sequence[str], name: str) -> list[str]:
 
 
 def _recording(stem: str) -> str:
+    if chapter := _CHAPTER.match(stem):
+        return chapter[1]
     span = _SPAN.search(stem)
-    times = span if span and int(span[1]) < int(span[2]) else None
+    times = span if span and int(span[1]) < int(span[2]) else _TIMES.search(stem)
     end = _TAGS.search(stem) or times or _PART.search(stem)
     return stem[: end.start()] if end else stem
 

@@ -51,6 +51,15 @@ NAMED = {
     "kinetics times": ("{c}/-Zx{g}vk_{p:06d}_{p}00010.mp4", True),
     "hmdb51": ("{c}/Film_{g}_{c}_u_cm_np1_fr_med_{p}.avi", True),
     "brackets": ("{c}/take{g}a ({p}).mov", True),
+    "ntu": ("{c}/S00{p}C002P10{g}R001A013_rgb.avi", True),
+    "ravdess": ("{c}/01-01-05-01-0{p}-01-0{g}.mp4", True),
+    "person before camera": ("{c}/Cook.{c}_p{g:02d}_r01_v0{p}_c03.mp4", True),
+    "subjects": ("{c}/rec{p}_subject {g}-take2.mp4", True),
+    "gopro chapters": ("{c}/GH0{p}010{g}.MP4", True),
+    "gopro chapters, cut": ("{c}/gx01{g:04d}_{p}.mp4", True),
+    "cut by times": ("{c}/film {g}-00.00.0{p}.000-00.00.1{p}.500-seg{p}.mp4", True),
+    "cut by seconds": ("{c}/film{g}x_{p}.25_1{p}.75.mp4", True),
+    "cut by units": ("{c}/film{g}x_1m{p}0s.mp4", True),
     "persons": ("{c}/anna{g}x/{p}.mp4", True),
     "persons, sessions": ("{c}/anna{g}x/day{p}/walk.mp4", True),
 }
@@ -268,6 +277,11 @@ def test_one_recording_in_the_words_of_several_systems():
     groups, words = groups_of(Path("."), [f"{n}.mp4" for n in names], [0] * 5, ["run"])
     assert groups == ["p1", "p1", "p2", "p3", "p3"]
     assert words == "recordings, by their names (p1, ...)"
+    acted = [
+        f"{actor}_{said}_ANG_XX.flv" for actor in (1001, 1002, 1003) for said in ("DFA", "IEO")
+    ]
+    groups, _ = groups_of(Path("."), acted, [0] * 6, ["ANG"])
+    assert groups == ["1001", "1001", "1002", "1002", "1003", "1003"]
 
 
 @pytest.mark.parametrize("layout", ["split-folders", "kinetics"])
