@@ -24,6 +24,12 @@ from posmlp.presets import PRESETS, resolve
 
 _TEXTS = {f.name for f in (*fields(PosMLPConfig), *fields(TrainConfig)) if "str" in str(f.type)}
 """Settings that are text even where it looks like a number: a file may be called 5."""
+_OPTIONS = {
+    **dict.fromkeys(("config", "preset", "recipe"), "config"),
+    **{"data": "data", "seeds": "seeds", "seed": "seeds", "out": "out", "device": "device"},
+    **{"workers": "workers", "num_workers": "workers"},
+}
+"""What `posmlp train` takes as an option, not as key=value, and that option's name."""
 RECIPES = Path(__file__).with_name("recipes")
 
 
@@ -57,6 +63,8 @@ def configs(
         key, equals, text = setting.partition("=")
         if not equals:
             raise ValueError(f"{setting!r} is not key=value; write for example gate=dense")
+        if key in _OPTIONS:
+            raise ValueError(f"{setting!r} is no setting; write --{_OPTIONS[key]} {text}")
         value = parse_value(text)
         values[key] = text if key in _TEXTS and not isinstance(value, list) else value
     model_keys = [field.name for field in fields(PosMLPConfig)]

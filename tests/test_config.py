@@ -355,8 +355,8 @@ def test_a_config_file_in_another_encoding_is_named(tmp_path: Path) -> None:
     [
         *(("learning_rate", "lr"), ("train.lr", "lr"), ("train.learning-rate", "lr")),
         *(("train.epoch", "epochs"), ("dropout", "drop_path"), ("batch-size", "batch_size")),
-        *(("momentum", None), ("seed", None), ("optimizer", None), ("workers", None)),
-        *(("num_workers", None), ("lr_rate", None), ("drop", "drop_path"), ("EPOCHS", "epochs")),
+        *(("momentum", None), ("optimizer", None)),
+        *(("lr_rate", None), ("drop", "drop_path"), ("EPOCHS", "epochs")),
         *(("layers", None), ("width", None)),
     ],
 )
