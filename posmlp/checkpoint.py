@@ -323,6 +323,8 @@ def load_released(
     )
     try:
         config = config or infer_config(state)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     except IndexError as error:
         raise ValueError(
             f"{where} has tensors of other numbers of axes than the released models; give another"

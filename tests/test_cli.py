@@ -106,7 +106,9 @@ def test_checkpoint_of_another_model_is_refused(tmp_path, capsys):
     path = tmp_path / "model.safetensors"
     save(create_model("toy"), path)
     assert main(["convert", str(path), str(tmp_path / "out.safetensors")]) == 2
-    assert "keys are of neither released model" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "model.safetensors: the keys are of neither released model" in message
+    assert "kept, with its config, by posmlp.save" in message
     path.write_bytes(b"junk")
     assert main(["eval", str(path), "--data", "moving-digits"]) == 2
     assert "not a readable safetensors file" in capsys.readouterr().err

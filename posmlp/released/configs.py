@@ -25,7 +25,9 @@ def infer_config(state: StateDict) -> PosMLPConfig:
             return infer(state)
     raise ValueError(
         "the keys are of neither released model: a PosMLP-Video checkpoint has {!r}, a PosMLP "
-        "checkpoint {!r}".format(*FIRST_KEYS)
+        "checkpoint {!r}; a model of this package is kept, with its config, by posmlp.save".format(
+            *FIRST_KEYS
+        )
     )
 
 
