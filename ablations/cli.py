@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if is_path else 1
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends what still has to be closed
+        print("ablations: stopped", file=sys.stderr)
         return 130
     return code
 

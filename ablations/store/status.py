@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ def seen(out: str | Path) -> tuple[str, bool]:
     plan = store.plan()
     counts: Counter[str] = Counter()
     failed, troubles = [], []
+    tried: set[int | None] = set()  # of which variants a trial has a score
     rows = chain(
         ((cell, f"seed {seed}", result) for cell, seed, result in store.results(plan)),
         ((cell, f"seed {seed} repeated", result) for cell, seed, result in store.repeats(plan)),
@@ -40,6 +41,8 @@ def seen(out: str | Path) -> tuple[str, bool]:
     for cell, seed, result in rows:
         state = result["status"] if isinstance(result, dict) else result.partition(":")[0]
         counts[state] += 1
+        if state == "done":
+            tried.add(cell.get("of"))
         if isinstance(result, dict) and state == "failed":
             failed.append((f"{cell['name']} {seed}", result | {"name": cell["name"]}))
         elif state == "damaged":
@@ -52,7 +55,7 @@ def seen(out: str | Path) -> tuple[str, bool]:
         *(f"  {each.name} seed {each.seed} is at {each.outcome}" for each in now),
         *told_once(failed),
         *troubles,
-        *_decisions(plan),
+        *_decisions(plan, tried),
     ]
     folder = shlex.quote(str(out))
     command = for_folder(plan["command"], store.root)
@@ -66,12 +69,13 @@ def seen(out: str | Path) -> tuple[str, bool]:
     return "\n".join(lines), is_open and not store.published
 
 
-def _decisions(plan: dict[str, Any]) -> Iterator[str]:
-    """What was chosen and judged so far."""
-    for cell in plan["cells"]:
+def _decisions(plan: dict[str, Any], tried: Collection[int | None]) -> Iterator[str]:
+    """What was chosen and judged so far; `tried`: the variants of which a trial has a score."""
+    for i, cell in enumerate(plan["cells"]):
         if cell.get("tuned"):
             values = ", ".join(f"{n}={shown_value(v)}" for n, v in cell["tuned"].items())
-            yield f"  {cell['name']} is tuned to {values}"
+            how = "is tuned to" if i in tried else "has no trial that ended well, and keeps"
+            yield f"  {cell['name']} {how} {values}"
     for cell in plan["cells"]:
         if cell.get("verdict"):
             at_most = f" of at most {len(plan['seeds'])}" * (cell["verdict"] == "undecided")

@@ -160,6 +160,21 @@ def test_a_trial_that_fails_at_one_seed_is_worst_and_the_base_wins_a_draw(
     assert "is tuned to train.lr=0.004" in status(tmp_path / "run")
 
 
+def test_a_variant_whose_trials_all_fail_keeps_the_base_and_is_not_called_tuned(
+    trained: Trained, tmp_path: Path
+) -> None:
+    def scores(cell: Cell, seed: int) -> dict[str, float]:
+        if seed >= 1000 and cell.config.gate == "mean":
+            raise ValueError("a gate that cannot be trained")
+        return {"val_top1": 0.5, "test_top1": 0.5}
+
+    trained.scores = scores
+    ran(TUNED, tmp_path / "run")
+    said = status(tmp_path / "run")
+    assert "gate=mean has no trial that ended well, and keeps train.lr=0.002" in said
+    assert "gate=lrpe is tuned to train.lr=0.002" in said
+
+
 def test_scores_that_cannot_choose_are_named(trained: Trained, tmp_path: Path) -> None:
     trained.scores = lambda cell, seed: {"test_top1": 0.5}
     with pytest.raises(ValueError, match=r"gate=lrpe train.lr=0.001 seed 1000 has no val_top1, by"):
