@@ -31,7 +31,7 @@ from posmlp.clip_scores import (
     score_files,
 )
 from posmlp.config import TrainConfig
-from posmlp.data.files.video import read_video
+from posmlp.data.files.video import frame_times, read_video
 from posmlp.pictures.annotate import annotate_video
 from posmlp.pictures.calibration import (
     SHIFTS,
@@ -298,6 +298,9 @@ def test_seconds_of_parts_are_the_films_own(run, tmp_path, name, shown, said):
     parts = list(predict_parts(open_run(run), tmp_path / name, 2.0))
     assert [part.seconds[0] for part in parts] == pytest.approx(said)
     assert [part.top(1)[0][0] for part in parts] == [NAMES[s // 2 % 2] for s in said]
+    annotate_video(parts, tmp_path / "annotated.mp4")
+    played = frame_times(str(tmp_path / "annotated.mp4"))
+    np.testing.assert_allclose(played, (np.array(shown) - shown[0]) / 1000, atol=1e-3)
 
 
 def test_slide_writes_a_table_a_line_and_a_video_that_follow(run, write_clip, tmp_path, capsys):

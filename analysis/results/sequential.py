@@ -259,6 +259,8 @@ def verdict_at_look(row: Mapping[str, Any], verdict: str, design: Design, unit: 
     at = f"cannot tell at {row['look']} of at most {last} seeds"
     if row["n"] < 2:
         return f"{at}: fewer than 2 of them have a result of both"
+    if row.get("infinite"):
+        return f"{at}: a score is infinite"
     needed = row["look"]
     if row["spread"]:
         needed = seeds_to_decide(row["difference"], row["spread"], margin, design.share)

@@ -185,10 +185,12 @@ def tested(
     num_tests = max(1, int(table["p"].notna().sum()))
     table["needed"] = needed(table, margin, num_tests)
     verdicts = [
-        verdict(row, words, num_tests, margin, unit)
-        if row["n"]
-        else "cannot tell: no seed in common with the baseline"
-        for row in table.to_dict("records")
+        "cannot tell: no seed in common with the baseline"
+        if not row["n"]
+        else "cannot tell: a score is infinite"
+        if measured.get("infinite")
+        else verdict(row, words, num_tests, margin, unit)
+        for row, measured in zip(table.to_dict("records"), rows, strict=True)
     ]
     table["probability_of_improvement"] = table.pop("probability_of_improvement")
     return table.drop(columns=["spread", "needed"]).assign(verdict=verdicts)
@@ -259,6 +261,8 @@ def paired(pairs: Array, sign: int, confidence: float, margin: float | None) -> 
     row: dict[str, Any] = {"n": len(x), "unpaired": int(alone.sum())}
     if not len(x):
         return row
+    if not np.isfinite([x, y]).all():
+        return row | {"mean": float(x.mean()), "difference": np.nan, "infinite": True}
     difference, low, high = t_interval(x - y, confidence)
     ahead = np.sign(sign * (x[:, None] - y[None, :]))
     row |= {"mean": float(x.mean()), "difference": difference, "low": low, "high": high}

@@ -21,6 +21,7 @@ from posmlp.shapes import not_written
 SHORT_SIDE = 360  # pixels; larger videos are shown at about this size
 LEAST_WIDTH = 320  # pixels; smaller ones are enlarged, so that the words below them can be read
 ROW, MARGIN, TIMELINE = 24, 8, 16  # pixels
+TICK_S = Fraction(1, 90_000)  # of the clock by which frames are shown
 _INK, _BAR, _BEST = "#1b1f24", "#9fb0c6", "#2a78c2"
 _PAPER, _TRACK, _FAINT = "#ffffff", "#f0f2f5", "#d9dee5"
 
@@ -30,9 +31,9 @@ def annotate_video(
 ) -> None:
     """Write the whole video to `out` (.mp4), its likeliest classes as bars below each frame.
 
-    `found`: of the video, or of its parts in order, each of which is shown as long as it lasts. A
-    line at the bottom runs with the video; marks on it are the frames that the model saw, or else
-    its colours the likeliest classes of the parts.
+    `found`: of the video, or of its parts in order, each of which is shown as long as it lasts.
+    Frames keep their times. A line at the bottom runs with the video; marks on it are the frames
+    that the model saw, or else its colours the likeliest classes of the parts.
     Raises ValueError for another suffix, VideoError where the video cannot be read, and
     NotWrittenError.
     """
@@ -52,6 +53,7 @@ def annotate_video(
         with av.open(str(partial), "w") as container:
             stream = container.add_stream("libx264", rate=rate, options={"crf": "20"})
             stream.pix_fmt = "yuv420p"
+            stream.codec_context.time_base = TICK_S
             part, later = whole, parts[1:]
             for position, frame in enumerate(iterate_frames(whole.video, short_side=SHORT_SIDE)):
                 picture = _enlarged(frame)
@@ -61,8 +63,11 @@ def annotate_video(
                     panel = _draw_panel(part, parts, picture.width, num_classes)
                 if position == 0:
                     stream.width, stream.height = picture.width, picture.height + panel.height
-                page = np.asarray(_page(picture, panel, whole.second(position) / length))
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(page, format="rgb24")))
+                second = whole.second(position)
+                page = np.asarray(_page(picture, panel, second / length))
+                written = av.VideoFrame.from_ndarray(page, format="rgb24")
+                written.pts, written.time_base = round(second / TICK_S), TICK_S
+                container.mux(stream.encode(written))
             container.mux(stream.encode())
         os.replace(partial, out)
     except OSError as error:

@@ -274,10 +274,17 @@ def test_compare_says_how_many_seeds_are_needed() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_compare_reports_missing_runs_and_single_seeds() -> None:
-    df = runs(base=[0.5, 0.6, 0.7], failed=[np.nan] * 3, one=[0.9], two=[0.9, np.nan, 0.8])
+    df = runs(
+        base=[0.5, 0.6, 0.7],
+        failed=[np.nan] * 3,
+        one=[0.9],
+        two=[0.9, np.nan, 0.8],
+        endless=[0.5, np.inf, 0.5],
+    )
     found = compare(df, "base", "accuracy").set_index("variant")
-    assert found["n"].to_dict() == {"failed": 0, "one": 1, "two": 2}
-    assert found["unpaired"].to_dict() == {"failed": 3, "one": 2, "two": 1}
+    assert found["n"].to_dict() == {"failed": 0, "one": 1, "two": 2, "endless": 3}
+    assert found["unpaired"].to_dict() == {"failed": 3, "one": 2, "two": 1, "endless": 0}
+    assert found.loc["endless", "verdict"] == "cannot tell: a score is infinite"
     assert found.loc[["failed", "one"], ["p", "p_holm", "low"]].isna().all(axis=None)
     assert found.loc["two", "p_holm"] == found.loc["two", "p"]  # the only test made
     assert found.loc["two", "difference"] == pytest.approx(0.25)
