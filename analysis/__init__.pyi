@@ -66,7 +66,7 @@ from .results.draw_results import draw_cost_accuracy as draw_cost_accuracy
 from .results.draw_results import draw_cost_pairs as draw_cost_pairs
 from .results.draw_speed import draw_speed_accuracy as draw_speed_accuracy
 from .results.effects import effects as effects
-from .results.pareto import pareto as pareto
+from .results.runs import pareto as pareto
 from .results.statistics import (
     compare as compare,
     detectable_effect as detectable_effect,

@@ -17,7 +17,7 @@ from ablations.report.words import label_key
 from analysis.results.draw_comparison import draw_differences, tally
 from analysis.results.draw_learning import draw_learning_curves
 from analysis.results.draw_results import draw_accuracy, draw_cost_accuracy, draw_cost_pairs
-from analysis.results.pareto import pareto
+from analysis.results.runs import pareto
 
 MOST_COLOURS = 8
 NAMED_AMONG_MANY = 4  # names beside points; more would lie on each other

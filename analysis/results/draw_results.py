@@ -14,8 +14,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from analysis.figures.style import colour, colours, styled, wrapped
-from analysis.results.pareto import pareto
-from analysis.results.runs import refuse_unnamed, variant_column, without_failed
+from analysis.results.runs import pareto, refuse_unnamed, variant_column, without_failed
 from analysis.results.statistics import t_interval
 
 LABELS = {

@@ -1,4 +1,4 @@
-"""What a table of runs says of itself: which column names variants, and which runs failed."""
+"""What a table of runs says of itself: its variants, the runs that failed, the front."""
 
 from __future__ import annotations
 
@@ -106,3 +106,33 @@ def _plain(value: Any) -> Any:
     except (TypeError, ValueError):
         text = str(value)
         return {"true": 1.0, "false": 0.0}.get(text.lower(), text)
+
+
+def pareto(df: pd.DataFrame, cost: str = "gmacs", score: str = "test_top1") -> pd.DataFrame:
+    """The rows that no other row beats: none is at most as costly and scores more, or ties cheaper.
+
+    Parameters
+    ----------
+    df : DataFrame
+        One row a variant.
+    cost, score : str
+        Columns; less cost is better, more score is better. Rows with a NaN in either are left out.
+
+    Returns
+    -------
+    DataFrame
+        The front by rising cost, so that its scores rise strictly; ties in both keep the first row.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing.
+    """
+    missing = [column for column in (cost, score) if column not in df.columns]
+    if missing:
+        raise ValueError(f"no column {missing[0]!r}; the columns are {list(df.columns)}")
+    rows = df.dropna(subset=[cost, score]).sort_values(
+        [cost, score], ascending=[True, False], kind="stable"
+    )
+    best_before = rows[score].cummax().shift(fill_value=float("-inf"))
+    return rows[rows[score] > best_before]
