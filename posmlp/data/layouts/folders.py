@@ -304,4 +304,8 @@ def _by_class(
         root, layout, split, split_rule, classes, items, [], name=name, reverse_of=reverse_of
     )
     others = [f for f, _ in all_files if not is_item(f)]
-    return replace(listing, num_other_files=len(others), other_files=by_suffix(others))
+    beside = [f for at in (root, root / split) if at.is_dir() for f in visible(at)]
+    beside = [f for f in beside if f.is_file() and is_item(f)]
+    said = [by_suffix(others)] if others else []
+    said += [f"{by_suffix(beside)} in no class folder"] if beside else []
+    return replace(listing, num_other_files=len(others) + len(beside), other_files=", ".join(said))

@@ -74,7 +74,7 @@ class Listing:
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
     reverse_of: tuple[int, ...] | None = None  # label -> label of its time reversal
-    num_other_files: int = 0  # in class folders, not videos by their suffix: left alone
+    num_other_files: int = 0  # of class folders: no videos by suffix, or of no class
     other_files: str = ""  # which those are, in words
     num_frames: tuple[int | None, ...] = ()  # as declared
     problems: tuple[Problem, ...] = ()
@@ -210,7 +210,8 @@ def split_missing(root: Path, split: str, found: Iterable[str]) -> SplitMissing:
 def by_suffix(paths: Iterable[Path]) -> str:
     """How many files there are of which suffix, in words, most first."""
     counts = Counter(path.suffix.lower() or "without suffix" for path in paths)
-    return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(5))
+    shown = [f"{count} {suffix}" for suffix, count in counts.most_common(5)]
+    return ", ".join([*shown, "..."] if len(counts) > 5 else shown)
 
 
 def visible(folder: Path) -> list[Path]:

@@ -236,6 +236,9 @@ def test_thumbnails_do_not_make_pictures_of_videos(tmp_path):
     listing = list_videos(tmp_path, "train")
     assert (listing.layout, len(listing.paths)) == ("split-folders", 2)
     assert "6 other files left alone (4 .jpg, 2 .xcf)" in say(listing)
+    touch(tmp_path / "overview.mp4", tmp_path / "train" / "3.webm", tmp_path / "test" / "4.webm")
+    said = say(list_videos(tmp_path, "train"))
+    assert "8 other files left alone (4 .jpg, 2 .xcf, 1 .mp4, 1 .webm in no class folder)" in said
 
 
 def test_folder_of_videos_with_thumbnails_is_no_video(tmp_path):
