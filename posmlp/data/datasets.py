@@ -216,6 +216,25 @@ class VideoClips:
         return partial(_frames, read(), read)
 
 
+def faults_between(train: VideoClips, other: VideoClips) -> Iterator[str]:
+    """Files that both have, and classes without a training clip, in words."""
+    if both := sorted(set(train.paths) & set(other.paths)):
+        yield (
+            f"{len(both)} file(s) of {other.split} are in train too, the first {both[0]}, so that "
+            "what is scored was trained on; take them out of one list"
+        )
+    seen, scored = (_classes_of(clips) for clips in (train, other))
+    if lacking := [name for name in scored if name not in seen]:
+        yield f"no training clip is of {', '.join(lacking)}, which {other.split} clips are of"
+
+
+def _classes_of(clips: VideoClips) -> list[str]:
+    """Those that a clip has."""
+    several = clips.labels.ndim > 1
+    found = clips.labels.any(0).nonzero() if several else clips.labels.unique()
+    return [clips.classes[k] for k in found.flatten().tolist()]
+
+
 def _as_before(rule: ClipRule) -> dict[str, Any]:
     """A rule's values, without those that runs had no name for and that are still at the default.
 

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
@@ -24,7 +25,7 @@ from posmlp.checkpoint import said_of_start
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.augment import own_augmented
 from posmlp.data.check.survey import tell
-from posmlp.data.datasets import VideoClips
+from posmlp.data.datasets import VideoClips, faults_between
 from posmlp.data.files.pool import DecodePool
 from posmlp.data.layouts.listing import SplitMissing
 from posmlp.data.sources import (
@@ -245,7 +246,10 @@ def open_splits(
                 tell(f"{error}; training goes on without them, and nothing can be chosen")
             else:
                 opened.append(clips)
-        if any(isinstance(clips, VideoClips) and clips.decodes for clips in opened):
+        videos = [clips for clips in opened if isinstance(clips, VideoClips)]
+        for line in chain.from_iterable(faults_between(videos[0], other) for other in videos[1:]):
+            tell(line)
+        if any(clips.decodes for clips in videos):
             closing.pop_all()
     return opened
 

@@ -411,6 +411,25 @@ def test_splits_share_their_decoding_workers(cache_gib, folders, tmp_path, monke
     assert not started[0].is_alive()
 
 
+def test_training_says_which_files_are_tested_too_and_which_classes_are_not_learned(
+    write_clip, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for i in range(5):
+        write_clip(tmp_path / f"data/v/{i}.mp4", [40 * i] * 6)
+    for split, own in (("train", ["0.mp4,a", "1.mp4,b", "2.mp4,a"]),
+                       ("test", ["2.mp4,a", "3.mp4,b", "4.mp4,c"])):  # fmt: skip
+        rows = "\n".join(f"v/{row}" for row in own)
+        (tmp_path / f"data/{split}.csv").write_text(f"path,label\n{rows}")
+    config = PosMLPConfig(num_frames=4, image_size=32, num_classes=3)
+    for clips in fitting.open_splits(str(tmp_path / "data"), config, TrainConfig(), 0):
+        clips.close()
+    said = capsys.readouterr().err
+    assert "1 file(s) of test are in train too, the first" in said
+    assert "2.mp4, so that what is scored was trained on" in said
+    assert "no training clip is of c, which test clips are of" in said
+
+
 def load_whole_but_of_60(path, *rest):
     clips_module.LONG_FILM = 32 * 64 * 20
     return clips_module.load_whole(path, *rest)
