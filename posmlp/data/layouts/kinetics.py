@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from posmlp.data.layouts.class_names import class_names
@@ -136,10 +137,11 @@ def _list_of(root: Path, split: str) -> Path | None:
 
 def lists_videos(path: Path) -> bool:
     """Whether a file lists videos with their labels."""
-    first = next((line for _, line in lines_of(path)), "")
+    first, second = ([line for _, line in islice(lines_of(path), 2)] + ["", ""])[:2]
     columns = set(re.split(r'[",\s;|]+', first.lower()))
     has_header = columns & set(_PATH_COLUMNS) and columns & set(_LABEL_COLUMNS)
-    return bool(has_header or columns >= _OFFICIAL or _VIDEO_ROW.fullmatch(first))
+    is_row = _VIDEO_ROW.fullmatch(first) or _VIDEO_ROW.fullmatch(second)  # below another header
+    return bool(has_header or columns >= _OFFICIAL or is_row)
 
 
 def _read_table(path: Path) -> _Table | None:
@@ -215,7 +217,9 @@ def _separator(lines: list[tuple[str, str]]) -> str:
         return sum(line.rpartition(separator)[2].strip(' "').isdecimal() for _, line in lines)
 
     best = max((",", "\t", ";", "|", " "), key=count)
-    return best if count(best) else "," if "," in lines[0][1] else " "
+    if count(best):
+        return best
+    return next((each for each in ",\t;|" if all(each in line for _, line in lines)), " ")
 
 
 def _read_plain(table: _Table, lines: list[tuple[str, str]], separator: str) -> None:

@@ -560,6 +560,7 @@ def test_other_layouts_lists_may_come_from_other_systems_too(name: str, tmp_path
     [
         ("what,which\na/0.mp4,0\nb/1.mp4,1\n", "train.csv:1: no video and its label, nor a header"),
         ("# mine\na/0.mp4,0\nb/1.mp4,1\n", "train.csv:1: no video and its label, nor a header"),
+        ("Datei;Klasse\na/0.mp4;a\nb/1.mp4;b\n", "train.csv:1: no video and its label, nor a hea"),
     ],
 )
 def test_first_line_that_is_no_video_is_no_class(text: str, said: str, tmp_path: Path) -> None:
