@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -177,6 +177,31 @@ def gates_in_settings(study: Study, metric: Metric) -> Iterator[Drawn]:
         caption += f" {row.gate} in {row.setting}: {between}."
     caption += " Differences to the baseline's gate are paired by seed; each interval is 95%."
     yield drawn("cost-relations", title, axes, caption)
+
+
+def along_numbers(study: Study, metric: Metric) -> Iterator[Drawn]:
+    """Of a grid that crosses an axis of numbers with other settings: the scores along it."""
+    runs, factors = study.factors()
+    for axis in study.axes:
+        numbers = {cell["id"]: cell["axes"][axis] for cell in study.plan["cells"]}
+        others = [name for name in factors if name != axis]
+        if axis not in factors or not others or not _are_many_numbers(numbers.values()):
+            continue
+        name = axis.rpartition(".")[2]
+        shown = f"{metric.short}{metric.percent}"
+        line = runs[others].agg(" & ".join, axis=1)
+        lines = runs.assign(
+            line=line, **{name: runs["id"].map(numbers), shown: runs[metric.column]}
+        )
+        title = f"{metric.short.capitalize()} by {name}"
+        axes = draw_learning_curves(lines, metric=shown, by="line", x=name, title=title)
+        yield drawn(f"along-{name}", title, axes)
+
+
+def _are_many_numbers(values: Collection[Any]) -> bool:
+    """Whether they are at least three numbers above 0."""
+    are_numbers = all(type(value) in (int, float) and value > 0 for value in values)
+    return are_numbers and len(set(values)) > 2
 
 
 def effects(study: Study, metric: Metric, table: pd.DataFrame | None) -> Iterator[Drawn]:

@@ -177,7 +177,11 @@ def _compared(study: Study, metric: Metric, histories: pd.DataFrame) -> Compared
         list(figures.differences(study, metric, table)),
         list(figures.accuracies(study, metric)),
         list(figures.learning_curves(study, histories, metric)),
-        [*figures.costs(study, metric), *figures.gates_in_settings(study, metric)] if main else [],
+        [
+            *(figures.costs(study, metric) if main else ()),
+            *(figures.gates_in_settings(study, metric) if main else ()),
+            *figures.along_numbers(study, metric),
+        ],
     )
 
 

@@ -379,6 +379,10 @@ def test_draw_learning_curves_draws_mean_and_band_of_those_highlighted():
     assert len(few.collections) == 2
     with pytest.raises(ValueError, match="no column 'epoch'"):
         draw_learning_curves(pd.DataFrame(rows).drop(columns="epoch"), metric="top1")
+    clips = pd.DataFrame(rows).rename(columns={"epoch": "num_clips"}).replace({3: 4000})
+    ax = draw_learning_curves(clips, metric="top1", x="num_clips")
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), [0.56, 0.57, 0.58])
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "2", "4,000"]
 
 
 def test_draw_learning_curves_draws_val_by_epoch_and_test_as_a_mark():

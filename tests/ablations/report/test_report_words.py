@@ -18,7 +18,7 @@ from ablations import GridError, read_grid
 from ablations.report import prediction as report_prediction
 from ablations.report import words as report_words
 from ablations.report.data import Study, factors_of
-from ablations.report.figures import gates_in_settings, highlighted
+from ablations.report.figures import along_numbers, gates_in_settings, highlighted
 from ablations.report.labels import short_labels, short_value
 from ablations.report.page import write_report
 from ablations.store.table import load
@@ -241,6 +241,15 @@ def test_gates_are_compared_in_each_setting(tmp_path):
     assert len(holed.gate_differences(holed.metrics[0])) == 3
     single = Study.open(fill(tmp_path / "single", FIVE_GATES, planted))
     assert not list(gates_in_settings(single, single.metrics[0]))
+
+
+def test_scores_are_drawn_along_an_axis_of_numbers(tmp_path):
+    for rates, drawn in (([1, 2, 3], ["along-lr"]), ([1, 2], [])):
+        axes = {"gate": ["lrpe", "dense"], "train.lr": rates}
+        grid = {"axes": axes, "seeds": 2, "baseline": {"gate": "lrpe", "train.lr": 1}}
+        root = fill(tmp_path / str(len(rates)), grid, lambda cell, seed: {"test_top1": 0.5})
+        study = Study.open(root)
+        assert [each.name for each in along_numbers(study, study.metrics[0])] == drawn
 
 
 def test_long_labels_name_what_differs_from_the_baseline():
