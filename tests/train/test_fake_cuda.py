@@ -381,9 +381,13 @@ def what_is_inside(gpu: FakeCuda, folder: Path) -> None:
 @check
 def times_are_of_the_device_that_is_timed(gpu: FakeCuda, folder: Path) -> None:
     from analysis.speed.speed import _timed
+    from posmlp.data.speed import _now
 
     for index in (0, 1):  # the stand-in takes a millisecond more on the second GPU
         assert _timed(lambda: None, torch.device("cuda", index)) == pytest.approx((1 + index) / 1e3)
+    with mock.patch.object(torch.cuda, "synchronize") as waited:
+        _now(torch.device("cuda", 1))
+    waited.assert_called_once_with(torch.device("cuda", 1))
 
 
 @pytest.fixture(scope="module")
