@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -388,6 +388,32 @@ def times_are_of_the_device_that_is_timed(gpu: FakeCuda, folder: Path) -> None:
     with mock.patch.object(torch.cuda, "synchronize") as waited:
         _now(torch.device("cuda", 1))
     waited.assert_called_once_with(torch.device("cuda", 1))
+
+
+@check
+def memory_that_runs_out_in_a_recording_is_told_as_such(gpu: FakeCuda, folder: Path) -> None:
+    from posmlp.train.execution import Recorded
+
+    class Recording:
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *_: object) -> None:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    asked = itertools.count()
+
+    def function(clips: torch.Tensor) -> torch.Tensor:
+        if next(asked) == 3:  # it has run three times before
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return clips
+
+    parts = ("CUDAGraph", "Stream", "stream", "current_stream")
+    with ExitStack() as stack:
+        for name in parts:
+            stack.enter_context(mock.patch.object(torch.cuda, name, mock.MagicMock()))
+        stack.enter_context(mock.patch.object(torch.cuda, "graph", return_value=Recording()))
+        stack.enter_context(pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"))
+        Recorded(function, [torch.zeros(2, device="cuda")])
 
 
 @pytest.fixture(scope="module")
