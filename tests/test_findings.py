@@ -85,6 +85,22 @@ def test_letters_are_quoted_as_their_rows_have_them() -> None:
     assert {f"{100 * score:.1f}" for score in scores} == set(re.findall(r"\d+\.\d", said))
 
 
+def test_findings_show_what_each_part_of_the_recipe_does() -> None:
+    rows = pd.read_csv(RESULTS / "recipe/rows.csv")
+    parts = ["train.balanced", "train.relation_lr_scale", "init"]
+    for (balanced, rate, start), own in rows.groupby(parts):
+        top = 100 * own.test_top1
+        line = (
+            f"| {'yes' if balanced else 'no'} | {rate:g}x | `{start}` "
+            f"| {top.mean():.1f} | {top.std():.1f} | {top.min():.1f} |"
+        )
+        assert line in FINDINGS, f"not in FINDINGS.md: {line}"
+    for part, points in zip(parts, ("6.8", "0.5", "2.2"), strict=True):
+        means = rows.groupby(part).test_top1.mean()
+        assert f"{100 * (means.max() - means.min()):.1f}" == points
+        assert f"{points}" in FINDINGS.partition("Averaged over the others")[2][:100]
+
+
 def glance() -> Iterator[str]:
     """The lines of FINDINGS' table of gates and layouts, from what is stored."""
     speeds = pd.read_csv(RESULTS / "speed/lesson09.csv").set_index("variant").clips_per_s
