@@ -75,17 +75,19 @@ def save(model: PosMLPVideo, path: str | Path, **metadata: str) -> None:
     inner = own_model(model)
     if inner is None:
         raise ValueError(
-            f"{path} was not written: {type(model).__name__} is no model of this package; save its "
-            "state_dict with torch.save"
+            f"{path} was not written: {type(model).__name__} is no model of this package; save the "
+            "one within it, or its state_dict with torch.save"
         )
     config = inner.config
     header = {"config": json.dumps(config.to_dict()), **metadata}
-    expected = {k: tuple(v.shape) for k, v in outline(config).state_dict().items()}
+    like = outline(config)
+    expected = {k: tuple(v.shape) for k, v in like.state_dict().items()}
     state = {
         name if name in expected else _unwrapped(name): tensor
         for name, tensor in inner.state_dict().items()
     }
     _check_saved(state, expected, path)
+    _check_parts(inner, like, path)
     owners: dict[int, str] = {}
     for name, tensor in state.items():
         shared = owners.setdefault(tensor.untyped_storage().data_ptr(), name) != name
@@ -121,7 +123,8 @@ def own_model(model: Any) -> PosMLPVideo | None:
     while not isinstance(model, PosMLPVideo):
         if not isinstance(model, nn.Module):
             return None
-        model = getattr(model, "_orig_mod", getattr(model, "module", None))
+        wraps = type(model).__module__.startswith("torch.")  # a user's own may compute more
+        model = getattr(model, "_orig_mod", getattr(model, "module", None)) if wraps else None
     return model
 
 
@@ -156,10 +159,38 @@ def _check_saved(state: StateDict, expected: dict[str, tuple[int, ...]], path: s
         )
 
 
+def _check_parts(model: PosMLPVideo, like: PosMLPVideo, path: str | Path) -> None:
+    """Raise ValueError unless the model's modules are those that its config makes."""
+    wanted, parts = dict(like.named_modules()), {}
+    for name, part in model.named_modules(remove_duplicate=False):
+        parts[name if name in wanted else _unwrapped(f".{name}.")[:-1]] = part
+    for name, module in wanted.items():
+        part = parts[name]
+        own = [each for each in vars(part) if callable(getattr(type(part), each, None))]
+        if own or _said(part) != _said(module):
+            has = f"has a {own[0]!r} of its own" if own else f"is a {_said(part)}"
+            raise ValueError(
+                f"{path} was not written, as load would not compute the same: the model's "
+                f"{name or 'class'!r} {has}, that of its config is a {_said(module)}; describe it "
+                "by the config (its fields gate, branches and model take code of your own), or "
+                "save its state_dict by torch.save"
+            )
+
+
+def _said(module: nn.Module) -> str:
+    """A module's class, and of torch's own the settings that act when a model is used."""
+    kind = type(module)
+    settings = module.extra_repr() if kind.__module__.startswith("torch.nn.") else ""
+    said = f"{kind.__name__}({settings})".replace("SyncBatchNorm", "BatchNorm2d")
+    return re.sub(r"momentum=[^,]*, ", "", said)
+
+
 def _end_of(name: str) -> str:
     """What makes a model with such a key one that can be saved."""
     if name.endswith(("_orig", "_mask")):
-        return "end the pruning first with torch.nn.utils.prune.remove"
+        return "end the pruning or the norm first with torch.nn.utils.prune.remove or its like"
+    if name.endswith(("weight_g", "weight_v")):
+        return "end the norm first with torch.nn.utils.remove_weight_norm"
     if ".parametrizations." in name:
         return "end it first with torch.nn.utils.parametrize.remove_parametrizations"
     return "create the model with the config that it has now, or save its state_dict by torch.save"

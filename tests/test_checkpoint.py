@@ -115,6 +115,17 @@ def _prune(model: PosMLPVideo) -> object:
     return prune.l1_unstructured(model.head, "weight", amount=0.5)
 
 
+class Sharpened(nn.Linear):
+    """Logits of another scale, from the same weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * super().forward(x)
+
+
+def _replace_mix(model: PosMLPVideo) -> None:
+    model.stages[0].blocks[0].steps[0]["T"].gate.mix = torch.zeros_like
+
+
 CHANGED: dict[str, tuple[Callable[[PosMLPVideo], object], str]] = {
     "another head": (
         lambda model: setattr(model, "head", nn.Linear(128, 10)),
@@ -133,6 +144,17 @@ CHANGED: dict[str, tuple[Callable[[PosMLPVideo], object], str]] = {
     "a part more": (
         lambda model: model.add_module("projection", nn.Linear(2, 2)),
         r"'projection\.weight' has shape \[2, 2\], that of its config none",
+    ),
+    "a class more": (
+        lambda model: setattr(model, "head", Sharpened(128, 5)),
+        r"not compute the same: .*'head' is a Sharpened\(\), .* a Linear\(in_features=128",
+    ),
+    "another activation": (lambda model: setattr(model.stem, "gelu", nn.ReLU()), "is a ReLU"),
+    "another epsilon": (lambda model: setattr(model.norm, "eps", 0.5), r"'norm' .*eps=0\.5"),
+    "another mix": (_replace_mix, r"T\.gate' has a 'mix' of its own, .* PositionalGatingUnit"),
+    "another class": (
+        lambda model: setattr(model, "__class__", type("Mine", (PosMLPVideo,), {})),
+        r"'class' is a Mine\(\)",
     ),
     "without numbers": (lambda model: model.to("meta"), "is on meta and has no numbers"),
 }

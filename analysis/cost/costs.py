@@ -212,9 +212,12 @@ def _count_by_module(model: nn.Module, clip_shape: tuple[int, ...]) -> list[dict
     for name, macs in inclusive.items():
         if name:
             own[name.rpartition(".")[0]] -= macs
-    rows = []
+    rows: list[dict[str, Any]] = []
+    seen: set[nn.Parameter] = set()
     for name, module in model.named_modules():
-        params = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        new = {*module.parameters(recurse=False)} - seen  # what two share is the first one's
+        seen |= new
+        params = sum(parameter.numel() for parameter in new)
         if params or own[name]:
             row = {"module": name, "type": type(module).__name__}
             rows.append({**row, "params": params, "macs": own[name]})

@@ -16,7 +16,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from analysis.borrow import borrowed
 
@@ -45,7 +46,7 @@ def count_macs(model: nn.Module, clip_shape: tuple[int, ...]) -> Counter[str]:
     with warnings.catch_warnings():  # fvcore's import warns seven times about torch.jit
         warnings.simplefilter("ignore")
         from fvcore.nn import FlopCountAnalysis
-    with borrowed(model), torch.no_grad(), _attention_in_parts():
+    with borrowed(model), torch.no_grad(), _attention_in_parts(), _DataDetached():
         clip = next(model.parameters(), torch.empty(0)).new_zeros(1, *clip_shape)
         analysis = FlopCountAnalysis(model, clip)
         analysis.unsupported_ops_warnings(False)
@@ -88,6 +89,14 @@ def _count_or_refuse(analysis: Any, unknown: list[str]) -> Counter[str]:
     return by_module
 
 
+class _DataDetached(TorchFunctionMode):
+    """Makes a tensor's `data`, which a trace takes for a constant, the detached tensor."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        is_data = func == Tensor.data.__get__  # type: ignore[attr-defined]
+        return args[0].detach() if is_data else func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def _attention_in_parts() -> Iterator[None]:
     """Attention modules compute by the operations that they name, not in one fused kernel."""
@@ -104,12 +113,15 @@ def _has_no_product(operation: str) -> bool:
     kind, _, name = operation.rstrip("_").partition("::")
     if kind != "aten" or any(fnmatchcase(name, known) for known in _NO_PRODUCTS.split()):
         return kind == "aten"
-    packet = getattr(torch.ops.aten, name, None)
-    overloads = [getattr(packet, each) for each in packet.overloads()] if packet else []
     return any(
         {torch.Tag.pointwise, torch.Tag.reduction} & set(each.tags) or _is_view(each)
-        for each in overloads
+        for each in _overloads(name)
     )
+
+
+def _overloads(operation: str) -> list[Any]:
+    packet = getattr(torch.ops.aten, operation, None)
+    return [getattr(packet, each) for each in packet.overloads()] if packet else []
 
 
 def _is_view(overload: Any) -> bool:
@@ -140,19 +152,38 @@ def _handlers() -> dict[str, Handler]:
 
 
 def _dependence_on_clip() -> Callable[[Any], bool]:
-    """A function telling of a value in the traced graph whether the clip enters into it."""
-    known: dict[int, bool] = {}
+    """A function telling of a value in the traced graph whether the clip enters into it.
+
+    What is written in place into a tensor, or into a view of it, enters into all that views it.
+    """
+    owners: dict[int, int] = {}  # by value: the one whose memory it views, or itself
+    reached: set[int] = set()
 
     def depends(value: Any) -> bool:
-        key, node = value.unique(), value.node()
-        if key not in known:
-            if node.kind() == "prim::Param":  # the graph's inputs: the clip, then the parameters
-                known[key] = key == next(node.outputs()).unique()
-            else:
-                known[key] = any([depends(operand) for operand in node.inputs()])
-        return known[key]
+        if not owners:
+            follow(value.node().owningBlock())
+        return owners[value.unique()] in reached
+
+    def follow(graph: Any) -> None:
+        given = [value.unique() for value in graph.paramNode().outputs()]
+        owners.update(zip(given, given, strict=True))
+        reached.add(given[0])  # the graph's inputs: the clip, then the parameters
+        for node in graph.nodes():
+            operands = [owners[value.unique()] for value in node.inputs()]
+            for value in node.outputs():
+                owner = operands[0] if operands and _shares_memory(node) else value.unique()
+                owners[value.unique()] = owner
+                if reached & {*operands}:
+                    reached.add(owner)
 
     return depends
+
+
+def _shares_memory(node: Any) -> bool:
+    """Whether what a node returns is its first operand, or may be a view of it."""
+    kind, name = node.kind(), node.kind().partition("::")[2]
+    views = kind.startswith("aten::") and any(map(_is_view, _overloads(name)))
+    return kind in ("prim::ListUnpack", "prim::TupleUnpack") or kind.endswith("_") or views
 
 
 def _shape(value: Any) -> list[int]:
@@ -200,7 +231,8 @@ def _einsum_macs(inputs: list[Any], outputs: list[Any]) -> int:
     terms, arrow, output = equation.partition("->")
     left, right = (_index_sizes(*pair) for pair in zip(terms.split(","), operands, strict=True))
     kept = output if arrow else "..."  # without an arrow, what stands twice is summed
-    summed = [size for i, size in left.items() if i in right and i[0] not in kept]
+    # an index of size 1 in one operand is summed in the other alone, before any product
+    summed = [min(size, right[i]) for i, size in left.items() if i in right and i[0] not in kept]
     return math.prod(_shape(outputs[0])) * math.prod(summed)
 
 

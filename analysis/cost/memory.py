@@ -38,15 +38,23 @@ def activation_memory(model: nn.Module, clip_shape: tuple[int, ...]) -> dict[str
             f"clip_shape={clip_shape!r} must be (C, T, H, W), or (C, H, W) of an image, in whole "
             "numbers of at least 1"
         )
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        twin = copied(model).to("meta")
-        weight = next(twin.parameters(), torch.empty(0))
-        clip = torch.zeros(1, *clip_shape, dtype=weight.dtype)
-        given = _Storages([*twin.parameters(), *twin.buffers(), clip])
-        return {
-            "saved_bytes": _saved_bytes(twin.train(), clip, given),
-            "peak_bytes": peak_bytes(torch.inference_mode()(partial(twin.eval(), clip))),
-        }
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            twin = copied(model).to("meta")
+            weight = next(twin.parameters(), torch.empty(0))
+            clip = torch.zeros(1, *clip_shape, dtype=weight.dtype)
+            given = _Storages([*twin.parameters(), *twin.buffers(), clip])
+            return {
+                "saved_bytes": _saved_bytes(twin.train(), clip, given),
+                "peak_bytes": peak_bytes(torch.inference_mode()(partial(twin.eval(), clip))),
+            }
+    except (RuntimeError, AssertionError, TypeError) as error:
+        said = " ".join(str(error).split())[:160]
+        raise ValueError(
+            f"{type(model).__name__} does not run on a clip of {tuple(clip_shape)} on meta ({said})"
+            "; give a clip_shape that fits, or cost(..., memory=False) where it computes with "
+            "numbers"
+        ) from error
 
 
 class _Storages:

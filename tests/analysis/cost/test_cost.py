@@ -233,6 +233,12 @@ def _first(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return module(x)[0]
 
 
+def _padded(x: torch.Tensor) -> torch.Tensor:
+    padded = torch.zeros(9, 8, device=x.device)
+    padded[:6] += x[0]
+    return padded
+
+
 COUNTED = {
     "attention": Tokens(nn.MultiheadAttention(8, 2, batch_first=True), lambda m, x: m(x, x, x)[0]),
     "scores kept back": Tokens(
@@ -254,6 +260,8 @@ COUNTED = {
     ),
     "summed ellipsis": Tokens(nn.Linear(8, 8), lambda m, x: torch.einsum("...i,...i->i", x, x)),
     "no arrow": Tokens(nn.Linear(8, 8), lambda m, x: torch.einsum("...j,jk", x, m.weight)),
+    "data": Tokens(nn.Linear(8, 4), lambda m, x: m(x.data)),
+    "written into a view": Tokens(nn.Linear(8, 4), lambda m, x: m(_padded(x))),
     "transposed": Tokens(nn.ConvTranspose1d(6, 4, 3, 2, groups=2, dilation=2), lambda m, x: m(x)),
     "same padding": Tokens(nn.Conv1d(6, 4, 3, padding="same", groups=2), lambda m, x: m(x)),
 }
@@ -293,10 +301,36 @@ def test_cost_counts_a_product_in_place() -> None:
     assert cost(model, clip_shape=(3, 1, 4, 4), memory=False)["macs"] == 6 * 8 * 8
 
 
+def test_cost_of_an_index_of_size_1_is_that_of_its_outer_product() -> None:
+    for equation in ("bnc,nd->bcd", "nd,bnc->bcd"):
+        model = Tokens(
+            nn.Linear(8, 5),
+            lambda m, x, equation=equation: torch.einsum(
+                equation, *([x, m.bias[None]] if equation[0] == "b" else [m.bias[None], x])
+            ),
+        )
+        assert cost(model, clip_shape=(3, 1, 4, 4), memory=False)["macs"] == 8 * 5
+
+
 def test_cost_refuses_parts_that_are_not_traced() -> None:
     for inner in (torch.compile(nn.Linear(8, 8)), torch.jit.script(nn.Linear(8, 8))):
         with pytest.raises(ValueError, match=r"cost cannot trace Tokens \(.*compiled, scripted"):
             cost(Tokens(inner, lambda m, x: m(x)), clip_shape=(3, 1, 4, 4), memory=False)
+
+
+def test_cost_counts_a_parameter_that_two_share_once() -> None:
+    first, second = nn.Linear(8, 8), nn.Linear(8, 8)
+    second.weight = first.weight
+    model = Tokens(nn.Sequential(first, second), lambda m, x: m(x))
+    found = cost(model, clip_shape=(3, 1, 4, 4))
+    assert (found["params"], found["macs"]) == (8 * 8 + 2 * 8, 2 * 6 * 8 * 8)
+
+
+def test_cost_says_what_does_not_run_on_meta() -> None:
+    model = Tokens(nn.Linear(8, 8), lambda m, x: m(x * float(x.sum() > 1)))
+    for shape in ((3, 1, 4, 4), (3, 1, 4, 5)):
+        with pytest.raises(ValueError, match=r"Tokens does not run on .*\(3, 1, 4, .*memory=False"):
+            cost(model, clip_shape=shape)
 
 
 def test_cost_counts_what_no_clip_enters_as_nothing() -> None:
