@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from analysis.figures.style import colour, colours, styled, wrapped
-from analysis.results.runs import pareto, refuse_unnamed, variant_column, without_failed
+from analysis.results.runs import finals, pareto, refuse_unnamed, variant_column
 from analysis.results.statistics import t_interval
 
 LABELS = {
@@ -74,7 +74,7 @@ def draw_accuracy(
     value that there can be; an interval over few seeds may reach beyond, and is cut there. Raises
     ValueError for a missing column or no value at all.
     """
-    by, df = variant_column(df, by), without_failed(df, metric)
+    by, df = variant_column(df, by), finals(df, metric)
     summaries = summarise(df, metric, by)
     names = [
         str(name) if len(values) == num_runs else f"{name} ({len(values)}/{num_runs} runs)"
@@ -140,7 +140,7 @@ def draw_cost_accuracy(
     points as a step line. `bounds`: of `y`, as for `draw_accuracy`. Raises ValueError for a missing
     column, an `x` that is not positive, or no value of `y` at all.
     """
-    by, df = variant_column(df, by), without_failed(df, y)
+    by, df = variant_column(df, by), finals(df, y)
     summaries = summarise(df, y, by)
     finished = df[df[y].notna()]
     ax = ax or plt.subplots(figsize=(5.2, 3.6))[1]
@@ -183,7 +183,8 @@ def draw_cost_pairs(
     is not positive, or no value of `y` at all.
     """
     check_numbers(df, y, by, pair, x)
-    finished = without_failed(df, y).assign(point=df[by].astype(str) + "\n" + df[pair].astype(str))
+    df = finals(df, y)
+    finished = df.assign(point=df[by].astype(str) + "\n" + df[pair].astype(str))
     summaries = summarise(finished, y, "point")
     ax = ax or plt.subplots(figsize=(5.6, 3.9))[1]
     gates = list(dict.fromkeys(df[by].astype(str)))

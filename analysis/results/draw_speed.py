@@ -23,7 +23,7 @@ from analysis.results.draw_results import (
     label_points,
     summarise,
 )
-from analysis.results.runs import variant_column, without_failed
+from analysis.results.runs import finals, variant_column
 
 PANELS = {
     **{name: LABELS[name] for name in ("params", "gmacs", "latency_ms")},
@@ -66,7 +66,7 @@ def draw_speed_accuracy(
     `ax`: in whose place to draw. Returns the array of Axes. Raises ValueError if no cost is there,
     one is not positive, or a column is missing.
     """
-    by, df = variant_column(df, by), without_failed(df, metric)
+    by, df = variant_column(df, by), finals(df, metric)
     summaries = summarise(df, metric, by)
     finished = df[df[metric].notna()]
     if {"num_views", "gmacs"} <= set(finished):

@@ -124,6 +124,8 @@ def effects(
     told["needed"] = needed(told, margin, len(table))
     verdicts = [
         verdict(row, VERDICTS[row["kind"]], len(table), margin, unit)
+        if np.isfinite(row["difference"])
+        else "cannot tell: a score is infinite"
         for row in told.to_dict("records")
     ]
     table = table.drop(columns="spread").assign(verdict=verdicts)
@@ -175,7 +177,7 @@ def _grid_by_seed(
     if missing or not axes:
         problem = f"no column {missing[0]!r}" if missing else "no axes"
         raise ValueError(f"{problem}; the columns are {list(df.columns)}")
-    refuse_unnamed(df, *axes)
+    refuse_unnamed(df, *axes, seed)
     levels = {axis: df[axis].unique().tolist() for axis in axes}
     alone = [axis for axis, values in levels.items() if len(values) < 2]
     if alone:

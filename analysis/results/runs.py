@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -55,29 +56,30 @@ def variant_column(df: pd.DataFrame, by: str | None = None) -> str:
     return by or ("variant" if "variant" in df.columns else "name")
 
 
-def without_failed(df: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The table with NaN for the metric of runs whose column `status` says that they failed.
+def finals(df: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows that are compared, without trials and repetitions, and with NaN where one failed.
 
     A training that diverged has the numbers of its last epoch, which are no result.
     """
-    if "status" not in df.columns or metric not in df.columns:
-        return df
-    return df.assign(**{metric: df[metric].mask(df["status"] == "failed")})
-
-
-def finals(df: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The rows that are compared, without trials and repetitions, and with NaN where one failed."""
     kept = pd.Series(True, df.index)
     if "role" in df.columns:
         kept &= df["role"] != "trial"
     if "repeat" in df.columns:
         kept &= df["repeat"] != 1
-    return without_failed(df[kept], metric)
+    df = df[kept]
+    if "status" not in df.columns or metric not in df.columns:
+        return df
+    return df.assign(**{metric: df[metric].mask(df["status"] == "failed")})
 
 
 def refuse_unnamed(df: pd.DataFrame, *columns: str) -> None:
-    """Raise ValueError for a row without a value in a column that tells variants apart."""
+    """Raise ValueError for a row without a value in a column that tells rows apart, or a list."""
     for column in columns:
+        if lists := [each for each in df[column] if not isinstance(each, Hashable)]:
+            raise ValueError(
+                f"column {column!r} holds {lists[0]!r}, a {type(lists[0]).__name__}, by which rows "
+                f"cannot be told apart; make it text: df[{column!r}] = df[{column!r}].map(str)"
+            )
         if count := int(df[column].isna().sum()):
             raise ValueError(
                 f"{count} of {len(df)} rows have no value in {column!r}, by which they are told "
@@ -90,16 +92,14 @@ def same_value(values: pd.Series, asked: Any) -> Any:
 
     `T-S` is the layout `T>S`. Raises ValueError where there is none.
     """
-    if values.name == "layout" and isinstance(asked, str):
-        asked = asked.replace("-", ">")
     present = values.unique().tolist()
-    for alike in (lambda value: value == asked, lambda value: _plain(value) == _plain(asked)):
-        if found := [value for value in present if alike(value)]:
+    for alike in (lambda each: each, plain, lambda each: str(each).replace(">", "-")):
+        if found := [value for value in present if alike(value) == alike(asked)]:
             return found[0]
     raise ValueError(f"no baseline {asked!r} in {values.name!r}; it has {present}")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A number where a value is one, else its text: 0.001, '1e-3' and True, 'true' are the same."""
     try:
         return float(value)

@@ -26,6 +26,7 @@ from analysis.results.runs import (
     asked_of,
     compared_by,
     finals,
+    plain,
     refuse_unnamed,
     same_value,
     variant_column,
@@ -226,8 +227,8 @@ def _parts(row: dict[str, Any], clips: list[float], means: Array, whole: float) 
 
 def _marked(df: pd.DataFrame, by: str) -> Any:
     """The variant whose rows are marked as the baseline's."""
-    marked = df["baseline"].astype(bool) if "baseline" in df.columns else pd.Series(False, df.index)
-    names = df.loc[marked, by].unique().tolist()
+    marks = df["baseline"].tolist() if "baseline" in df.columns else [False] * len(df)
+    names = df.loc[[plain(mark) == 1 for mark in marks], by].unique().tolist()
     if len(names) != 1:
         raise ValueError(
             f"{len(names)} variants are marked in a column 'baseline'; name one: baseline=..."
@@ -240,7 +241,7 @@ def _runs_by_seed(df: pd.DataFrame, metric: str, by: str, seed: str) -> pd.DataF
     missing = [column for column in (metric, by, seed) if column not in df.columns]
     if missing:
         raise ValueError(f"no column {missing[0]!r}; the columns are {list(df.columns)}")
-    refuse_unnamed(df, by)
+    refuse_unnamed(df, by, seed)
     double = df.loc[df.duplicated([by, seed]), [by, seed]].to_dict("records")
     if double:
         raise ValueError(

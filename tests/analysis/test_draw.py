@@ -336,6 +336,15 @@ def test_cost_pairs_join_the_gates_of_a_setting() -> None:
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["lrpe", "dense"]
 
 
+def test_result_figures_leave_out_trials_and_repetitions() -> None:
+    others = [RUNS.assign(accuracy=0.0, role="trial"), RUNS.assign(accuracy=0.0, repeat=1)]
+    table = pd.concat([RUNS.assign(role="final", repeat=0), *others])
+    axes = [draw_accuracy(each, metric="accuracy") for each in (RUNS, table)]
+    axes += [draw_cost_accuracy(each, y="accuracy") for each in (RUNS, table)]
+    drawn = [[line.get_xydata().tolist() for line in ax.lines] for ax in axes]
+    np.testing.assert_equal(drawn[::2], drawn[1::2])
+
+
 def test_result_figures_refuse_what_they_cannot_draw() -> None:
     with pytest.raises(ValueError, match="no column 'top1'"):
         draw_accuracy(RUNS, metric="top1")

@@ -117,6 +117,36 @@ def test_compare_finds_a_baseline_by_value_by_text_and_by_mark(
         compare(table, "elsewhere", by="level")
 
 
+@pytest.mark.parametrize("marks", [[True, np.nan], ["True", "False"], [1, 0], [True, None]])
+def test_marks_of_a_baseline_are_read_however_they_are_stored(marks: list[object]) -> None:
+    table = runs(base=[0.5, 0.6], other=[0.7, 0.9])
+    table["baseline"] = table["variant"].map(dict(zip(("base", "other"), marks, strict=True)))
+    assert compare(table, metric="accuracy")["variant"].tolist() == ["other"]
+
+
+def test_a_variant_with_a_layout_is_found_as_the_shell_writes_it() -> None:
+    table = runs(**{"layout=T>S": [0.5, 0.6], "layout=T+S": [0.7, 0.9]})
+    assert compare(table, "layout=T-S", "accuracy")["difference"].tolist() == [pytest.approx(0.25)]
+
+
+def test_rows_that_cannot_be_told_apart_are_refused() -> None:
+    table = runs(base=[0.5, 0.6], other=[0.7, 0.9])
+    lists = table.assign(variant=[[each] for each in table["variant"]])
+    seedless = table.assign(seed=[0, np.nan, 0, np.nan])  # which would be paired as one seed
+    for call in (lambda df: compare(df, "base", "accuracy"),
+                 lambda df: effects(df, ["variant"], "accuracy")):  # fmt: skip
+        with pytest.raises(ValueError, match=r"'variant' holds \['base'\], a list.*map\(str\)"):
+            call(lists)
+        with pytest.raises(ValueError, match="2 of 4 rows have no value in 'seed'"):
+            call(seedless)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_effects_of_an_infinite_score_tell_nothing() -> None:
+    table = effects(runs(base=[0.5, np.inf], other=[0.7, 0.9]), ["variant"], "accuracy")
+    assert table["verdict"].tolist() == ["cannot tell: a score is infinite"]
+
+
 def test_a_diverged_run_is_no_result() -> None:
     table = runs(base=[0.5, 0.6, 0.4], other=[0.7, 0.9, 0.1]).assign(
         status=["done"] * 5 + ["failed"]
