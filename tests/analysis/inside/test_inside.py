@@ -254,9 +254,11 @@ def test_shares_are_the_projection_and_do_not_depend_on_batches_and_memory(
     assert patch(planted, paired, where="*.v").equals(found)
     unrelated = patch(planted, clips, clips.roll(1, 0), "*.out")
     assert unrelated["share"].abs().max() > 0.1
-    for others in ("backwards", clips[:2]):
+    for others in ("backwards", clips[:2], clips * torch.inf):
         with pytest.raises(ValueError, match="others"):
             patch(planted, clips, others)
+    with pytest.raises(ValueError, match="clips hold NaN or infinite pixels"):
+        patch(planted, clips * torch.nan)
 
 
 def test_mean_ablation_and_controls_tell_what_is_needed_from_what_is_passed_on(
