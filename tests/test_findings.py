@@ -16,6 +16,8 @@ import analysis.cli
 from ablations.grid.costs import costs
 from ablations.report.data import Study
 from ablations.store.store import Store
+from analysis import compare
+from analysis.results.sequential import Design, looks
 from analysis.speed.check_gpu import CHECKS
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +52,9 @@ def stored() -> Iterator[Triple]:
             yield from differences.itertuples(index=False, name=None)
             in_settings = study.gate_differences(metric)[["difference", "low", "high"]]
             yield from in_settings.itertuples(index=False, name=None)
+    more = pd.read_csv(RESULTS / "gates_to_10/rows.csv").eval("points = 100 * test_top1")
+    longer = compare(more, "lrpe", "points", "gate", design=Design(looks(3, 10), 9, 2))
+    yield from longer[["difference", "low", "high"]].itertuples(index=False, name=None)
     for path in (RESULTS / "learned").glob("*.csv"):
         table = pd.read_csv(path)
         yield from table[["mean", "low", "high"]].dropna().itertuples(index=False, name=None)
