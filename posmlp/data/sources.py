@@ -42,6 +42,28 @@ def check_source(source: object, *more: str) -> None:
         )
 
 
+def check_given(given: Any) -> None:
+    """Raise ValueError unless a caller's own object is a `ClipSource` of clips and labels."""
+    check_source(given)
+    labels, num_clips, num_classes = given.labels, len(given), len(given.classes)
+    is_tensor = isinstance(labels, Tensor) and num_clips > 0
+    is_many = is_tensor and labels.shape == (num_clips, num_classes) and labels.is_floating_point()
+    is_one = is_tensor and labels.shape == (num_clips,) and labels.dtype == torch.int64
+    if not is_many and not (is_one and labels.min() >= 0 and labels.max() < num_classes):
+        shape = f"{labels.dtype} of shape {tuple(labels.shape)}" if is_tensor else type(labels)
+        raise ValueError(
+            f"data={given.name} has {num_clips} clips of {num_classes} classes with labels "
+            f"{reprlib.repr(labels)}, {shape}; give one clip or more, and labels (n,) int64, 0 "
+            f"to {num_classes - 1}, or (n, {num_classes}) floats of 0 and 1"
+        )
+    held = getattr(given, "clips", None)
+    if isinstance(held, Tensor) and held.dtype != torch.uint8:
+        raise ValueError(
+            f"data={given.name} gives clips of {held.dtype}; give (k, T, S, S, 3) torch.uint8, "
+            "from 0 to 255"
+        )
+
+
 class ClipSource(Protocol):
     """Labelled clips of one split, in an order; what `fit` and `evaluate` read."""
 

@@ -31,7 +31,7 @@ from posmlp.data.layouts.listing import SplitMissing
 from posmlp.data.sources import (
     ClipSource,
     HeldClips,
-    check_source,
+    check_given,
     open_clips,
     with_own,
 )
@@ -146,7 +146,7 @@ def fit(
                 "(train, val, test)"
             )
         for source in data:
-            check_source(source)
+            check_given(source)
     log = log_of(log) if isinstance(log, str) else log  # or ValueError
     device = usable_device(device)
     team, device = join(device)

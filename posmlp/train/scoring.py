@@ -19,7 +19,7 @@ from posmlp.checkpoint import in_turn, load, own_model
 from posmlp.config import TrainConfig
 from posmlp.data.augment import normalise, uploaded
 from posmlp.data.sampling import check_views
-from posmlp.data.sources import ClipSource, check_source, open_clips
+from posmlp.data.sources import ClipSource, check_given, open_clips
 from posmlp.data.user_cache import CACHE_GIB, NUM_WORKERS
 from posmlp.model import PosMLPVideo
 from posmlp.own.code import called
@@ -193,7 +193,7 @@ def logits_of(
                 cache_gib=cache_gib,
             )
             opened.callback(data.close)
-        check_source(data)
+        check_given(data)
         _check_classes(own, data, classes)
         if device is not None:
             own.to(device)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -517,6 +518,29 @@ class Foreign(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         return torch.zeros(3, 8, 32, 32), index
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[0, 1, 2], torch.tensor([0, 1, 3]), torch.tensor([0, -1, 2]), torch.tensor([0.0, 1.0, 2.0])],
+)
+def test_labels_that_no_class_has_are_refused(labels: Any) -> None:
+    clips = torch.zeros(3, 8, 32, 32, 3, dtype=torch.uint8)
+    source = HeldClips("mine", ("a", "b", "c"), labels, None, clips, {})
+    model = posmlp.create_model("toy", num_classes=3)
+    with pytest.raises(
+        ValueError, match=r"data=mine has 3 clips of 3 classes with labels .*0 to 2"
+    ):
+        posmlp.evaluate(model, source)
+    with pytest.raises(ValueError, match="data=mine has 3 clips of 3 classes with labels"):
+        posmlp.fit("toy", data=(source, source), progress=False)
+
+
+def test_clips_that_are_no_bytes_are_refused() -> None:
+    clips, labels = torch.rand(3, 8, 32, 32, 3), torch.arange(3)
+    source = HeldClips("mine", ("a", "b", "c"), labels, None, clips, {})
+    with pytest.raises(ValueError, match=r"data=mine gives clips of torch\.float32; .*uint8"):
+        posmlp.evaluate(posmlp.create_model("toy", num_classes=3), source)
 
 
 def test_what_is_no_source_of_clips_or_no_model_is_refused() -> None:
