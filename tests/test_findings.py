@@ -106,6 +106,17 @@ def test_findings_show_what_each_part_of_the_recipe_does() -> None:
         assert f"{points}" in FINDINGS.partition("Averaged over the others")[2][:100]
 
 
+def test_findings_show_the_gates_over_clips() -> None:
+    rows = pd.read_csv(RESULTS / "clips/rows.csv").sort_values("seed")
+    for gate, own in rows.groupby("gate"):
+        by_clips = (100 * own.test_top1).groupby(own["train.num_clips"])
+        cells = (", ".join(f"{score:.1f}" for score in scores) for _, scores in by_clips)
+        line = f"| `{gate}` | {' | '.join(cells)} |"
+        assert line in FINDINGS, f"not in FINDINGS.md: {line}"
+        mean = own[own["train.num_clips"] == 16000].test_top1.mean()
+        assert gate == "dense" or f"{100 * mean:.1f}%" in README.partition("16,000 clips")[2][:60]
+
+
 def glance() -> Iterator[str]:
     """The lines of FINDINGS' table of gates and layouts, from what is stored."""
     speeds = pd.read_csv(RESULTS / "speed/lesson09.csv").set_index("variant").clips_per_s
