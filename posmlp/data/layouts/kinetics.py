@@ -219,7 +219,8 @@ def _separator(lines: list[tuple[str, str]]) -> str:
     best = max((",", "\t", ";", "|", " "), key=count)
     if count(best):
         return best
-    return next((each for each in ",\t;|" if all(each in line for _, line in lines)), " ")
+    most = len(lines) / 2  # one that is malformed has none
+    return next((s for s in ",\t;|" if sum(s in line for _, line in lines) > most), " ")
 
 
 def _read_plain(table: _Table, lines: list[tuple[str, str]], separator: str) -> None:

@@ -34,10 +34,9 @@ FILES, FOLDERS = "files", "folders"
 _PART = re.compile(r"(?:[\W_]+[A-Za-z]*)?\d+[\W_]*$")  # the number of a part: _c02, -part3, (4), 17
 _TAGS = re.compile(r"_[hufl]_[nc]m_np\d_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+$")  # as HMDB51 has
 _SPAN = re.compile(r"[\W_]+(\d{4,})[\W_]+(\d{4,})$")  # from when to when, as Kinetics writes it
-_TIMES = (
-    re.compile(  # cut by times with points (film-00.01.30.000-00.01.40.000-seg2) or units (_1m30s)
-        r"(?:(?:[\W_]+\d+(?:[.:]\d+)+){2}(?:[\W_]*seg\d+)?|(?:[\W_]+(?:\d+h)?(?:\d+m)?\d+s){1,2})$"
-    )
+# From when to when, with points, film-00.01.30.000-00.01.40.000-seg2, or units, film_1m30s:
+_TIMES = re.compile(
+    r"(?:(?:[\W_]+\d+(?:[.:]\d+)+){2}(?:[\W_]*seg\d+)?|(?:[\W_]+(?:\d+h)?(?:\d+m)?\d+s){1,2})$"
 )
 _CHAPTER = re.compile(r"G(?:[HXLPS]\d\d|OPR)(\d{4})(?!\d)", re.I)  # GH020123 goes on with GH010123
 _PERSON = re.compile(  # of NTU, RAVDESS and CREMA-D, or named before another number: person03_cam1
