@@ -284,7 +284,7 @@ def batches_of(
             raise ValueError("others='unrelated' takes the clip before it; give two clips or more")
         others = clips.roll(1, 0)
     for name, given in (("clips", clips), ("others", others)):
-        if isinstance(given, Tensor) and not given.isfinite().all():  # else shares would be NaN
+        if isinstance(given, Tensor) and (~given.isfinite()).any():  # else shares would be NaN
             raise ValueError(f"{name} hold NaN or infinite pixels; leave those clips out")
     for i in range(0, len(clips), batch_size):
         one = clips[i : i + batch_size]
