@@ -8,6 +8,7 @@ Shapes: S members, B clips a batch.
 from __future__ import annotations
 
 import functools
+import os
 import reprlib
 import sys
 import threading
@@ -50,7 +51,7 @@ from posmlp.train.execution import (
 from posmlp.train.logs import Log, log_of
 from posmlp.train.loop import Splits, Training
 from posmlp.train.population import seeded_model
-from posmlp.train.run_folder import RunFolder
+from posmlp.train.run_folder import RunFolder, new_folder
 from posmlp.train.scoring import own_scores
 from posmlp.train.variants import Variants, checked_seeds, members, of_fold
 
@@ -152,7 +153,11 @@ def fit(
     team, device = join(device)
     prepare = preparation(team, checkpoint_activations, compiled)
     opened: list[VideoClips | HeldClips] = []
+    in_use = ExitStack()
+    is_new = out is not None and team.is_first and not os.path.lexists(out)
     try:
+        if out is not None and is_new:  # before clips are made, which another may wait for
+            in_use.enter_context(new_folder(Path(out)))
         if isinstance(data, str):
             opened = open_splits(data, config, train, num_workers, cache_gib)
         sources = opened if isinstance(data, str) else data
@@ -172,32 +177,33 @@ def fit(
             with kept_memory(), deterministic_if(train.deterministic):
                 training.run(None, progress)
             return training.history
-        with ExitStack() as in_use:
-            with team.first_first():
-                folder = RunFolder(out, training.describe())
-                if folder.is_complete(train.epochs):  # nothing is written, nor waited for
-                    training.resume(folder)
-                    training.tell(folder)
-                    return folder.rows()
-                if team.is_first:
+        with team.first_first():
+            folder = RunFolder(out, training.describe())
+            if folder.is_complete(train.epochs):  # nothing is written, nor waited for
+                training.resume(folder)
+                training.tell(folder)
+                return folder.rows()
+            if team.is_first:
+                if not is_new:
                     in_use.enter_context(folder.alone())
-                    names = Splits._fields if clips.val is not None else ("train", "test")
-                    each = zip(names, opened, strict=False)
-                    kept = {split: getattr(source, "kept", None) for split, source in each}
-                    how = {
-                        "micro_batches": micro_batches,
-                        "precision": "bfloat16" if training.autocast else "float32",
-                        "repeats": repeats_bits(train.deterministic, device),
-                    }
-                    folder.begin(device, how | {"frames_kept": kept})
-                if training.resume(folder):
-                    return folder.rows()
-            with kept_memory(), deterministic_if(train.deterministic):
-                training.run(folder, progress)
+                names = Splits._fields if clips.val is not None else ("train", "test")
+                each = zip(names, opened, strict=False)
+                kept = {split: getattr(source, "kept", None) for split, source in each}
+                how = {
+                    "micro_batches": micro_batches,
+                    "precision": "bfloat16" if training.autocast else "float32",
+                    "repeats": repeats_bits(train.deterministic, device),
+                }
+                folder.begin(device, how | {"frames_kept": kept})
+            if training.resume(folder):
+                return folder.rows()
+        with kept_memory(), deterministic_if(train.deterministic):
+            training.run(folder, progress)
         return training.history
     finally:
         for source in opened:
             source.close()
+        in_use.close()
 
 
 @functools.lru_cache(maxsize=256)

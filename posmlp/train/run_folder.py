@@ -119,8 +119,7 @@ class RunFolder:
 
     def alone(self) -> AbstractContextManager[None]:
         """Within the block no other process trains here. Raises ValueError if one does."""
-        advice = "wait for it, or stop it, or give another folder"
-        return alone(self.root, self.root / ".lock", self.root / ".owner.json", "training", advice)
+        return _training_alone(self.root)
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
@@ -200,6 +199,22 @@ class RunFolder:
         """The training is complete."""
         (self.root / "state.safetensors").unlink(missing_ok=True)
         self._reached = epochs, 0
+
+
+def _training_alone(root: Path) -> AbstractContextManager[None]:
+    advice = "wait for it, or stop it, or give another folder"
+    return alone(root, root / ".lock", root / ".owner.json", "training", advice)
+
+
+@contextmanager
+def new_folder(root: Path) -> Iterator[None]:
+    """As `RunFolder.alone`, of a folder that is not there yet; an empty one goes at the end."""
+    try:
+        with _training_alone(root):
+            yield
+    finally:
+        with suppress(OSError):
+            root.rmdir()
 
 
 @contextmanager
