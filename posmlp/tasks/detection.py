@@ -27,7 +27,7 @@ from posmlp.tasks.boxes import KeyFrames, Labelled, frame_map, overlaps, truth_o
 from posmlp.train.batches import mixed
 from posmlp.train.optimisation import learning_rate
 from posmlp.train.population import seeded_model
-from posmlp.train.run_folder import RunFolder
+from posmlp.train.run_folder import RunFolder, locked
 
 REGION = 7  # places of a box, each way, at which features are read
 MIN_OVERLAP = 0.5  # of a proposal that is taken for a true box in training
@@ -97,7 +97,7 @@ def train_detector(
     history: list[dict[str, Any]] = []
     num_steps = max(1, len(learn) // train.batch_size)
     bar = tqdm(range(train.epochs), unit="epoch", disable=None if progress else True)
-    with folder.alone(), torch.random.fork_rng(devices=[]):  # stochastic depth
+    with locked(folder.root), torch.random.fork_rng(devices=[]):  # stochastic depth
         folder.begin(device)
         torch.default_generator.manual_seed(seed)
         for epoch in bar:

@@ -51,7 +51,7 @@ from posmlp.train.execution import (
 from posmlp.train.logs import Log, log_of
 from posmlp.train.loop import Splits, Training
 from posmlp.train.population import seeded_model
-from posmlp.train.run_folder import RunFolder, new_folder
+from posmlp.train.run_folder import LOCK, RunFolder, locked
 from posmlp.train.scoring import own_scores
 from posmlp.train.variants import Variants, checked_seeds, members, of_fold
 
@@ -154,10 +154,14 @@ def fit(
     prepare = preparation(team, checkpoint_activations, compiled)
     opened: list[VideoClips | HeldClips] = []
     in_use = ExitStack()
-    is_new = out is not None and team.is_first and not os.path.lexists(out)
+    is_locked = False
     try:
-        if out is not None and is_new:  # before clips are made, which another may wait for
-            in_use.enter_context(new_folder(Path(out)))
+        if out is not None and team.is_first:
+            # A new folder, or one that may be in use, before clips are made: who waits for them
+            # would learn of the other training when it is over.
+            is_locked = not os.path.lexists(out) or (Path(out) / LOCK).exists()
+            if is_locked:
+                in_use.enter_context(locked(Path(out)))
         if isinstance(data, str):
             opened = open_splits(data, config, train, num_workers, cache_gib)
         sources = opened if isinstance(data, str) else data
@@ -184,8 +188,8 @@ def fit(
                 training.tell(folder)
                 return folder.rows()
             if team.is_first:
-                if not is_new:
-                    in_use.enter_context(folder.alone())
+                if not is_locked:
+                    in_use.enter_context(locked(folder.root))
                 names = Splits._fields if clips.val is not None else ("train", "test")
                 each = zip(names, opened, strict=False)
                 kept = {split: getattr(source, "kept", None) for split, source in each}

@@ -24,7 +24,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+LOCK = ".lock"
 MEND = "put a sound one back, or train into another folder"
 
 
@@ -116,10 +117,6 @@ class RunFolder:
             return False
         self._reached = epochs, 0
         return True
-
-    def alone(self) -> AbstractContextManager[None]:
-        """Within the block no other process trains here. Raises ValueError if one does."""
-        return _training_alone(self.root)
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
@@ -201,16 +198,15 @@ class RunFolder:
         self._reached = epochs, 0
 
 
-def _training_alone(root: Path) -> AbstractContextManager[None]:
-    advice = "wait for it, or stop it, or give another folder"
-    return alone(root, root / ".lock", root / ".owner.json", "training", advice)
-
-
 @contextmanager
-def new_folder(root: Path) -> Iterator[None]:
-    """As `RunFolder.alone`, of a folder that is not there yet; an empty one goes at the end."""
+def locked(root: Path) -> Iterator[None]:
+    """Within the block no other process trains there; a folder that stays empty goes at the end.
+
+    Raises ValueError if one does.
+    """
+    advice = "wait for it, or stop it, or give another folder"
     try:
-        with _training_alone(root):
+        with alone(root, root / LOCK, root / ".owner.json", "training", advice):
             yield
     finally:
         with suppress(OSError):

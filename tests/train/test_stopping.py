@@ -211,6 +211,23 @@ def test_command_says_what_is_kept_and_how_it_goes_on(
     FileLock(out / ".lock").acquire(timeout=0)  # the lock fell with its process
 
 
+def test_a_second_training_is_refused_before_it_makes_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the first is still making its own; bad data leave no folder behind."""
+    out = tmp_path / "run"
+
+    def making(*_: Any, **__: Any) -> None:
+        with pytest.raises(ValueError, match="run is in use by another training"):
+            fit(CONFIG, TRAIN, "moving-digits", [0], out, progress=False)
+        raise ValueError("no clips")
+
+    monkeypatch.setattr("posmlp.train.fitting.open_splits", making)
+    with pytest.raises(ValueError, match="no clips"):
+        fit(CONFIG, TRAIN, "moving-digits", [0], out, progress=False)
+    assert not out.exists()
+
+
 def test_command_obeys_before_the_loop_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
