@@ -3,7 +3,7 @@
 metric: test_within_pair            # or a list; {name: test_loss, direction: lower} says it all
 equal_within: 2                     # points for shares such as accuracy, else the metric's own unit
 tune: {train.lr: [1e-3, 2e-3], seeds: 2}
-seeds: {from: 3, to: 20, until: verdict}
+seeds: {from: 3, to: 20, until: verdict}   # numbers of seeds; `first: 10` counts from seed 10 on
 """
 
 from __future__ import annotations
@@ -187,7 +187,8 @@ def seeds_of(file: GridFile) -> tuple[tuple[int, ...], Until | None]:
     seeds, until = file.values.get("seeds", [0]), None
     if isinstance(seeds, dict):
         until = _until(file, seeds)
-        seeds = until.last
+        start = seeds.get("first", 0)
+        seeds = list(range(start, start + until.last))
     if type(seeds) is int and 1 <= seeds <= MOST:
         seeds = list(range(seeds))
     good = isinstance(seeds, list) and all(type(s) is int and 0 <= s < 2**63 for s in seeds)
@@ -200,7 +201,7 @@ def seeds_of(file: GridFile) -> tuple[tuple[int, ...], Until | None]:
 
 def _until(file: GridFile, seeds: dict[str, Any]) -> Until:
     for key in seeds:
-        file.named(("seeds", key), key, ("from", "to", "until"), "key of seeds")
+        file.named(("seeds", key), key, ("first", "from", "to", "until"), "key of seeds")
     if seeds.get("until") != "verdict":
         problem = f"seeds={seeds!r} must say until: verdict, or be a count or a list of seeds."
         file.fail(("seeds", "until"), problem)
@@ -209,6 +210,10 @@ def _until(file: GridFile, seeds: dict[str, Any]) -> Until:
             file.fail(
                 ("seeds", key), f"seeds need {key!r}, a number of seeds, for example {key}: 5."
             )
+    start = seeds.get("first", 0)
+    if type(start) is not int or not 0 <= start < 2**62:
+        problem = f"first={start!r} must be the first seed, a whole number from 0, for example 10."
+        file.fail(("seeds", "first"), problem)
     first, last = seeds["from"], seeds["to"]
     if not 2 <= first < last:
         problem = f"from={first} must be at least 2, to show a spread, and less than to={last}."
