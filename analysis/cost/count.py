@@ -46,7 +46,7 @@ def count_macs(model: nn.Module, clip_shape: tuple[int, ...]) -> Counter[str]:
     with warnings.catch_warnings():  # fvcore's import warns seven times about torch.jit
         warnings.simplefilter("ignore")
         from fvcore.nn import FlopCountAnalysis
-    with borrowed(model), torch.no_grad(), _attention_in_parts(), _DataDetached():
+    with borrowed(model), torch.no_grad(), _attention_in_parts(), _KeptInTrace():
         clip = next(model.parameters(), torch.empty(0)).new_zeros(1, *clip_shape)
         analysis = FlopCountAnalysis(model, clip)
         analysis.unsupported_ops_warnings(False)
@@ -89,10 +89,15 @@ def _count_or_refuse(analysis: Any, unknown: list[str]) -> Counter[str]:
     return by_module
 
 
-class _DataDetached(TorchFunctionMode):
-    """Makes a tensor's `data`, which a trace takes for a constant, the detached tensor."""
+class _KeptInTrace(TorchFunctionMode):
+    """Makes a tensor's `data`, which a trace takes for a constant, the detached tensor.
+
+    A tensor that leaves for NumPy is refused: what is done there is no part of the trace.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.numpy, Tensor.__array__):
+            raise ValueError("cost cannot count what a model computes in NumPy; write it in torch")
         is_data = func == Tensor.data.__get__  # type: ignore[attr-defined]
         return args[0].detach() if is_data else func(*args, **(kwargs or {}))
 

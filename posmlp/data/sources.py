@@ -56,6 +56,12 @@ def check_given(given: Any) -> None:
             f"{reprlib.repr(labels)}, {shape}; give one clip or more, and labels (n,) int64, 0 "
             f"to {num_classes - 1}, or (n, {num_classes}) floats of 0 and 1"
         )
+    reverse = given.reverse_of
+    if reverse is not None and sorted(map(int, reverse)) != list(range(num_classes)):
+        raise ValueError(
+            f"data={given.name} has reverse_of={reprlib.repr(reverse)}; give a LongTensor "
+            f"({num_classes},) of the class of each class's reversal, or None"
+        )
     held = getattr(given, "clips", None)
     if isinstance(held, Tensor) and held.dtype != torch.uint8:
         raise ValueError(

@@ -52,6 +52,7 @@ from posmlp.data.layouts.splits import (
     GROUP_FILE,
     folds_of,
     groups_of,
+    is_person,
     part_of,
     share_of_train,
 )
@@ -226,6 +227,11 @@ def say(listing: Listing) -> str:
         spelt.setdefault(plain(name), []).append(name)
     if alike := next((names for names in spelt.values() if len(names) > 1), None):
         found += f"; classes {' and '.join(alike)} differ in spelling alone"
+    if listing.layout == "class-folders" and all(map(is_person, listing.classes)):
+        first = ", ".join(listing.classes[:2])
+        found += (
+            f"; classes such as {first} look like persons: put the folders of classes outermost"
+        )
     where = f"{listing.root} ({listing.split})"
     return f"{where}: layout '{listing.layout}', {listing.split_rule}: {found}"
 

@@ -39,9 +39,10 @@ _TIMES = re.compile(
     r"(?:(?:[\W_]+\d+(?:[.:]\d+)+){2}(?:[\W_]*seg\d+)?|(?:[\W_]+(?:\d+h)?(?:\d+m)?\d+s){1,2})$"
 )
 _CHAPTER = re.compile(r"G(?:[HXLPS]\d\d|OPR)(\d{4})(?!\d)", re.I)  # GH020123 goes on with GH010123
+_NUMBERED = r"(?:person|subject|subj|actor|signer|speaker)[\W_]?\d+|[ps]\d+"
 _PERSON = re.compile(  # of NTU, RAVDESS and CREMA-D, or named before another number: person03_cam1
     r"^S\d+C\d+(P\d+)R\d+A\d+|^(?:\d\d-){6}(\d\d)$|^(\d{4})_[A-Z]{3}_[A-Z]{3}_[A-Z]{2}$|"
-    r"(?:^|[\W_])((?:person|subject|subj|actor|signer|speaker)[\W_]?\d+|[ps]\d+)(?=[\W_].*\d)",
+    rf"(?:^|[\W_])({_NUMBERED})(?=[\W_].*\d)",
     re.I,
 )
 _ENDING = re.compile(r"[\W_][A-Za-z]+$")  # a word that all names of a class end in
@@ -160,6 +161,11 @@ def _folders(places: Sequence[str], name: str) -> list[str]:
     while all(len(each) > depth for each in parts) and len({each[depth] for each in parts}) == 1:
         depth += 1
     return ["/".join(each[: depth + 1]) if len(each) > depth else "" for each in parts]
+
+
+def is_person(name: str) -> bool:
+    """Whether a folder's name is that of a person by number: person_3, s01."""
+    return re.fullmatch(_NUMBERED, name, re.I) is not None
 
 
 def _stems(places: Sequence[str], name: str) -> list[str]:

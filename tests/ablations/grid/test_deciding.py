@@ -128,7 +128,11 @@ def test_seeds_until_the_verdict_are_all_that_may_be_used() -> None:
         ("seeds: {from: 3, to: 3, until: verdict}", "1:15", "less than to=3"),
         ("seeds: {from: 3, until: verdict}", "1:8", "seeds need 'to', a number of seeds"),
         ("seeds: {form: 3, until: verdict}", "1:9", "Did you mean 'from'?"),
-        ("seeds: {first: -1, from: 3, to: 9, until: verdict}", "1:16", "first=-1 must be the first"),
+        (
+            "seeds: {first: -1, from: 3, to: 9, until: verdict}",
+            "1:16",
+            "first=-1 must be the first",
+        ),
         ("seeds: {first: [9], from: 3, to: 9, until: verdict}", "1:16", "first=[9] must be the"),
         ("seeds: {from: 3, to: 9, until: verdict}", "1:8", "needs a variant beside the baseline"),
         ("budget: 3min\nseeds: {from: 3, to: 9, until: verdict}", "1:9", "leave the budget out"),

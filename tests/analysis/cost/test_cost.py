@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -316,6 +317,13 @@ def test_cost_refuses_parts_that_are_not_traced() -> None:
     for inner in (torch.compile(nn.Linear(8, 8)), torch.jit.script(nn.Linear(8, 8))):
         with pytest.raises(ValueError, match=r"cost cannot trace Tokens \(.*compiled, scripted"):
             cost(Tokens(inner, lambda m, x: m(x)), clip_shape=(3, 1, 4, 4), memory=False)
+
+
+@pytest.mark.parametrize("leave", [np.asarray, torch.Tensor.numpy])
+def test_cost_refuses_what_is_computed_in_numpy(leave) -> None:
+    model = Tokens(nn.Linear(8, 8), lambda m, x: torch.from_numpy(leave(m(x).detach()) @ np.eye(8)))
+    with pytest.raises(ValueError, match="what a model computes in NumPy; write it in torch"):
+        cost(model, clip_shape=(3, 1, 4, 4), memory=False)
 
 
 def test_cost_counts_a_parameter_that_two_share_once() -> None:

@@ -591,6 +591,16 @@ def test_classes_that_differ_in_spelling_alone_are_said(tmp_path: Path) -> None:
     assert "classes Run and run differ in spelling alone" in say(list_videos(tmp_path, "train"))
 
 
+@pytest.mark.parametrize("names", [("s01", "s02"), ("Person_1", "person_12"), ("actor-03", "P7")])
+def test_folders_of_persons_outside_classes_are_said(names, tmp_path: Path) -> None:
+    texts(tmp_path, {f"{p}/{c}/{i}.mp4": "" for p in names for c in "ab" for i in range(3)})
+    assert "look like persons: put the folders of classes outer" in say(
+        list_videos(tmp_path, "train")
+    )
+    texts(tmp_path, {f"walk/{names[0]}/{i}.mp4": "" for i in range(3)})
+    assert "look like persons" not in say(list_videos(tmp_path, "train"))
+
+
 def test_mirrored_labels_swap_only_directions():
     assert mirror_of(["Opening something", *NAMES]) == (0, 2, 1)
     assert mirror_of(["clockwise", "counterclockwise", "upright"]) == (1, 0, 2)
