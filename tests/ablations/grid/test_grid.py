@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ablations
+import posmlp
 from ablations import GridError, plan, read_grid
 from ablations.grid.costs import costs
 from ablations.grid.datasets import describe
@@ -403,6 +404,9 @@ def films(tmp_path, monkeypatch):
             folder = tmp_path / "runs/lips" / (place or f"letters/{split}/{letter}")
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"s{speaker}_{take}.mp4").write_bytes(bytes(speaker + 1))
+    start = tmp_path / "runs/clips/cells/35226a582333/seed0/model-seed0.safetensors"
+    start.parent.mkdir(parents=True)
+    posmlp.save(posmlp.create_model("toy"), start)
 
 
 @pytest.mark.usefixtures("films")
