@@ -1,4 +1,7 @@
-"""Training batches: own augmentation a seed, parts of a batch, going on from a step, averages."""
+"""Training batches: own augmentation a seed, parts of a batch, going on from a step, averages.
+
+Balanced ones, too: laws over class counts and sizes, and what training makes of them.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
 from posmlp import PosMLPConfig
+from posmlp.cli import main
 from posmlp.config import TrainConfig
 from posmlp.data.digits.moving_digits import MovingDigits
+from posmlp.data.files.video import VideoError
 from posmlp.data.sources import GeneratedClips, open_clips
 from posmlp.train import loop
-from posmlp.train.batches import TrainingBatches
+from posmlp.train.batches import TrainingBatches, balanced_order
 from posmlp.train.distributed import Team
 from posmlp.train.fitting import fit
 from posmlp.train.optimisation import WeightAverage, lent
@@ -207,3 +215,152 @@ def test_fit_in_parts_gives_the_numbers_of_whole_batches(tmp_path: Path) -> None
 def test_more_parts_than_clips_are_refused(micro_batches: int) -> None:
     with pytest.raises(ValueError, match="must be from 1 to batch_size=6"):
         fit(IN_PARTS, TrainConfig(batch_size=6, num_clips=12), micro_batches=micro_batches)
+
+
+# Balanced batches
+
+BALANCED = TrainConfig(epochs=2, batch_size=6, balanced=True, erase=0.5, lr=1e-2)
+counts_a_class = st.lists(st.integers(0, 9), min_size=1, max_size=7).filter(any)
+sizes = st.integers(1, 20)
+seeds = st.integers(0, 2**32)
+
+
+def ordered(counts: list[int], num_batches: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Labels of that many clips a class, in no order, and a balanced order of them."""
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
+    generator = torch.Generator().manual_seed(seed)
+    return labels, balanced_order(labels, num_batches, size, generator)
+
+
+@given(counts_a_class, st.integers(0, 12), sizes, seeds)
+@settings(max_examples=60)
+def test_classes_differ_by_one_at_most_in_every_batch_and_up_to_it(counts, num_batches, size, seed):
+    labels, order = ordered(counts, num_batches, size, seed)
+    assert len(order) == num_batches * size
+    present = torch.tensor(counts) > 0
+    batches = labels[order].view(num_batches, size)
+    for last in range(num_batches):
+        for some in (batches[last], batches[: last + 1].flatten()):
+            found = some.bincount(minlength=len(counts))[present]
+            assert found.max() - found.min() <= 1
+
+
+@given(counts_a_class, st.integers(0, 12), sizes, seeds)
+@settings(max_examples=60)
+def test_no_clip_comes_twice_before_all_of_its_class_came(counts, num_batches, size, seed):
+    labels, order = ordered(counts, num_batches, size, seed)
+    for label in labels.unique():
+        times = torch.zeros(len(labels), dtype=torch.int64)
+        own = labels == label
+        for clip in order[labels[order] == label]:
+            times[clip] += 1
+            assert times[own].max() - times[own].min() <= 1
+
+
+@given(st.integers(1, 9), st.integers(1, 7), sizes, seeds)
+def test_with_classes_of_one_size_every_clip_comes_once_but_for_the_last_batch(
+    clips_a_class, num_classes, size, seed
+):
+    total = clips_a_class * num_classes
+    _, order = ordered([clips_a_class] * num_classes, total // size, size, seed)
+    assert len(order.unique()) == len(order) > total - size
+
+
+def test_turns_of_small_batches_and_clips_that_are_left_out_change_from_epoch_to_epoch():
+    orders = [ordered([3] * 6, 5, 3, seed) for seed in range(20)]
+    firsts = {tuple(sorted(labels[order][:3].tolist())) for labels, order in orders}
+    assert len(firsts) > 10
+    left_out = {tuple(sorted({*range(18)} - {*order.tolist()})) for _, order in orders}
+    assert len(left_out) > 10
+    labels, order = ordered([3] * 6, 6, 3, 0)
+    sets = [frozenset(batch.tolist()) for batch in labels[order].view(6, 3)]
+    assert len(set(sets)) > 2  # not the same halves of the classes again and again
+
+
+# In training
+
+
+class Uneven(GeneratedClips):
+    """Clips of three classes of unequal counts: 20, 8 and 4."""
+
+    def __init__(self) -> None:
+        super().__init__(MovingDigits("train", 32, difficulty="easy", num_frames=4, image_size=16))
+        self.labels = torch.tensor([0] * 20 + [1] * 8 + [2] * 4)
+
+
+@pytest.fixture(scope="module")
+def uneven() -> Uneven:
+    return Uneven()
+
+
+def balanced_batches(
+    uneven: Uneven, train: TrainConfig = BALANCED, members=(0,), epoch=1, first=0, team=None
+):
+    made = TrainingBatches(uneven, train, Population(CONFIG, members), team or Team())
+    return list(made.epoch(epoch, first))
+
+
+def test_an_epoch_of_unequal_classes_is_as_long_and_its_batches_are_even(uneven):
+    batches = balanced_batches(uneven)
+    assert len(batches) == len(balanced_batches(uneven, replace(BALANCED, balanced=False))) == 5
+    for batch in batches:
+        assert batch.labels[0].bincount().tolist() == [2, 2, 2]
+
+
+def test_copies_of_a_clip_are_in_one_batch_and_classes_are_even_among_clips(uneven):
+    batches = balanced_batches(uneven, replace(BALANCED, repeats=2, batch_size=8))  # four clips
+    assert len(batches) == 8
+    for batch in batches:
+        assert torch.equal(batch.labels[0, ::2], batch.labels[0, 1::2])
+        assert sorted(batch.labels[0, ::2].bincount(minlength=3).tolist()) == [1, 1, 2]
+
+
+@pytest.mark.parametrize("first", [1, 4])
+def test_an_epoch_goes_on_from_any_step_and_alone_as_in_a_population(uneven, first):
+    both = balanced_batches(uneven, members=(3, 5))[first:]
+    rest = balanced_batches(uneven, members=(5,), first=first)
+    for one, other in zip(both, rest, strict=True):
+        for ours, alone in zip(one, other, strict=True):
+            assert torch.equal(ours[1], alone[0])
+
+
+def test_seeds_and_epochs_have_orders_of_their_own(uneven):
+    one, other = balanced_batches(uneven, members=(3, 5))[0].clips
+    later = balanced_batches(uneven, members=(3,), epoch=2)[0].clips[0]
+    assert not torch.equal(one, other)
+    assert not torch.equal(one, later)
+
+
+def test_processes_share_the_batch_of_one(uneven):
+    whole = balanced_batches(uneven)
+    parts = [balanced_batches(uneven, team=Team(rank, 2)) for rank in range(2)]
+    for step, batch in enumerate(whole):
+        for i, along in enumerate((1, 1, 2)):
+            assert torch.equal(batch[i], torch.cat([part[step][i] for part in parts], along))
+
+
+def test_a_balanced_run_resumes_in_the_middle_of_an_epoch(uneven, tmp_path, monkeypatch):
+    config = replace(CONFIG, num_classes=14)
+    whole = fit(config, BALANCED, (uneven, uneven), [0], progress=False)
+    step = loop.Training._step
+
+    def stopped(self, batch, epoch):
+        if self.steps_done == 3:
+            raise VideoError(Path("a.mp4"), "gone")
+        return step(self, batch, epoch)
+
+    monkeypatch.setattr(loop.Training, "_step", stopped)
+    with pytest.raises(VideoError, match="What is trained is kept"):
+        fit(config, BALANCED, (uneven, uneven), [0], tmp_path / "run", progress=False)
+    monkeypatch.undo()
+    again = fit(config, BALANCED, (uneven, uneven), [0], tmp_path / "run", progress=False)
+    assert [row["train_loss"] for row in again] == [row["train_loss"] for row in whole]
+
+
+def test_the_command_line_takes_balanced_and_refuses_what_it_cannot_mean(tmp_path: Path, capsys):
+    arguments = ["train", "--config", "toy", "--out", str(tmp_path / "run"), "balanced=maybe"]
+    assert main(arguments) == 2
+    assert "balanced='maybe' must be true or false" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"batch_size=5 must be a multiple of repeats=2"):
+        TrainConfig(balanced=True, batch_size=5, repeats=2)
