@@ -106,6 +106,18 @@ def test_findings_show_what_each_part_of_the_recipe_does() -> None:
         assert f"{points}" in FINDINGS.partition("Averaged over the others")[2][:100]
 
 
+def test_steady_recipe_quotes_what_each_part_does_alone() -> None:
+    said = " ".join((ROOT / "posmlp/recipes/steady.yaml").read_text().replace("#", " ").split())
+    scores = pd.read_csv(RESULTS / "recipe/rows.csv").eval("points = 100 * test_top1")
+    parts = scores.groupby(["train.balanced", "train.relation_lr_scale", "init"])["points"]
+    mean, sd = parts.mean().round(1), parts.std().round(1)
+    none, balanced = (False, 1.0, "normal"), (True, 1.0, "normal")
+    assert f"from {mean[none]} to {mean[balanced]}%" in said
+    assert f"six seeds from {sd[none]} to {sd[balanced]} points" in said
+    for alone in ((False, 5.0, "normal"), (False, 1.0, "steady")):
+        assert f"Alone: {mean[alone]}%, {sd[alone]} points" in said
+
+
 def test_findings_show_the_gates_over_clips() -> None:
     rows = pd.read_csv(RESULTS / "clips/rows.csv").sort_values("seed")
     for gate, own in rows.groupby("gate"):
