@@ -217,7 +217,6 @@ def effects(study: Study, metric: Metric, table: pd.DataFrame | None) -> Iterato
     axes = draw_differences(
         table.assign(effect_of=names),
         label="effect_of",
-        value="effect",
         margin=study.margin_of(metric),
         unit=metric.points,
         title=title,

@@ -114,7 +114,7 @@ def pareto(df: pd.DataFrame, cost: str = "gmacs", score: str = "test_top1") -> p
     Parameters
     ----------
     df : DataFrame
-        One row a variant.
+        One row a variant. Rows of trials, repetitions and failed trainings are left out.
     cost, score : str
         Columns; less cost is better, more score is better. Rows with a NaN in either are left out.
 
@@ -131,7 +131,7 @@ def pareto(df: pd.DataFrame, cost: str = "gmacs", score: str = "test_top1") -> p
     missing = [column for column in (cost, score) if column not in df.columns]
     if missing:
         raise ValueError(f"no column {missing[0]!r}; the columns are {list(df.columns)}")
-    rows = df.dropna(subset=[cost, score]).sort_values(
+    rows = finals(df, score).dropna(subset=[cost, score]).sort_values(
         [cost, score], ascending=[True, False], kind="stable"
     )
     best_before = rows[score].cummax().shift(fill_value=float("-inf"))

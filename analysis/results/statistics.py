@@ -168,6 +168,8 @@ def _columns(
     parts = ("from_seeds", "from_clips") if any("from_clips" in row for row in rows) else ()
     shared = ("mean", "difference", "low", "high")
     columns = [by, "n", *before, *shared, *parts, "probability_of_improvement", *after]
+    if by in columns[1:]:
+        raise ValueError(f"by={by!r} is a column of the answer, too; rename it in the table")
     return pd.DataFrame(rows, columns=columns)
 
 

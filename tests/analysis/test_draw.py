@@ -460,7 +460,9 @@ def test_draw_differences_colours_verdicts_and_shades_the_margin():
     (band,) = ax.patches
     assert (band.get_x(), band.get_width()) == (-2, 4)
     words = ["higher", "below the sum", "equal within 2 points", "above the sum", "cannot tell: 9"]
-    effects = draw_differences(table.assign(verdict=words))
+    rows = table.assign(verdict=words).rename(columns={"difference": "effect"})
+    effects = draw_differences(rows)  # of analysis.effects, whose column has another name
+    assert effects.get_xlabel().startswith("effect (")
     shown = [line.get_label() for line in effects.lines if line.get_marker() == "D"]
     assert shown == ["higher / above", "below", "equal", "cannot tell"]
     with pytest.raises(ValueError, match="are empty; give rows of"):

@@ -127,7 +127,7 @@ def _items(root: Path, table: _Table, classes: tuple[str, ...]) -> tuple[list[It
 
 
 def _list_of(root: Path, split: str) -> Path | None:
-    files = annotation_files(root, ".csv") + annotation_files(root, ".txt")
+    files = [path for each in (".csv", ".txt", ".tsv") for path in annotation_files(root, each)]
     named = (
         path for path in files if path.stem == split and (path.parent == root or lists_videos(path))
     )
@@ -162,7 +162,9 @@ def _read_table(path: Path) -> _Table | None:
     label_column = next((name for name in _LABEL_COLUMNS if name in columns), None)
     word = {",": "comma", "\t": "tab", " ": "space", ";": "semicolon", "|": "bar"}
     if path_column and label_column:
-        table = _Table(path, f"{word[separator]}-separated, with header")
+        others = [name for name in columns if name not in (path_column, label_column)]
+        unread = f"; not read: {', '.join(others)}" * bool(others)
+        table = _Table(path, f"{word[separator]}-separated, with header{unread}")
         if separator == " " and columns == [path_column, label_column]:
             _read_plain(table, lines[1:], separator)  # paths may have spaces
         else:

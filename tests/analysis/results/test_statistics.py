@@ -406,6 +406,9 @@ def test_compare_refuses_tables_that_it_cannot_pair() -> None:
         compare(df, "bass", "accuracy")
     with pytest.raises(ValueError, match="repeat a variant and seed"):
         compare(pd.concat([df, df.tail(1)]), "base", "accuracy")
+    for by in ("n", "p", "low"):
+        with pytest.raises(ValueError, match=f"{by!r} is a column of the answer, too; rename it"):
+            compare(df.rename(columns={"variant": by}), "base", "accuracy", by=by)
 
 
 GATES, LAYOUTS = ("lrpe", "dense", "conv"), ("S", "T")

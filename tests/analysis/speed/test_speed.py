@@ -124,6 +124,8 @@ def test_pareto_keeps_what_nothing_beats():
         }
     )
     assert list(pareto(df)["name"]) == ["cheap", "tie", "best"]
+    ended = df.assign(status=["done"] * 4 + ["failed", "done"], role=["trial"] + ["result"] * 5)
+    assert list(pareto(ended)["name"]) == ["beaten", "tie"]  # of ablations.load as it is
     with pytest.raises(ValueError, match="no column 'latency'"):
         pareto(df, cost="latency")
 
