@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
@@ -33,11 +34,21 @@ Model = TypeVar("Model", bound=nn.Module)
 _LENT: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _LENDING = threading.Lock()
 _CONTAINERS = (
-    *("model_state", "state_dict", "model", "module"),
+    *("model_state", "model_state_dict", "state_dict", "model", "module"),
     *("state_dict_ema", "model_ema", "ema"),
 )
 """Keys under which savers put the tensors; of two, the first counts."""
-_SETTINGS = (argparse.Namespace, PosixPath, WindowsPath)
+_MAKERS: Any = [each.__reduce__()[0] for each in (np.zeros(1), np.float64(1))]
+"""What makes NumPy's arrays and numbers of their bytes; NumPy 1 has it in another module."""
+_SETTINGS = (
+    *(argparse.Namespace, PosixPath, WindowsPath, np.ndarray, np.dtype),
+    *(type(np.dtype(code)) for code in "?bBhHiIlLqQefdSU"),
+    *(
+        (each, f"numpy.{of}.multiarray.{each.__name__}")
+        for of in ("core", "_core")
+        for each in _MAKERS
+    ),
+)
 """Objects that savers put beside the tensors, and that run no code when they are loaded."""
 _WRAPPED = re.compile(
     r"(^|\.)(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)"
@@ -52,7 +63,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     Raises NotWrittenError (an OSError), which says in a sentence why it cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    temporary = path.parent / f".{path.name}.{uuid4().hex}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)

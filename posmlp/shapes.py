@@ -56,7 +56,7 @@ def _why_not_written(path: Path, num_bytes: int, error: OSError) -> str:
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         in_the_way = folder / next(iter(path.relative_to(folder).parts), "")
         return f"{in_the_way} is a file; give another folder"
-    if error.errno == errno.EISDIR:
+    if error.errno in (errno.EISDIR, errno.EBUSY) and folder == path:
         return "it is a folder; name a file"
     if error.errno == errno.ENAMETOOLONG:
         longest = max(path.parts, key=lambda part: len(os.fsencode(part)))

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -260,6 +261,7 @@ def released_file(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
         "timm": {"state_dict": state, "arch": "posmlp"},
         "parallel": {"model": {f"module.{k}": v for k, v in state.items()}},
         "settings": {"state_dict": state, "args": Namespace(lr=0.1, out=Path("runs")), "epoch": 3},
+        "best": {"model_state_dict": state, "best": np.float64(0.5), "curve": np.arange(3)},
         "average": {"model_ema": {f"module.{k}": v for k, v in state.items()}},
         "timm average": {"state_dict_ema": state, "args": Namespace(opt="adamw")},
         "compiled": {f"_orig_mod.module.{k}": v for k, v in state.items()},
@@ -279,8 +281,17 @@ def released_file(kind: str, folder: Path, state: dict[str, Tensor]) -> Path:
 @pytest.mark.parametrize(
     "kind",
     [
-        *("safetensors", "pth", "slowfast", "timm", "parallel"),
-        *("settings", "average", "timm average", "compiled", "nested", "averaged", "lightning"),
+        *("safetensors", "pth", "slowfast", "timm", "parallel", "best"),
+        *(
+            "settings",
+            "best",
+            "average",
+            "timm average",
+            "compiled",
+            "nested",
+            "averaged",
+            "lightning",
+        ),
         *("a part of a module", "sharded"),
     ],
 )
@@ -590,5 +601,7 @@ def test_names_that_no_disk_takes_are_said_in_a_sentence(tmp_path: Path) -> None
     for place in ("there/file", "there/folder/file"):
         with pytest.raises(NotWrittenError, match=r"there is a file; give another folder"):
             write_atomically(tmp_path / place, b"content")
-    with pytest.raises(NotWrittenError, match="it is a folder; name a file"):
-        write_atomically(tmp_path, b"content")
+    for write in (write_atomically, write_durably):
+        for folder in (tmp_path, Path()):
+            with pytest.raises(NotWrittenError, match="it is a folder; name a file"):
+                write(folder, b"content")

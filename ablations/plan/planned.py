@@ -239,6 +239,8 @@ def plan(
     store = Store(out) if out is not None else None
     if store is not None:
         store.check(grid)
+    if not 0 <= probe_s < float("inf"):
+        raise ValueError(f"probe_s={probe_s} must be seconds from 0, for example 60")
     predictions = predict(grid, store, place, num_threads, probe_s)
     if store is not None:
         grid = with_chosen(grid, store)

@@ -74,7 +74,7 @@ def write_all_durably(contents: Mapping[Path, bytes]) -> None:
 def _staged(path: Path, content: bytes) -> Path:
     """A file beside `path` that holds the content, not yet safe."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    temporary = path.parent / f".{path.name}.{uuid4().hex}.tmp"
     try:
         temporary.write_bytes(content)
     except BaseException:

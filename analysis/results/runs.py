@@ -131,8 +131,10 @@ def pareto(df: pd.DataFrame, cost: str = "gmacs", score: str = "test_top1") -> p
     missing = [column for column in (cost, score) if column not in df.columns]
     if missing:
         raise ValueError(f"no column {missing[0]!r}; the columns are {list(df.columns)}")
-    rows = finals(df, score).dropna(subset=[cost, score]).sort_values(
-        [cost, score], ascending=[True, False], kind="stable"
+    rows = (
+        finals(df, score)
+        .dropna(subset=[cost, score])
+        .sort_values([cost, score], ascending=[True, False], kind="stable")
     )
     best_before = rows[score].cummax().shift(fill_value=float("-inf"))
     return rows[rows[score] > best_before]

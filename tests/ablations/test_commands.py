@@ -138,6 +138,9 @@ def test_far_more_than_the_machine_has_cores_is_refused(name: str, tmp_path: Pat
     with pytest.raises(ValueError, match=f"num_threads={more} is more than"):
         plan(TINY, out, num_threads=more, probe_s=0)
     assert plan(TINY, out, workers=more, probe_s=0).workers == more  # a cluster's
+    for seconds in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"probe_s={seconds} must be seconds from 0"):
+            plan(TINY, out, probe_s=seconds)
 
 
 @pytest.mark.usefixtures("forks")

@@ -505,6 +505,14 @@ def test_lists_as_other_systems_write_them_are_read(name: str, tmp_path: Path) -
     assert listing.places() == ["a/0.mp4", "b/1.mp4"]
     assert listing.labels == (0, 1)
     assert ("labels from 1" in listing.split_rule) == name.startswith("from 1")
+    (tmp_path / "train.csv").rename(tmp_path / "train.tsv")
+    assert list_videos(tmp_path, "train").labels == listing.labels
+
+
+def test_columns_of_a_list_that_are_not_read_are_said(tmp_path: Path) -> None:
+    texts(tmp_path, {"a/0.mp4": "", "b/1.mp4": ""})
+    texts(tmp_path, {"train.csv": "path,start,end,label\na/0.mp4,0,2,0\nb/1.mp4,1,4,1\n"})
+    assert "with header; not read: start, end)" in list_videos(tmp_path, "train").split_rule
 
 
 FRAMES_FROM_1 = {"train.txt": ("a\\0 8 1\nb\\1 8 3\n", "utf-8"), "val.txt": ("c\\2 8 2\n", "utf-8")}
