@@ -40,7 +40,7 @@ _CONTAINERS = (
 """Keys under which savers put the tensors; of two, the first counts."""
 _MAKERS: Any = [each.__reduce__()[0] for each in (np.zeros(1), np.float64(1))]
 """What makes NumPy's arrays and numbers of their bytes; NumPy 1 has it in another module."""
-_SETTINGS: tuple[Any, ...] = (
+_SETTINGS: Any = (
     *(argparse.Namespace, PosixPath, WindowsPath, np.ndarray, np.dtype),
     *(type(np.dtype(code)) for code in "?bBhHiIlLqQefdSU"),
     *(
