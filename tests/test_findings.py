@@ -48,6 +48,12 @@ def gates_again(metric: str) -> pd.DataFrame:
     return compare(rows, "lrpe", "points", "gate", design=Design(looks(5, 20), 4, 2))
 
 
+def warm_up(metric: str, seeds: str = "seed >= 10") -> pd.DataFrame:
+    """The comparison of `warmup` in points, whose rows alone are kept."""
+    rows = pd.read_csv(RESULTS / "warmup/rows.csv").query(seeds)
+    return compare(rows.assign(points=100 * rows[metric]), 1, "points", "train.warmup_epochs")
+
+
 def stored() -> Iterator[Triple]:
     """(mean, low, high) of every metric and difference that a results folder holds."""
     for name in GRIDS:
@@ -60,8 +66,8 @@ def stored() -> Iterator[Triple]:
             in_settings = study.gate_differences(metric)[["difference", "low", "high"]]
             yield from in_settings.itertuples(index=False, name=None)
     for metric in ("test_top1", "test_within_pair"):
-        again = gates_again(metric)
-        yield from again[["difference", "low", "high"]].itertuples(index=False, name=None)
+        for table in (gates_again(metric), warm_up(metric), warm_up(metric, "seed > 10")):
+            yield from table[["difference", "low", "high"]].itertuples(index=False, name=None)
     for path in (RESULTS / "learned").glob("*.csv"):
         table = pd.read_csv(path)
         yield from table[["mean", "low", "high"]].dropna().itertuples(index=False, name=None)
