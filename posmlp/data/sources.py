@@ -57,7 +57,8 @@ def check_given(given: Any) -> None:
             f"to {num_classes - 1}, or (n, {num_classes}) floats of 0 and 1"
         )
     reverse = given.reverse_of
-    if reverse is not None and sorted(map(int, reverse)) != list(range(num_classes)):
+    is_order = isinstance(reverse, Tensor) and sorted(reverse.tolist()) == list(range(num_classes))
+    if reverse is not None and not is_order:
         raise ValueError(
             f"data={given.name} has reverse_of={reprlib.repr(reverse)}; give a LongTensor "
             f"({num_classes},) of the class of each class's reversal, or None"
