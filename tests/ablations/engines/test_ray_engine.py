@@ -84,7 +84,7 @@ def test_a_killed_node_loses_nothing_and_bits_are_those_of_the_local_engine(
 ) -> None:
     from ray._private.state import available_resources_per_node
 
-    grid = changed(train={"epochs": 150}) | {"seeds": 3}
+    grid = changed(train={"epochs": 500}) | {"seeds": 3}  # longer than a node takes to start
     local = run(grid, tmp_path / "local", device="cpu", progress=False)
     grid_jobs, store = read_grid(grid).jobs, Store(tmp_path / "ray")
     store.declare(read_grid(grid), "none")
