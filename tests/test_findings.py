@@ -206,6 +206,15 @@ def test_findings_show_the_gates_asked_again() -> None:
         assert line in FINDINGS, f"not in FINDINGS.md: {line}"
 
 
+def test_findings_say_how_far_val_clips_and_holm_choose_among_mouths() -> None:
+    study, rows = Study.open(RESULTS / "lips"), pd.read_csv(RESULTS / "lips/rows.csv")
+    finals = rows[(rows["role"] == "final") & rows["train.init_from"].notna()]
+    right = [round(18 * own.val_top1.sum()) for _, own in finals.groupby("id", sort=False)]
+    assert f"{right[0]}, {right[1]} and {right[2]} of 180 are right" in " ".join(FINDINGS.split())
+    p_holm = study.comparison(study.metrics[0])["p_holm"].iloc[-1]
+    assert f"(p = {p_holm:.3f})".replace("0.", ".") in FINDINGS
+
+
 BENCHED = {
     "toy-train": "toy training step",
     "toy-eval": "toy inference",

@@ -186,8 +186,7 @@ def seeds_of(file: GridFile) -> tuple[tuple[int, ...], Until | None]:
     """All seeds that may be used, and when they end sooner. Raises GridError."""
     seeds, until = file.values.get("seeds", [0]), None
     if isinstance(seeds, dict):
-        until = _until(file, seeds)
-        start = seeds.get("first", 0)
+        until, start = _until(file, seeds)
         seeds = list(range(start, start + until.last))
     if type(seeds) is int and 1 <= seeds <= MOST:
         seeds = list(range(seeds))
@@ -199,7 +198,8 @@ def seeds_of(file: GridFile) -> tuple[tuple[int, ...], Until | None]:
     return tuple(seeds), until
 
 
-def _until(file: GridFile, seeds: dict[str, Any]) -> Until:
+def _until(file: GridFile, seeds: dict[str, Any]) -> tuple[Until, int]:
+    """The fewest and the most seeds, and the first of them."""
     for key in seeds:
         file.named(("seeds", key), key, ("first", "from", "to", "until"), "key of seeds")
     if seeds.get("until") != "verdict":
@@ -218,11 +218,13 @@ def _until(file: GridFile, seeds: dict[str, Any]) -> Until:
     if not 2 <= first < last:
         problem = f"from={first} must be at least 2, to show a spread, and less than to={last}."
         file.fail(("seeds", "from"), problem)
+    if last > MOST:
+        file.fail(("seeds", "to"), f"to={last} must be a number of seeds, {MOST:,} at most.")
     if "budget" in file.values:
         problem = "budget and until: verdict both choose how many seeds there are; leave the "
         problem += "budget out, and set seeds' to by the time that `ablations plan` says."
         file.fail(("budget",), problem)
-    return Until(first, last)
+    return Until(first, last), start
 
 
 def tune_of(file: GridFile, fixed: Mapping[str, Setting]) -> Tune | None:

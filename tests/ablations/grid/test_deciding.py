@@ -126,6 +126,7 @@ def test_seeds_until_the_verdict_are_all_that_may_be_used() -> None:
         ("seeds: {from: 3, to: 9}", "1:8", "must say until: verdict"),
         ("seeds: {from: 1, to: 9, until: verdict}", "1:15", "from=1 must be at least 2"),
         ("seeds: {from: 3, to: 3, until: verdict}", "1:15", "less than to=3"),
+        ("seeds: {from: 3, to: 900000000, until: verdict}", "1:22", "to=900000000 must be a"),
         ("seeds: {from: 3, until: verdict}", "1:8", "seeds need 'to', a number of seeds"),
         ("seeds: {form: 3, until: verdict}", "1:9", "Did you mean 'from'?"),
         (
