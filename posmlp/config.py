@@ -75,7 +75,7 @@ class PosMLPConfig:
     conv_size: int = 3
     """Side of the `conv` gate's kernel along each axis; odd."""
     init: str = "normal"
-    """`normal`, `fan_in`, `unit_bias`, `released` or `steady`: see `posmlp.parts.initialise`."""
+    """How parameters start, one of `INITS`: see `posmlp.parts.initialise`."""
     drop_path: float = 0.0
     """Stochastic depth rate of the last block; rates rise linearly from 0 at the first."""
     kind: str = "video"

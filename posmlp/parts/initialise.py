@@ -5,6 +5,7 @@ The order of draws is part of what a seed means: a model's hash is tested for ev
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,21 +14,32 @@ from torch import nn
 from posmlp.config import PosMLPConfig
 from posmlp.config_checks import INITS, one_of
 
+_OF_TENS = ("steady", "orthogonal")
+"""Starts for models of tens of channels; the others are for hundreds."""
+
 
 def init_linear(linear: nn.Linear, init: str = "normal") -> nn.Linear:
     """The same layer, its weights truncated normal and its biases 0.
 
-    Weights have std 0.02, as released, which suits hundreds of channels; 0.05 under `steady`, for
-    tens of channels.
+    Weights have std 0.02, as released, which suits hundreds of channels; 0.05 under `steady` and
+    `orthogonal`, for tens of channels.
     """
-    nn.init.trunc_normal_(linear.weight, std=0.05 if init == "steady" else 0.02)
+    nn.init.trunc_normal_(linear.weight, std=0.05 if init in _OF_TENS else 0.02)
     nn.init.zeros_(linear.bias)
     return linear
 
 
 def init_conv(conv: nn.Conv2d, config: PosMLPConfig) -> nn.Conv2d:
-    """The same layer as released: PyTorch's start (video), or that of a linear layer (image)."""
-    if config.kind == "image" and conv.bias is not None:
+    """The same layer as released: PyTorch's start (video), or that of a linear layer (image).
+
+    Under `orthogonal` filters of PyTorch's std are orthogonal to one another, as far as there is
+    room for them: a stem has few, and of random ones some see the mean brightness and little else.
+    Source: Saxe et al., "Exact solutions to the nonlinear dynamics of learning", 2014.
+    """
+    if config.init == "orthogonal":
+        filters, inputs = conv.weight.flatten(1).shape
+        nn.init.orthogonal_(conv.weight, gain=math.sqrt(max(filters, inputs) / (3 * inputs)))
+    elif config.kind == "image" and conv.bias is not None:
         nn.init.trunc_normal_(conv.weight, std=0.02)
         nn.init.zeros_(conv.bias)
     return conv
@@ -43,20 +55,20 @@ def initialise(unit: Any, init: str) -> None:
     - `normal`: tables and the like truncated normal of std 0.02, as the released code intended.
     - `fan_in`: truncated normal of std N^-1/2, which keeps the variance of u through the mixing.
     - `unit_bias`: std 1e-3 and token biases 1, gMLP's start: the unit first passes v on.
-    - `steady`: std 0.1; over time GQPE's centres are N(0, 1), in frames; a unit's own linear layers
-      start anew, as those around it do (`init_linear`).
+    - `steady`, `orthogonal`: std 0.1; over time GQPE's centres are N(0, 1), in frames; a unit's own
+      linear layers start anew, as those around it do (`init_linear`). They differ in `init_conv`.
 
     GQPE else starts at centres N(0, 0.01^2), and always at spreads identity + N(0, 0.01^2).
     """
     one_of(init, INITS, "init")
     fan_in = unit.num_tokens**-0.5
-    stds = {"released": 0.0, "normal": 0.02, "fan_in": fan_in, "unit_bias": 1e-3, "steady": 0.1}
-    std = stds[init]
+    stds = {"released": 0.0, "normal": 0.02, "fan_in": fan_in, "unit_bias": 1e-3}
+    std = stds.get(init, 0.1)
     for name, parameter in unit.named_parameters():
         layer, last = name.rpartition(".")[::2]
         if last == "centers":
             over_time = len(unit.window) == 1
-            nn.init.normal_(parameter, std=1.0 if init == "steady" and over_time else 0.01)
+            nn.init.normal_(parameter, std=1.0 if init in _OF_TENS and over_time else 0.01)
         elif last == "spreads":
             nn.init.normal_(parameter, std=0.01)
             with torch.no_grad():
@@ -65,7 +77,7 @@ def initialise(unit: Any, init: str) -> None:
             nn.init.constant_(parameter, 1.0 if init == "unit_bias" else 0.0)
         elif not isinstance(unit.get_submodule(layer), nn.Linear | nn.LayerNorm):
             nn.init.trunc_normal_(parameter, std=std) if std else nn.init.zeros_(parameter)
-    if init == "steady":
+    if init in _OF_TENS:
         for module in unit.modules():
             if isinstance(module, nn.Linear):
                 init_linear(module, init)
