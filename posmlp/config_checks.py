@@ -13,7 +13,7 @@ GATE_NAMES = (
 )
 SCORES = ("top1", "top5", "within_pair", "map", "loss")
 GATE_FORMS = ("multiply", "add", "mix")
-INITS = ("normal", "fan_in", "unit_bias", "released", "steady", "orthogonal")
+INITS = ("normal", "fan_in", "unit_bias", "released", "steady", "contrast")
 BRANCHES = ("T", "S", "ST")
 GQPE_SPREADS = ("full", "diagonal", "scalar")
 

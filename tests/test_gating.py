@@ -248,7 +248,7 @@ def test_values_that_make_no_unit_are_refused() -> None:
 
 
 STDS = {"released": 0.0, "normal": 0.02, "fan_in": 1 / 6, "unit_bias": 1e-3} | {
-    init: 0.1 for init in ("steady", "orthogonal")
+    init: 0.1 for init in ("steady", "contrast")
 }
 
 
@@ -279,18 +279,23 @@ def test_steady_spreads_gqpes_centres_over_time_alone() -> None:
             torch.testing.assert_close(steady[name], factor * value, msg=name)
 
 
-@pytest.mark.parametrize("depthwise", [False, True])
-def test_orthogonal_filters_have_pytorchs_size_and_nothing_in_common(depthwise: bool) -> None:
+@pytest.mark.parametrize("kind", ["video", "image"])
+def test_contrast_makes_a_model_that_even_light_leaves_as_it_is(kind: str) -> None:
     torch.manual_seed(0)
-    model = create_model("toy", init="orthogonal", downsample_depthwise=depthwise)
-    convs = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
-    assert len(convs) == 5
-    for conv in convs:
-        filters = conv.weight.detach().flatten(1)
-        products = filters @ filters.T if len(filters) <= filters.shape[1] else filters.T @ filters
-        assert torch.allclose(products, products[0, 0] * torch.eye(len(products)), atol=1e-5)
-        mean_square = (filters**2).mean().item()  # of PyTorch's uniform start: 1 / (3 inputs)
-        assert mean_square == pytest.approx(1 / (3 * filters.shape[1]), rel=1e-5)
+    few = {"num_frames": 1, "layout": "S", "stem_convs": 3} if kind == "image" else {}
+    stems = []
+    for init in ("steady", "contrast"):
+        torch.manual_seed(0)
+        stems.append(create_model("toy", init=init, kind=kind, **few).stem.eval())
+    random, contrast = stems
+    x = torch.rand(2, 3, 32, 32)
+    inside = (..., slice(1, None), slice(1, None))  # without the border, which is padded with 0
+    for stem, alike in ((random, False), (contrast, True)):
+        first, brighter = (stem.convs[0](image)[inside] for image in (x, x + 5))
+        assert torch.allclose(first, brighter, atol=1e-4) == alike
+    for name, weight in contrast.named_parameters():
+        if name != "convs.0.weight":
+            assert torch.equal(weight, random.get_parameter(name)), name
 
 
 @pytest.mark.parametrize("gate", ["lrpe", "attention", "qkv-attention"])
@@ -301,7 +306,7 @@ def test_linear_layers_start_alike_within_units_and_around_them(gate: str, init:
     layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     assert len(layers) > 20
     for layer in layers:
-        std = 0.05 if init in ("steady", "orthogonal") else 0.02
+        std = 0.05 if init in ("steady", "contrast") else 0.02
         assert layer.weight.std().item() == pytest.approx(std, rel=0.15)
         assert not layer.bias.any()
 

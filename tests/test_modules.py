@@ -433,7 +433,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "T+S": {}, "ST": {"layout": "ST"}, "T>S add": {"layout": "T>S", "gate_form": "add"},
     "mix": {"gate_form": "mix", "token_bias": False}, "released": {"init": "released"},
     "fan_in": {"init": "fan_in"}, "unit_bias": {"init": "unit_bias"}, "steady": {"init": "steady"},
-    "orthogonal": {"init": "orthogonal"},
+    "contrast": {"init": "contrast"},
     "image": {"layout": "S", "kind": "image", "num_frames": 1, "stem_convs": 3,
               "mlp_ratio": (4.0, 4.0, 4.0, 2.0), "downsample_depthwise": True},
 }  # fmt: skip

@@ -116,7 +116,7 @@ def test_recipe_states_the_work_of_its_model(name):
 
 def test_steady_recipe_is_the_toy_preset_but_for_what_its_head_names():
     config, train = configs("recipes/steady.yaml", [])
-    assert config == replace(PRESETS["toy"], init="orthogonal")
+    assert config == replace(PRESETS["toy"], init="contrast")
     assert (train.balanced, train.batch_size) == (True, 2 * config.num_classes)
     changed = {"epochs": 6, "balanced": True, "batch_size": 28, "relation_lr_scale": 5}
     assert train == TrainConfig(**changed)

@@ -52,7 +52,6 @@ def draw_differences(
     table: pd.DataFrame,
     *,
     label: str | None = None,
-    value: str | None = None,
     margin: float | None = None,
     unit: str = "",
     ax: Axes | None = None,
@@ -61,8 +60,7 @@ def draw_differences(
     """Each row's difference with its interval, coloured by its verdict, in order of appearance.
 
     `table`: rows of `compare` or of `effects`. `label`: the column of names; by default `variant`,
-    else the first, which is the `by` of `compare`; of effects their levels. `value`: the column
-    that is drawn; by default the difference, or the effect.
+    else the first, which is the `by` of `compare`; of effects their levels.
     A row without a difference (no seed in common) is named but has no point. `margin`: the band in
     which differences count as none, shaded. The thick bar is the interval of one comparison, the
     thin one that of all of them together, which leaves out 0 where the verdict is a difference. Of
@@ -71,7 +69,7 @@ def draw_differences(
     than theirs.
     """
     label = label or _label(table)
-    value = value or ("effect" if "effect" in table else "difference")
+    value = "effect" if "effect" in table else "difference"
     columns = (label, value, "low", "high", "verdict")
     check_margin(margin)
     check_rows(table, columns, "analysis.compare or analysis.effects")

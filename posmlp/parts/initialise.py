@@ -5,7 +5,6 @@ The order of draws is part of what a seed means: a model's hash is tested for ev
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import nn
 from posmlp.config import PosMLPConfig
 from posmlp.config_checks import INITS, one_of
 
-_OF_TENS = ("steady", "orthogonal")
+_OF_TENS = ("steady", "contrast")
 """Starts for models of tens of channels; the others are for hundreds."""
 
 
@@ -22,7 +21,7 @@ def init_linear(linear: nn.Linear, init: str = "normal") -> nn.Linear:
     """The same layer, its weights truncated normal and its biases 0.
 
     Weights have std 0.02, as released, which suits hundreds of channels; 0.05 under `steady` and
-    `orthogonal`, for tens of channels.
+    `contrast`, for tens of channels.
     """
     nn.init.trunc_normal_(linear.weight, std=0.05 if init in _OF_TENS else 0.02)
     nn.init.zeros_(linear.bias)
@@ -30,19 +29,22 @@ def init_linear(linear: nn.Linear, init: str = "normal") -> nn.Linear:
 
 
 def init_conv(conv: nn.Conv2d, config: PosMLPConfig) -> nn.Conv2d:
-    """The same layer as released: PyTorch's start (video), or that of a linear layer (image).
-
-    Under `orthogonal` filters of PyTorch's std are orthogonal to one another, as far as there is
-    room for them: a stem has few, and of random ones some see the mean brightness and little else.
-    Source: Saxe et al., "Exact solutions to the nonlinear dynamics of learning", 2014.
-    """
-    if config.init == "orthogonal":
-        filters, inputs = conv.weight.flatten(1).shape
-        nn.init.orthogonal_(conv.weight, gain=math.sqrt(max(filters, inputs) / (3 * inputs)))
-    elif config.kind == "image" and conv.bias is not None:
+    """The same layer as released: PyTorch's start (video), or that of a linear layer (image)."""
+    if config.kind == "image" and conv.bias is not None:
         nn.init.trunc_normal_(conv.weight, std=0.02)
         nn.init.zeros_(conv.bias)
     return conv
+
+
+@torch.no_grad()
+def init_pixel_filters(conv: nn.Conv2d, config: PosMLPConfig) -> None:
+    """Make the filters of pixels sum to 0 in place, under `contrast`; else leave them.
+
+    They then answer to contrast and not to brightness, which tells nothing of movement. Of few
+    random filters, as in a small model's stem, now and then most answer to it.
+    """
+    if config.init == "contrast":
+        conv.weight.sub_(conv.weight.mean(dim=(1, 2, 3), keepdim=True))
 
 
 def initialise(unit: Any, init: str) -> None:
@@ -55,8 +57,9 @@ def initialise(unit: Any, init: str) -> None:
     - `normal`: tables and the like truncated normal of std 0.02, as the released code intended.
     - `fan_in`: truncated normal of std N^-1/2, which keeps the variance of u through the mixing.
     - `unit_bias`: std 1e-3 and token biases 1, gMLP's start: the unit first passes v on.
-    - `steady`, `orthogonal`: std 0.1; over time GQPE's centres are N(0, 1), in frames; a unit's own
-      linear layers start anew, as those around it do (`init_linear`). They differ in `init_conv`.
+    - `steady`: std 0.1; over time GQPE's centres are N(0, 1), in frames; a unit's own linear layers
+      start anew, as those around it do (`init_linear`).
+    - `contrast`: the same; the stem differs (`init_pixel_filters`).
 
     GQPE else starts at centres N(0, 0.01^2), and always at spreads identity + N(0, 0.01^2).
     """

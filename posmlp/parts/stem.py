@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from posmlp.config import PosMLPConfig
-from posmlp.parts.initialise import init_conv
+from posmlp.parts.initialise import init_conv, init_pixel_filters
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -42,6 +42,7 @@ class Stem(nn.Module):
             init_conv(nn.Conv2d(c_in, c_out, **each), config)
             for c_in, c_out, each in zip(widths, widths[1:], geometry, strict=False)
         )
+        init_pixel_filters(self.convs[0], config)
         self.norms = nn.ModuleList(
             make_norm(config.stem_norm, width, config.norm_eps) for width in widths[1:]
         )

@@ -174,7 +174,7 @@ def test_a_base_may_start_from_a_recipe_and_say_more() -> None:
     (cell,) = read_grid({"base": {"recipe": "steady", "train": {"lr": 1e-3}}}).cells
     config, train = configs("steady", ["lr=1e-3"])
     assert (cell.config, cell.train) == (config, train)
-    assert (cell.train.balanced, cell.config.init) == (True, "orthogonal")
+    assert (cell.train.balanced, cell.config.init) == (True, "contrast")
 
 
 @pytest.mark.parametrize("preset", ["toy", "toy-16", "s16", "image-t"])
