@@ -24,6 +24,8 @@ from posmlp.config_checks import one_of
 
 LARGE_GAP = 0.05
 """The completeness gap, as a share of the change in score, from which a map is flagged."""
+ROUNDING = 1e-5
+"""The share below which a gap is rounding, which differs from processor to processor."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Attribution:
         if self.gap is None or self.change is None:
             return self.made_by
         share = (self.gap / self.change)[clip].item()
-        said = f"completeness gap {plain(100 * share, 2)}% of {self.change[clip]:.2f} logits"
+        gap = f"{plain(100 * share, 2)}%" if abs(share) >= ROUNDING else "below 0.001%"
+        said = f"completeness gap {gap} of {self.change[clip]:.2f} logits"
         flag = " (too large: the map does not add up; raise num_steps)" * (abs(share) > LARGE_GAP)
         return f"{self.made_by}, {said}{flag}"
 

@@ -470,7 +470,7 @@ def test_draw_differences_colours_verdicts_and_shades_the_margin():
     with pytest.raises(ValueError, match="margin=-2 must be above 0"):
         draw_differences(table, margin=-2)
     with pytest.raises(ValueError, match="no column 'effect'"):
-        draw_differences(table, value="effect")
+        draw_differences(table, label="effect")
 
 
 @pytest.mark.parametrize("verdict", ["fine", "betterment", "", None])

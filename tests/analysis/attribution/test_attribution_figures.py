@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -90,6 +91,22 @@ def test_sheet_shows_eight_frames_their_overlays_and_all_bars(
     assert "integrated gradients, baseline mean frame, num steps 32" in caption
     assert "completeness gap 1% of -0.25 logits" in caption
     assert "99th percentile" in figure.axes[-1].get_ylabel()
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (-2.5e-5, "gap -0.0025%"),
+        (9e-6, "gap below 0.001%"),
+        (-9e-6, "gap below 0.001%"),
+        (0, "gap below 0.001%"),
+    ],
+)
+def test_caption_leaves_the_digits_of_rounding_out(
+    maps: Attribution, share: float, said: str
+) -> None:
+    assert maps.change is not None
+    assert f"{said} of" in replace(maps, gap=share * maps.change).caption(1)
 
 
 def test_contour_surrounds_the_objects_pixels(
