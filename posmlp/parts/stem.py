@@ -38,11 +38,12 @@ class Stem(nn.Module):
         widths = [config.in_channels, dim // 2, dim, dim][: config.stem_convs + 1]
         halving: dict[str, Any] = {"kernel_size": 3, "stride": 2, "padding": 1}
         geometry = [halving, halving, {"kernel_size": 1}]
-        self.convs = nn.ModuleList(
+        convs = [
             init_conv(nn.Conv2d(c_in, c_out, **each), config)
             for c_in, c_out, each in zip(widths, widths[1:], geometry, strict=False)
-        )
-        init_pixel_filters(self.convs[0], config)
+        ]
+        init_pixel_filters(convs[0], config)
+        self.convs = nn.ModuleList(convs)
         self.norms = nn.ModuleList(
             make_norm(config.stem_norm, width, config.norm_eps) for width in widths[1:]
         )
