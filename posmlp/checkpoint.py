@@ -7,6 +7,7 @@ import copy
 import json
 import os
 import re
+import reprlib
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -218,6 +219,10 @@ def shipped(name: str | Path) -> Path | None:
 
 def model_file(name: str | Path) -> Path:
     """The file of a model that is named so: a shipped one, a run's only one, or the path itself."""
+    if not isinstance(name, str | os.PathLike):
+        raise ValueError(
+            f"path={reprlib.repr(name)} must be a file, a run folder or toy-ts, as text"
+        )
     return shipped(name) or _only_model(Path(name))
 
 

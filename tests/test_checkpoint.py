@@ -238,6 +238,8 @@ def test_loading_another_models_file_names_the_key(change: str, tmp_path: Path) 
 def test_loading_what_is_no_model_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"absent\.safetensors"):
         load(tmp_path / "absent.safetensors")
+    with pytest.raises(ValueError, match=r"path=5 must be a file, a run folder or toy-ts"):
+        load(5)  # type: ignore[arg-type]
     text = tmp_path / "text.safetensors"
     text.write_text("no tensors here", encoding="utf-8")
     with pytest.raises(ValueError, match=r"text\.safetensors"):

@@ -92,10 +92,13 @@ def write_report(
     table.csv, .parquet and .tex, and the figures as PNG files in figures/. `margin`: what
     counts as no difference, either way, in place of the grid's `equal_within`. `look_inside`: also
     write analysis.html beside it, the page of the best run, and link it. Raises ValueError if
-    nothing has ended there, the margin is not above 0, or there is no model to look inside.
+    nothing has ended there, the margin is not above 0, `out` is no .html file, or there is no model
+    to look inside.
     """
     if margin is not None and not margin > 0:
         raise ValueError(f"margin={margin} must be above 0 points, for example 2")
+    if out is not None and Path(out).suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"out={str(out)!r}: a report is a page; name it FILE.html")
     study = Study.open(root, margin)
     out = Path(out) if out else study.store.root / "report.html"
     if not look_inside:

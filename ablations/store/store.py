@@ -23,6 +23,7 @@ or absent needs none. The results of 10,000 cells are read in two seconds.
 from __future__ import annotations
 
 import os
+import reprlib
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -76,6 +77,10 @@ class Store:
     """One ablation's folder."""
 
     def __init__(self, root: str | Path) -> None:
+        if not isinstance(root, str | os.PathLike):
+            raise StoreError(
+                f"out={reprlib.repr(root)} must be the folder of a run, as text or a path"
+            )
         self.root = Path(root)
         self._ended: dict[tuple[str, int, int], tuple[Version, Result | None]] = {}
         self._as_asked: dict[tuple[str, str], Version] = {}

@@ -156,6 +156,10 @@ def test_report_command_writes_elsewhere_and_refuses_a_bad_margin(folder, tmp_pa
     assert written == {"other.html", "figures", *tables}, "nothing temporary is left"
     assert main(["report", str(folder), "--margin", "0"]) == 2
     assert "margin=0.0 must be above 0 points" in capsys.readouterr().err
+    text = tmp_path / "report.txt"
+    assert main(["report", str(folder), "--out", str(text)]) == 2
+    assert "report.txt': a report is a page; name it FILE.html" in capsys.readouterr().err
+    assert not text.exists()
 
 
 def test_report_looks_inside_the_best_run(folder, tmp_path, monkeypatch, capsys):

@@ -193,6 +193,11 @@ def test_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_folder_that_is_no_path_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"out=5 must be the folder of a run, as text or a path"):
+        load(5)  # type: ignore[arg-type]
+
+
 def test_folder_that_another_shard_just_begins_is_no_conflict(tmp_path: Path) -> None:
     store, grid = Store(tmp_path / "run"), read_grid(TINY)
     store.declare(grid, "none")
