@@ -6,7 +6,6 @@ Nothing heavy is imported before it is needed.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import re
@@ -419,6 +418,7 @@ def _tell_video(found: Prediction) -> None:
 def _tell_parts(found: list[Prediction], out: str | None) -> None:
     """Print the table of a recording's parts, or write it and the coloured line to a folder."""
     from posmlp.checkpoint import write_atomically
+    from posmlp.data.charts import as_png
     from posmlp.pictures.timeline import draw_timeline, timeline_csv
 
     table, whole = timeline_csv(found), found[0]
@@ -428,9 +428,8 @@ def _tell_parts(found: list[Prediction], out: str | None) -> None:
     if out is None:
         print(table.decode(errors="surrogateescape"), end="")
         return
-    picture = io.BytesIO()
-    draw_timeline(found).save(picture, "png")
-    for name, content in (("timeline.csv", table), ("timeline.png", picture.getvalue())):
+    picture = as_png(draw_timeline(found))
+    for name, content in (("timeline.csv", table), ("timeline.png", picture)):
         write_atomically(Path(out) / name, content)
         print(f"written: {Path(out) / name}")
 

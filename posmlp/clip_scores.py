@@ -18,12 +18,13 @@ from urllib.parse import quote
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from posmlp.checkpoint import write_atomically
 from posmlp.data.augment import normalise, uploaded
+from posmlp.data.charts import as_png, drawn, new_chart, printable
 from posmlp.data.clips import load_clip
 from posmlp.data.sources import ClipSource
 from posmlp.predict import TrainedModel, draws_of
@@ -31,9 +32,8 @@ from posmlp.train.scoring import average_precisions, metrics
 
 FILES = ("clips.csv", "classes.csv", "confusion.csv", "confusion.png")
 NUM_SHOWN = 5  # classes that are named on screen
-CELL, LARGEST = 28, 1600  # pixels of a cell of the confusion matrix, and of all of it
+LARGEST, MOST_NAMED = 10, 100  # inches of a confusion matrix, and the classes that it names
 TABLES = (".parquet", ".npz")
-_LOW, _HIGH = (247, 251, 255), (8, 48, 107)
 
 
 @dataclass(frozen=True)
@@ -179,10 +179,8 @@ def write_scores(scores: Sequence[ClipScores], out: str | Path) -> list[Path]:
         write_atomically(written[-1], as_csv(rows))
     if not confusions:
         return written
-    picture = io.BytesIO()
-    draw_confusion(torch.stack(confusions).sum(0), names).save(picture, "png")
     written.append(out / "confusion.png")
-    write_atomically(written[-1], picture.getvalue())
+    write_atomically(written[-1], as_png(draw_confusion(torch.stack(confusions).sum(0), names)))
     return written
 
 
@@ -208,41 +206,32 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> bytes:
     return text.getvalue().encode(errors="surrogateescape")  # a file's name need not be UTF-8
 
 
-def draw_confusion(counts: Tensor, names: Sequence[str]) -> Image.Image:
-    """A matrix (K, K) of counts as a picture: rows are true classes, columns what was answered.
+@drawn
+def draw_confusion(counts: Tensor, names: Sequence[str]) -> Figure:
+    """A matrix (K, K) of counts as a chart: rows are true classes, columns what was answered.
 
     Colour is the share of the row, which cells show in percent where there is room.
     """
-    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    cell = max(2, min(CELL, LARGEST // len(names)))
-    font = ImageFont.load_default(size=max(6, min(13, cell - 4)))
-    named = cell >= 10  # smaller cells leave no room for names
-    margin = round(max(map(font.getlength, names))) + 12 if named else 12
-    side = margin + cell * len(names) + 12
-    page = Image.new("RGB", (side, side + 24), "white")
-    draw = ImageDraw.Draw(page)
-    for i, row in enumerate(shares.tolist()):
-        y = margin + i * cell
-        if named:
-            draw.text((margin - 6, y + cell // 2), names[i], "black", font, anchor="rm")
-            page.paste(_upright(names[i], font, margin - 6, cell), (y, 6))
-        for j, share in enumerate(row):
-            x = margin + j * cell
-            colour = tuple(round(a + (b - a) * share) for a, b in zip(_LOW, _HIGH, strict=True))
-            draw.rectangle((x, y, x + cell - 2, y + cell - 2), colour)
-            if cell == CELL and share >= 0.005:
-                ink = "white" if share > 0.5 else "black"
-                draw.text((x + cell // 2, y + cell // 2), f"{share:.0%}"[:-1], ink, font, "mm")
-    words = "rows: true class; columns: answer; percent of the row"
-    draw.text((12, side + 4), words, "black", ImageFont.load_default(size=12))
-    return page
+    import seaborn
 
-
-def _upright(text: str, font: Any, length: int, width: int) -> Image.Image:
-    """A name that reads from below."""
-    label = Image.new("RGB", (length, width), "white")
-    ImageDraw.Draw(label).text((0, width // 2), text, "black", font, anchor="lm")
-    return label.transpose(Image.Transpose.ROTATE_90)
+    count = len(names)
+    shares = (100 * counts / counts.sum(1, keepdim=True).clamp(min=1)).numpy()
+    side = min(max(2.0, 0.32 * count), LARGEST)
+    figure, (ax,) = new_chart(side + 1.6, side + 1.8)
+    told = [[f"{share:.0f}" if share >= 0.5 else "" for share in row] for row in shares]
+    named = printable(names) if count <= MOST_NAMED else False
+    seaborn.heatmap(
+        shares,
+        **{"vmin": 0, "vmax": 100, "cmap": "Blues"},
+        annot=told if side < LARGEST else None,
+        **{"fmt": "", "cbar": False, "square": True, "ax": ax},
+        **{"xticklabels": named, "yticklabels": named, "linewidths": 0.5 if named else 0},
+    )
+    size = min(9.0, 60 * side / count)
+    ax.tick_params("x", rotation=90, labelsize=size, length=0)
+    ax.tick_params("y", rotation=0, labelsize=size, length=0)
+    ax.set(xlabel="what was answered\n(percent of the row)", ylabel="true class")
+    return figure
 
 
 def clip_features(

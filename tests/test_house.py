@@ -79,10 +79,10 @@ HOUSE = {
         "shapes": "",
     },
     "posmlp.data": {
-        "cli": "show speed time_need check playback digits clips user_cache",
+        "cli": "show speed time_need charts check playback digits clips user_cache",
         "show": "sources augment sampling",
         "speed": "sources datasets clips files layouts user_cache",
-        "time_need": "sources check digits files layouts sampling user_cache",
+        "time_need": "sources charts check digits files layouts sampling user_cache",
         "sources": "datasets clips digits files augment user_cache",
         "datasets": "check clips files layouts user_cache",
         "check": "clips files layouts user_cache",
@@ -95,6 +95,7 @@ HOUSE = {
         "sampling": "",
         "mirror": "",
         "randaugment": "",
+        "charts": "",
         "user_cache": "",
     },
 }

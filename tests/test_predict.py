@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import io
 import json
 import math
 import os
@@ -31,6 +32,7 @@ from posmlp.clip_scores import (
     score_files,
 )
 from posmlp.config import TrainConfig
+from posmlp.data.charts import as_png
 from posmlp.data.files.video import frame_times, read_video
 from posmlp.pictures.annotate import annotate_video
 from posmlp.pictures.calibration import (
@@ -370,9 +372,16 @@ def test_eval_writes_a_row_a_clip_a_class_and_a_matrix(run, tmp_path, capsys):
 
 @pytest.mark.parametrize("num_classes", [1, 3, 60, 400])
 def test_confusion_is_drawn_for_any_number_of_classes(num_classes):
-    names = [f"class {k}" for k in range(num_classes)]
-    picture = draw_confusion(torch.eye(num_classes, dtype=torch.int64), names)
-    assert max(picture.size) < 2000
+    names = [f"class $x_{k}$" for k in range(num_classes)]
+    figure = draw_confusion(torch.eye(num_classes, dtype=torch.int64), [*names[:-1], "caf\udce9"])
+    names[-1] = "caf\\udce9"
+    assert Image.open(io.BytesIO(as_png(figure))).width < 2000
+    (ax,) = figure.axes
+    told = [text.get_text() for text in ax.get_yticklabels()]
+    assert told == (names if num_classes <= 100 else [])
+    assert [text.get_text() for text in ax.texts if text.get_text()] == (
+        ["100"] * num_classes if num_classes <= 30 else []
+    )
 
 
 # ---- Trust ---------------------------------------------------------------------------------------
@@ -393,7 +402,9 @@ def test_calibration_error_is_that_of_bins_by_hand():
     found = Calibration.of(logits, torch.tensor([0, 0, 1, 1]))
     assert found.counts.tolist() == [0] * 7 + [3, 0, 1]
     assert found.error == pytest.approx((3 * (0.75 - 2 / 3) + 0.95) / 4)
-    assert draw_reliability(logits, logits, torch.tensor([0, 0, 1, 1])).width < 400
+    (ax,) = draw_reliability(logits, logits, torch.tensor([0, 0, 1, 1])).axes
+    assert [text.get_text() for text in ax.texts] == ["3", "1"]
+    assert [bar.get_height() for bar in ax.patches] == pytest.approx([200 / 3, 0])
 
 
 def test_temperature_is_found_again():

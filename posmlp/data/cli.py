@@ -16,8 +16,6 @@ from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.user_cache import NUM_WORKERS
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from posmlp.data.time_need import Train
 
 DATA_HELP = "moving-digits[:difficulty], a folder of videos, LAYOUT:FOLDER, or file.py:Class"
@@ -167,7 +165,9 @@ def _data_show(
     from posmlp.data.show import show_data
 
     _check_picture(out)
-    _save_picture(show_data(root, *configs(config, settings), **how), out)
+    content = io.BytesIO()
+    show_data(root, *configs(config, settings), **how).save(content, "png")
+    _write_picture(content.getvalue(), out)
 
 
 def _check_picture(out: str) -> None:
@@ -175,17 +175,16 @@ def _check_picture(out: str) -> None:
         raise ValueError(f"--out {out} must be a .png, which is what is drawn")
 
 
-def _save_picture(picture: Image, out: str) -> None:
+def _write_picture(content: bytes, out: str) -> None:
     from posmlp.checkpoint import write_atomically
 
-    content = io.BytesIO()
-    picture.save(content, "png")
-    write_atomically(out, content.getvalue())
+    write_atomically(out, content)
     print(f"written: {out}")
 
 
 def _data_time(toy: Train, root: str, train: bool, out: str | None, **how: Any) -> None:
     """Tell whether the labels need the order of frames."""
+    from posmlp.data.charts import as_png
     from posmlp.data.time_need import draw_need, need_of_time
 
     if out:
@@ -194,7 +193,7 @@ def _data_time(toy: Train, root: str, train: bool, out: str | None, **how: Any) 
     for line in need.lines():
         print(line)
     if out:
-        _save_picture(draw_need(need), out)
+        _write_picture(as_png(draw_need(need)), out)
 
 
 def _data_speed(

@@ -25,10 +25,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from tqdm import tqdm
 
+from posmlp.data.charts import BLUE, GREY, ORANGE, SKY, drawn, new_chart, printable
 from posmlp.data.check.survey import refuse_missing, tell
 from posmlp.data.digits.catalogue import MOVING_DIGITS
 from posmlp.data.files.pool import DecodePool, under_way
@@ -500,31 +502,23 @@ def _pairs(
 
 # ---- Figure --------------------------------------------------------------------------------------
 
-_GREY, _BLUE, _ORANGE, _SKY = "#999999", "#0072b2", "#e69f00", "#56b4e9"  # Okabe and Ito's
-_LEFT, _BAR, _ROW, _LINE, _MARGIN = 275, 480, 24, 16, 14  # pixels
 
-
-def draw_need(need: TimeNeed) -> Image.Image:
+@drawn
+def draw_need(need: TimeNeed) -> Figure:
     """A bar a reader, with its 95% interval, and what they say."""
-    font, small = ImageFont.load_default(size=13), ImageFont.load_default(size=11)
-    inks = dict.fromkeys((*BLIND_TO, TRAINED), _BLUE)
-    inks |= dict.fromkeys((*BLIND_TO.values(), SHUFFLED), _ORANGE)
-    inks |= {REVERSED.format(reader): _SKY for reader in BLIND_TO}
+    colours = dict.fromkeys((*BLIND_TO, TRAINED), BLUE)
+    colours |= dict.fromkeys((*BLIND_TO.values(), SHUFFLED), ORANGE)
+    colours |= {REVERSED.format(reader): SKY for reader in BLIND_TO}
     said = [f"{need.about()}; lines: 95% intervals", *need.lines()[1 + len(need.scores) :]]
-    notes = [line for each in said for line in textwrap.wrap(each, 150)]
-    height = 2 * _MARGIN + _ROW * (len(need.scores) + 2) + _LINE * len(notes)
-    page = Image.new("RGB", (_LEFT + _BAR + 200, height), "white")
-    draw = ImageDraw.Draw(page)
-    y = _MARGIN
-    draw.text((_MARGIN, y), "Clips of held-out groups that are right", "black", font)
+    notes = [line for each in said for line in textwrap.wrap(each, 140)]
+    figure, (ax,) = new_chart(9, 0.8 + 0.26 * len(need.scores) + 0.16 * len(notes))
     for reader in need.scores:
-        y += _ROW
         found = need.interval(reader)
-        mean, low, high = (_LEFT + _BAR * min(max(share, 0.0), 1.0) for share in found)
-        draw.text((_MARGIN, y), reader, "black", font)
-        draw.rectangle((_LEFT, y + 2, mean, y + 16), inks.get(reader, _GREY))
-        draw.line((low, y + 9, high, y + 9), "black", 2)
-        draw.text((_LEFT + _BAR + 12, y), str(found).strip(), "black", font)
-    for i, note in enumerate(notes):
-        draw.text((_MARGIN, y + _ROW + 10 + _LINE * i), note, "black", small)
-    return page
+        mean, low, high = (100 * share for share in found)
+        ax.barh(reader, mean, color=colours.get(reader, GREY))
+        ax.plot((low, high), (reader, reader), color="black", linewidth=1.5)
+        ax.text(102, reader, str(found).strip(), verticalalignment="center")
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 100), xlabel="clips of held-out groups that are right (%)")
+    figure.supxlabel("\n".join(printable(notes)), x=0.01, ha="left", fontsize=8)
+    return figure

@@ -5,19 +5,19 @@ Shapes: N clips, K classes, b bins.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
 from posmlp.checkpoint import write_atomically
 from posmlp.clip_scores import ClipScores, as_csv
+from posmlp.data.charts import BLUE, GREY, ORANGE, RED, SKY, as_png, drawn, new_chart
 from posmlp.data.files.clip_files import compressed
 from posmlp.data.sources import ClipSource
 from posmlp.train.scoring import metrics
@@ -87,35 +87,28 @@ def say_calibration(logits: Tensor, labels: Tensor, temperature: float) -> str:
     return f"{said}, and {after:.1%} at temperature {temperature:.2f}, which predict uses"
 
 
-def draw_reliability(logits: Tensor, cooled: Tensor, labels: Tensor) -> Image.Image:
+@drawn
+def draw_reliability(logits: Tensor, cooled: Tensor, labels: Tensor) -> Figure:
     """Accuracy against probability in ten bins, of logits (N, K) and of those over temperatures."""
     panels = {"as it is": logits}
     if not torch.equal(logits, cooled):
         panels["with its temperature"] = cooled
-    side, left, top, gap = 240, 56, 30, 70
-    size = (left + (side + gap) * len(panels), top + side + 64)
-    page, font = Image.new("RGB", size, "white"), ImageFont.load_default(size=12)
-    draw = ImageDraw.Draw(page)
-    for i, (name, own) in enumerate(panels.items()):
+    figure, axes = new_chart(3.4 * len(panels), 3.6, len(panels))
+    width = 100 / NUM_BINS
+    for ax, (name, own) in zip(axes, panels.items(), strict=True):
         found = Calibration.of(own, labels)
-        x, bottom = left + i * (side + gap), top + side
-        for k in range(NUM_BINS):
-            if found.counts[k]:
-                edges = x + side * k // NUM_BINS + 1, x + side * (k + 1) // NUM_BINS - 1
-                height = float(found.right[k]) * side
-                draw.rectangle((edges[0], bottom - height, edges[1], bottom), "#56b4e9")
-                said = bottom - float(found.said[k]) * side
-                draw.line((edges[0], said, edges[1], said), "#d55e00", 2)
-                draw.text((edges[0], bottom + 3), str(int(found.counts[k])), "black",
-                          ImageFont.load_default(size=9))  # fmt: skip
-        draw.rectangle((x, top, x + side, bottom), outline="black")
-        draw.line((x, bottom, x + side, top), "#999999")
-        draw.text((x, top - 18), f"{name}: error {found.error:.1%}", "black", font)
-        for share in (0.0, 0.5, 1.0):
-            draw.text((x - 6, bottom - side * share), f"{share:.0%}", "black", font, anchor="rm")
-        draw.text((x, bottom + 16), "probability of the answer, 0 to 100%;", "black", font)
-        draw.text((x, bottom + 32), "bars: right, lines: said, numbers: clips", "black", font)
-    return page
+        full = found.counts > 0
+        left = (width * torch.arange(NUM_BINS))[full].numpy()
+        right, said = (100 * each[full].numpy() for each in (found.right, found.said))
+        bars = ax.bar(left, right, width, align="edge", color=SKY, edgecolor="white")
+        counts = [str(int(count)) for count in found.counts[full]]
+        ax.bar_label(bars, counts, label_type="center", fontsize=7)
+        ax.hlines(said, left, left + width, color=RED)
+        ax.plot((0, 100), (0, 100), color=GREY, linewidth=0.8)
+        ax.set(xlim=(0, 100), ylim=(0, 101), title=f"{name}: error {found.error:.1%}")
+        ax.set(xlabel="probability of the answer (%)", ylabel="of so many clips right (%)")
+    figure.supxlabel("red: as many right as the probabilities say", fontsize=8)
+    return figure
 
 
 # ---- Shifts --------------------------------------------------------------------------------------
@@ -197,22 +190,21 @@ def shifted_scores(
     return rows
 
 
-def draw_shifts(rows: Sequence[dict[str, Any]]) -> Image.Image:
+@drawn
+def draw_shifts(rows: Sequence[dict[str, Any]]) -> Figure:
     """A bar a shift: top-1, mean over the models whose rows these are, a dot a model."""
-    names = list(dict.fromkeys(row["shift"] for row in rows))
-    page = Image.new("RGB", (760, 40 + 26 * len(names)), "white")
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=13)
-    draw.text((14, 8), "Top-1 of shifted clips; a dot a model", "black", font)
-    for i, name in enumerate(names):
-        own, y = [row["top1"] for row in rows if row["shift"] == name], 34 + 26 * i
-        mean = sum(own) / len(own)
-        draw.text((14, y), name, "black", font)
-        draw.rectangle((170, y, 170 + 480 * mean, y + 15), "#0072b2" if i else "#999999")
-        for share in own:
-            x = 170 + 480 * share
-            draw.ellipse((x - 3, y + 5, x + 3, y + 11), "#e69f00")
-        draw.text((664, y), f"{mean:.1%}", "black", font)
-    return page
+    shares: dict[str, list[float]] = {}
+    for row in rows:
+        shares.setdefault(row["shift"], []).append(100 * row["top1"])
+    means = [sum(own) / len(own) for own in shares.values()]
+    figure, (ax,) = new_chart(6.5, 0.8 + 0.28 * len(shares))
+    ax.barh([*shares], means, color=[GREY, *[BLUE] * (len(shares) - 1)])
+    for place, (own, mean) in enumerate(zip(shares.values(), means, strict=True)):
+        ax.plot(own, [place] * len(own), "o", color=ORANGE, markersize=4)
+        ax.text(102, place, f"{mean:.1f}", verticalalignment="center")
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 100), xlabel="top-1 of shifted clips (%); a dot a model")
+    return figure
 
 
 def write_trust(
@@ -237,8 +229,6 @@ def write_trust(
         written.append(Path(out) / "shifts.csv")
         write_atomically(written[-1], as_csv(shifts))
     for name, picture in pictures.items():
-        content = io.BytesIO()
-        picture.save(content, "png")
         written.append(Path(out) / f"{name}.png")
-        write_atomically(written[-1], content.getvalue())
+        write_atomically(written[-1], as_png(picture))
     return written

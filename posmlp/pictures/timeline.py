@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image, ImageColor, ImageDraw
 
 from posmlp.clip_scores import as_csv
+from posmlp.data.charts import COLOURS, drawn, new_chart, printable
 from posmlp.predict import Prediction
-
-# Okabe and Ito's colours, which the colour-blind tell apart; more classes share the last.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999")
-_WIDTH, _BAND, _ROW, _MARGIN = 960, 48, 20, 12
 
 
 def colours_of(parts: Sequence[Prediction]) -> dict[str, str]:
-    """A colour for each class that is ever the likeliest, those of most seconds first."""
+    """A colour for each class that is ever the likeliest, those of most seconds first.
+
+    More classes than there are colours share the last.
+    """
     seconds: dict[str, float] = {}
     for part in parts:
         start, end = part.seconds
@@ -53,21 +55,14 @@ def draw_band(parts: Sequence[Prediction], width: int, height: int) -> Image.Ima
     return band
 
 
-def draw_timeline(parts: Sequence[Prediction]) -> Image.Image:
+@drawn
+def draw_timeline(parts: Sequence[Prediction]) -> Figure:
     """The band of one video over its seconds, with a key of colours."""
-    colours, font = colours_of(parts), ImageFont.load_default(size=13)
-    height = 3 * _MARGIN + _BAND + _ROW * (len(colours) + 1)
-    page = Image.new("RGB", (_WIDTH, height), "white")
-    draw = ImageDraw.Draw(page)
-    inner = _WIDTH - 2 * _MARGIN
-    page.paste(draw_band(parts, inner, _BAND), (_MARGIN, _MARGIN))
-    y, end = _MARGIN + _BAND + 4, parts[-1].seconds[1]
-    for tenth in range(0, 11, 2):
-        x = _MARGIN + inner * tenth // 10
-        anchor = "la" if tenth == 0 else "ra" if tenth == 10 else "ma"
-        draw.text((x, y), f"{end * tenth / 10:.1f} s", "black", font, anchor)
-    for i, (name, colour) in enumerate(colours.items()):
-        top = y + _MARGIN + _ROW * (i + 1)
-        draw.rectangle((_MARGIN, top, _MARGIN + 12, top + 12), colour)
-        draw.text((_MARGIN + 20, top - 2), name, "black", font)
-    return page
+    colours, end = colours_of(parts), parts[-1].seconds[1]
+    figure, (ax,) = new_chart(9, 1.1 + 0.2 * len(colours))
+    ax.imshow(draw_band(parts, 960, 48), extent=(0, end, 0, 1), aspect="auto")
+    ax.set(yticks=[], xlabel="seconds; the paler, the less sure")
+    names = printable([*colours])
+    key = [Patch(color=c, label=n) for c, n in zip(colours.values(), names, strict=True)]
+    figure.legend(handles=key, loc="outside lower left", frameon=False)
+    return figure
