@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -186,14 +185,13 @@ def _use(run: Path, stored: dict[str, Any], num_models: int) -> Iterator[str]:
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95% interval of a share of `count` clips. Source: Wilson (1927)."""
+    """The 95% interval of a share of `count` clips. Source: Wilson (1927), by scipy."""
+    from scipy.stats import binomtest
+
     if not count:
         return 0.0, 1.0
-    z = 1.959964
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) * z
-    half /= 1 + z * z / count
-    return max(0.0, middle - half), min(1.0, middle + half)
+    found = binomtest(round(share * count), count).proportion_ci(method="wilson")
+    return found.low, found.high
 
 
 def _mean(rows: Sequence[dict[str, Any]], key: str) -> float:
@@ -201,12 +199,11 @@ def _mean(rows: Sequence[dict[str, Any]], key: str) -> float:
 
 
 def _student(rows: Sequence[dict[str, Any]], key: str) -> tuple[float, float]:
-    from scipy.stats import t
+    from scipy.stats import sem, t
 
-    mean, count = _mean(rows, key), len(rows)
-    spread = math.sqrt(sum((row[key] - mean) ** 2 for row in rows) / (count - 1) / count)
-    half = float(t.ppf(0.975, count - 1)) * spread
-    return max(0.0, mean - half), min(1.0, mean + half)
+    values = [row[key] for row in rows]
+    low, high = t.interval(0.95, len(values) - 1, _mean(rows, key), max(sem(values), 1e-12))
+    return max(0.0, low), min(1.0, high)
 
 
 def _percent(interval: tuple[float, float]) -> str:
