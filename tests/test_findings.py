@@ -17,7 +17,6 @@ from ablations.grid.costs import costs
 from ablations.report.data import Study
 from ablations.store.store import Store
 from analysis import compare
-from analysis.results.sequential import Design, looks
 from analysis.speed.check_gpu import CHECKS
 from posmlp.presets import resolve
 from posmlp.train.population import seeded_model
@@ -43,13 +42,6 @@ def classes_of(name: str) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(store.table(store.classes_path) or "variant\n"))
 
 
-def gates_again(metric: str) -> pd.DataFrame:
-    """The comparisons of `gates_again` in points, whose rows alone are kept."""
-    rows = pd.read_csv(RESULTS / "gates_again/rows.csv").query("role == 'final'")
-    rows["points"] = 100 * rows[metric]
-    return compare(rows, "lrpe", "points", "gate", design=Design(looks(5, 20), 4, 2))
-
-
 def starts(metric: str) -> pd.DataFrame:
     """The comparisons of `starts` in points, whose rows alone are kept."""
     rows = pd.read_csv(RESULTS / "starts/rows.csv")
@@ -68,8 +60,8 @@ def stored() -> Iterator[Triple]:
             in_settings = study.gate_differences(metric)[["difference", "low", "high"]]
             yield from in_settings.itertuples(index=False, name=None)
     for metric in ("test_top1", "test_within_pair"):
-        for table in (gates_again(metric), starts(metric)):
-            yield from table[["difference", "low", "high"]].itertuples(index=False, name=None)
+        table = starts(metric)[["difference", "low", "high"]]
+        yield from table.itertuples(index=False, name=None)
     for path in (RESULTS / "learned").glob("*.csv"):
         table = pd.read_csv(path)
         yield from table[["mean", "low", "high"]].dropna().itertuples(index=False, name=None)
@@ -149,25 +141,17 @@ def test_findings_show_starts_and_the_recipe_quotes_them() -> None:
     assert f"test clips {mean['contrast']:.1f}% with {sd['contrast']:.1f}, by" in said
 
 
-def test_bad_seeds_are_those_whose_filters_see_brightness() -> None:
-    again = pd.read_csv(RESULTS / "gates_again/rows.csv").query(
-        "gate == 'lrpe' and role == 'final'"
-    )
-    asked = pd.read_csv(RESULTS / "starts/rows.csv").query("init == 'steady'")
-    for rows, brightest in ((again, {17, 22}), (asked, {45, 47})):
-        scores, brightness = 100 * rows.set_index("seed").test_top1.sort_values(), {}
-        for seed in scores.index:
-            filters = seeded_model(resolve("toy", init="steady"), seed).stem.convs[0].weight
-            brightness[seed] = filters.sum((1, 2, 3)).abs().mean().item()
-        assert set(sorted(brightness, key=lambda seed: brightness[seed])[-2:]) == brightest
-        assert brightest < set(scores.index[:3])
-        assert "{} and {}".format(*sorted(brightest)) in FINDINGS
-        if rows is again:
-            assert "three have {:.1f}, {:.1f} and {:.1f}%".format(*scores[:3]) in FINDINGS
-        else:
-            assert brightest == set(scores.index[:2])
-            assert "three seeds of ten are below 74%" in FINDINGS
-            assert sum(scores < 74) == 3
+def test_worst_seeds_are_those_whose_filters_see_brightness() -> None:
+    rows = pd.read_csv(RESULTS / "starts/rows.csv").query("init == 'steady'")
+    scores, brightness = 100 * rows.set_index("seed").test_top1.sort_values(), {}
+    for seed in scores.index:
+        filters = seeded_model(resolve("toy", init="steady"), seed).stem.convs[0].weight
+        brightness[seed] = filters.sum((1, 2, 3)).abs().mean().item()
+    brightest = sorted(brightness, key=lambda seed: brightness[seed])[-2:]
+    assert set(brightest) == set(scores.index[:2])
+    assert "{} and {}".format(*sorted(brightest)) in FINDINGS
+    assert sum(scores < 74) == 3
+    assert "three seeds of ten are below 74%" in FINDINGS
 
 
 def test_findings_show_the_gates_over_clips() -> None:
@@ -219,19 +203,6 @@ def test_findings_show_the_tuned_gates() -> None:
             f"| `{name}` | {params:,.0f} | {n} | {mean:.1f} [{low:.1f}, {high:.1f}] "
             f"| {within[0]:.1f} [{within[1]:.1f}, {within[2]:.1f}] |"
         )
-        assert line in FINDINGS, f"not in FINDINGS.md: {line}"
-
-
-def test_findings_show_the_gates_asked_again() -> None:
-    top, within = gates_again("test_top1"), gates_again("test_within_pair").set_index("gate")
-    for row in top.itertuples():
-        pairs = within.loc[row.gate]
-        cells = (
-            f"{each.difference:+.1f} [{each.low:+.1f}, {each.high:+.1f}] "
-            f"| {each.verdict.partition(' at ')[0]}"
-            for each in (row, pairs)
-        )
-        line = f"| `{row.gate}` | {row.n} | {' | '.join(cells)} |"
         assert line in FINDINGS, f"not in FINDINGS.md: {line}"
 
 
