@@ -79,7 +79,7 @@ def _last_place(number: str) -> float:
     """What the last printed digit of a fraction counts; a rounding may tip it."""
     mantissa, _, exponent = number.partition("e")
     decimals = len(mantissa.partition(".")[2])
-    return 1.01 * 10.0 ** (int(exponent or 0) - decimals) if decimals or exponent else 0.0
+    return 1.01 * float(f"1e{int(exponent or 0) - decimals}") if decimals or exponent else 0.0
 
 
 def _pixels(encoded: str) -> NDArray[np.float64]:
