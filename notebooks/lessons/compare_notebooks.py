@@ -71,7 +71,7 @@ def text_differences(new: str, old: str) -> Iterator[str]:
             return
     for a, b in zip(NUMBER.findall(new), NUMBER.findall(old), strict=True):
         x, y = (float(number.replace(",", "")) for number in (a, b))
-        if not np.isclose(x, y, rtol=RELATIVE, atol=max(ABSOLUTE, _last_place(b))):
+        if a != b and not np.isclose(x, y, rtol=RELATIVE, atol=max(ABSOLUTE, _last_place(b))):
             yield f"{a} was {b}"
 
 

@@ -228,6 +228,7 @@ def test_comparison_passes_over_what_is_timed(stored):
         ("3", "4", False),
         ("T 3", "S 3", False),
         ("3 4", "3", False),
+        ("commit 7e99999", "commit 7e99999", True),  # which no float holds
     ],
 )
 def test_numbers_may_differ_by_rounding_words_may_not(new, old, same):
