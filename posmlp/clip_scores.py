@@ -24,8 +24,9 @@ from torch import Tensor
 
 from posmlp.checkpoint import write_atomically
 from posmlp.data.augment import normalise, uploaded
-from posmlp.data.charts import as_png, drawn, new_chart, printable
+from posmlp.data.charts import as_png, drawn, new_chart
 from posmlp.data.clips import load_clip
+from posmlp.data.layouts.listing import as_text
 from posmlp.data.sources import ClipSource
 from posmlp.predict import TrainedModel, draws_of
 from posmlp.train.scoring import average_precisions, metrics
@@ -219,7 +220,7 @@ def draw_confusion(counts: Tensor, names: Sequence[str]) -> Figure:
     side = min(max(2.0, 0.32 * count), LARGEST)
     figure, (ax,) = new_chart(side + 1.6, side + 1.8)
     told = [[f"{share:.0f}" if share >= 0.5 else "" for share in row] for row in shares]
-    named = printable(names) if count <= MOST_NAMED else False
+    named = [as_text(name) for name in names] if count <= MOST_NAMED else False
     seaborn.heatmap(
         shares,
         **{"vmin": 0, "vmax": 100, "cmap": "Blues"},

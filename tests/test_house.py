@@ -80,7 +80,7 @@ HOUSE = {
     },
     "posmlp.data": {
         "cli": "show speed time_need charts check playback digits clips user_cache",
-        "show": "sources augment sampling",
+        "show": "sources augment layouts sampling",
         "speed": "sources datasets clips files layouts user_cache",
         "time_need": "sources charts check digits files layouts sampling user_cache",
         "sources": "datasets clips digits files augment user_cache",

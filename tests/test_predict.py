@@ -374,7 +374,7 @@ def test_eval_writes_a_row_a_clip_a_class_and_a_matrix(run, tmp_path, capsys):
 def test_confusion_is_drawn_for_any_number_of_classes(num_classes):
     names = [f"class $x_{k}$" for k in range(num_classes)]
     figure = draw_confusion(torch.eye(num_classes, dtype=torch.int64), [*names[:-1], "caf\udce9"])
-    names[-1] = "caf\\udce9"
+    names[-1] = "caf\\xe9"
     assert Image.open(io.BytesIO(as_png(figure))).width < 2000
     (ax,) = figure.axes
     told = [text.get_text() for text in ax.get_yticklabels()]

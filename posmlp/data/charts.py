@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,11 +41,6 @@ def new_chart(width: float, height: float, num_axes: int = 1) -> tuple[Figure, l
     """A figure of so many inches, and its axes side by side."""
     figure = Figure((width, height), dpi=DPI, layout="constrained")
     return figure, list(figure.subplots(1, num_axes, squeeze=False)[0])
-
-
-def printable(names: Sequence[str]) -> list[str]:
-    """Names whose bytes are no text, as some files' are, with \\udc.. in their place."""
-    return [name.encode("utf-8", "backslashreplace").decode() for name in names]
 
 
 @drawn

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from posmlp.config import PosMLPConfig, TrainConfig
 from posmlp.data.augment import MEAN, STD, Augmentation
+from posmlp.data.layouts.listing import as_text
 from posmlp.data.sampling import by_turns
 from posmlp.data.sources import ClipSource, open_clips, with_own
 
@@ -86,8 +87,7 @@ def _sheet(clips: NDArray[np.uint8], words: Sequence[str]) -> Image.Image:
     draw = ImageDraw.Draw(page)
     for i, clip in enumerate(clips):
         top = MARGIN + i * row
-        text = words[i].encode("utf-8", "backslashreplace").decode()  # a name need not be text
-        draw.text((MARGIN, top), text, "black", font)
+        draw.text((MARGIN, top), as_text(words[i]), "black", font)
         for j, frame in enumerate(clip[places.astype(int)]):
             picture = Image.fromarray(frame).resize((side, side), Image.Resampling.NEAREST)
             page.paste(picture, (MARGIN + j * (side + 2), top + WORDS))

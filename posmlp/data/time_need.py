@@ -30,12 +30,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from posmlp.data.charts import BLUE, GREY, ORANGE, SKY, drawn, new_chart, printable
+from posmlp.data.charts import BLUE, GREY, ORANGE, SKY, drawn, new_chart
 from posmlp.data.check.survey import refuse_missing, tell
 from posmlp.data.digits.catalogue import MOVING_DIGITS
 from posmlp.data.files.pool import DecodePool, under_way
 from posmlp.data.files.video import VideoError, read_video
 from posmlp.data.layouts.layouts import all_videos
+from posmlp.data.layouts.listing import as_text
 from posmlp.data.layouts.splits import GROUP_FILE, folds_of
 from posmlp.data.sampling import by_turns
 from posmlp.data.user_cache import NUM_WORKERS
@@ -520,5 +521,5 @@ def draw_need(need: TimeNeed) -> Figure:
         ax.text(102, reader, str(found).strip(), verticalalignment="center")
     ax.invert_yaxis()
     ax.set(xlim=(0, 100), xlabel="clips of held-out groups that are right (%)")
-    figure.supxlabel("\n".join(printable(notes)), x=0.01, ha="left", fontsize=8)
+    figure.supxlabel(as_text("\n".join(notes)), x=0.01, ha="left", fontsize=8)
     return figure

@@ -9,7 +9,8 @@ from matplotlib.patches import Patch
 from PIL import Image, ImageColor, ImageDraw
 
 from posmlp.clip_scores import as_csv
-from posmlp.data.charts import COLOURS, drawn, new_chart, printable
+from posmlp.data.charts import COLOURS, drawn, new_chart
+from posmlp.data.layouts.listing import as_text
 from posmlp.predict import Prediction
 
 
@@ -62,7 +63,6 @@ def draw_timeline(parts: Sequence[Prediction]) -> Figure:
     figure, (ax,) = new_chart(9, 1.1 + 0.2 * len(colours))
     ax.imshow(draw_band(parts, 960, 48), extent=(0, end, 0, 1), aspect="auto")
     ax.set(yticks=[], xlabel="seconds; the paler, the less sure")
-    names = printable([*colours])
-    key = [Patch(color=c, label=n) for c, n in zip(colours.values(), names, strict=True)]
+    key = [Patch(color=colour, label=as_text(name)) for name, colour in colours.items()]
     figure.legend(handles=key, loc="outside lower left", frameon=False)
     return figure
