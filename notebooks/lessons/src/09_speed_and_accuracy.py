@@ -115,8 +115,7 @@ found[columns].round(2)
 # ## Every variant that was trained
 #
 # The grids `layouts` and `gates` trained many variants of the toy model. Their times were measured
-# together, on one thread, and stored with the command that did it. (Layouts started from other
-# first filters than gates. `T+S` has 78% of top-1 from both.)
+# together, on one thread, and stored with the command that did it.
 
 # %%
 costs = speeds.read()
