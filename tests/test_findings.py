@@ -196,6 +196,23 @@ def test_findings_show_gates_and_layouts_at_a_glance() -> None:
     assert table in FINDINGS, f"not in FINDINGS.md:\n{table}"
 
 
+def test_findings_count_what_is_decided() -> None:
+    studies = [Study.open(RESULTS / name) for name in ("gates", "layouts")]
+    said = " ".join(FINDINGS.split())
+    counts = [0, 0]
+    for study in studies:
+        for place, metric in enumerate(study.metrics):
+            verdicts = study.comparison(metric).verdict
+            counts[place] += sum(not verdict.startswith("cannot") for verdict in verdicts)
+    assert "Of these 16 comparisons {} were decided in top-1, and {} within".format(*counts) in said
+    seeds = []
+    for name in ("gates", "layouts"):
+        rows = ablations.load(RESULTS / name)
+        scores = 100 * rows[rows["baseline"]].test_top1
+        seeds.append(f"{scores.std():.1f} ({len(scores)} seeds)")
+    assert f"{seeds[0]} and {seeds[1]}" in said.replace(" points of top-1 (", " (")
+
+
 def test_findings_show_the_tuned_gates() -> None:
     study = Study.open(RESULTS / "gates")
     top, pairs = study.metrics

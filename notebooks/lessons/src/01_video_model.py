@@ -299,9 +299,9 @@ plt.show()
 print(f"{len(labels) // len(pairs)} clips a pair, one seed")
 
 # %% [markdown]
-# **Reading.** What turns or changes in its place is harder than what travels. With one seed and so
-# few clips a bar moves by several hundredths by luck alone: lesson 10 shows how to claim more than
-# that.
+# **Reading.** Two pairs are hard: a digit that turns, and a zero that fades into a one, or back.
+# With one seed and so few clips a bar moves by several hundredths by luck alone: lesson 10 shows
+# how to claim more than that.
 #
 # ## The figure to remember
 #

@@ -265,7 +265,7 @@ plt.show()
 # **Reading.** Above, the query's row of the matrix as a picture, the query itself marked; below,
 # the table, and dashed what the row reads of it. The query's own weight stands in the middle, at
 # offset (0, 0). The row lists keys, the table offsets: one is the other turned. (The other view,
-# *from the token*, turns the table round; later lessons and reports draw tables so.)
+# *from the token*, turns the table round; lesson 07 and reports draw tables so.)
 #
 # Now the explorer itself. Run the cell, click it, move the query with the arrow keys and watch the
 # cut-out slide over the table. **Your guess:** the query moves one token to the right. In which

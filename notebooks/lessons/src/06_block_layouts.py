@@ -185,9 +185,10 @@ table.assign(
 # %% [markdown]
 # **Reading.** Parallel and sequential count exactly the same: wiring is free. `ST` saves a branch's
 # two linear layers, and pays for it in the relation: its table has an entry for each offset in
-# *three* axes. On the toy's small windows that is a good bargain.
+# *three* axes. On the toy's small windows this saves parameters and multiply-adds. Whether it
+# learns as well is asked below.
 #
-# **Your guess:** is it still one on the windows of the released model?
+# **Your guess:** does it still save on the windows of the released model?
 
 # %%
 sizes = {"toy": (8, 4), "S16 of the paper": (16, 14), "twice the frames": (32, 14)}

@@ -372,7 +372,7 @@ plt.show()
 
 # %% [markdown]
 # **Reading.** On the left every stage has structure that its controls lack. On the right each of
-# three stages can lose all of it, alone, without the model mistaking a clip for its reversal.
+# three stages can lose all of it, alone, and the interval of what that costs within pairs holds 0.
 #
 # ## What to remember
 #

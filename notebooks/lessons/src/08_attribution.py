@@ -270,8 +270,8 @@ largest = int(maps.frame_shares()[1].argmax())
 scrubber.show_frame(maps, sample.clips, clip=1, frame=largest, masks=sample.masks)
 
 # %% [markdown]
-# **Reading.** Nearly all of it lies within the outline; a few pixels speak where the object was
-# before.
+# **Reading.** The strongest red lies on the object. But much of this frame's map is elsewhere, and
+# blue: the frame with the largest share need not have the cleanest map.
 
 # %%
 scrubber.scrubber(maps, sample.clips, clip=1, masks=sample.masks)
@@ -292,9 +292,9 @@ analysis.draw_attribution(
 plt.show()
 
 # %% [markdown]
-# **Reading.** Not by the place: both show it. The trained map has one sign on the object and
-# gathers in some frames; of random weights signs are mixed and all frames alike. Whoever shows only
-# the first map lets the baseline do part of the convincing.
+# **Reading.** Look at the colour bars first, as each map has its own scale: with random weights
+# values are tens of times smaller. Their signs are mixed, and yet this map, too, prefers the
+# object. Whoever shows only the first map lets the baseline do part of the convincing.
 #
 # ## What to remember
 #

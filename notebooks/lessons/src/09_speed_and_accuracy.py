@@ -125,6 +125,9 @@ print(f"at least {costs.num_runs.min()} runs each, load {costs.load.min():.1f}")
 print(f"{len(costs)} variants, of which unstable: {costs.unstable.sum()}")
 
 # %% [markdown]
+# **Reading.** Most are unstable, at one of the two batch sizes. By the rule above a difference of a
+# tenth between two of them is a hint, no more.
+#
 # Sort them by multiply-adds, and by latency.
 #
 # ### Exercise 2: count the disagreements (medium, 5 minutes)
@@ -243,9 +246,10 @@ plt.show()
 
 # %% [markdown]
 # **Reading.** The title names it. A depth-wise convolution (`conv`) counts a little less than the
-# table's matrix product and takes far longer, as products are what processors are built for. Where
-# the diamond stands left of the dot the count misleads the other way: a joint branch (`ST`) counts
-# dear and is computed in few large products.
+# table's matrix product, and takes longer for one clip. In batches of 16 it need not: small
+# tensors cost the number of operations that are started. Where the diamond stands left of the dot
+# the count misleads the other way: a joint branch (`ST`) starts few operations, and takes even less
+# time than its count says.
 #
 # ## What to remember
 #

@@ -184,8 +184,8 @@ for num_seeds in (2, 3, 5):
     print(f"{num_seeds} seeds: the interval is the mean -+ {factor:.1f} standard deviations")
 
 # %% [markdown]
-# **Reading.** Nearly all of the last bar's width comes from there being two seeds: Student's factor
-# is large where the spread itself is known so badly.
+# **Reading.** Student's factor is large where the spread itself is known so badly, so that two
+# seeds mostly give a wide bar. A short one says that the two happened to agree: do not trust it.
 #
 # ## Pairs, not heaps
 #

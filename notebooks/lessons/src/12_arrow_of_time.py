@@ -216,8 +216,8 @@ Image(analysis.save_gate_film(model, clips, "stage1.block1.step1.T", film).read_
 
 # %% [markdown]
 # **Reading.** The message is large nearly everywhere, over still ground, too. The product is large
-# at a few places, where both are. This is detail of the scene: exchanged with that of the reversal,
-# it moved no answer.
+# at a few places, where the gate is open. This is detail of the scene: exchanged with that of the
+# reversal, it moved no answer.
 #
 # ## The knob
 #
