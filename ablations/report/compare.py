@@ -26,7 +26,6 @@ _MADE = (
     *("commit", "dirty", "device", "gpu", "num_threads", "host", "precision", "python"),
     *("torch", "numpy", "decord", "av"),
 )
-_WORDS = {1: ("worse", "better"), -1: ("better", "worse")}
 SAME_BITS = "the same to the last bit"
 Key = tuple[str, ...]
 
@@ -183,7 +182,7 @@ def _compared(metric: Metric, pairs: Sequence[tuple[_Grid, _Grid]]) -> pd.DataFr
                 }
             )
             rows.append({"cell": first.label(key), **row})
-    table = tested(rows, "cell", margin, metric.points, _WORDS[metric.sign])
+    table = tested(rows, "cell", margin, metric.points, metric.sign)
     beside = ["folder", "paired", "same_content", "recipe", "same_bits"]
     table = table.join(pd.DataFrame(about, columns=beside)).assign(metric=metric.column)
     table["before"] = table["mean"] - table["difference"]

@@ -27,7 +27,7 @@ from ablations.store.table import load
 from analysis.results.effects import crossed, effects
 from analysis.results.runs import val_of
 from analysis.results.sequential import Design, looks
-from analysis.results.statistics import compare, t_interval
+from analysis.results.statistics import compare, paired, t_interval, tested
 from posmlp.clip_scores import score_files
 
 COSTS = ("params", "gmacs")
@@ -312,19 +312,22 @@ class Study:
         return str(short_values(self.plan, "gate")[self.plan["baseline"]])
 
     def gate_differences(self, metric: Metric) -> pd.DataFrame:
-        """setting, gate, difference, low, high: to the baseline's gate in each setting, in points.
+        """Each gate against the baseline's in each setting, as `analysis.compare` gives them.
 
-        Paired by seed; the 95% t-intervals are not corrected for how many there are.
+        A row a setting and gate, paired by seed, in points; p-values and verdicts are corrected
+        for all rows (Holm), and the t-intervals are 95% each.
         """
-        runs, rows = self.in_settings(), []
-        for setting, of_setting in runs.groupby("setting", sort=False):
+        rows, margin = [], self.margin_of(metric)
+        for setting, of_setting in self.in_settings().groupby("setting", sort=False):
             scores = of_setting.pivot(index="seed", columns="gate", values=metric.column)
             for gate in scores.columns.drop(self.gate_of_baseline):
-                difference = (scores[gate] - scores[self.gate_of_baseline]).dropna()
-                if len(difference) > 1:
-                    points = t_interval(difference.to_numpy())
-                    rows.append((setting, gate, *points))
-        return pd.DataFrame(rows, columns=["setting", "gate", "difference", "low", "high"])
+                both = scores[[gate, self.gate_of_baseline]].to_numpy(float)
+                row = paired(both, metric.sign, 0.95, margin)
+                if row["n"] > 1:
+                    rows.append({"setting": setting, "gate": gate, **row})
+        table = tested(rows, "setting", margin, metric.points, metric.sign)
+        table.insert(1, "gate", [row["gate"] for row in rows])
+        return table
 
     def noise(self, metric: Metric) -> list[float]:
         """Differences, in points, between two runs of one cell at one seed."""

@@ -174,8 +174,11 @@ def gates_in_settings(study: Study, metric: Metric) -> Iterator[Drawn]:
     )
     for row in study.gate_differences(metric).itertuples():
         between = f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
-        caption += f" {row.gate} in {row.setting}: {between}."
-    caption += " Differences to the baseline's gate are paired by seed; each interval is 95%."
+        caption += f" {row.gate} in {row.setting}: {between}, {row.verdict}."
+    caption += (
+        " Differences to the baseline's gate are paired by seed; each interval is 95%, and the "
+        "verdicts are corrected for all of them (Holm)."
+    )
     yield drawn("cost-relations", title, axes, caption)
 
 

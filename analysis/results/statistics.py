@@ -157,8 +157,7 @@ def compare(
         rows.append({by: variant, **row})
     if design is not None:
         return _columns(rows, by, ("look",), ("verdict",))
-    words = ("worse", "better") if sign > 0 else ("better", "worse")
-    return tested(rows, by, margin, unit, words)
+    return tested(rows, by, margin, unit, sign)
 
 
 def _columns(
@@ -174,9 +173,10 @@ def _columns(
 
 
 def tested(
-    rows: list[dict[Any, Any]], by: str, margin: float | None, unit: str, words: tuple[str, str]
+    rows: list[dict[Any, Any]], by: str, margin: float | None, unit: str, sign: int
 ) -> pd.DataFrame:
-    """The rows of fixed seeds, with corrected p-values and verdicts."""
+    """The rows of fixed seeds, with corrected p-values and verdicts. sign: 1 if more is better."""
+    words = ("worse", "better") if sign > 0 else ("better", "worse")
     tests = ["p"] if margin is None else ["p", "p_equal"]
     table = _columns(rows, by, ("unpaired",), ("spread", *tests))
     if any(row["n"] >= BOOTSTRAP_SEEDS for row in rows):

@@ -235,7 +235,7 @@ def test_gates_are_compared_in_each_setting(tmp_path):
     assert table.index.tolist() == names
     np.testing.assert_allclose(table["difference"], [10, 14, 10], atol=1e-9)
     (figure,) = gates_in_settings(study, study.metrics[0])
-    assert f"dense in {table.index[1]}: +14.0 [+14.0, +14.0]" in figure.caption
+    assert f"dense in {table.index[1]}: +14.0 [+14.0, +14.0], better" in figure.caption
     lone = WINDOWS | {"include": [{"gate": "conv", "num_frames": 2, "temporal_windows": 2}]}
     holed = Study.open(fill(tmp_path / "lone", lone, windows))
     assert len(holed.gate_differences(holed.metrics[0])) == 3
