@@ -26,10 +26,10 @@ _TEXTS = {f.name for f in (*fields(PosMLPConfig), *fields(TrainConfig)) if "str"
 """Settings that are text even where it looks like a number: a file may be called 5."""
 _OPTIONS = {
     **dict.fromkeys(("config", "preset", "recipe"), "config"),
-    **{"data": "data", "seeds": "seeds", "seed": "seeds", "out": "out", "device": "device"},
+    **{name: name for name in ("data", "seeds", "seed", "out", "device")},
     **{"workers": "workers", "num_workers": "workers"},
 }
-"""What `posmlp train` takes as an option, not as key=value, and that option's name."""
+"""What commands take as an option, not as key=value, and its name; --seed is --seeds in `train`."""
 RECIPES = Path(__file__).with_name("recipes")
 
 

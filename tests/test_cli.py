@@ -42,7 +42,7 @@ SMALL = [
         (["mlp_ratio=.inf"], "mlp_ratio=inf must be a number above 0"),
         (["gate"], "'gate' is not key=value"),
         (["preset=toy"], "'preset=toy' is no setting; write --config toy"),
-        (["gate=dense", "seed=3"], "'seed=3' is no setting; write --seeds 3"),
+        (["gate=dense", "seed=3"], "'seed=3' is no setting; write --seed 3"),
         (["--data", "nowhere"], "no folder at 'nowhere'"),
         (["--data", "ssv3:nowhere"], "unknown layout 'ssv3'"),
         (["--data", "ssv2:nowhere"], "data folder nowhere does not exist"),

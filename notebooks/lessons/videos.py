@@ -7,12 +7,12 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
 from posmlp.data.clips import ClipRule, Draw, load_clip
 from posmlp.data.digits.synthetic import write_dataset
+from posmlp.data.files.clip_files import encode_clip
 from posmlp.data.files.packets import VideoError
 from posmlp.data.layouts.layouts import list_videos
 from posmlp.data.time_need import need_of_time
@@ -45,11 +45,5 @@ def write_film(path: Path, frames: NDArray[np.uint8], *, frames_per_s: int = 12)
 
     A constant quantiser and one thread: the same bytes each time. Returns the path.
     """
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=frames_per_s, options={"qp": "18"})
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt, stream.thread_count = "yuv420p", 1
-        for pixels in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
+    encode_clip(path, frames, {"qp": "18"}, frames_per_s)
     return path

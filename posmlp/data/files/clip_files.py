@@ -35,12 +35,15 @@ def check_width(image_size: int) -> None:
 
 
 def encode_clip(
-    file: Path | io.BytesIO, frames: NDArray[np.uint8], options: Mapping[str, str] = H264_OPTIONS
+    file: Path | io.BytesIO,
+    frames: NDArray[np.uint8],
+    options: Mapping[str, str] = H264_OPTIONS,
+    frames_per_s: int = FRAMES_PER_S,
 ) -> None:
     """Write frames (T, H, W, 3) uint8 RGB as H.264, every frame alone where no options say else."""
     av = pyav()
     with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=FRAMES_PER_S, options=dict(options))
+        stream = container.add_stream("libx264", rate=frames_per_s, options=dict(options))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
