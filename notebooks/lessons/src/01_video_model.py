@@ -157,8 +157,8 @@ for part in (branch.forward, unit.forward, unit.mix, unit.positions.forward):
 # `to_mixed_axis` only rearranges axes: it puts what is mixed, frames or places, last but one. The
 # norm, the GELU and the linear layers treat every token alone. Tokens meet in one line, the
 # `einsum`: token `n` is read and token `m` written, and a channel is its group `g` and its place
-# `v` in it (lesson 05). The gate multiplies what was mixed from `u` with the other half, `v`: the
-# token's own valve (lesson 04).
+# `v` in it (lesson 05). The gate multiplies what was mixed from `u` with the other half, in the
+# code another `v`: the token's own valve (lesson 04).
 #
 # **Your guess:** which share of the parameters makes the tokens mix, as opposed to the channels?
 
@@ -234,7 +234,7 @@ plt.show()
 for layout, rows in history.items():
     last = rows.iloc[-1]
     top1, pair = last["test_top1"], last["test_within_pair"]
-    print(f"{layout:4} on test clips: top-1 {top1:.3f}, within reversed pairs {pair:.3f}")
+    print(f"{layout:4} own class first (top-1): {top1:.3f}; within reversed pairs: {pair:.3f}")
 
 # %% [markdown]
 # **Reading.** `S` learns a little: which *pair* of classes a clip belongs to can be seen in the

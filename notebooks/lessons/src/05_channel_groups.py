@@ -284,9 +284,9 @@ for groups, row in ranks.iterrows():
 
 # %% [markdown]
 # **Reading.** One curve has to serve all 32 channels; eight differ in sign and in shape, such as a
-# difference between past and future beside a mean. The rank grows with G but falls behind it: later
-# groups repeat, in part, what others say. And a high rank alone is no virtue, for unrelated noise
-# has full rank as well.
+# difference between past and future beside a mean. The rank grows with G but falls behind it, in
+# time more than in space: later groups repeat, in part, what others say. And a high rank alone is
+# no virtue, for unrelated noise has full rank as well.
 #
 # ## What to remember
 #

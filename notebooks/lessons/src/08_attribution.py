@@ -256,8 +256,8 @@ plt.show()
 
 # %% [markdown]
 # **Reading.** On these small clips integrated gradients hits the object far above chance; Grad-CAM,
-# whose map comes from a stage of 4 x 4 tokens, and saliency hardly beat a uniform one. And no score
-# is perfect in all panels: report more than one.
+# whose map comes from a stage of 4 x 4 tokens, and saliency are much nearer to a random one. And no
+# score is perfect in all panels: report more than one.
 #
 # ## Frame by frame
 #

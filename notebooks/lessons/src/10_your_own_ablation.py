@@ -34,9 +34,9 @@ METRIC = "test_within_pair"
 # task is tiny (16 x 16 pixels, three short epochs), so that one training takes seconds.
 #
 # Our idea is a gate of our own. The file below holds it: each token takes from the one before it,
-# and nothing is learned about places. **Your guess:** is it better than the paper's table, worse,
-# or not to be told from it, and by how many points within reversed pairs? Write it into
-# `prediction`.
+# the first from the last, and nothing is learned about places. **Your guess:** is it better than
+# the paper's table, worse, or not to be told from it, and by how many points within reversed pairs?
+# Write it into `prediction`.
 #
 # Once you have come to the end, come back, change what `forward` computes, and run all again. An
 # axis may also be a built-in switch: `{"gate_form": ["multiply", "add"]}`, `{"num_groups": [[2, 4,
@@ -240,7 +240,7 @@ print(
 # ### Exercise 3: the word for it (easy, 4 minutes)
 #
 # Return "better", "worse", "equal" (contains zero, and lies wholly between -margin and margin) or
-# "cannot tell".
+# "cannot tell". (`compare` has a fifth word, "better, but by less than 0.02": certain, and small.)
 #
 # <details><summary>Hint</summary>
 #

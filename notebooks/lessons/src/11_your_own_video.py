@@ -104,9 +104,9 @@ for name, probability in answer.top(5):
     print(f"{name:18} {probability:6.1%}  {'█' * round(40 * probability)}")
 
 # %% [markdown]
-# **Reading.** On the film made here it is right, and surer than of its training clips: this one has
-# no noise. The same from a shell, for a run folder: `posmlp predict RUN VIDEO --annotate out.mp4`,
-# which also writes the video with its classes below.
+# **Reading.** On the film made here it is right, and sure: this one has no noise. The same from a
+# shell, for a run folder: `posmlp predict RUN VIDEO --annotate out.mp4`, which also writes the
+# video with its classes below.
 #
 # ## What does the answer rest on?
 #

@@ -137,8 +137,8 @@ for stage in (1, 3, 4):
     print(f"{name}: {(after - logits[0]) @ d / (d @ d):.3f} of the way")
 
 # %% [markdown]
-# **Reading.** The temporal branch of stage 4, and none but this one, turns the answer into that of
-# the reversal.
+# **Reading.** Of these three only the temporal branch of stage 4 turns the answer into that of the
+# reversal.
 #
 # `patch` does the same for all activations, over many pairs and both ways.
 #
