@@ -28,6 +28,8 @@ from .bias.draw_joint_bias import draw_joint_bias as draw_joint_bias
 from .bias.figures import bias_figures as bias_figures, write_bias as write_bias
 from .bias.history import bias_history as bias_history
 from .bias.maps import bias_maps as bias_maps, units as units
+from .bias.recurrence import draw_maps_over_seeds as draw_maps_over_seeds
+from .bias.recurrence import recurrence as recurrence
 from .bias.resize import accuracy_at as accuracy_at, resize_bias as resize_bias
 from .bias.statistics import bias_statistics as bias_statistics
 from .cost.costs import (

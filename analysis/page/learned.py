@@ -18,6 +18,7 @@ from scipy.stats import spearmanr
 
 from analysis.attribution.scorecard import METRICS, attribution_scores
 from analysis.bias.maps import UNIT, bias_maps
+from analysis.bias.recurrence import draw_maps_over_seeds, recurrence
 from analysis.bias.statistics import STATISTICS, bias_statistics
 from analysis.figures.pictures import png
 from analysis.figures.style import colour, styled
@@ -184,6 +185,23 @@ def learned_attributions(runs: Sequence[tuple[Path, TrainedModel]]) -> pd.DataFr
     return table
 
 
+def learned_recurrence(models: Sequence[TrainedModel]) -> pd.DataFrame:
+    """`recurrence` of each unit's maps, over pairs of seeds; n counts pairs."""
+    starts = [seeded_model(opened.model.config, opened.seed) for opened in models]
+    rows = recurrence([opened.model for opened in models], starts)
+    return over_seeds(rows, [*UNIT, "paired", "of"], "alike")
+
+
+def maps_of_seeds(models: Sequence[TrainedModel]) -> pd.DataFrame:
+    """`bias_maps` of every training and its start, with columns `seed` and `of`."""
+    parts = []
+    for opened in models:
+        start = seeded_model(opened.model.config, opened.seed)
+        for of, model in (("learned", opened.model), ("initial", start)):
+            parts.append(bias_maps(model).assign(seed=opened.seed, of=of))
+    return pd.concat(parts, ignore_index=True)
+
+
 def over_seeds(rows: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
     """Mean, t-interval and number of seeds of `value` for each of the keys."""
     found = []
@@ -222,22 +240,24 @@ def draw_over_seeds(table: pd.DataFrame, rows: str, panels: str) -> Figure:
 
 
 def write_learned(folder: str | Path, out: str | Path, variant: str | None = None) -> Path:
-    """Write all four tables of a variant's trainings, and their figures, to `out`.
+    """Write all five tables of a variant's trainings, and their figures, to `out`.
 
     A table is empty, and has no figure, where nothing can be said: maps against use want groups
     over time, and losses that differ.
     """
     runs = trained_models(folder, variant)
+    models = [opened for _, opened in runs]
     target = Path(out)
+    write_recurrence(models, target)
     made: dict[str, tuple[Callable[[], pd.DataFrame], str, str]] = {
-        "statistics": (lambda: learned_statistics([o for _, o in runs]), "of", "statistic"),
+        "statistics": (lambda: learned_statistics(models), "of", "statistic"),
         "interventions": (lambda: learned_interventions(runs), "intervention", "metric"),
         "map-against-use": (lambda: map_against_use(runs), "map", "use"),
         "attributions": (lambda: learned_attributions(runs), "method", "metric"),
     }
     for name, (gather, rows, panels) in made.items():
         table = gather()
-        write_atomically(target / f"{name}.csv", table.round(6).to_csv(index=False).encode())
+        _write_table(table, target / f"{name}.csv")
         parts = table.groupby("branch") if "branch" in table else [("", table)]
         for part, shown in parts:
             if shown.empty:
@@ -245,3 +265,16 @@ def write_learned(folder: str | Path, out: str | Path, variant: str | None = Non
             figure = draw_over_seeds(shown, rows, panels)
             write_atomically(target / f"{name}{part and '-' + str(part)}.png", png(figure))
     return target
+
+
+def write_recurrence(models: Sequence[TrainedModel], target: Path) -> None:
+    """Write recurrence.csv and, of models with units over time alone, maps-over-seeds.png."""
+    _write_table(learned_recurrence(models), target / "recurrence.csv")
+    maps = maps_of_seeds(models)
+    if (maps["branch"] == "T").any():
+        axes = draw_maps_over_seeds(maps)
+        write_atomically(target / "maps-over-seeds.png", png(axes[0, 0].figure))
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    write_atomically(path, table.round(6).to_csv(index=False).encode())

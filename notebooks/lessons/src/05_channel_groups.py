@@ -295,5 +295,7 @@ for groups, row in ranks.iterrows():
 # - *Groups buy* different offsets for different channels; they cost table entries, and no
 #   arithmetic. That a task needs them has to be shown, over seeds.
 # - Effective rank says how many different opinions were learned; compare it with G.
+# - A group's number is nobody's name: another seed learns much the same shapes under other numbers,
+#   and with other signs (`analysis.recurrence`, and `ablations/FINDINGS.md`).
 #
 # Next: lesson 06 asks how the temporal and the spatial unit should be wired.

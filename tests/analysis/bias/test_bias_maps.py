@@ -10,7 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from analysis import arrow_curve, bias_maps, bias_statistics, knock_outs, resize_bias, units
+from analysis import (
+    arrow_curve,
+    bias_maps,
+    bias_statistics,
+    draw_maps_over_seeds,
+    knock_outs,
+    recurrence,
+    resize_bias,
+    units,
+)
 from posmlp import GATES, PosMLPConfig, PosMLPVideo, create_model
 
 SMALL = PosMLPConfig(
@@ -273,3 +282,52 @@ def test_distance_from_initial_has_the_shuffled_table_as_its_control() -> None:
     far = bias_statistics(randomised(create_model(SMALL, layout="S"), seed=1), start)
     ratio = far["distance_from_initial"] / far["distance_from_initial_shuffled"]
     assert ratio.mean() == pytest.approx(1, abs=0.15)
+
+
+# Over seeds
+
+
+def test_groups_that_changed_places_and_signs_are_found_again() -> None:
+    tables = np.random.default_rng(0).normal(size=(4, 5))
+    moved = tables[[2, 0, 3, 1]] * [[-1.0], [1.0], [-1.0], [2.0]]
+    models = [model_with(table) for table in (tables, moved, tables, tables, moved)]
+    starts = [model_with(np.eye(4, 5))] * 2 + [model_with(np.zeros((4, 5)))] * 3
+    found = recurrence(models, starts).set_index(["of", "paired", "pair"])["alike"].sort_index()
+    assert found["learned", "best match"].tolist() == pytest.approx([1, 1])  # the fifth is alone
+    assert found["learned", "by number", 1] == pytest.approx(1)
+    sizes = np.linalg.norm(tables, axis=1)
+    cosines = np.abs(tables @ tables[[2, 0, 3, 1]].T) / np.outer(sizes, sizes[[2, 0, 3, 1]])
+    assert found["learned", "by number", 0] == pytest.approx(np.diag(cosines).mean())
+    assert found["initial", "by number"].tolist() == pytest.approx([1, 0])
+    assert (found["shuffled", "by number"] < 0.9).all()
+    assert (found["shuffled", "best match"] >= found["shuffled", "by number"]).all()
+
+
+def test_a_unit_of_the_other_sign_computes_the_same() -> None:
+    model = randomised(create_model(SMALL)).double().eval()
+    clips = torch.randn(2, 3, 3, 16, 16, dtype=torch.float64)
+    before = model(clips)
+    for branch in (step["T"] for block in model.stages[0].blocks for step in block.steps):
+        with torch.no_grad():
+            for weight in (branch.gate.positions.table, branch.gate.token_bias, branch.fc2.weight):
+                weight.neg_()
+    torch.testing.assert_close(model(clips), before)
+
+
+def test_figure_over_seeds_says_how_much_reach_and_a_group_vary() -> None:
+    """Groups keep their sizes and draw their signs by lot: reach is sure, and a map is not."""
+    table = np.array([[1.0, 2, 3, 2, 1], [2, 1, 0, 1, 2]])
+    signs = [(1, 1), (-1, 1), (1, -1), (-1, -1)]
+    maps = pd.concat(
+        bias_maps(model_with(table * np.array(sign)[:, None])).assign(seed=seed, of="learned")
+        for seed, sign in enumerate(signs)
+    )
+    axes = draw_maps_over_seeds(maps)
+    title = axes[0, 0].figure.get_suptitle().replace("\n", " ")
+    assert title == "Over 4 seeds the reach of a unit varies by 0%, its group 0 by 100%"
+    mean = axes[0, 0].lines[-1].get_ydata()
+    np.testing.assert_allclose(mean, np.sqrt((table**2).mean(0)), rtol=1e-6)
+    with pytest.raises(ValueError, match="group=2 must be from 0 to 1"):
+        draw_maps_over_seeds(maps, group=2)
+    with pytest.raises(ValueError, match="no unit is over time alone"):
+        draw_maps_over_seeds(maps.assign(branch="ST"))

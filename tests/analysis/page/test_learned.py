@@ -19,6 +19,7 @@ from analysis.page.learned import (
     over_seeds,
     trained_models,
     whole_interventions,
+    write_recurrence,
 )
 from analysis.results.class_accuracy import class_accuracy, draw_classes, gather_classes
 from posmlp import PosMLPConfig, PosMLPVideo
@@ -89,6 +90,16 @@ def test_learned_statistics_of_planted_tables(runs: Path) -> None:
     expected = 1.0 - found["T", "temporal_asymmetry", "shuffled"]
     assert found["T", "temporal_asymmetry", "learned - shuffled"] == pytest.approx(expected)
     assert (table["n"] == 2).all()
+
+
+def test_recurrence_is_written_with_its_figure(runs: Path, tmp_path: Path) -> None:
+    write_recurrence([opened for _, opened in trained_models(runs)], tmp_path)
+    table = pd.read_csv(tmp_path / "recurrence.csv")
+    assert (table["n"] == 1).all()
+    of_time = table[table["branch"] == "T"].set_index(["of", "paired"])["mean"]
+    assert of_time["learned", "by number"] == pytest.approx(1)  # both have the planted map
+    assert of_time["initial", "best match"] < 1
+    assert (tmp_path / "maps-over-seeds.png").stat().st_size > 10_000
 
 
 def test_truncation_changes_nothing_where_map_is_local(runs: Path) -> None:
