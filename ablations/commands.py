@@ -8,12 +8,17 @@ from pathlib import Path
 
 def command(*words: str | Path) -> str:
     """A command of ours that can be pasted into a shell, whatever its folders are called."""
-    return shlex.join(["ablations", *(str(word) for word in words)])
+    return shlex.join(["ablations", *(shown(w) if isinstance(w, Path) else w for w in words)])
+
+
+def shown(path: Path) -> str:
+    """A path as a command reads it: one that begins with a dash would be taken for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def repeat_command(root: Path, cell_id: str, seed: int, device: str, num_threads: int) -> str:
     """What trains this cell and seed again in another folder, and compares."""
-    words = ["ablations", "repeat", str(root), cell_id, "--seed", str(seed)]
+    words = ["ablations", "repeat", shown(root), cell_id, "--seed", str(seed)]
     return shlex.join([*words, "--device", device, "--threads", str(num_threads)])
 
 
@@ -27,13 +32,13 @@ def for_folder(command: str, root: Path) -> str:
     except ValueError:  # no command of ours
         return command
     if words[:2] == ["ablations", "repeat"]:
-        return shlex.join([*words[:2], str(root), *words[3:]])
+        return shlex.join([*words[:2], shown(root), *words[3:]])
     if words[:2] == ["ablations", "run"] and "--out" in words[:-1]:
         place = words.index("--out") + 1
         grid, old = Path(words[2]), Path(words[place])
         has_moved = old.resolve() != root.resolve()
         if has_moved:
-            words[place] = str(root)
+            words[place] = shown(root)
         if not grid.is_file() or (has_moved and grid == old / "grid.yaml"):
-            words[2] = str(root / "grid.yaml")
+            words[2] = shown(root / "grid.yaml")
     return shlex.join(words)

@@ -205,12 +205,14 @@ def _live_in_notebook(state: _State) -> Iterator[Report]:
 def _table(state: _State, height: int, now: Sequence[Running]) -> Table:
     """The latest results, and what is being trained, as many as fit the screen."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("cell", "seed", "result", caption=state.summary())
     now = now[: max(height // 2 - 6, 2)]
     for result in state.rows[-max(height - 6 - len(now), 3) :]:
         style = "red" if result["status"] == "failed" else None
-        table.add_row(result["name"], _seed(result), state.outcome(result), style=style)
+        cells = result["name"], _seed(result), state.outcome(result)
+        table.add_row(*map(Text, cells), style=style)  # as text: brackets are no markup
     for each in now:
-        table.add_row(each.name, each.seed, each.outcome, style="dim")
+        table.add_row(*map(Text, (each.name, each.seed, each.outcome)), style="dim")
     return table

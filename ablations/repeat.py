@@ -36,9 +36,11 @@ def repeat(
     place = Place(0, Engine(device=device, num_threads=num_threads).here(), num_threads)
     store = Store(out)
     plan = store.plan()
-    if seed < 0:
+    if not 0 <= seed < 2**63:
         seeds = ", ".join(map(str, plan["seeds"]))
-        raise ValueError(f"seed={seed} must be at least 0; the seeds of this run are {seeds}")
+        raise ValueError(
+            f"seed={seed} must be at least 0 and below 2**63; the seeds of this run are {seeds}"
+        )
     cell_id = find_cell(plan, cell)["id"]
     job = Job((_cell(store, cell_id, seed),), (seed,))
     if to is not None:

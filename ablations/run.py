@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ablations.commands import shown
 from ablations.engines.dispatch import Engine
 from ablations.grid.grid import Cell, Grid, Job, read_grid
 from ablations.plan.prediction import PROBE_S, Hindsight, fitted, predict
@@ -271,6 +272,6 @@ def _left_by_others(
 def _resume_command(grid: Grid, out: str | Path, data: str | None, engine: Engine) -> str:
     """The command that goes on with this run; all of it, where only a shard was asked for."""
     path = grid.file.path or Path(out) / "grid.yaml"
-    words = ["ablations", "run", str(path), "--out", str(out)]
+    words = ["ablations", "run", shown(path), "--out", shown(Path(out))]
     words += ["--data", data] if data else []
     return shlex.join(words + engine.words)

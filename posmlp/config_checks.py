@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,6 +13,10 @@ GATE_NAMES = (
     *("qkv-attention", "centred-attention", "centred-gqpe", "centred-mean"),
 )
 SCORES = ("top1", "top5", "within_pair", "map", "loss")
+LOWER_IS_BETTER = re.compile(
+    r"(?i)(.*_)?(loss|errors?|error_rate|distance|wer|cer|seconds|ms|memory_mb|params|gmacs)"
+)
+"""Columns that are better where they are lower, by their names, unless someone says else."""
 GATE_FORMS = ("multiply", "add", "mix")
 INITS = ("normal", "fan_in", "unit_bias", "released", "steady", "contrast")
 BRANCHES = ("T", "S", "ST")

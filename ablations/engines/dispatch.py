@@ -40,6 +40,9 @@ ROOM_MB = 16_000
 MOST_A_CORE = 16
 """Workers, or threads, that a core of this machine may be asked to share: more is a slip."""
 
+MOST_SECONDS = 366 * 24 * 3600
+"""A longer limit is none; clocks of some systems end before an endless one."""
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -65,8 +68,11 @@ class Engine:
         for name in ("workers", "num_threads", "per_gpu", "together"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.timeout_s is not None and not self.timeout_s > 0:
-            raise ValueError(f"timeout={self.timeout_s:g} must be more than 0 seconds")
+        if self.timeout_s is not None and not 0 < self.timeout_s <= MOST_SECONDS:
+            raise ValueError(
+                f"timeout={self.timeout_s:g} must be more than 0 seconds, and a year at most; "
+                "leave it out for no limit"
+            )
         if not 0 <= self.cache_gib < math.inf:
             raise ValueError(
                 f"cache_gib={self.cache_gib} must be a number of GiB, 0 to cache nothing"

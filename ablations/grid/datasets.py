@@ -31,6 +31,8 @@ class Data:
     """None where the clips are generated: as many as the training asks for."""
     num_test: int | None = None
     """Likewise."""
+    lacks: tuple[str, ...] = ()
+    """Scores that its labels cannot give, as far as that is known."""
 
 
 def describe(spec: str, code: Mapping[str, str] = NONE) -> Data:
@@ -47,7 +49,7 @@ def describe(spec: str, code: Mapping[str, str] = NONE) -> Data:
         difficulty = difficulty or "medium"
         one_of(difficulty, DIFFICULTIES, f"difficulty in data={spec!r},")
         identity = f"{MOVING_DIGITS}:{difficulty}:{GENERATOR_VERSION}"
-        return Data(spec, identity, len(CLASSES), None)
+        return Data(spec, identity, len(CLASSES), None, lacks=("map",))
     if ":" not in spec and not Path(spec).exists():
         known = "|".join(DIFFICULTIES)
         raise ValueError(
@@ -98,7 +100,10 @@ def _describe_folder(spec: str) -> Data:
             digest.update(os.fsencode(f"{listing.split}\t{place}\t{label}\t{size}\n"))
     train, test = listings[0], listings[-1]
     digits = f"sha256:{digest.hexdigest()}"
-    return Data(spec, digits, len(train.classes), len(train.paths), len(test.paths))
+    lacks = ["within_pair"] if test.several or test.reverse_of is None else []
+    lacks += [] if test.several else ["map"]
+    counts = len(train.classes), len(train.paths), len(test.paths)
+    return Data(spec, digits, *counts, lacks=tuple(lacks))
 
 
 def check(data: Data, config: PosMLPConfig, train: TrainConfig) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ablations.grid.gridfile import Combination, GridFile, Setting, Where
 from ablations.grid.settings import MOST, SETTINGS, TRAIN, content_hash
-from posmlp.config_checks import SCORES
+from posmlp.config_checks import LOWER_IS_BETTER, SCORES
 
 FIRST_TRIAL_SEED = 1000
 """Trials have seeds from here on, so that no seed both chooses and compares."""
@@ -162,8 +162,8 @@ def _metric(file: GridFile, where: Where, item: Any) -> Metric:
     own = [str(name).rpartition(":")[2] for name in file.values.get("metrics") or ()]
     columns = [f"{split}_{name}" for split in ("test", "val") for name in own]
     file.named(at, said["name"], (*COLUMNS, *columns), "metric", key=False)
-    costs_or_loss = said["name"] in _COSTS or said["name"].endswith("loss")
-    direction = said.get("direction", DIRECTIONS[costs_or_loss])
+    lower = LOWER_IS_BETTER.fullmatch(said["name"]) is not None
+    direction = said.get("direction", DIRECTIONS[lower])
     file.named((*where, "direction"), direction, DIRECTIONS, "direction", key=False)
     return Metric(said["name"], direction)
 

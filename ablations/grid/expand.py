@@ -193,6 +193,9 @@ def _nearest(factor: list[Combination], stated: Combination) -> Combination:
     return next((option for option in factor if matches(option, named)), factor[0])
 
 
+_RECIPE = ("base", "recipe")
+
+
 def _base(file: GridFile, data: str | None) -> Combination:
     values = dict(file.mapping(("base",), file.values.get("base")))
     settings = _recipe(file, values.pop("recipe", None))
@@ -205,6 +208,9 @@ def _base(file: GridFile, data: str | None) -> Combination:
     for name, value in train.items():
         where = ("base", "train", name)
         file.named(where, f"{TRAIN}{name}", TRAINING, "training field")
+        said = settings.get(f"{TRAIN}{name}")
+        if said is not None and said.where != _RECIPE:
+            file.fail(where, f"train.{name} is said twice, here and by {said.where[-1]}.", key=True)
         settings[f"{TRAIN}{name}"] = Setting(file.meant(where, f"{TRAIN}{name}", value), where)
     if data is not None:
         settings["data"] = Setting(file.meant(("base", "data"), "data", data), ("base", "data"))
@@ -213,7 +219,7 @@ def _base(file: GridFile, data: str | None) -> Combination:
 
 def _recipe(file: GridFile, name: Any) -> Combination:
     """The settings of the recipe that the base starts from."""
-    where = ("base", "recipe")
+    where = _RECIPE
     if name is None:
         return {}
     file.named(where, name, recipes(), "recipe", key=False)

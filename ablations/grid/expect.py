@@ -45,7 +45,7 @@ def expectations(
 ) -> list[Expectation]:
     """What the file expects. Raises GridError where that is no verdict, or no cell has the values.
 
-    `axes`: the grid's; `cells`: the values of each cell's axes.
+    `axes`: the grid's; `cells`: the values of each cell's axes, but the baseline's.
     """
     metrics = [metric.name for metric in metrics_of(file)]
     items = file.values.get("expect") or []
@@ -79,5 +79,6 @@ def _expectations(
             file.fail(where, f"{error}.")
         found = Expectation(values, item["verdict"], item.get("metric", metrics[0]))
         if not any(found.covers(cell) for cell in cells):
-            file.fail(where, f"no cell has {found}; check its values against the axes.")
+            problem = f"no cell beside the baseline has {found}; check its values against the axes."
+            file.fail(where, problem)
         yield found

@@ -149,11 +149,11 @@ class Grid:
 
     @property
     def question(self) -> str:
-        return str(self.file.values.get("question", "")).strip()
+        return str(self.file.values.get("question") or "").strip()
 
     @property
     def prediction(self) -> str:
-        return str(self.file.values.get("prediction", "")).strip()
+        return str(self.file.values.get("prediction") or "").strip()
 
     @property
     def repeat(self) -> bool:
@@ -202,7 +202,14 @@ class Grid:
     def check_data(self) -> None:
         """Raise GridError where clips, or a model to start from, are not what a config asks for."""
 
+        metric = self.options.metrics[0]
+
         def check(cell: Cell) -> None:
+            if metric.name.partition("_")[2] in cell.data.lacks:
+                raise ValueError(
+                    f"metric={metric.name} decides, and {cell.data.spec} has labels without it; "
+                    "name another metric first, such as test_top1"
+                )
             datasets.check(cell.data, cell.config, cell.train)
             weights.check(cell.train.init_from, cell.init_sha256, cell.config)
             if cell.code:
@@ -257,7 +264,7 @@ def read_grid(grid: str | Path | Mapping[str, Any], data: str | None = None) -> 
     if len(found) != 1:
         _fail_baseline(file, wanted, list(found) or cells, len(found))
     (baseline,) = found
-    expectations(file, plan.axes, [cell.axes for cell in cells])
+    expectations(file, plan.axes, [cell.axes for cell in cells if cell is not baseline])
     if plan.options.match:
         cells = _matched(file, plan, cells, baseline)
     if plan.options.until and len(cells) == 1:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ablations.engines.dispatch import Engine
 from ablations.grid.costs import costs
+from ablations.grid.deciding import METRICS
 from ablations.grid.grid import Cell, Grid, read_grid
 from ablations.grid.settings import difference, shown_value
 from ablations.plan.prediction import PROBE_S, Prediction, fitted, predict
@@ -88,6 +89,8 @@ class Plan:
         for key, text in (("question", self.grid.question), ("prediction", self.grid.prediction)):
             if text:
                 yield f"{key}: {text}"
+        if (metrics := self.grid.options.metrics) != METRICS:
+            yield "compares: " + ", ".join(f"{m.name} ({m.direction} is better)" for m in metrics)
         yield from self._table()
         yield from self._matches()
         yield from self._tuning()

@@ -147,8 +147,8 @@ class _Inside:
         best = study.best_run()
         if best is None:
             raise ValueError(
-                f"{study.store.root} keeps no trained model to look inside; run the grid there, or "
-                "leave --look-inside out"
+                f"{study.store.root} keeps no trained model to look inside; train in a new folder, "
+                "without --reuse, or leave --look-inside out"
             )
         label, seed, run = best
         folder.mkdir(parents=True, exist_ok=True)

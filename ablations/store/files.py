@@ -22,6 +22,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON ({error})") from error
     except NotADirectoryError as error:
         raise FileNotFoundError(path) from error
+    except IsADirectoryError as error:
+        raise ValueError(f"{path} is a folder, where a file belongs") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds no JSON object")
     return value

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from analysis.attribution.attribution import Attribution, attribute
 from analysis.attribution.baselines import Baseline, baseline_clips
-from analysis.borrow import borrowed
+from analysis.borrow import borrowed, unwrapped
 from posmlp.model import PosMLPVideo, create_model
 
 CURVES = ("deletion", "insertion")
@@ -156,6 +156,7 @@ def reinitialised(model: nn.Module, seed: int = 0) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"{model!r} is no model; give a torch module")
+    model = unwrapped(model)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if isinstance(model, PosMLPVideo):

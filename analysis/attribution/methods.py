@@ -156,6 +156,8 @@ def _grad_cam(chunk: Chunk, *, layer: int | nn.Module | None = None) -> Tensor:
         score = _chosen(chunk.model(_leaf(chunk.clips)), chunk.target)
     finally:
         handle.remove()
+    if not outputs:
+        raise ValueError("layer is no part of the model that runs; name a stage by its number")
     tokens = outputs[-1]
     if not isinstance(tokens, Tensor):
         raise ValueError(

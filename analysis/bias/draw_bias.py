@@ -259,6 +259,10 @@ def check_one_unit(maps: pd.DataFrame, keys: list[str]) -> str:
         rest = [
             axis for axis in ("dt", "dy", "dx") if axis not in keys and maps[axis].nunique() > 1
         ]
+        if not rest:
+            raise ValueError(
+                f"more than one row for the same {', '.join(keys)}; give the rows of one model"
+            )
         raise ValueError(
             f"more than one row for the same {', '.join(keys)}; fix {' and '.join(rest)}, for "
             f"example maps.query('{' and '.join(f'{axis} == 0' for axis in rest)}')"

@@ -35,8 +35,13 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 def check_rows(rows: pd.DataFrame, columns: Sequence[str], source: str) -> None:
-    """Raise ValueError for no rows and for a missing column; `source` is what makes such rows."""
+    """Raise ValueError for no rows, and for a column that is missing or stands twice.
+
+    `source` is what makes such rows.
+    """
     missing = [column for column in columns if column not in rows.columns]
+    if twice := [name for name in columns if list(rows.columns).count(name) > 1]:
+        raise ValueError(f"two columns are called {twice[0]!r}; rename or drop one")
     if missing or not len(rows):
         what = f"have no column {missing[0]!r}" if missing else "are empty"
         raise ValueError(f"the rows {what}; give rows of {source}")

@@ -200,6 +200,8 @@ def draw_arrow(curve: pd.DataFrame, *, ax: Axes | None = None, title: str | None
     `curve`: rows of `arrow_curve`. Raises ValueError for no rows and a missing column.
     """
     check_rows(curve, ("strength", "top1", "num_clips"), "analysis.arrow_curve")
+    if curve["strength"].duplicated().any():
+        raise ValueError("rows of several models or tries; give one row a strength")
     ax = ax or plt.subplots(figsize=(4.6, 2.8))[1]
     rows = curve.sort_values("strength")
     for name, label in SCORES.items():

@@ -27,6 +27,7 @@ from analysis.inside.activations import (
     run_from,
     run_hooked,
 )
+from analysis.results.paired import check_confidence
 from posmlp.model import PosMLPVideo
 
 COLUMNS = ("name", "stage", "block", "step", "branch", "part")
@@ -310,6 +311,7 @@ def say_if_equal(apart: NDArray[np.float64]) -> None:
 
 def share_of(moved: NDArray[np.float64], apart: NDArray[np.float64], confidence: float) -> Any:
     """sum(moved) / sum(apart) over pairs that differ, with a linearised t-interval."""
+    check_confidence(confidence)
     differ = apart > 0
     moved, apart, n = moved[differ], apart[differ], int(differ.sum())
     if not n:

@@ -75,8 +75,8 @@ def contributions(
     """
     model = unwrapped(model)
     clips = once_a_pair(clips)
-    last = len(model.stages)
     outs = [point for point in hook_points(model) if point.part == OUT]
+    last = len(model.stages)
     of_last = [point for point in outs if point.stage == last]
     moved: dict[str, list[NDArray[np.float64]]] = {}
     apart = []

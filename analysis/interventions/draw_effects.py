@@ -52,6 +52,7 @@ def draw_interventions(
         raise ValueError(f"no row has a value of {columns[0]!r}; there is nothing to draw")
     if not isinstance(most, int) or most < 1:
         raise ValueError(f"most={most!r} must be a whole number of at least 1")
+    effects = effects.reset_index(drop=True)  # rows of several models may repeat their labels
     change = 100 * effects[columns]
     change.columns = pd.Index(["mean", "low", "high"])
     kept = change["mean"].abs().nlargest(most, keep="first").index

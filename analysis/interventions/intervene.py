@@ -197,11 +197,11 @@ def logits_after(
         max(1, max_bytes // bytes_at_once(model, table.place.stage, batch_size)) for table in tables
     ]
     chunks = list(_chunks(first, sizes))
-    device = tables[0].values.device
+    like = next(model.parameters())
     nothing: State = {tables[0].name: model.get_parameter(tables[0].name)}
     parts = []
     for batch in data.batches(torch.arange(len(data)).split(batch_size)):
-        clips = normalise(batch.to(device))
+        clips = normalise(batch.to(like.device)).to(like.dtype)
         # computed as the changed ones are, so that a change that does nothing gives the same bits
         intact = _at_once(model, clips, [nothing])[0]
         after = intact.new_empty(len(interventions), *intact.shape)

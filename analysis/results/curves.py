@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.cost.costs import counts
 from analysis.figures.pictures import png
+from analysis.figures.style import check_rows
 from analysis.results.draw_learning import draw_learning_curves
 from analysis.results.draw_speed import draw_speed_accuracy
 from posmlp.checkpoint import write_atomically
@@ -106,6 +107,7 @@ def no_model_under(folder: str | Path) -> ValueError:
 
 def last_epochs(curves: pd.DataFrame, metric: str) -> pd.DataFrame:
     """One row a variant and seed: its last epoch; `metric` is NaN where the run is not complete."""
+    check_rows(curves, ("variant", "seed", "epoch", "epochs", metric), "analysis.gather_curves")
     last = curves.sort_values("epoch").groupby(["variant", "seed"], sort=False).tail(1)
     last = last.sort_index()
     return last.assign(**{metric: last[metric].where(last["epoch"] >= last["epochs"])})

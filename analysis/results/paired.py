@@ -39,14 +39,19 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, floa
             f"t_interval needs numbers, not {array.tolist()}; drop what is missing first, "
             "for example with df.dropna(subset=[metric])"
         )
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence} must lie between 0 and 1, for example 0.95")
+    check_confidence(confidence)
     mean = float(array.mean())
     if array.size == 1:
         return mean, np.nan, np.nan
     error = float(array.std(ddof=1)) / np.sqrt(array.size)
     margin = float(special.stdtrit(array.size - 1, (1 + confidence) / 2) * error)
     return mean, mean - margin, mean + margin
+
+
+def check_confidence(confidence: float) -> None:
+    """Raise ValueError for a confidence that is not between 0 and 1."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence} must lie between 0 and 1, for example 0.95")
 
 
 def bootstrap_interval(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-_LOWER = re.compile(r"(?i)(.*_)?(loss|error|wer|cer|seconds|ms|memory_mb|params|gmacs)")
+from posmlp.config_checks import LOWER_IS_BETTER
 
 
 class Compared(NamedTuple):
@@ -43,7 +42,7 @@ def asked_of(df: pd.DataFrame) -> Asked:
 def compared_by(df: pd.DataFrame, metric: str) -> Compared:
     """How the table compares a metric; a loss, an error or a cost is better where it is lower."""
     said = asked_of(df).metrics
-    return said.get(metric, Compared(higher_is_better=_LOWER.fullmatch(metric) is None))
+    return said.get(metric, Compared(higher_is_better=LOWER_IS_BETTER.fullmatch(metric) is None))
 
 
 def val_of(metric: str) -> str:
@@ -73,8 +72,10 @@ def finals(df: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def refuse_unnamed(df: pd.DataFrame, *columns: str) -> None:
-    """Raise ValueError for a row without a value in a column that tells rows apart, or a list."""
+    """Raise ValueError where a column cannot tell rows apart: it is two, or lacks a value."""
     for column in columns:
+        if (count := list(df.columns).count(column)) > 1:
+            raise ValueError(f"{count} columns are called {column!r}; rename or drop all but one")
         if lists := [each for each in df[column] if not isinstance(each, Hashable)]:
             raise ValueError(
                 f"column {column!r} holds {lists[0]!r}, a {type(lists[0]).__name__}, by which rows "

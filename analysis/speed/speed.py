@@ -20,8 +20,9 @@ from analysis.cost.costs import clip_shape_of
 from posmlp.checkpoint import write_atomically
 from posmlp.config import PosMLPConfig
 from posmlp.config_checks import one_of
-from posmlp.model import create_model
+from posmlp.presets import resolve
 from posmlp.train.fitting import usable_device
+from posmlp.train.population import seeded_model
 
 MODES = ("eager", "bfloat16", "compiled", "compiled bfloat16")
 PHASES = ("forward", "training")
@@ -114,7 +115,7 @@ def _built(models: Model | Mapping[str, Model] | Sequence[str]) -> dict[str, nn.
     elif not isinstance(models, Mapping):
         models = {name: name for name in ([models] if isinstance(models, str) else models)}
     return {
-        name: model if isinstance(model, nn.Module) else create_model(model)
+        name: model if isinstance(model, nn.Module) else seeded_model(resolve(model), 0)
         for name, model in models.items()
     }
 

@@ -459,6 +459,6 @@ class Population:
 
     def member(self, i: int) -> PosMLPVideo:
         """The model of member `i` (from 0), in eval mode on the CPU."""
-        model = create_model(self.configs[i])
+        model = seeded_model(self.configs[i], 0)  # leaves the caller's random numbers alone
         model.load_state_dict({name: tensor[i].cpu() for name, tensor in self.state().items()})
         return model.eval()

@@ -22,8 +22,9 @@ from ablations.bench.grid import bench_grid
 from ablations.bench.overhead import bench, measure
 from ablations.bench.peers import CONTENDERS
 from ablations.cli import main
-from ablations.commands import for_folder
+from ablations.commands import command, for_folder
 from ablations.engines.dispatch import CORES, MOST_A_CORE
+from ablations.progress import reporter
 from ablations.repeat import repeat
 from ablations.store.store import Store
 
@@ -155,8 +156,8 @@ def test_device_that_is_not_here_is_refused_before_anything_is_written(
     device: str, grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    for command in ("plan", "run") if device != "cuda:99" else ("run",):
-        assert main([command, str(grid), "--out", str(out), "--device", device]) == 2
+    for word in ("plan", "run") if device != "cuda:99" else ("run",):
+        assert main([word, str(grid), "--out", str(out), "--device", device]) == 2
         assert f"device='{device}' is not here" in capsys.readouterr().err
     assert not out.exists()
 
@@ -170,6 +171,25 @@ def test_repeat_refuses_what_cannot_be(tmp_path: Path) -> None:
         repeat(store.root, "gate=lrpe", 0, num_threads=100_000)
     with pytest.raises(ValueError, match="device='cuda:99' is not here"):
         repeat(store.root, "gate=lrpe", 0, device="cuda:99")
+
+
+def test_brackets_of_a_reason_are_shown_on_a_terminal_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what makes a terminal of the captured stream
+    failed = {"name": "gate=[red]own", "seed": 0, "repeat": 0, "status": "failed", "metrics": {}}
+    failed |= {"failure": "error", "reason": "no file [/x] here", "timings": {"seconds": 1.0}}
+    with reporter(1, 0, "again", metrics=(), running=lambda: []) as report:
+        report(failed)
+    shown = capsys.readouterr().err
+    assert "gate=[red]own" in shown
+    assert "no file [/x] here" in shown
+
+
+def test_a_folder_that_begins_with_a_dash_is_no_option() -> None:
+    assert command("report", Path("-o")) == "ablations report ./-o"
+    moved = for_folder("ablations run g.yaml --out old", Path("-o"))
+    assert moved == "ablations run ./-o/grid.yaml --out ./-o"
 
 
 @pytest.mark.parametrize("name", ["my results", "it's", "a;b", "plain"])

@@ -101,7 +101,9 @@ def test_normalise_moves_channels_and_scales():
 def whole(clips, tmp_path_factory) -> Path:
     """A run of two seeds that nothing disturbed."""
     root = tmp_path_factory.mktemp("whole") / "run"
+    state = torch.get_rng_state()
     fit(CONFIG, TRAIN, clips, [0, 1], root, progress=False)
+    assert torch.equal(torch.get_rng_state(), state), "the caller's generator was moved"
     return root
 
 

@@ -274,6 +274,11 @@ BAD = {
     "seeds: 1\nseeds: 2": ("2:1", "'seeds' stands twice"),
     "axes: [gate": ("1:12", "this is not YAML"),
     "just text": ("1:1", "a grid is a mapping"),
+    "base: {train.lr: 5e-3, train: {lr: 1e-3}}": ("1:32", "train.lr is said twice"),
+    "axes: {gate: [lrpe, mean]}\nexpect: [{gate: lrpe, verdict: worse}]": (
+        "2:10",
+        "no cell beside the baseline has gate=lrpe worse",
+    ),
 }
 
 
@@ -302,6 +307,34 @@ def test_grid_error_names_the_place_and_the_mend(text: str, tmp_path: Path) -> N
 def test_data_that_cannot_be_are_refused(base: dict[str, Any], problem: str) -> None:
     with pytest.raises(GridError, match=problem):
         read_grid({"base": base}).check_data()
+
+
+def test_a_deciding_metric_that_the_labels_cannot_give_is_refused(tmp_path: Path) -> None:
+    base = {"recipe": "steady"}
+    with pytest.raises(GridError, match="metric=test_map decides, and moving-digits has labels"):
+        read_grid({"base": base, "metric": "test_map"}).check_data()
+    read_grid({"base": base, "metric": "test_within_pair"}).check_data()
+    train = {"batch_size": 3}
+    unpaired = {"base": {"data": str(folder_of_videos(tmp_path)), "train": train}}
+    with pytest.raises(GridError, match=r"metric=test_within_pair decides, and .* labels without"):
+        read_grid(unpaired | {"metric": "test_within_pair"}).check_data()
+    read_grid(unpaired | {"metric": "test_top1"}).check_data()
+
+
+@pytest.mark.parametrize(
+    ("name", "direction"),
+    [("error", "lower"), ("edit_distance", "lower"), ("sureness", "higher")],
+)
+def test_own_metric_is_better_the_way_that_its_name_says(
+    name: str, direction: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(f"def {name}(outputs, labels):\n    return 0.5\n")
+    grid = read_grid({"metrics": [f"own.py:{name}"], "metric": f"test_{name}"})
+    assert grid.options.metrics[0].direction == direction
+    said = {"name": f"test_{name}", "direction": "higher"}
+    told = read_grid({"metrics": [f"own.py:{name}"], "metric": said})
+    assert told.options.metrics[0].sign == 1
 
 
 def folder_of_videos(root: Path) -> Path:

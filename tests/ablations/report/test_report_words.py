@@ -407,7 +407,7 @@ def test_expectations_are_checked_against_the_verdicts(tmp_path):
         ([{"gate": "dense"}], "each expectation needs a verdict"),
         ([{"gate": "dense", "verdict": "wors"}], "unknown verdict 'wors'. Did you mean 'worse'"),
         ([{"gates": "dense", "verdict": "worse"}], "unknown axis 'gates'. Did you mean 'gate'"),
-        ([{"gate": "none", "verdict": "worse"}], "no cell has gate=none worse"),
+        ([{"gate": "none", "verdict": "worse"}], "no cell beside the baseline has gate=none worse"),
         ("worse", "expect needs a list"),
     ],
 )

@@ -143,6 +143,8 @@ def test_grad_cam_equals_a_hand_computation(toy: PosMLPVideo, toy_clips: Tensor)
     assert found.options == {"layer": 2}  # the last of 4 x 4 tokens
     torch.testing.assert_close(found.values, expected.detach(), rtol=1e-4, atol=1e-7)
     by_module = attribute(toy, toy_clips, 3, "grad_cam", layer=toy.stages[1])
+    with pytest.raises(ValueError, match="layer is no part of the model"):
+        attribute(toy, toy_clips, 3, "grad_cam", layer=torch.nn.Identity())
     assert torch.equal(by_module.values, found.values)
     captums = captum.attr.LayerGradCam(toy, toy.stages[1]).attribute(toy_clips, target=3)
     assert captums.shape[1:] == (1, 4, 4, 32)  # no time left: why ours exists

@@ -462,6 +462,10 @@ def test_contributions_sum_to_the_difference(planted: PosMLPVideo) -> None:
     assert last["share"]["stage2.input"] == pytest.approx(0, abs=1e-9)
     assert abs(last["share"]["stage2.block1.step1.T.out"]) > 0.1
     one_stage = {"depths": (1,), "dims": (4,), "windows": 4, "num_groups": 2, "mlp_ratio": 2.0}
+    with pytest.raises(ValueError, match="Sequential is no PosMLPVideo"):
+        contributions(torch.nn.Sequential(), clips)
+    with pytest.raises(ValueError, match="confidence=95 must lie between 0 and 1"):
+        contributions(planted, clips, confidence=95)
     image = contributions(model_of(**one_stage, temporal_windows=4, downsample=True), clips)
     assert image["how"].unique().tolist() == ["sum"]
 
@@ -488,3 +492,6 @@ def test_the_curve_of_the_arrow_mirrors_within_pair_accuracy(planted: PosMLPVide
     assert curve[0.0] == 0.5
     axes = draw_arrow(curve.reset_index().assign(top1=0.5, num_clips=12))
     assert f"From {curve[1.0]:.0%} to {curve[-1.0]:.0%}" in axes.get_title(loc="left")
+    twice = pd.concat([curve.reset_index().assign(top1=0.5, num_clips=12)] * 2)
+    with pytest.raises(ValueError, match="rows of several models or tries"):
+        draw_arrow(twice)

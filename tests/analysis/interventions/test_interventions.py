@@ -371,6 +371,16 @@ def test_draw_interventions_shows_the_largest_losses_first_and_says_what_it_left
     assert "largest of" not in draw_interventions(effects_table(4)).get_xlabel()
 
 
+def test_interventions_of_two_models_are_drawn_together_and_of_half_precision_too() -> None:
+    model = create_model("toy", num_frames=2, image_size=16, windows=(2, 2, 1, 1))
+    changes, train = knock_outs(model)[:2], TrainConfig(num_test_clips=28)
+    found = [
+        intervene(each, "moving-digits:easy", changes, train=train)
+        for each in (model, model.bfloat16())
+    ]
+    assert len(draw_interventions(pd.concat(found)).get_yticklabels()) == 4
+
+
 def test_draw_interventions_refuses_a_metric_that_is_not_there() -> None:
     effects = effects_table(2).drop(columns=["within_pair_change"])
     assert "top-1" in draw_interventions(effects).get_xlabel()
