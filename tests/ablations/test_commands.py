@@ -165,8 +165,9 @@ def test_device_that_is_not_here_is_refused_before_anything_is_written(
 def test_repeat_refuses_what_cannot_be(tmp_path: Path) -> None:
     store, checked = Store(tmp_path / "run"), read_grid(TINY)
     store.declare(checked, "none")
-    with pytest.raises(ValueError, match=r"seed=-1 must be at least 0; the seeds .* are 0, 1"):
-        repeat(store.root, "gate=lrpe", -1)
+    for seed in (-1, 2**64):
+        with pytest.raises(ValueError, match=rf"seed={seed} must be .* the seeds .* are 0, 1"):
+            repeat(store.root, "gate=lrpe", seed)
     with pytest.raises(ValueError, match="num_threads=100000 is more than"):
         repeat(store.root, "gate=lrpe", 0, num_threads=100_000)
     with pytest.raises(ValueError, match="device='cuda:99' is not here"):
