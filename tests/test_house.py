@@ -26,7 +26,7 @@ HOUSE = {
         "__main__": "cli",
         "cli": "run repeat bench plan report engines progress store commands",
         "bench": "run plan report engines progress store grid",
-        "run": "plan engines progress store grid",
+        "run": "plan engines progress store grid commands",
         "repeat": "engines store grid",
         "plan": "engines progress store grid",
         "engines": "store grid commands",

@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from analysis.bias.maps import UNIT, Array, columns_of, unit_tables
-from analysis.figures.place import lay_out, set_texts
+from analysis.figures.place import lay_out, place_of, set_texts
 from analysis.figures.style import check_rows, colour, styled
 from posmlp.model import PosMLPVideo
 
@@ -85,7 +84,7 @@ def _alike(one: Array, other: Array) -> dict[str, float]:
 
 @styled
 def draw_maps_over_seeds(
-    maps: pd.DataFrame, *, group: int = 0, title: str | None = None
+    maps: pd.DataFrame, *, group: int = 0, ax: Axes | None = None, title: str | None = None
 ) -> NDArray[Any]:
     """What every seed's temporal maps have in common, and what one group of them is.
 
@@ -95,8 +94,8 @@ def draw_maps_over_seeds(
     Below, the weights of one group. A thin line a seed, a thick one their mean, and dashed the mean
     at the start. A column's title says where most seeds weigh most; that of the figure how much
     each varies: the root mean square of the difference to the seeds' mean, as a share of that of
-    the values. Returns the Axes, (2, units). Raises ValueError for no rows over time alone, a
-    missing column, and a group that a unit lacks.
+    the values. `ax`: in whose place to draw. Returns the Axes, (2, units). Raises ValueError for no
+    rows over time alone, a missing column, and a group that a unit lacks.
     """
     check_rows(maps, [*UNIT, "group", "dt", "bias", "seed", "of"], "analysis.bias_maps of seeds")
     maps = maps[maps["branch"] == "T"]
@@ -106,9 +105,8 @@ def draw_maps_over_seeds(
     fewest = min(rows["group"].nunique() for _, rows in units)
     if not 0 <= group < fewest:
         raise ValueError(f"group={group} must be from 0 to {fewest - 1}, which all units have")
-    size = (1.2 + 1.9 * len(units), 3.9)
-    figure, axes = plt.subplots(2, len(units), figsize=size, sharex=True, sharey="row",
-                                squeeze=False)  # fmt: skip
+    figure = place_of(ax, (1.2 + 1.9 * len(units), 3.9))
+    axes = figure.subplots(2, len(units), sharex=True, sharey="row", squeeze=False)
     vary: tuple[list[float], list[float]] = ([], [])
     for column, (key, rows) in zip(axes.T, units, strict=True):
         power = rows.assign(bias=rows["bias"] ** 2).groupby(["of", "seed", "dt"])["bias"].mean()

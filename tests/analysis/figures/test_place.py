@@ -115,6 +115,10 @@ def _exemplars() -> tuple[Any, ...]:
     return rows, np.zeros((2, 2, 8, 8, 3), np.uint8), unit_maps(1, frames=2)
 
 
+def _seeds() -> pd.DataFrame:
+    return pd.concat([unit_maps(2, frames=3).assign(of="learned", seed=s) for s in (0, 1)])
+
+
 Draw = Callable[..., Any]
 DRAWN: dict[str, Callable[[Draw, dict[str, Any]], Any]] = {
     "draw_accuracy": lambda draw, to: draw(RUNS, metric="accuracy", **to),
@@ -131,6 +135,7 @@ DRAWN: dict[str, Callable[[Draw, dict[str, Any]], Any]] = {
     "draw_joint_bias": lambda draw, to: draw(unit_maps(2, frames=2, side=2), **to),
     "draw_layout": lambda draw, to: draw("T>S", **to),
     "draw_learning_curves": lambda draw, to: draw(_curves(), metric="top1", **to),
+    "draw_maps_over_seeds": lambda draw, to: draw(_seeds(), **to),
     "draw_patching": lambda draw, to: draw(_patched(), **to),
     "draw_peers": lambda draw, to: draw(_peers(), **to),
     "draw_probe": lambda draw, to: draw(_probed(), **to),
