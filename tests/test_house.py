@@ -48,7 +48,7 @@ HOUSE = {
         "interventions": "results bias figures borrow",
         "results": "cost figures",
         "cost": "bias borrow",
-        "bias": "figures",
+        "bias": "figures borrow",
         "figures": "",
         "arguments": "",
         "borrow": "",

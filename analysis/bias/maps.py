@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from analysis.borrow import unwrapped
 from posmlp.config import PosMLPConfig
 from posmlp.gates.attention import AttentionGate
 from posmlp.gates.convolution import ConvGate
@@ -118,6 +119,7 @@ def _rows(place: Place, table: Array, spread: Array) -> pd.DataFrame:
 
 def unit_tables(model: PosMLPVideo) -> Iterator[tuple[Place, Array, Array]]:
     """Each unit with its weights by offset and their spread, both (G, 2T-1, 2h-1, 2w-1)."""
+    model = unwrapped(model)
     check_ours(model)
     config: Any = model.config
     for place in units(model):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from analysis.bias.maps import Place, check_ours, units, window_of
+from analysis.borrow import unwrapped
 from posmlp.config import PosMLPConfig
 from posmlp.config_checks import one_of
 from posmlp.data.sources import ClipSource
@@ -53,6 +54,7 @@ def resize_bias(
     3.2; `sums` is this project's. Raises ValueError if the model is none of ours, the windows do
     not divide the new sizes, or a gate has parameters that cannot be carried over.
     """
+    model = unwrapped(model)
     check_ours(model)
     one_of(keep, KEEPS, "keep")
     given = {

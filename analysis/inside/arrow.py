@@ -114,6 +114,7 @@ def arrow_curve(
     Columns strength, num_clips, and what `posmlp.train.metrics` gives: top1, and within_pair where
     classes have reversals. `model` is left as it is. Raises ValueError as `arrow_of_time`.
     """
+    model = unwrapped(model)
     check_ours(model)
     rows = []
     device = next(model.parameters()).device

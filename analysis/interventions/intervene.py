@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from analysis.bias.maps import Place, units
-from analysis.borrow import borrowed
+from analysis.borrow import borrowed, unwrapped
 from analysis.interventions.interventions import (
     Intervention,
     State,
@@ -98,7 +98,7 @@ def intervene(
     """
     if not interventions:
         raise ValueError("no interventions; give some, for example knock_outs(model)")
-    max_bytes = max_memory_mib * 2**20
+    model, max_bytes = unwrapped(model), max_memory_mib * 2**20
     with ExitStack() as stack:
         if isinstance(data, str):
             data = open_clips(
@@ -141,6 +141,7 @@ def exemplars(
     ValueError
         If the model has no such unit or group, or its gate no table.
     """
+    model = unwrapped(model)
     place = _place(model, unit)
     knock_out = Intervention("knock_out", *place[:4], group=group)
     branch: Any = model.stages[place.stage - 1].blocks[place.block - 1]  # type: ignore[index]

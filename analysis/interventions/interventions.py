@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from analysis.bias.maps import Place, check_ours, kind_of, units
+from analysis.borrow import unwrapped
 from posmlp.config_checks import BRANCHES, one_of
 from posmlp.gates.convolution import ConvGate
 from posmlp.model import PosMLPVideo
@@ -99,6 +100,7 @@ def free_tables(model: PosMLPVideo) -> list[Table]:
     Of `lrpe`, `lrpe+dense` (the table beside its dense part), `attention` (the relative part) and
     `conv` (the kernel). Raises ValueError for a gate that has none.
     """
+    model = unwrapped(model)
     check_ours(model)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = []

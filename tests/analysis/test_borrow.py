@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from analysis import attribute, cost, intervene, knock_outs, measure_speed
+from analysis import (
+    arrow_curve,
+    attribute,
+    bias_maps,
+    cost,
+    exemplars,
+    intervene,
+    knock_outs,
+    measure_speed,
+    resize_bias,
+)
 from posmlp import PosMLPVideo, create_model
 from posmlp.checkpoint import copied
 from posmlp.config import TrainConfig
@@ -18,6 +29,7 @@ from posmlp.data.sources import HeldClips
 from posmlp.train.scoring import predict
 
 CLIPS = torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0))
+PIXELS = torch.zeros(2, 8, 32, 32, 3, dtype=torch.uint8)
 
 
 def seen(model: PosMLPVideo) -> list[object]:
@@ -59,8 +71,7 @@ def test_threads_take_turns_with_a_model() -> None:
     model.requires_grad_(True)
     before, scored = seen(model), create_model("toy").train()
     scored.load_state_dict(model.state_dict())
-    clips = torch.zeros(2, 8, 32, 32, 3, dtype=torch.uint8)
-    held = HeldClips("own", ("a",) * 14, torch.tensor([0, 1]), None, clips, {})
+    held = HeldClips("own", ("a",) * 14, torch.tensor([0, 1]), None, PIXELS, {})
     uses: list[Callable[[PosMLPVideo], torch.Tensor]] = [
         lambda m: attribute(m, CLIPS, 0, "saliency").values,
         lambda m: attribute(m, CLIPS, 0, "integrated_gradients").values,
@@ -85,6 +96,16 @@ def test_wrapped_models_are_analysed_as_what_they_wrap() -> None:
     found = [attribute(each, CLIPS, 0, "grad_cam").values for each in (model, wrapped)]
     torch.testing.assert_close(*found)
     assert cost(wrapped)["macs"] == cost(model)["macs"]
+    data = HeldClips("own", ("a",) * 14, torch.tensor([0, 1]), None, PIXELS, {})
+    uses: list[Callable[[PosMLPVideo], pd.DataFrame]] = [
+        bias_maps,
+        lambda m: intervene(m, data, knock_outs(m)[:1]),
+        lambda m: exemplars(m, CLIPS, "stage4.block1.step1.T", 0),
+        lambda m: arrow_curve(m, data, (1.0, -1.0)),
+    ]
+    for use in uses:
+        pd.testing.assert_frame_equal(use(wrapped), use(model))
+    assert resize_bias(wrapped, num_frames=4).config.num_frames == 4
 
 
 def test_halves_are_attributed_and_pruned_models_refused() -> None:
