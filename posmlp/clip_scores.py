@@ -243,7 +243,7 @@ def clip_features(
     Arrays video, view, crop (n,), features (n, C) and logits (n, K), float32. Features are the mean
     over all tokens after the last norm, which the classifier reads. Bytes of a file's name that are
     no UTF-8 are written as \\x... . Raises VideoError for a video that cannot be read, ValueError
-    for views that do not exist.
+    for views that do not exist and for a whole model of the user's own, which has no such tokens.
     """
     draws = draws_of(num_views, num_crops)
     model = trained.model
@@ -252,7 +252,8 @@ def clip_features(
                                         for d in draws]))  # fmt: skip
     with torch.no_grad():
         inputs = normalise(uploaded(frames, like.device)).to(like)
-        features = model.norm(model.forward_features(inputs)[-1]).flatten(1, -2).mean(dim=1)
+        tokens = model.forward_features(inputs)[-1]
+        features = model.norm(tokens).flatten(1, -2).mean(dim=1)
         found = [x.float().cpu().numpy() for x in (features, model.head(features))]
     name = str(video).encode(errors="surrogateescape").decode(errors="backslashreplace")
     return {

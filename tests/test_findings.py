@@ -213,6 +213,18 @@ def test_findings_count_what_is_decided() -> None:
     assert f"{seeds[0]} and {seeds[1]}" in said.replace(" points of top-1 (", " (")
 
 
+def test_findings_count_what_all_grids_decide() -> None:
+    """Of `tying` its pairs count, each in its window, as that is what it asks."""
+    decided = []
+    for name in GRIDS:
+        study = Study.open(RESULTS / name)
+        metric = study.metrics[0]
+        paired = study.gate_differences if name == "tying" else study.comparison
+        decided += [not verdict.startswith("cannot") for verdict in paired(metric).verdict]
+    said = f"Over all {len(GRIDS)} grids {sum(decided)} of {len(decided)} comparisons are decided"
+    assert said in " ".join(FINDINGS.split())
+
+
 def test_findings_show_the_tuned_gates() -> None:
     study = Study.open(RESULTS / "gates")
     top, pairs = study.metrics

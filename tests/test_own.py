@@ -20,14 +20,17 @@ from analysis.interventions.interventions import Intervention, changed_tables, f
 from analysis.interventions.run_clips import run_clips
 from posmlp import cli
 from posmlp.checkpoint import save
+from posmlp.clip_scores import clip_features
 from posmlp.config import PosMLPConfig
+from posmlp.data.files.clip_files import encode_clip
 from posmlp.data.sources import open_clips
 from posmlp.gates import registry
 from posmlp.own import code
 from posmlp.own.names import NONE, Options
 from posmlp.parts.own_parts import check
+from posmlp.predict import open_run
 from posmlp.train.optimisation import relation_parameters
-from posmlp.train.population import Population
+from posmlp.train.population import Population, seeded_model
 from posmlp.train.run_folder import RunFolder, read_config
 from posmlp.train.variants import members
 
@@ -284,6 +287,33 @@ def test_whole_model_of_its_own_is_trained_saved_and_told_apart(folder: Path) ->
     other = members(config_of(), train, [0], None)[0]
     with pytest.raises(ValueError, match=r"my_others\.py:Peer"):
         RunFolder("run", {"model": other.config.to_dict(), "data": {}, "train": {}, "classes": []})
+
+
+def test_whole_model_of_its_own_is_frozen_by_its_own_parts_and_has_no_features(
+    folder: Path,
+) -> None:
+    config = config_of(model="my_others.py:Peer", num_classes=14)
+    kept = seeded_model(config, 0).state_dict()
+    train = posmlp.TrainConfig(**SMALL | {"epochs": 1, "freeze": "conv"})
+    posmlp.fit(config, train, seeds=[0], out="run", progress=False)
+    found = posmlp.load("run").state_dict()
+    same = {name: torch.equal(found[name], kept[name]) for name in kept}
+    assert same == {name: name.startswith("net.conv") for name in kept}
+    for part, said in (
+        ("stem", "unknown part in freeze 'stem'"),
+        ("conv,head", "nothing to train"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Population(config, [0], freeze=part)
+    clip = folder / "clip.mp4"
+    encode_clip(clip, np.zeros((4, 16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"my_others\.py:Peer is a whole model .* has no stages"):
+        clip_features(open_run("run"), clip)
+    (folder / "my_others.py").write_text(
+        OTHERS.replace("self.head =", "self.requires_grad_(False)  #")
+    )
+    with pytest.raises(ValueError, match=r"my_others\.py:Peer has no parameter to train"):
+        Population(config_of(model="my_others.py:Peer"), [0])
 
 
 def test_population_says_that_vmap_does_not_take_a_gate(

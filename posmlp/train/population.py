@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_map
 from posmlp.checkpoint import start_from
 from posmlp.config import PosMLPConfig
 from posmlp.config_checks import one_of
-from posmlp.model import PosMLPVideo, Step, create_model
+from posmlp.model import OwnModel, PosMLPVideo, Step, create_model
 from posmlp.parts.drop_path import keep_rates
 from posmlp.train.execution import Prepare, Recorded
 
@@ -55,15 +55,18 @@ def seeded_model(config: PosMLPConfig, seed: int, init_from: str = "") -> PosMLP
 def frozen_parts(model: PosMLPVideo, freeze: str) -> list[str]:
     """Modules of the parts that `freeze` names, as in `stem,stage1`.
 
-    A stage is frozen with the downsampling before it. Raises ValueError for another part, and where
-    all are named.
+    A stage is frozen with the downsampling before it. The parts of a whole model of the user's own
+    are its submodules. Raises ValueError for another part, and where all are named.
     """
     if not freeze:
         return []
-    parts = {"stem": ["stem"]}
-    for i in range(len(getattr(model, "stages", ()))):  # a user's own model has none
-        parts[f"stage{i + 1}"] = [f"stages.{i}", *([f"downsamples.{i - 1}"] if i else [])]
-    parts |= {"norm": ["norm"], "head": ["head"]}
+    if isinstance(model, OwnModel):
+        parts = {name: [f"net.{name}"] for name, _ in model.net.named_children()}
+    else:
+        parts = {"stem": ["stem"]}
+        for i in range(len(model.stages)):
+            parts[f"stage{i + 1}"] = [f"stages.{i}", *([f"downsamples.{i - 1}"] if i else [])]
+        parts |= {"norm": ["norm"], "head": ["head"]}
     named = [name.strip() for name in freeze.split(",")]
     for name in named:
         one_of(name, parts, "part in freeze")
@@ -244,6 +247,8 @@ class Population:
             for name, each in models[0].named_parameters()
             if each.requires_grad and not name.startswith(held)
         }
+        if not trained:
+            raise ValueError(f"{each[0].model} has no parameter to train; give its layers some")
         self.seeds, self.configs = tuple(seeds), each
         self.device = torch.device(device)
         self._may_draw = _may_draw(models[0])

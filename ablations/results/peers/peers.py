@@ -1,7 +1,8 @@
 """Other ways of seeing time at the toy's size, for `peers.yaml`: about as many parameters.
 
 Clips (B, 3, T, H, W) -> logits (B, num_classes). Each begins with the toy's two stride-2
-convolutions, but Windows, which has patches. Each is its idea alone, without tricks of training.
+convolutions, but Windows, which has patches; the filters of pixels start as the toy's do. Each is
+its idea alone, without tricks of training.
 """
 
 from __future__ import annotations
@@ -19,8 +20,17 @@ class Frames(nn.Sequential):
         return frames.unflatten(0, (len(x), -1)).transpose(1, 2)
 
 
+@torch.no_grad()
+def blind_to_brightness(pixels: nn.Module) -> None:
+    """Make a convolution's filters sum to 0 in place, as `init: contrast` does in the toy."""
+    weight = pixels.get_parameter("weight")
+    weight.sub_(weight.flatten(1).mean(1).view(-1, *[1] * (weight.dim() - 1)))
+
+
 def stem(dim: int) -> Frames:
-    half = nn.Conv2d(3, dim // 2, 3, 2, 1), nn.BatchNorm2d(dim // 2), nn.GELU()
+    pixels = nn.Conv2d(3, dim // 2, 3, 2, 1)
+    blind_to_brightness(pixels)
+    half = pixels, nn.BatchNorm2d(dim // 2), nn.GELU()
     return Frames(*half, nn.Conv2d(dim // 2, dim, 3, 2, 1), nn.BatchNorm2d(dim))
 
 
@@ -161,3 +171,4 @@ class Windows(SwinTransformer3d):
         heads, window, patch = [2, 4, 8], [4, 4, 4], [1, 4, 4]
         rates = {"dropout": 0.0, "attention_dropout": 0.0, "stochastic_depth_prob": 0.0}
         super().__init__(patch, 32, [1, 2, 1], heads, window, 2.0, num_classes=num_classes, **rates)
+        blind_to_brightness(self.patch_embed.proj)

@@ -153,10 +153,16 @@ def read_listing(spec: str | Path, split: str) -> Listing:
     if name is None:
         name = next(n for n, layout in LAYOUTS.items() if layout.recognises(root))
     layout = LAYOUTS[name]
-    if split == "test" or layout.has_val(root):
-        listing = layout.read(root, split)
-    else:
-        listing = share_of_train(layout.read(root, "train"), split)
+    try:
+        if split == "test" or layout.has_val(root):
+            listing = layout.read(root, split)
+        else:
+            listing = share_of_train(layout.read(root, "train"), split)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{error.filename} is not there, which layout {name!r} begins with; put it there, or "
+            f"name the folder alone: {root}"
+        ) from error
     return replace(listing, lists=lists)
 
 

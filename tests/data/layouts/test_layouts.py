@@ -16,6 +16,7 @@ from posmlp.data.datasets import VideoClips
 from posmlp.data.files.video import read_video
 from posmlp.data.layouts.class_names import class_names
 from posmlp.data.layouts.layouts import LAYOUTS, list_videos, read_listing, say, split_spec
+from posmlp.data.layouts.listing import SPLITS
 from posmlp.data.mirror import mirror_of
 
 SIZES = {"num_frames": 4, "image_size": 32, "num_workers": 0}
@@ -438,6 +439,16 @@ def test_named_layout_that_is_not_there_is_said(layout, put, put_frames, tmp_pat
     split_folders(tmp_path, put, put_frames)
     with pytest.raises(ValueError, match="no lists of this layout"):
         list_videos(f"{layout}:{tmp_path}", "train")
+
+
+@pytest.mark.parametrize(
+    ("layout", "file"), [("listed", "dataset.json"), ("labelled", "labels.csv")]
+)
+def test_named_layout_without_its_file_says_which(layout, file, put, put_frames, tmp_path):
+    split_folders(tmp_path, put, put_frames)
+    for split in SPLITS:
+        with pytest.raises(ValueError, match=rf"{file} is not there, which layout '{layout}'"):
+            list_videos(f"{layout}:{tmp_path}", split)
 
 
 def test_spec_names_layout_and_folder(tmp_path):
