@@ -221,8 +221,12 @@ def test_findings_count_what_all_grids_decide() -> None:
         metric = study.metrics[0]
         paired = study.gate_differences if name == "tying" else study.comparison
         decided += [not verdict.startswith("cannot") for verdict in paired(metric).verdict]
+    of_others = [not v.startswith("cannot") for name in ("lips", "recipe", "starts")
+                 for v in of_rows(name).verdict]  # fmt: skip
+    text = " ".join(FINDINGS.split())
     said = f"Over all {len(GRIDS)} grids {sum(decided)} of {len(decided)} comparisons are decided"
-    assert said in " ".join(FINDINGS.split())
+    assert said in text
+    assert f"`starts`), decide {sum(of_others)} of {len(of_others)}" in text
 
 
 def test_findings_show_the_tuned_gates() -> None:
